@@ -1,0 +1,64 @@
+"""Training state on disk: safetensors and JSON, never pickle, so that a run can be resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def named_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """All parameters of several modules under unique names; shared ones once."""
+    return {
+        f"{name}.{key}": parameter
+        for name, module in modules.items()
+        for key, parameter in module.named_parameters()
+    }
+
+
+def save_state(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.AdamW | None,
+    progress: dict[str, Any],
+) -> None:
+    """Write parameters, the optimizer's moments and `progress`; a crash leaves the old state."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in named_parameters(modules).items():
+        tensors[f"parameter/{name}"] = parameter.detach().contiguous()
+        moments = optimizer.state.get(parameter) if optimizer else None
+        if moments:
+            tensors |= {f"{key}/{name}": moments[key].contiguous() for key in _MOMENTS}
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"progress": json.dumps(progress)}  # one file, so both change at once
+    save_file(tensors, folder / "state.tmp", metadata=metadata)
+    os.replace(folder / "state.tmp", folder / "state.safetensors")
+    (folder / "state.json").write_text(json.dumps(progress, indent=1) + "\n")
+
+
+def load_state(
+    folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.AdamW | None
+) -> dict[str, Any]:
+    """Read back what `save_state` wrote, in place; returns `progress`."""
+    from safetensors import safe_open
+
+    path = folder / "state.safetensors"
+    with safe_open(path, framework="pt") as file:
+        progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+    tensors = load_file(path)
+    for name, parameter in named_parameters(modules).items():
+        parameter.data.copy_(tensors[f"parameter/{name}"])
+        if optimizer and f"exp_avg/{name}" in tensors:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(progress["updates"])),
+                **{moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS},
+            }
+    return progress
