@@ -1,0 +1,1 @@
+"""Model families: what all Hugging Face decoders share, then one file each."""

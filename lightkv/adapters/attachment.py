@@ -1,0 +1,366 @@
+"""The engine hooked into a Hugging Face decoder: forward pre-hooks, nothing patched.
+
+Checked with transformers 5.23. Decoder layers receive hidden states, `attention_mask`,
+`position_embeddings`, `position_ids` and `past_key_values`. The pre-hook of layer λ replaces hidden
+states by compressed ones; it and those of all later layers replace masks and rotary embeddings.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lightkv.adapters.inputs import ModelInputs, bind, read_inputs
+from lightkv.adapters.masks import build_mask, gather_mask, mask_style
+from lightkv.adapters.records import CacheRecord, refuse_unsupported
+from lightkv.adapters.tap import Tap
+from lightkv.core.adapter import Attachment
+from lightkv.core.attention import QueryKeyView
+from lightkv.core.engine import Engine, Prefill
+from lightkv.core.errors import SessionError
+from lightkv.core.functional import prompt_index
+from lightkv.core.layout import VisionLayout
+from lightkv.core.report import RunReport
+
+if TYPE_CHECKING:
+    from lightkv.adapters.hf import HFAdapter
+
+Kwargs = dict[str, Any]
+
+
+@dataclass
+class Forward:
+    """State of one pass through the decoder."""
+
+    batch: int
+    queries: int
+    pads: tuple[int, ...]
+    cache: Any
+    record: CacheRecord | None
+    prefill: Prefill | None
+    decoder_arguments: Kwargs
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """`make()`, computed once for all layers that share `key` in this pass."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
+
+
+class HFAttachment(Attachment):
+    """Hooks of one session in one model."""
+
+    def __init__(
+        self,
+        adapter: HFAdapter,
+        model: nn.Module,
+        engine: Engine,
+        layout: VisionLayout | None,
+    ) -> None:
+        self._adapter = adapter
+        self._model = model
+        self._engine = engine
+        self._given = layout
+        self._decoder = adapter.decoder(model)
+        self._layers = list(adapter.layers(model))
+        self._taps = {
+            after - 1: Tap(adapter.attention(self._layers[after - 1]))
+            for after, number in engine.pipeline.after_layers.items()
+            if engine.pipeline.stages[number].requires
+        }
+        self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
+        self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
+        self._inputs: ModelInputs | None = None
+        self._arguments: Kwargs = {}
+        self._forward: Forward | None = None
+        self._handles: list[Any] = []
+        try:
+            self._hook()
+        except BaseException:
+            self.detach()
+            raise
+
+    def _hook(self) -> None:
+        before = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
+        outer = self._adapter.input_module(self._model)
+        add = self._handles.append
+        for module in self._adapter.vision_modules(self._model):
+            add(module.register_forward_pre_hook(lambda *_: self._engine.profiler.start()))
+        add(before(outer, self._on_inputs))
+        add(before(self._decoder, self._on_decoder))
+        for index, layer in enumerate(self._layers):
+            add(before(layer, partial(self._on_layer, index)))
+        for index in self._taps:
+            add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
+        add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for tap in self._taps.values():
+            tap.close()
+        self._forward = self._inputs = None
+        self._arguments = {}
+
+    # -- hooks --------------------------------------------------------------------------------
+
+    def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._engine.profiler.start()
+        self._inputs = read_inputs(module, args, kwargs)
+
+    def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._forward = None
+        self._arguments = bind(module, args, kwargs)
+
+    def _on_layer(
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
+    ) -> tuple[tuple[Any, ...], Kwargs] | None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if index == 0:
+            self._forward = self._begin(hidden, kwargs)
+        forward = self._forward
+        if forward is None:
+            return None
+        new_hidden = self._compress(forward, index, hidden)
+        self._note_entries(forward, index, new_hidden)
+        changed = self._layer_arguments(forward, index, new_hidden, kwargs)
+        if index in self._taps and forward.prefill is not None:
+            self._open_tap(forward, index, new_hidden)
+        if changed is None:
+            return None
+        if args:
+            return (new_hidden, *args[1:]), changed
+        return (), {**changed, "hidden_states": new_hidden}
+
+    def _close_taps(self, *_: Any) -> None:
+        for tap in self._taps.values():
+            tap.close()
+
+    def _on_decoder_end(self, *_: Any) -> None:
+        forward, self._forward, self._inputs = self._forward, None, None
+        self._arguments = {}
+        if forward is None:
+            return
+        if forward.prefill is not None:
+            report = self._engine.finish(forward.prefill, cached=forward.cache is not None)
+            if forward.cache is not None:
+                self._reports[forward.cache] = report
+        elif forward.cache is not None:
+            self._engine.profiler.step_end(self._reports.get(forward.cache), 1)
+
+    # -- one pass -----------------------------------------------------------------------------
+
+    def _begin(self, hidden: torch.Tensor, kwargs: Kwargs) -> Forward:
+        batch, queries = hidden.shape[:2]
+        cache = kwargs.get("past_key_values")
+        pads = self._inputs.pads if self._inputs is not None else (0,) * batch
+        if len(pads) != batch:
+            pads = (0,) * batch
+        record = self._record(cache, batch, queries, pads)
+        layout = self._layout(cache, queries)
+        prefill = None
+        if layout is not None:
+            prefill = self._engine.begin(layout)
+            if not self._adapter.keeps_positions(self._engine.pipeline.positions):
+                prefill.positions = self._positions(batch, queries, cache, hidden.device)
+        else:
+            self._engine.profiler.step_begin()
+        return Forward(batch, queries, pads, cache, record, prefill, self._arguments)
+
+    def _record(
+        self, cache: Any, batch: int, queries: int, pads: tuple[int, ...]
+    ) -> CacheRecord | None:
+        if cache is None:
+            return None
+        refuse_unsupported(cache)
+        record = self._records.get(cache)
+        if record is None or len(record.removed[0]) != batch:
+            if record is not None and any(record.compressed):
+                raise SessionError(
+                    f"the cache was made for {len(record.removed[0])} rows, not {batch}",
+                    field="past_key_values",
+                    remedy="expand the inputs before the prefill (num_return_sequences, num_beams)",
+                )
+            record = CacheRecord.empty(len(self._layers), batch)
+            self._records[cache] = record
+        record.reconcile(cache, (0,) * batch)
+        if record.compressed[0] and queries > 1 and record.length(0):
+            raise SessionError(
+                "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
+                "are cached already",
+                field="schedule[0].after_layer",
+                value=0,
+                remedy="use after_layer >= 1 to continue a chat on the same cache",
+            )
+        return record
+
+    def _layout(self, cache: Any, queries: int) -> VisionLayout | None:
+        """Layout of this pass if it is a prefill: a pass with images, or the first of a sequence."""
+        fresh = cache is None or int(cache.get_seq_length(0)) == 0
+        if self._given is not None:
+            return self._given.with_length(queries) if fresh and queries > 1 else None
+        inputs = self._inputs
+        if inputs is None or queries == 1:
+            return None
+        layout = self._adapter.layout(self._model, inputs) if inputs.has_vision else None
+        if layout is None and fresh:
+            rows = [[] for _ in inputs.pads]  # type: ignore[var-annotated]
+            layout = VisionLayout.from_spans(rows, length=queries, pads=inputs.pads)
+        return layout
+
+    def _positions(
+        self, batch: int, queries: int, cache: Any, device: torch.device
+    ) -> torch.Tensor:
+        """`[A, B, N]` rotary positions of this pass."""
+        given = self._arguments.get("position_ids")
+        if given is None:
+            past = int(cache.get_seq_length(0)) if cache is not None else 0
+            given = torch.arange(past, past + queries, device=device)[None]
+        return self._adapter.rotary_positions(given).expand(-1, batch, -1)
+
+    def _compress(self, forward: Forward, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        if forward.prefill is None:
+            return hidden
+        return forward.prefill.apply(index, hidden)
+
+    def _note_entries(self, forward: Forward, index: int, hidden: torch.Tensor) -> None:
+        record, prefill = forward.record, forward.prefill
+        if record is None:
+            return
+        pads = forward.pads if prefill is None else prefill.layout.pads
+        record.append(index, pads, hidden.shape[1])
+        if prefill is not None and prefill.kept is not None:
+            record.compressed[index] = True
+            before = prefill.stages_done[0][1].vision_counts
+            gone = (a - b for a, b in zip(before, prefill.layout.vision_counts, strict=True))
+            old = record.removed[index]
+            record.removed[index] = tuple(a + b for a, b in zip(old, gone, strict=True))
+
+    def _layer_arguments(
+        self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs
+    ) -> Kwargs | None:
+        """Mask, rotary embeddings and position ids of a layer that compression touched."""
+        prefill, record = forward.prefill, forward.record
+        compressing = prefill is not None and prefill.kept is not None
+        if not compressing and (record is None or not record.compressed[index]):
+            return None
+        out = dict(kwargs)
+        # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
+        out["position_ids"] = None
+        out["attention_mask"] = self._mask(forward, index, hidden, kwargs.get("attention_mask"))
+        embeddings = kwargs.get("position_embeddings")
+        if compressing:
+            out["position_embeddings"] = self._rotary(forward, hidden, embeddings)
+        elif self._engine.pipeline.positions.decode == "contiguous":
+            out["position_embeddings"] = self._shifted(forward, index, hidden, embeddings)
+        return out
+
+    def _mask(
+        self, forward: Forward, index: int, hidden: torch.Tensor, given: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        prefill, record, device = forward.prefill, forward.record, hidden.device
+        new = hidden.shape[1]
+        total = new if record is None else record.length(index)
+        style = mask_style(self._adapter.attention_implementation(self._model))
+        if total == new and prefill is not None:
+            layout = prefill.layout
+            if given is not None:
+                key = ("mask", len(prefill.stages_done), id(given))
+                valid = layout.valid_mask(device) if any(layout.pads) else None
+                kept = prefill.kept
+                assert kept is not None
+                return forward.once(key, lambda: gather_mask(given, kept, valid))
+            segments = ((layout.pads, new),)
+        else:
+            assert record is not None
+            segments = tuple(record.segments[index])
+
+        def make() -> torch.Tensor | None:
+            one = CacheRecord([list(segments)], [True])
+            return build_mask(
+                one.valid(0, device),
+                forward.batch,
+                new,
+                total,
+                style=style,
+                dtype=hidden.dtype,
+                device=device,
+            )
+
+        return forward.once(("built", segments, new), make)
+
+    def _rotary(self, forward: Forward, hidden: torch.Tensor, embeddings: Any) -> Any:
+        prefill = forward.prefill
+        assert prefill is not None and prefill.kept is not None
+        stage, kept, positions = len(prefill.stages_done), prefill.kept, prefill.positions
+        if positions is not None:
+            return forward.once(
+                ("rotary", stage),
+                lambda: self._adapter.rotary(self._decoder, hidden, positions),
+            )
+        return forward.once(
+            ("gathered", stage, id(embeddings)), lambda: gather_rotary(embeddings, kept)
+        )
+
+    def _shifted(
+        self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any
+    ) -> Any:
+        """Rotary embeddings of new tokens that follow this layer's own, shorter, prompt."""
+        assert forward.record is not None
+        removed = forward.record.removed[index]
+        if not any(removed):
+            return embeddings
+
+        def make() -> Any:
+            past = forward.record.length(0) - forward.queries if forward.record else 0
+            given = self._arguments.get("position_ids")
+            if given is None:
+                given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
+            positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
+            shift = torch.tensor(removed, device=hidden.device)[None, :, None]
+            return self._adapter.rotary(self._decoder, hidden, positions - shift)
+
+        return forward.once(("shifted", removed), make)
+
+    def _open_tap(self, forward: Forward, index: int, hidden: torch.Tensor) -> None:
+        prefill = forward.prefill
+        assert prefill is not None
+        if not prefill.needs(index + 1):
+            return
+        prompt = prompt_index(prefill.layout, hidden.device)
+        record = forward.record
+        cached = None
+        if record is not None and record.length(index) > hidden.shape[1]:
+            valid = record.valid(index, hidden.device)
+            cached = None if valid is None else valid[:, : -hidden.shape[1]]
+
+        def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
+            view = QueryKeyView(
+                query,
+                key,
+                scaling,
+                prompt,
+                cached_valid=cached,
+                softcap=extra.get("softcap"),
+            )
+            prefill.observe(index + 1, view)
+
+        self._taps[index].open(look)
+
+
+def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
+    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`."""
+    out = []
+    for table in embeddings:
+        index = kept.to(table.device)
+        table = table.expand(index.shape[0], -1, -1)
+        out.append(table.gather(1, index[:, :, None].expand(-1, -1, table.shape[-1])))
+    return tuple(out)

@@ -1,0 +1,112 @@
+"""What all Hugging Face decoders share. One family is one small file beside this one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from lightkv.adapters.attachment import HFAttachment
+from lightkv.adapters.inputs import ModelInputs
+from lightkv.core.adapter import Adapter, Attachment
+from lightkv.core.engine import Engine
+from lightkv.core.errors import ModelError
+from lightkv.core.flops import DecoderShape
+from lightkv.core.layout import VisionLayout
+from lightkv.core.roles import PositionPolicy
+
+
+class HFAdapter(Adapter):
+    """Defaults for decoders of the Llama shape; a family overrides what differs."""
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+
+    def matches(self, model: nn.Module) -> bool:
+        return getattr(getattr(model, "config", None), "model_type", None) in self.model_types
+
+    # -- where things are ---------------------------------------------------------------------
+
+    def input_module(self, model: nn.Module) -> nn.Module:
+        """The module whose forward receives ids, pixels and mask."""
+        return model.model  # type: ignore[return-value]
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """The module that owns the decoder layers."""
+        return model.get_decoder()  # type: ignore[no-any-return,operator]
+
+    def layers(self, model: nn.Module) -> Sequence[nn.Module]:
+        """The decoder layers."""
+        return self.decoder(model).layers  # type: ignore[return-value]
+
+    def attention(self, layer: nn.Module) -> nn.Module:
+        """The attention module of a layer."""
+        return layer.self_attn  # type: ignore[return-value]
+
+    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Modules that run before the decoder, for timing the first token."""
+        tower = getattr(self.input_module(model), "vision_tower", None)
+        return [tower] if isinstance(tower, nn.Module) else []
+
+    def text_config(self, config: Any) -> Any:
+        """The decoder's config."""
+        return config.get_text_config()
+
+    def attention_implementation(self, model: nn.Module) -> str | None:
+        """The attention implementation that the decoder uses."""
+        return getattr(self.decoder(model).config, "_attn_implementation", None)
+
+    # -- positions ----------------------------------------------------------------------------
+
+    def keeps_positions(self, policy: PositionPolicy) -> bool:
+        """Whether rotary tables can be gathered instead of computed anew."""
+        return policy.name == "keep"
+
+    def rotary_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """`[A, B, N]` rotary positions from the decoder's `position_ids` `[B, N]`."""
+        return position_ids[None]
+
+    def rotary(self, decoder: nn.Module, hidden: torch.Tensor, positions: torch.Tensor) -> Any:
+        """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
+        return decoder.rotary_emb(hidden, position_ids=positions[0])  # type: ignore[operator]
+
+    # -- facts --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        """Where the vision tokens of these inputs are and what they show."""
+
+    def key_module(self, model: nn.Module) -> nn.Module:
+        return self.decoder(model)
+
+    def num_layers(self, model: nn.Module) -> int:
+        return len(self.layers(model))
+
+    def shape(self, config: Any) -> DecoderShape:
+        return decoder_shape(self.text_config(config))
+
+    def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
+        return HFAttachment(self, model, engine, layout)
+
+
+def decoder_shape(config: Any) -> DecoderShape:
+    """Sizes of a Llama-shaped decoder from its text config."""
+    try:
+        heads = config.num_attention_heads
+        return DecoderShape(
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            num_heads=heads,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+        )
+    except AttributeError as error:
+        raise ModelError(
+            f"the text config lacks a size: {error}",
+            field="model.config",
+            remedy="write an adapter that overrides `shape` (docs/writing-an-adapter.md)",
+        ) from error

@@ -1,0 +1,105 @@
+"""Reading a forward pass's arguments: vision placeholders, padding, cache."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from lightkv.core.errors import LayoutError
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Arguments of the multimodal forward pass, whatever way they were passed.
+
+    Attributes:
+        arguments: every argument by name.
+        input_ids: `[B, Q]` on the host, or None.
+        pads: left padding of each row.
+        has_vision: whether this pass carries images or their features.
+    """
+
+    arguments: dict[str, Any]
+    input_ids: npt.NDArray[np.int64] | None
+    pads: tuple[int, ...]
+    has_vision: bool
+
+    @property
+    def length(self) -> int:
+        """New positions of this pass."""
+        if self.input_ids is not None:
+            return int(self.input_ids.shape[1])
+        return int(self.arguments["inputs_embeds"].shape[1])
+
+
+VISION_KEYS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs", "image_patches")
+
+
+def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `module.forward` by name; extra keyword arguments are kept."""
+    signature = inspect.signature(module.forward)
+    names = [
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def read_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelInputs:
+    """What the adapter needs to know of a forward pass (copies the ids to the host when needed)."""
+    arguments = bind(module, args, kwargs)
+    has_vision = any(_present(arguments.get(key)) for key in VISION_KEYS)
+    ids = arguments.get("input_ids")
+    tensor = ids if ids is not None else arguments.get("inputs_embeds")
+    batch, length = tensor.shape[:2]
+    pads = (0,) * batch
+    mask = arguments.get("attention_mask")
+    if length > 1 and mask is not None:
+        pads = left_padding(mask, batch, length, arguments)
+    host = None
+    if ids is not None and length > 1 and has_vision:
+        host = ids.detach().cpu().numpy()
+    return ModelInputs(arguments, host, pads, has_vision)
+
+
+def _present(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(v is not None for v in value.values())
+    return value is not None
+
+
+def left_padding(
+    mask: torch.Tensor, batch: int, length: int, arguments: dict[str, Any]
+) -> tuple[int, ...]:
+    """Left padding of each row from an attention mask.
+
+    Raises:
+        LayoutError: padding on the right, or holes, where a cache is in use.
+    """
+    if isinstance(mask, dict):
+        return (0,) * batch
+    if mask.dim() == 4:
+        last = mask[:, 0, -1, :]
+        mask = last if last.dtype == torch.bool else last >= 0
+    real = mask[:, -length:].detach().cpu().numpy().astype(bool)
+    real = np.broadcast_to(real, (batch, real.shape[1]))
+    pads = np.where(real.any(axis=1), real.argmax(axis=1), 0)
+    expected = np.arange(real.shape[1])[None, :] >= pads[:, None]
+    caching = arguments.get("past_key_values") is not None or arguments.get("use_cache") is not False
+    if not np.array_equal(real, expected):
+        if caching:
+            raise LayoutError(
+                "the attention mask has padding after the first token, and generation continues "
+                "at the end of the row",
+                field="attention_mask",
+                remedy="set processor.tokenizer.padding_side = 'left' (or pass use_cache=False "
+                "for a forward pass without generation)",
+            )
+    return tuple(int(pad) for pad in pads)

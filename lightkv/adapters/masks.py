@@ -1,0 +1,90 @@
+"""Attention masks of compressed layers.
+
+Formats follow transformers: None (causal by flag), boolean `[B, 1, Q, K]` with True = attend (SDPA),
+float `[B, 1, Q, K]` with 0 = attend (eager), boolean `[B, K]` (flash attention).
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def gather_mask(
+    mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None
+) -> torch.Tensor:
+    """Rows and columns of a prefill mask that survive a stage.
+
+    Args:
+        mask: `[B or 1, 1, N, N]`, or `[B or 1, N]` for flash attention.
+        kept: `[B, N′]` old position of each new one.
+        valid: `[B, N′]` false at new padding, None if there is none.
+    """
+    batch, length = kept.shape
+    if mask.dim() == 2:
+        out = mask.expand(batch, -1).gather(1, kept)
+        return out if valid is None else out & valid.to(out.dtype)
+    heads, columns = mask.shape[1], mask.shape[-1]
+    mask = mask.expand(batch, -1, -1, -1)
+    rows = kept[:, None, :, None].expand(-1, heads, -1, columns)
+    out = mask.gather(2, rows)
+    out = out.gather(3, kept[:, None, None, :].expand(-1, heads, length, -1))
+    if valid is None:
+        return out
+    if out.dtype == torch.bool:
+        return _self_attending_padding(out & valid[:, None, None, :], valid)
+    lowest = torch.finfo(out.dtype).min
+    return out.masked_fill(~valid[:, None, None, :], lowest)
+
+
+def build_mask(
+    valid: torch.Tensor | None,
+    batch: int,
+    queries: int,
+    keys: int,
+    *,
+    style: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor | None:
+    """The mask of `queries` new tokens at the end of `keys` entries, from padding alone.
+
+    Args:
+        valid: `[B, keys]` false at padding, None if there is none.
+        style: `sdpa`, `eager` or `flash` (2-D).
+        dtype: of the hidden states, for float masks.
+    """
+    if style == "flash":
+        return valid
+    if valid is None and (queries == 1 or (queries == keys and style == "sdpa")):
+        return None
+    places = torch.arange(keys, device=device)
+    allowed = places[None] <= (places[keys - queries :, None])
+    allowed = allowed[None, None].expand(batch, 1, -1, -1)
+    if valid is not None:
+        allowed = allowed & valid[:, None, None, :]
+        allowed = _self_attending_padding(allowed, valid[:, keys - queries :])
+    if style != "eager":
+        return allowed
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(~allowed, lowest)
+
+
+def _self_attending_padding(allowed: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Let padding rows attend to themselves, so that no softmax is over nothing.
+
+    Args:
+        allowed: `[B, 1, Q, K]`.
+        valid: `[B, Q]` of the queries, which are the last Q keys.
+    """
+    queries, keys = allowed.shape[-2:]
+    places = torch.arange(keys, device=allowed.device)
+    own = places[None] == places[keys - queries :, None]
+    return allowed | (own[None, None] & ~valid[:, None, :, None])
+
+
+def mask_style(implementation: str | None) -> str:
+    """Which format an attention implementation takes."""
+    name = implementation or "eager"
+    if "flash" in name:
+        return "flash"
+    return "eager" if name == "eager" else "sdpa"

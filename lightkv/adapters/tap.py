@@ -1,0 +1,80 @@
+"""Reading query and key inside a layer's own attention call.
+
+For the duration of one layer's forward pass the attention module gets a shallow copy of its config
+that names a function registered once with transformers. The function lets the engine look, then
+calls the implementation that the model really uses, with the module's own config in place.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "lightkv_tap"
+Look = Callable[[torch.Tensor, torch.Tensor, float, dict[str, Any]], None]
+"""Called with query, key, scaling and the call's other arguments."""
+
+
+class Tap:
+    """Opens and closes the look into one attention module."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        self._attention = attention
+        self._config: Any = None
+        self.look: Look | None = None
+
+    def open(self, look: Look) -> None:
+        """From now on the module's attention calls are shown to `look`."""
+        self.close()
+        self._config = self._attention.config
+        tapped = copy.copy(self._config)
+        # Not through the property: its setter would also reach the sub-configs of a shared object.
+        tapped._attn_implementation_internal = NAME
+        tapped._lightkv_tap = self
+        self.look = look
+        self._attention.config = tapped
+
+    def close(self) -> None:
+        """Restore the module. Safe to call twice."""
+        if self._config is not None:
+            self._attention.config = self._config
+            self._config = None
+            self.look = None
+
+    def call(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> Any:
+        """The look, then the model's own attention."""
+        own, look = self._config, self.look
+        self.close()
+        scaling = kwargs.get("scaling")
+        if look is not None:
+            look(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs)
+        run = ALL_ATTENTION_FUNCTIONS.get_interface(own._attn_implementation, _eager(module))
+        return run(module, query, key, value, mask, **kwargs)
+
+
+def _tapped_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    tap: Tap = module.config._lightkv_tap  # type: ignore[union-attr,assignment]
+    return tap.call(module, *args, **kwargs)
+
+
+def _eager(module: nn.Module) -> Callable[..., Any]:
+    """The module-level eager function that transformers falls back to; it is in no registry."""
+    return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
+
+
+AttentionInterface.register(NAME, _tapped_attention)

@@ -1,0 +1,1 @@
+"""The algorithm framework: knows no model and no method."""

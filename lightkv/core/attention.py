@@ -1,0 +1,270 @@
+"""What a component may know of the attention call before its stage, without an `[H, N, N]` tensor.
+
+A component declares what it needs (`requires`). The session hands it an `AttentionView` from inside
+the layer's own attention call; everything is computed from the query and key that are already there,
+in blocks of a bounded size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from lightkv.core.errors import ConfigError
+
+PROMPT_LOGITS = "prompt_logits"
+"""`[B, H, N, P]` scaled logits before the mask: all tokens as queries, prompt tokens as keys."""
+KEY_LSE = "key_lse"
+"""`[B, H, N]` log-sum-exp of the unmasked logits over all keys, for each query."""
+PROMPT_ROWS = "prompt_rows"
+"""`[B, H, P, N]` causal attention probabilities of the prompt tokens as queries."""
+LAST_ROW = "last_row"
+"""`[B, H, N]` causal attention probabilities of the last token as query."""
+KEYS = "keys"
+"""`[B, Hₖᵥ, N, d]` keys of the layer, after rotary embedding."""
+
+REQUIREMENTS = (PROMPT_LOGITS, KEY_LSE, PROMPT_ROWS, LAST_ROW, KEYS)
+
+BLOCK_ELEMENTS = 4 * 1024 * 1024
+"""Largest block of logits formed at once (16 MiB in float32)."""
+
+
+@dataclass(frozen=True)
+class PromptIndex:
+    """Prompt (non-vision, non-padding) positions of each row, padded to the longest.
+
+    Attributes:
+        index: `[B, P]` positions; padding repeats position 0.
+        valid: `[B, P]` false at padding.
+        query_valid: `[B, N]` false at left padding of the sequence.
+    """
+
+    index: torch.Tensor
+    valid: torch.Tensor
+    query_valid: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of an attention quantity, `values`, with the prompt columns it covers.
+
+    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row.
+    """
+
+    values: torch.Tensor
+    valid: torch.Tensor
+    heads: slice
+
+
+class AttentionView(ABC):
+    """Attention quantities of one layer, each computed only when asked for."""
+
+    prompt: PromptIndex
+
+    @abstractmethod
+    def prompt_logits(self) -> Iterator[Block]:
+        """Blocks `[B, h, N, P′]` of the scaled logits before the mask; together all heads and prompt."""
+
+    @abstractmethod
+    def key_lse(self, heads: slice) -> torch.Tensor:
+        """`[B, h, N]` log-sum-exp over all valid keys, before the mask, of each query."""
+
+    @abstractmethod
+    def prompt_rows(self) -> Iterator[Block]:
+        """Blocks `[B, h, P′, N]` of causal attention probabilities, prompt tokens as queries."""
+
+    @abstractmethod
+    def last_row(self) -> torch.Tensor:
+        """`[B, H, N]` causal attention probabilities of the last position."""
+
+    @abstractmethod
+    def keys(self) -> torch.Tensor:
+        """`[B, Hₖᵥ, N, d]` keys of this forward's tokens."""
+
+
+class QueryKeyView(AttentionView):
+    """View over the query and key of a running attention call.
+
+    Args:
+        query: `[B, H, N, d]` after rotary embedding.
+        key: `[B, Hₖᵥ, K, d]` with K ≥ N; the last N are this forward's tokens, earlier ones cached.
+        scaling: factor of the logits.
+        prompt: prompt positions.
+        cached_valid: `[B, K − N]` false where a cached key is padding; None when all are real.
+        softcap: logit cap of models that use one, else None.
+    """
+
+    def __init__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        scaling: float,
+        prompt: PromptIndex,
+        *,
+        cached_valid: torch.Tensor | None = None,
+        softcap: float | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self._query = query.detach()
+        self._all_keys = key.detach()
+        self._scaling = scaling
+        self._softcap = softcap
+        self._groups = query.shape[1] // key.shape[1]
+        self._cached_valid = cached_valid
+
+    @property
+    def _length(self) -> int:
+        return self._query.shape[2]
+
+    def _logits(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """`[B, g, h′, Q, K]` × grouped keys `[B, g, K, d]` → float32 logits, heads not expanded."""
+        logits = torch.matmul(query, key.unsqueeze(2).transpose(-1, -2)).float() * self._scaling
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    def _head_blocks(self, elements_per_group: int) -> Iterator[tuple[int, int]]:
+        groups = self._all_keys.shape[1]
+        step = max(1, min(groups, BLOCK_ELEMENTS // max(1, elements_per_group)))
+        for start in range(0, groups, step):
+            yield start, min(groups, start + step)
+
+    def _grouped_query(self, start: int, stop: int) -> torch.Tensor:
+        """`[B, g, heads per group, N, d]` queries of the key heads start … stop − 1."""
+        batch, _, length, width = self._query.shape
+        per = self._groups
+        query = self._query[:, start * per : stop * per]
+        return query.reshape(batch, stop - start, per, length, width)
+
+    def _prompt_chunks(self, per_column: int) -> Iterator[tuple[int, int]]:
+        count = self.prompt.index.shape[1]
+        step = max(1, min(count, BLOCK_ELEMENTS // max(1, per_column)))
+        for start in range(0, count, step):
+            yield start, min(count, start + step)
+
+    def prompt_logits(self) -> Iterator[Block]:
+        batch = self._query.shape[0]
+        rows = batch * self._groups * self._length
+        keys = self.keys()
+        for first, last in self._prompt_chunks(rows):
+            index = self.prompt.index[:, first:last]
+            for start, stop in self._head_blocks(rows * (last - first)):
+                key = _take(keys[:, start:stop], index)
+                logits = self._logits(self._grouped_query(start, stop), key)
+                yield Block(
+                    logits.flatten(1, 2),
+                    self.prompt.valid[:, first:last],
+                    slice(start * self._groups, stop * self._groups),
+                )
+
+    def key_lse(self, heads: slice) -> torch.Tensor:
+        start, stop = heads.start // self._groups, heads.stop // self._groups
+        query, key = self._grouped_query(start, stop), self._all_keys[:, start:stop]
+        batch, length, count = query.shape[0], self._length, key.shape[2]
+        valid = self._key_valid()[:, None, None, None, :]
+        step = max(1, BLOCK_ELEMENTS // max(1, batch * (heads.stop - heads.start) * count))
+        parts = []
+        for first in range(0, length, step):
+            logits = self._logits(query[:, :, :, first : first + step], key)
+            parts.append(logits.masked_fill(~valid, -torch.inf).logsumexp(-1))
+        return torch.cat(parts, dim=-1).flatten(1, 2)
+
+    def prompt_rows(self) -> Iterator[Block]:
+        batch, _, count, _ = self._all_keys.shape
+        for first, last in self._prompt_chunks(batch * self._groups * count):
+            index = self.prompt.index[:, first:last]
+            for start, stop in self._head_blocks(batch * self._groups * (last - first) * count):
+                probabilities = self._causal_rows(index, start, stop)
+                yield Block(
+                    probabilities.flatten(1, 2)[..., -self._length :],
+                    self.prompt.valid[:, first:last],
+                    slice(start * self._groups, stop * self._groups),
+                )
+
+    def last_row(self) -> torch.Tensor:
+        batch, groups, count, _ = self._all_keys.shape
+        index = torch.full((batch, 1), self._length - 1, device=self._query.device)
+        parts = [
+            self._causal_rows(index, start, stop).flatten(1, 2)[:, :, 0, -self._length :]
+            for start, stop in self._head_blocks(batch * self._groups * count)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def keys(self) -> torch.Tensor:
+        return self._all_keys[:, :, -self._length :]
+
+    def _key_valid(self) -> torch.Tensor:
+        """`[B, K]` false where a key, cached or new, is padding."""
+        new = self.prompt.query_valid
+        past = self._all_keys.shape[2] - self._length
+        if past == 0:
+            return new
+        cached = self._cached_valid
+        if cached is None:
+            cached = new.new_ones((new.shape[0], past))
+        return torch.cat([cached, new], dim=1)
+
+    def _causal_rows(self, index: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """`[B, g, h′, R, K]` probabilities of the queries at `index` `[B, R]` under the causal mask."""
+        query = self._grouped_query(start, stop)
+        rows = index[:, None, None, :, None].expand(*query.shape[:3], -1, query.shape[-1])
+        logits = self._logits(query.gather(3, rows), self._all_keys[:, start:stop])
+        past = self._all_keys.shape[2] - self._length
+        place = torch.arange(self._all_keys.shape[2], device=query.device) - past
+        allowed = (place <= index[..., None]) & self._key_valid()[:, None, :]
+        logits = logits.masked_fill(~allowed[:, None, None], torch.finfo(logits.dtype).min)
+        return logits.softmax(-1)
+
+
+class TensorView(AttentionView):
+    """View over attention tensors that the caller already has (`compress_stage` without a model)."""
+
+    def __init__(self, prompt: PromptIndex, tensors: dict[str, torch.Tensor]) -> None:
+        self.prompt = prompt
+        self._tensors = tensors
+
+    def _get(self, name: str) -> torch.Tensor:
+        if name not in self._tensors:
+            raise ConfigError(
+                f"the stage needs {name!r}, which was not given",
+                field=name,
+                remedy=f"pass {ARGUMENT_OF[name]} to compress_stage",
+            )
+        return self._tensors[name]
+
+    def prompt_logits(self) -> Iterator[Block]:
+        logits = self._get(PROMPT_LOGITS)
+        for head in range(logits.shape[1]):
+            block = logits[:, head : head + 1].float()
+            yield Block(block, self.prompt.valid, slice(head, head + 1))
+
+    def key_lse(self, heads: slice) -> torch.Tensor:
+        return self._get(KEY_LSE)[:, heads].float()
+
+    def prompt_rows(self) -> Iterator[Block]:
+        rows = self._get(PROMPT_ROWS)
+        yield Block(rows.float(), self.prompt.valid, slice(0, rows.shape[1]))
+
+    def last_row(self) -> torch.Tensor:
+        return self._get(LAST_ROW).float()
+
+    def keys(self) -> torch.Tensor:
+        return self._get(KEYS)
+
+
+ARGUMENT_OF = {
+    PROMPT_LOGITS: "attention_logits [B, H, N, P] (or query and key)",
+    KEY_LSE: "query [B, H, N, d] and key [B, Hkv, N, d]",
+    PROMPT_ROWS: "query [B, H, N, d] and key [B, Hkv, N, d]",
+    LAST_ROW: "last_row [B, H, N] (or query and key)",
+    KEYS: "key [B, Hkv, N, d]",
+}
+
+
+def _take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`[B, g, N, d]` at `index` `[B, P]` → `[B, g, P, d]`."""
+    spread = index[:, None, :, None].expand(-1, values.shape[1], -1, values.shape[-1])
+    return values.gather(2, spread)

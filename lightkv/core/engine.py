@@ -1,0 +1,214 @@
+"""Runs a pipeline over the layers of one prefill. Knows tensors and layouts, no model.
+
+An adapter calls `Engine.begin` with the layout of a forward pass, then `Prefill.observe` from inside
+the attention call before a stage, `Prefill.apply` at the stage, and `Engine.finish` at the end.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+import torch
+
+from lightkv.core.assignment import Assignment
+from lightkv.core.attention import AttentionView
+from lightkv.core.errors import ConfigError, NumericError
+from lightkv.core.flops import DecoderShape
+from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline import Pipeline
+from lightkv.core.plan import StagePlan
+from lightkv.core.profile import Profiler
+from lightkv.core.report import RunReport, build_report
+from lightkv.core.roles import PositionInput, StageContext
+from lightkv.core.stage import Observed, StageResult, run_stage
+
+PLAN_CACHE = 64
+"""Plans kept for layouts seen lately (a server sees few shapes again and again)."""
+REPORTS = 1000
+"""Reports kept by a session."""
+
+
+@dataclass
+class Prefill:
+    """State of one forward pass that compresses.
+
+    Attributes:
+        layout: the current layout; `lengths` and `layouts` what each layer saw.
+        kept: `[B, N′]` original position of each current position, None before the first stage.
+        positions: `[A, B, N′]` rotary positions, None while every token keeps its own.
+        trace: the assignments of the stages so far.
+    """
+
+    engine: Engine
+    layout: VisionLayout
+    run: int
+    kept: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
+    size: torch.Tensor | None = None
+    trace: list[Assignment] = field(default_factory=list)
+    scores: list[torch.Tensor | None] = field(default_factory=list)
+    stages_done: list[tuple[int, VisionLayout, VisionLayout]] = field(default_factory=list)
+    _observed: dict[int, Observed] = field(default_factory=dict)
+
+    def needs(self, after_layer: int) -> frozenset[str]:
+        """What the stage after that layer needs from its attention; empty if there is no stage."""
+        number = self.engine.pipeline.after_layers.get(after_layer)
+        if number is None or not any(self.layout.vision_counts):
+            return frozenset()
+        return self.engine.pipeline.stages[number].requires
+
+    def observe(self, after_layer: int, attention: AttentionView) -> None:
+        """Let scorer and matcher of the next stage read the attention call of layer λ − 1."""
+        number = self.engine.pipeline.after_layers[after_layer]
+        stage, profiler = self.engine.pipeline.stages[number], self.engine.profiler
+        score = metric = None
+        with torch.no_grad():
+            if stage.scorer is not None and stage.scorer.needs():
+                with profiler.timer("scoring"):
+                    score = stage.scorer.observe(attention)
+            if stage.matcher.needs():
+                with profiler.timer("matching"):
+                    metric = stage.matcher.observe(attention)
+        self._observed[number] = Observed(score, metric)
+
+    def apply(self, after_layer: int, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`[B, N, D]` → `[B, N′, D]` if a stage stands after `after_layer` layers."""
+        pipeline = self.engine.pipeline
+        number = pipeline.after_layers.get(after_layer)
+        if number is None or not any(self.layout.vision_counts):
+            return hidden_states
+        stage = pipeline.stages[number]
+        plan = self.engine.plan(number, self.layout, hidden_states.device)
+        observed = self._observed.pop(number, Observed())
+        if not plan.removes:
+            return hidden_states
+        self._check(hidden_states, observed)
+        context = StageContext(
+            after_layer, number, self.run, pipeline.num_layers, stage.ratio
+        )
+        result = run_stage(
+            hidden_states,
+            self.layout,
+            stage,
+            plan,
+            observed=observed,
+            size=self.size,
+            context=context,
+            timer=self.engine.profiler.timer,
+        )
+        self._move_positions(result)
+        self._advance(after_layer, result)
+        return result.hidden_states
+
+    def _check(self, hidden_states: torch.Tensor, observed: Observed) -> None:
+        if self.engine.check_finite:
+            check_finite("hidden_states", hidden_states)
+            check_finite("guidance", observed.score)
+
+    def _move_positions(self, result: StageResult) -> None:
+        """Apply the position policy; positions stay None under a policy that keeps them."""
+        if self.positions is None:
+            return
+        device = result.hidden_states.device
+        before, after = self.layout.token_index(device), result.layout.token_index(device)
+        kept, axes = result.kept, self.positions.shape[0]
+        moved = self.engine.pipeline.positions.positions(
+            PositionInput(
+                positions=self.positions,
+                kept=kept,
+                pads=torch.tensor(result.layout.pads, device=device),
+                vision=after.flat,
+                slot=result.assignment.slot,
+                share=result.assignment.weight,
+                before=before.flat,
+            )
+        )
+        if moved is None:
+            moved = self.positions.gather(2, kept.expand(axes, -1, -1))
+        self.positions = moved
+
+    def _advance(self, after_layer: int, result: StageResult) -> None:
+        kept = result.kept
+        self.kept = kept if self.kept is None else self.kept.gather(1, kept)
+        self.stages_done.append((after_layer, self.layout, result.layout))
+        self.layout = result.layout
+        self.size = result.size
+        self.trace.append(result.assignment)
+        self.scores.append(result.score)
+
+
+class Engine:
+    """A pipeline bound to a decoder, with its plans, reports and profiler.
+
+    Args:
+        pipeline: built for the decoder's depth.
+        shape: sizes for counting.
+        profile: measure times (synchronises a GPU around each role).
+        trace: keep assignments and importances with each report (`RunReport.provenance`).
+        check_finite: stop with `NumericError` when a stage meets NaN or infinity (reads a value on
+            the host at each stage). Off, a NaN goes where it would have gone without compression.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        shape: DecoderShape,
+        *,
+        profile: bool = False,
+        trace: bool = False,
+        check_finite: bool = False,
+    ) -> None:
+        self.pipeline = pipeline
+        self.shape = shape
+        self.trace = trace
+        self.check_finite = check_finite
+        self.profiler = Profiler(profile)
+        self.reports: deque[RunReport] = deque(maxlen=REPORTS)
+        self.runs = 0
+        self._plans: OrderedDict[tuple[int, str, torch.device], StagePlan] = OrderedDict()
+
+    def plan(self, number: int, layout: VisionLayout, device: torch.device) -> StagePlan:
+        """The plan of a stage for a layout, from the cache if it was made before.
+
+        Raises:
+            ConfigError: windows that do not fit these images, with the stage named.
+        """
+        key = (number, layout.key, device)
+        if key in self._plans:
+            self._plans.move_to_end(key)
+            return self._plans[key]
+        try:
+            plan = self.pipeline.stages[number].plan(layout).to(device)
+        except ConfigError as error:
+            error.field = f"schedule[{number}]: {error.field}"
+            raise
+        self._plans[key] = plan
+        if len(self._plans) > PLAN_CACHE:
+            self._plans.popitem(last=False)
+        return plan
+
+    def begin(self, layout: VisionLayout) -> Prefill:
+        """Start a forward pass whose vision tokens lie as `layout` says."""
+        prefill = Prefill(self, layout, self.runs)
+        self.runs += 1
+        return prefill
+
+    def finish(self, prefill: Prefill, cached: bool) -> RunReport:
+        """End a forward pass and report it."""
+        report = build_report(prefill, self.shape, cached=cached)
+        self.profiler.close(report)
+        self.reports.append(report)
+        return report
+
+
+def check_finite(name: str, tensor: torch.Tensor | None) -> None:
+    """Raise `NumericError` if a tensor holds NaN or infinity (skipped on the meta device)."""
+    if tensor is None or tensor.is_meta or bool(torch.isfinite(tensor).all()):
+        return
+    bad = int((~torch.isfinite(tensor)).sum())
+    raise NumericError(
+        f"{bad} of {tensor.numel()} values are NaN or infinite; merging would spread them",
+        field=name,
+        remedy="check the inputs and the dtype (float16 overflows where bfloat16 does not)",
+    )

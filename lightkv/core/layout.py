@@ -1,0 +1,360 @@
+"""Where the vision tokens of a batch sit and which cell of which image each one covers.
+
+A `VisionLayout` is host data (NumPy): everything that decides a shape is known before the first
+decoder layer runs. After a stage the *places* of the survivors depend on values, so a layout then
+also carries a `TokenIndex` of tensors; its counts and window populations stay host data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lightkv.core.errors import LayoutError
+
+IntArray = npt.NDArray[np.int64]
+Grid = tuple[int, int, int]
+"""(frames, rows, columns); an image has one frame."""
+
+SEPARATOR = -1
+"""Cell index of a vision position that shows no patch (a row's newline, a class token)."""
+
+Bands = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""For each axis of a grid the band that every coordinate belongs to; windows are products of bands."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One rectangular grid of cells and the sequence positions that show it.
+
+    Attributes:
+        grid: (frames, rows, columns).
+        positions: `[n]` ascending sequence positions of the view's vision tokens.
+        cells: `[n]` raster cell index of each token, or `SEPARATOR`.
+        image: number of the image (or video) in its sample that the view belongs to.
+    """
+
+    grid: Grid
+    positions: IntArray
+    cells: IntArray
+    image: int = 0
+
+    @classmethod
+    def from_span(cls, start: int, grid: Grid, *, image: int = 0, newline: bool = False) -> View:
+        """A contiguous raster view; with `newline` each row is followed by one separator token."""
+        frames, rows, columns = _checked_grid(grid)
+        cells = np.arange(frames * rows * columns, dtype=np.int64).reshape(frames * rows, columns)
+        if newline:
+            breaks = np.full((frames * rows, 1), SEPARATOR, dtype=np.int64)
+            cells = np.concatenate([cells, breaks], axis=1)
+        flat = cells.reshape(-1)
+        return cls((frames, rows, columns), start + np.arange(flat.size, dtype=np.int64), flat, image)
+
+    @property
+    def coordinates(self) -> IntArray:
+        """`[n, 3]` (frame, row, column) of each token, −1 for separators."""
+        _, rows, columns = self.grid
+        cells = self.cells
+        out = np.stack([cells // (rows * columns), cells // columns % rows, cells % columns], axis=1)
+        out[cells < 0] = SEPARATOR
+        return out.astype(np.int64)
+
+
+def _checked_grid(grid: Sequence[int]) -> Grid:
+    if len(grid) != 3 or any(int(side) < 1 for side in grid):
+        raise LayoutError(
+            "a grid is three positive numbers (frames, rows, columns)",
+            field="grid",
+            value=tuple(grid),
+            remedy="an image of 24 x 24 patches is (1, 24, 24)",
+        )
+    frames, rows, columns = (int(side) for side in grid)
+    return frames, rows, columns
+
+
+@dataclass(frozen=True, eq=False)
+class SampleLayout:
+    """The views of one sample and how much of its row is left padding."""
+
+    views: tuple[View, ...] = ()
+    pad: int = 0
+
+    @cached_property
+    def positions(self) -> IntArray:
+        """`[V]` ascending sequence positions of all vision tokens of the sample."""
+        if not self.views:
+            return np.zeros(0, dtype=np.int64)
+        return np.sort(np.concatenate([view.positions for view in self.views]))
+
+    @cached_property
+    def tokens(self) -> TokenTable:
+        """Per vision token, in sequence order: image, view and coordinates."""
+        if not self.views:
+            empty = np.zeros(0, dtype=np.int64)
+            return TokenTable(empty, empty, np.zeros((0, 3), dtype=np.int64))
+        order = np.argsort(np.concatenate([v.positions for v in self.views]), kind="stable")
+        view = np.concatenate([np.full(v.positions.size, i) for i, v in enumerate(self.views)])
+        image = np.concatenate([np.full(v.positions.size, v.image) for v in self.views])
+        coordinates = np.concatenate([v.coordinates for v in self.views])
+        return TokenTable(
+            image[order].astype(np.int64), view[order].astype(np.int64), coordinates[order]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenTable:
+    """What each vision token of a sample shows: `image` `[V]`, `view` `[V]`, `coordinates` `[V, 3]`."""
+
+    image: IntArray
+    view: IntArray
+    coordinates: IntArray
+
+    @property
+    def separator(self) -> npt.NDArray[np.bool_]:
+        """`[V]` true where the token shows no patch."""
+        return np.asarray(self.coordinates[:, 0] < 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """What is known on the host about the survivors of one sample.
+
+    Attributes:
+        label: `[V₀]` group of each *original* vision token. How many survivors a group holds is
+            known; which of its tokens they are is not.
+        population: `[number of groups]` survivors in each group.
+        bands: per view the band of each coordinate when groups are products of bands, else None.
+    """
+
+    label: IntArray
+    population: IntArray
+    bands: tuple[Bands | None, ...]
+
+    @classmethod
+    def singletons(cls, sample: SampleLayout) -> Groups:
+        """Before the first stage every token is a group of its own."""
+        count = sample.positions.size
+        bands = tuple(
+            (tuple(range(v.grid[0])), tuple(range(v.grid[1])), tuple(range(v.grid[2])))
+            for v in sample.views
+        )
+        return cls(np.arange(count, dtype=np.int64), np.ones(count, dtype=np.int64), bands)
+
+
+@dataclass(frozen=True)
+class TokenIndex:
+    """Value-dependent places of the current vision tokens of a batch, sample after sample.
+
+    Attributes:
+        flat: `[V]` positions in the flattened batch, `sample · N + position`, ascending.
+        origin: `[V]` number of the original vision token (counted over the batch) whose place
+            and position each one holds.
+        text: `[T]` flat positions of everything else that is not left padding, ascending.
+    """
+
+    flat: torch.Tensor
+    origin: torch.Tensor
+    text: torch.Tensor
+
+    def to(self, device: torch.device) -> TokenIndex:
+        return TokenIndex(self.flat.to(device), self.origin.to(device), self.text.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class VisionLayout:
+    """Vision tokens of a batch: geometry, current counts and, after a stage, current places.
+
+    Attributes:
+        length: N, the physical length of every row of the batch.
+        samples: the geometry of the *original* inputs, one entry for each row.
+        groups: what is known of the survivors of each row.
+        pads: current left padding of each row.
+        index: places of the survivors; None before the first stage, where they follow from
+            `samples`.
+    """
+
+    length: int
+    samples: tuple[SampleLayout, ...]
+    groups: tuple[Groups, ...] = field(default=())
+    pads: tuple[int, ...] = field(default=())
+    index: TokenIndex | None = None
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            object.__setattr__(
+                self, "groups", tuple(Groups.singletons(sample) for sample in self.samples)
+            )
+            object.__setattr__(self, "pads", tuple(sample.pad for sample in self.samples))
+            for row, sample in enumerate(self.samples):
+                _check_sample(row, sample, self.length)
+
+    # -- construction -------------------------------------------------------------------------
+
+    @classmethod
+    def from_spans(
+        cls,
+        spans: Sequence[Sequence[tuple[int, Grid]]],
+        *,
+        length: int | None = None,
+        pads: Sequence[int] | None = None,
+    ) -> VisionLayout:
+        """A layout from `(start, (frames, rows, columns))` of each image, for each sample.
+
+        Args:
+            spans: per sample a list of images; starts count from the beginning of the row,
+                left padding included.
+            length: N. Without it the layout adopts the length of the first tensor it is used
+                with (`with_length`).
+            pads: left padding of each row, 0 by default.
+
+        Raises:
+            LayoutError: spans outside the sequence, overlapping, or an impossible grid.
+        """
+        samples = []
+        for row, images in enumerate(spans):
+            views = []
+            for number, image in enumerate(images):
+                if len(image) != 2 or isinstance(image[1], int):
+                    raise LayoutError(
+                        "a span is (start, (frames, rows, columns))",
+                        field=f"spans[{row}][{number}]",
+                        value=image,
+                        remedy="(5, (1, 24, 24)) is an image of 576 tokens that starts at 5",
+                    )
+                views.append(View.from_span(int(image[0]), image[1], image=number))
+            samples.append(SampleLayout(tuple(views), int(pads[row]) if pads else 0))
+        return cls(UNKNOWN_LENGTH if length is None else int(length), tuple(samples))
+
+    def with_length(self, length: int) -> VisionLayout:
+        """This layout for rows of `length` positions; checks that every span fits.
+
+        Raises:
+            LayoutError: the layout was made for another length or a span ends beyond it.
+        """
+        if self.length == length:
+            return self
+        if self.length != UNKNOWN_LENGTH:
+            raise LayoutError(
+                f"the layout is for rows of {self.length} positions but the tensor has {length}",
+                field="layout",
+                remedy="pass the layout that belongs to these hidden states",
+            )
+        return VisionLayout(length, self.samples)
+
+    # -- host facts ---------------------------------------------------------------------------
+
+    @property
+    def batch_size(self) -> int:
+        return len(self.samples)
+
+    @property
+    def vision_counts(self) -> tuple[int, ...]:
+        """Current vision tokens of each row."""
+        return tuple(int(group.population.sum()) for group in self.groups)
+
+    @property
+    def original_counts(self) -> tuple[int, ...]:
+        """Vision tokens of each row before any stage."""
+        return tuple(int(sample.positions.size) for sample in self.samples)
+
+    @property
+    def text_counts(self) -> tuple[int, ...]:
+        """Non-vision, non-padding positions of each row."""
+        return tuple(
+            self.length - pad - count
+            for pad, count in zip(self.pads, self.vision_counts, strict=True)
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of all host data: equal keys mean equal shapes and equal index tables."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.length, self.pads)).encode())
+        for sample, group in zip(self.samples, self.groups, strict=True):
+            for view in sample.views:
+                digest.update(repr((view.grid, view.image)).encode())
+                digest.update(view.positions.tobytes() + view.cells.tobytes())
+            digest.update(group.label.tobytes() + group.population.tobytes())
+            digest.update(repr(group.bands).encode())
+        return digest.hexdigest()
+
+    # -- tensors ------------------------------------------------------------------------------
+
+    def token_index(self, device: torch.device) -> TokenIndex:
+        """Places of the current vision tokens on `device`."""
+        if self.index is not None:
+            return self.index.to(device)
+        return self._host_index.to(device)
+
+    @cached_property
+    def _host_index(self) -> TokenIndex:
+        return _initial_index(self)
+
+    def vision_mask(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """`[B, N]` true at the current vision tokens."""
+        device = torch.device(device)
+        mask = torch.zeros(self.batch_size * self.length, dtype=torch.bool, device=device)
+        flat = self.token_index(device).flat
+        mask = mask.index_fill(0, flat, True)
+        return mask.view(self.batch_size, self.length)
+
+    def valid_mask(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """`[B, N]` false at left padding."""
+        pads = torch.tensor(self.pads, device=device)
+        return torch.arange(self.length, device=device)[None, :] >= pads[:, None]
+
+    def evolved(
+        self, length: int, groups: tuple[Groups, ...], pads: tuple[int, ...], index: TokenIndex
+    ) -> VisionLayout:
+        """The layout after a stage."""
+        return replace(self, length=length, groups=groups, pads=pads, index=index)
+
+
+UNKNOWN_LENGTH = -1
+
+
+def _check_sample(row: int, sample: SampleLayout, length: int) -> None:
+    where = f"spans[{row}]"
+    positions = sample.positions
+    if positions.size == 0:
+        return
+    if np.any(np.diff(positions) == 0):
+        raise LayoutError(
+            "two images claim the same position",
+            field=where,
+            value=int(positions[:-1][np.diff(positions) == 0][0]),
+            remedy="give each image its own span",
+        )
+    if positions[0] < sample.pad:
+        raise LayoutError(
+            f"an image starts at {int(positions[0])}, inside the {sample.pad} positions of padding",
+            field=where,
+            remedy="count starts from the beginning of the row, left padding included",
+        )
+    if length != UNKNOWN_LENGTH and positions[-1] >= length:
+        raise LayoutError(
+            f"an image ends at position {int(positions[-1])} but the sequence has {length}",
+            field=where,
+            remedy=f"spans must lie in 0 … {length - 1}; check start and grid",
+        )
+
+
+def _initial_index(layout: VisionLayout) -> TokenIndex:
+    flat, text = [], []
+    for row, sample in enumerate(layout.samples):
+        offset = row * layout.length
+        flat.append(offset + sample.positions)
+        everything = np.arange(sample.pad, layout.length, dtype=np.int64)
+        text.append(offset + np.setdiff1d(everything, sample.positions, assume_unique=True))
+    places = torch.from_numpy(np.concatenate(flat))
+    return TokenIndex(
+        flat=places,
+        origin=torch.arange(places.numel()),
+        text=torch.from_numpy(np.concatenate(text)),
+    )

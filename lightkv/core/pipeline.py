@@ -1,0 +1,300 @@
+"""A compression method as data: components, positions and schedule, from and to YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lightkv.core.errors import ConfigError, nearest
+from lightkv.core.layout import VisionLayout
+from lightkv.core.plugins import build_component, get_preset
+from lightkv.core.roles import Component, PositionPolicy, WindowSpec
+from lightkv.core.schedule import Schedule, StageSpec
+from lightkv.core.stage import Stage
+
+STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
+ComponentSpec = str | dict[str, Any]
+DEFAULT_RETENTION = 0.55
+_CPU = torch.device("cpu")
+
+
+class Recipe(BaseModel):
+    """A schedule that is solved when the depth of the model is known.
+
+    Attributes:
+        retention: wanted mean over all layers of the share of vision tokens in the cache.
+        windows: one entry for each stage; the last is repeated where more stages are needed.
+        ratio: removed share of each stage.
+        after_layer: a single stage after this many layers, with its ratio solved, instead.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    retention: float = DEFAULT_RETENTION
+    windows: tuple[WindowSpec, ...] = (None, None, None)
+    ratio: float = 0.5
+    after_layer: int | None = None
+
+    def schedule(self, num_layers: int) -> Schedule:
+        """The schedule for a decoder of `num_layers` layers.
+
+        Raises:
+            ConfigError: the retention is out of reach; the message names the range.
+        """
+        if self.after_layer is not None:
+            window = self.windows[0] if self.windows else None
+            return Schedule.single(num_layers, self.retention, self.after_layer, window)
+        windows = list(self.windows)
+        while True:
+            try:
+                return Schedule.for_retention(num_layers, self.retention, windows, self.ratio)
+            except ConfigError:
+                if not windows or len(windows) + 2 > num_layers or not 0 < self.retention <= 1:
+                    raise
+                windows.append(windows[-1])
+
+
+class PipelineSpec(BaseModel):
+    """A named composition: role → component, and when it acts.
+
+    A preset is such a spec under a name; `to_yaml` prints what reproduces it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "custom"
+    source: str = ""
+    partitioner: ComponentSpec = "whole"
+    scorer: ComponentSpec | None = None
+    matcher: ComponentSpec
+    aggregator: ComponentSpec = "drop"
+    positions: ComponentSpec = "keep"
+    schedule: Recipe | tuple[StageSpec, ...] = Field(default_factory=Recipe)
+
+    def roles(self) -> dict[str, Any]:
+        """Role → component spec of a stage."""
+        return {role: getattr(self, role) for role in STAGE_ROLES}
+
+    @classmethod
+    def parse(cls, data: Any, where: str = "pipeline") -> PipelineSpec:
+        """From plain data (a loaded YAML file).
+
+        Raises:
+            ConfigError: an unknown key, a missing one or a value of the wrong kind.
+        """
+        if not isinstance(data, dict):
+            raise ConfigError(
+                "a pipeline is a mapping of roles to components",
+                field=where,
+                value=type(data).__name__,
+                remedy=f"its keys are: {', '.join(cls.model_fields)}",
+            )
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise _spec_error(cls, where, error) from error
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str = "pipeline") -> PipelineSpec:
+        """From YAML text (safe load: no code, no objects)."""
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"not valid YAML: {error}", field=where) from error
+        return cls.parse(data, where)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> PipelineSpec:
+        """From a YAML file."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(str(error), field="pipeline file", value=str(path)) from error
+        return cls.from_yaml(text, str(path))
+
+    def to_yaml(self) -> str:
+        """YAML that gives this spec back."""
+        data = self.model_dump(mode="json", exclude_none=True)
+        if isinstance(self.schedule, tuple):
+            data["schedule"] = [s.model_dump(mode="json", exclude_defaults=True) for s in self.schedule]
+        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+
+    def updated(self, retention: float | None = None, **changes: Any) -> PipelineSpec:
+        """A copy with another retention, roles or schedule.
+
+        Raises:
+            ConfigError: unknown keys; a retention for a schedule of explicit stages.
+        """
+        data = self.model_dump()
+        unknown = [key for key in changes if key not in type(self).model_fields]
+        if unknown:
+            raise ConfigError(
+                "a pipeline has no such part",
+                field=unknown[0],
+                remedy=f"{nearest(unknown[0], data)}There are: {', '.join(data)}",
+            )
+        data.update({key: _plain(value) for key, value in changes.items()})
+        if retention is not None:
+            if not isinstance(data["schedule"], dict):
+                raise ConfigError(
+                    "the schedule has explicit stages, which already fix the retention",
+                    field="retention",
+                    value=retention,
+                    remedy="leave one of the two out",
+                )
+            data["schedule"] = {**data["schedule"], "retention": retention}
+        return self.parse(data)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Component):
+        return value.spec()
+    if isinstance(value, Schedule):
+        return value.to_list()
+    return value
+
+
+def _spec_error(cls: type[BaseModel], where: str, error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"] if str(part) not in ("Recipe", "str", "dict")]
+    name = keys[0] if keys else ""
+    hint = f"its keys are: {', '.join(cls.model_fields)}"
+    if first["type"] == "extra_forbidden":
+        hint = nearest(keys[-1], cls.model_fields) + hint
+    return ConfigError(
+        str(first["msg"]),
+        field=f"{where}: {'.'.join(keys)}" if name else where,
+        value=None if first["type"] == "missing" else first.get("input"),
+        remedy=hint,
+    )
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A spec with its components built, ready for a decoder of known depth.
+
+    Attributes:
+        spec: what it was built from; its schedule lists the stages explicitly.
+        schedule: the stages.
+        stages: the components of each stage.
+        positions: the position policy.
+        num_layers: decoder layers it was built for.
+    """
+
+    spec: PipelineSpec
+    schedule: Schedule
+    stages: tuple[Stage, ...]
+    positions: PositionPolicy
+    num_layers: int
+
+    @classmethod
+    def build(
+        cls, source: PipelineSpec | str | Path | dict[str, Any], num_layers: int, **changes: Any
+    ) -> Pipeline:
+        """Components and schedule for a decoder.
+
+        Args:
+            source: a spec, a preset's name, a path to a YAML file or plain data.
+            num_layers: decoder layers.
+            changes: `retention`, roles, `schedule` or `positions` to replace.
+
+        Raises:
+            ConfigError: anything that cannot work, before a model is touched.
+        """
+        spec = resolve_spec(source)
+        if changes:
+            spec = spec.updated(**changes)
+        schedule = (
+            spec.schedule.schedule(num_layers)
+            if isinstance(spec.schedule, Recipe)
+            else Schedule(spec.schedule)
+        )
+        schedule.check(num_layers)
+        positions = build_component("positions", spec.positions)
+        assert isinstance(positions, PositionPolicy)
+        stages = tuple(_build_stage(i, spec, entry) for i, entry in enumerate(schedule.stages))
+        explicit = spec.model_copy(update={"schedule": schedule.stages})
+        pipeline = cls(explicit, schedule, stages, positions, num_layers)
+        pipeline.check_composition()
+        return pipeline
+
+    @cached_property
+    def after_layers(self) -> dict[int, int]:
+        """Stage number by the layer it comes after; stages that remove nothing are left out."""
+        return {
+            entry.after_layer: number
+            for number, entry in enumerate(self.schedule.stages)
+            if entry.ratio > 0
+        }
+
+    @property
+    def retention(self) -> float:
+        """Planned retention, before rounding to whole tokens."""
+        return self.schedule.retention(self.num_layers)
+
+    def check_composition(self) -> None:
+        """Plan all stages on a sample grid, so that impossible compositions fail here.
+
+        Raises:
+            ConfigError: populations of some stage would depend on values.
+        """
+        sides, frames = [4], [1]
+        for entry in self.schedule.stages:
+            windows = entry.windows if isinstance(entry.windows, dict) else {"space": entry.windows}
+            sides.append(windows.get("space") or 1)
+            frames.append(windows.get("time") or 1)
+        side = 4 * max(sides)
+        layout = VisionLayout.from_spans([[(0, (max(frames), side, side))]])
+        layout = layout.with_length(layout.original_counts[0])
+        for number, stage in enumerate(self.stages):
+            try:
+                plan = stage.plan(layout)
+            except ConfigError as error:
+                error.field = f"schedule[{number}]: {error.field}"
+                raise
+            index = layout.token_index(_CPU)
+            layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
+
+    def to_yaml(self) -> str:
+        """YAML with the stages written out."""
+        return self.spec.to_yaml()
+
+
+def _build_stage(number: int, spec: PipelineSpec, entry: StageSpec) -> Stage:
+    unknown = [role for role in entry.overrides if role not in STAGE_ROLES]
+    if unknown:
+        raise ConfigError(
+            "only the roles of a stage can be overridden",
+            field=f"schedule[{number}].overrides",
+            value=unknown[0],
+            remedy=f"the roles are: {', '.join(STAGE_ROLES)}",
+        )
+    stage = Stage.from_roles(
+        {**spec.roles(), **entry.overrides}, ratio=entry.ratio, windows=entry.windows
+    )
+    if entry.after_layer == 0 and stage.requires and entry.ratio > 0:
+        raise ConfigError(
+            f"the stage needs {', '.join(sorted(stage.requires))} of the layer before it, and "
+            "before the decoder there is none",
+            field=f"schedule[{number}].after_layer",
+            value=0,
+            remedy="use after_layer >= 1 or components that read no attention",
+        )
+    return stage
+
+
+def resolve_spec(source: PipelineSpec | str | Path | dict[str, Any]) -> PipelineSpec:
+    """A spec from a spec, preset name, YAML path or plain data."""
+    if isinstance(source, PipelineSpec):
+        return source
+    if isinstance(source, dict):
+        return PipelineSpec.parse(source)
+    if isinstance(source, Path) or str(source).endswith((".yaml", ".yml")):
+        return PipelineSpec.from_file(source)
+    return get_preset(source)

@@ -1,0 +1,306 @@
+"""The host side of a stage: which windows there are, how many tokens each keeps, and index tables.
+
+Everything here follows from the layout and the stage's parameters. A plan is computed once for a
+layout and reused for every batch with the same layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lightkv.core.errors import ConfigError
+from lightkv.core.layout import Bands, Groups, IntArray, VisionLayout
+from lightkv.core.roles import PROTECTED, Partition, Partitioner, WindowSpec
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Windows of equal population `n` that keep `keep` tokens each.
+
+    Attributes:
+        gather: `[G, n]` places of the windows' tokens in window-sorted order.
+        slots: where the bucket's `G · keep` survivors stand in the list of all survivors.
+    """
+
+    population: int
+    keep: int
+    gather: torch.Tensor
+    slots: slice
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Index tables of one stage for one layout.
+
+    Attributes:
+        rank: `[V₀]` (by origin) or `[V]` (by current rank) window number of each token.
+        by: what `rank` is indexed by.
+        buckets: windows in which something is removed.
+        passing: `[Q]` places, in window-sorted order, of tokens that stay as they are.
+        groups, pads, length: static state after the stage.
+        counts_before, counts_after: vision tokens of each row.
+        fill: `[B·N′]` place of each kept row in the new batch, and `filled` whether any of the
+            rows needs new padding.
+        token_rank: `[V]` raster rank of each current token in its sample.
+    """
+
+    rank: torch.Tensor
+    by: Literal["cell", "rank"]
+    buckets: tuple[Bucket, ...]
+    passing: torch.Tensor
+    groups: tuple[Groups, ...]
+    pads: tuple[int, ...]
+    length: int
+    counts_before: tuple[int, ...]
+    counts_after: tuple[int, ...]
+    fill: torch.Tensor
+    filled: bool
+    token_rank: torch.Tensor
+
+    @property
+    def removes(self) -> bool:
+        """Whether the stage does anything at all."""
+        return bool(self.buckets)
+
+    def to(self, device: torch.device) -> StagePlan:
+        buckets = tuple(
+            Bucket(b.population, b.keep, b.gather.to(device), b.slots) for b in self.buckets
+        )
+        return StagePlan(
+            self.rank.to(device),
+            self.by,
+            buckets,
+            self.passing.to(device),
+            self.groups,
+            self.pads,
+            self.length,
+            self.counts_before,
+            self.counts_after,
+            self.fill.to(device),
+            self.filled,
+            self.token_rank.to(device),
+        )
+
+
+KeepRule = Callable[[int], int]
+
+
+def plan_stage(
+    layout: VisionLayout, partitioner: Partitioner, windows: WindowSpec, keep: KeepRule
+) -> StagePlan:
+    """Windows, budgets and tables of one stage.
+
+    Args:
+        layout: the layout before the stage.
+        partitioner: splits each sample.
+        windows: the schedule's `windows` entry.
+        keep: population of a window → survivors.
+
+    Raises:
+        ConfigError: windows that do not fit, or whose populations would depend on values.
+    """
+    partitions = [
+        partitioner.partition(sample, groups, windows)
+        for sample, groups in zip(layout.samples, layout.groups, strict=True)
+    ]
+    rank, populations, protected = _number_windows(layout, partitions)
+    keeps = np.array(
+        [
+            n if fixed else _checked_keep(keep, int(n))
+            for n, fixed in zip(populations, protected, strict=True)
+        ],
+        dtype=np.int64,
+    )
+    buckets, passing = _bucket(populations, keeps)
+    groups = _groups_after(layout, partitions, rank, keeps)
+    counts = tuple(int(group.population.sum()) for group in groups)
+    length, pads, fill, filled = _compacted(layout, counts)
+    by: Literal["cell", "rank"] = "cell"
+    if any(part.by == "rank" for part in partitions if part.label.size):
+        by = "rank"
+    token_rank = np.concatenate([np.arange(n) for n in layout.vision_counts] or [np.zeros(0)])
+    return StagePlan(
+        rank=torch.from_numpy(rank),
+        by=by,
+        buckets=buckets,
+        passing=torch.from_numpy(passing),
+        groups=groups,
+        pads=pads,
+        length=length,
+        counts_before=layout.vision_counts,
+        counts_after=counts,
+        fill=torch.from_numpy(fill),
+        filled=filled,
+        token_rank=torch.from_numpy(token_rank.astype(np.int64)),
+    )
+
+
+def _checked_keep(keep: KeepRule, population: int) -> int:
+    kept = keep(population)
+    if not 0 <= kept <= population:
+        raise ConfigError(
+            f"a window of {population} tokens cannot keep {kept}",
+            field="matcher.keep",
+            value=kept,
+            remedy=f"return a number from 0 to {population}",
+        )
+    return kept
+
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def _number_windows(
+    layout: VisionLayout, partitions: list[Partition]
+) -> tuple[IntArray, IntArray, BoolArray]:
+    """Windows numbered over the batch, sample after sample, with population and protection."""
+    ranks = [np.zeros(0, dtype=np.int64)]
+    populations = [np.zeros(0, dtype=np.int64)]
+    protected = [np.zeros(0, dtype=np.bool_)]
+    offset = 0
+    for row, (groups, part) in enumerate(zip(layout.groups, partitions, strict=True)):
+        unique, number = np.unique(part.label, return_inverse=True)
+        number = number.astype(np.int64)
+        ranks.append(number + offset)
+        populations.append(_populations(row, groups, part, number, unique.size))
+        protected.append(unique == PROTECTED)
+        offset += unique.size
+    return np.concatenate(ranks), np.concatenate(populations), np.concatenate(protected)
+
+
+def _populations(
+    row: int, groups: Groups, part: Partition, number: IntArray, count: int
+) -> IntArray:
+    """`[count]` current tokens in each window of a sample."""
+    if part.by == "rank":
+        expected = int(groups.population.sum())
+        if part.label.size != expected:
+            raise ConfigError(
+                f"{part.label.size} labels for {expected} tokens of sample {row}",
+                field="partitioner",
+                remedy="label every current token once",
+            )
+        return np.bincount(number, minlength=count).astype(np.int64)
+    window = np.zeros(groups.population.size, dtype=np.int64)
+    window[groups.label] = number
+    if np.any(window[groups.label] != number):
+        raise ConfigError(
+            "a window cuts through a group of tokens whose survivors depend on values, so its "
+            "population would not be known ahead",
+            field="windows",
+            remedy="use windows that are unions of the previous stage's (4, then 2, then 1), a "
+            "partitioner by rank, or one window over the whole image",
+        )
+    totals = np.zeros(count, dtype=np.int64)
+    np.add.at(totals, window, groups.population)
+    return totals
+
+
+def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...], IntArray]:
+    starts = np.concatenate([[0], np.cumsum(populations)[:-1]]) if populations.size else populations
+    passing = [
+        np.arange(start, start + n)
+        for start, n, kept in zip(starts, populations, keeps, strict=True)
+        if kept == n
+    ]
+    buckets, cursor = [], 0
+    shrinking = keeps < populations
+    shapes = sorted({(int(n), int(k)) for n, k in zip(populations[shrinking], keeps[shrinking], strict=True)})
+    for n, kept in shapes:
+        chosen = starts[(populations == n) & (keeps == kept) & shrinking]
+        gather = torch.from_numpy(chosen[:, None] + np.arange(n)[None, :])
+        survivors = chosen.size * kept
+        buckets.append(Bucket(n, kept, gather, slice(cursor, cursor + survivors)))
+        cursor += survivors
+    through = np.concatenate(passing).astype(np.int64) if passing else np.zeros(0, dtype=np.int64)
+    return tuple(buckets), through
+
+
+def _groups_after(
+    layout: VisionLayout, partitions: list[Partition], rank: IntArray, keeps: IntArray
+) -> tuple[Groups, ...]:
+    out, cursor, window = [], 0, 0
+    for groups, part in zip(layout.groups, partitions, strict=True):
+        size = part.label.size
+        local = rank[cursor : cursor + size] - window
+        count = int(local.max()) + 1 if size else 0
+        kept = keeps[window : window + count]
+        out.append(_sample_groups(groups, part, local, kept))
+        cursor, window = cursor + size, window + count
+    return tuple(out)
+
+
+def _sample_groups(groups: Groups, part: Partition, local: IntArray, kept: IntArray) -> Groups:
+    bands = part.bands if part.bands is not None else tuple(None for _ in groups.bands)
+    if part.by == "cell":
+        return _split_protected(groups, part, local, kept, bands)
+    # By rank: windows are runs of the current order, so only coarser groups stay known.
+    known = part.known if part.known is not None else np.zeros_like(groups.label)
+    unique, label = np.unique(known, return_inverse=True)
+    label = label.astype(np.int64)
+    return Groups(label, _rank_totals(groups, part, local, kept, label, unique.size), bands)
+
+
+def _split_protected(
+    groups: Groups,
+    part: Partition,
+    local: IntArray,
+    kept: IntArray,
+    bands: tuple[Bands | None, ...],
+) -> Groups:
+    """Windows become the known groups; protected tokens keep the groups that they had."""
+    protected = part.label == PROTECTED
+    if not protected.any():
+        return Groups(local, kept, bands)
+    windows = int(local.max()) + 1
+    label = np.where(protected, windows + groups.label, local)
+    unique, compact = np.unique(label, return_inverse=True)
+    population = np.array(
+        [kept[u] if u < windows else groups.population[u - windows] for u in unique],
+        dtype=np.int64,
+    )
+    return Groups(compact.astype(np.int64), population, bands)
+
+
+def _rank_totals(
+    groups: Groups, part: Partition, local: IntArray, kept: IntArray, known: IntArray, count: int
+) -> IntArray:
+    """Survivors of each known group when windows by rank lie inside one group each."""
+    # Known groups are runs of the raster order (images), so ranks follow from their populations.
+    owner = np.zeros(groups.population.size, dtype=np.int64)
+    owner[groups.label] = known
+    before = np.zeros(count, dtype=np.int64)
+    np.add.at(before, owner, groups.population)
+    known_of_rank = np.repeat(np.arange(count), before)
+    protected = part.label == PROTECTED
+    totals = np.bincount(known_of_rank[protected], minlength=count).astype(np.int64)
+    for window in np.unique(local[~protected]):
+        members = np.unique(known_of_rank[(local == window) & ~protected])
+        if members.size != 1:
+            raise ConfigError(
+                "a window by rank spans two images",
+                field="partitioner",
+                remedy="number the windows of each image separately",
+            )
+        totals[members[0]] += kept[window]
+    return totals
+
+
+def _compacted(
+    layout: VisionLayout, counts: tuple[int, ...]
+) -> tuple[int, tuple[int, ...], IntArray, bool]:
+    """New physical length, left padding, and the place of each kept position in the new batch."""
+    real = [text + count for text, count in zip(layout.text_counts, counts, strict=True)]
+    length = max(real, default=0)
+    pads = tuple(length - n for n in real)
+    places = [
+        row * length + np.arange(pad, length, dtype=np.int64) for row, pad in enumerate(pads)
+    ]
+    fill = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
+    return length, pads, fill, any(pads)

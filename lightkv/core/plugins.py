@@ -1,0 +1,202 @@
+"""Finding components, presets and adapters: one registry, filled by plugins through hooks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import pluggy
+
+from lightkv.core import hookspecs
+from lightkv.core.errors import ConfigError, PluginError, UnknownNameError, nearest
+from lightkv.core.roles import ROLES, Component
+
+if TYPE_CHECKING:
+    from lightkv.core.adapter import Adapter
+    from lightkv.core.pipeline import PipelineSpec
+
+GROUP = "lightkv"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """A registered thing and the distribution that brought it."""
+
+    value: T
+    package: str
+
+
+class Registry:
+    """Everything that plugins registered, and the plugins that failed.
+
+    Attributes:
+        components: (role, name) → component class.
+        presets: name → pipeline spec.
+        adapters: name → adapter, in order of registration.
+        failures: one `PluginError` for each plugin or item that could not be taken.
+    """
+
+    def __init__(self) -> None:
+        self.components: dict[tuple[str, str], Entry[type[Component]]] = {}
+        self.presets: dict[str, Entry[PipelineSpec]] = {}
+        self.adapters: dict[str, Entry[Adapter]] = {}
+        self.failures: list[PluginError] = []
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+
+    # -- loading ------------------------------------------------------------------------------
+
+    def load_entry_points(self) -> None:
+        """Import and register every plugin of the entry-point group; failures are recorded."""
+        found = importlib.metadata.entry_points(group=GROUP)
+        own = [e for e in found if _package(e) == hookspecs.PROJECT]
+        for entry in own + [e for e in found if e not in own]:
+            try:
+                plugin = entry.load()
+            except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything
+                self._fail(
+                    f"plugin {entry.name!r} of package {_package(entry)!r} cannot be imported "
+                    f"({type(error).__name__}: {error})",
+                    entry.value,
+                    "fix or uninstall the package; the other plugins are loaded",
+                )
+                continue
+            self.register(plugin, name=entry.name, package=_package(entry))
+
+    def register(self, plugin: object, *, name: str, package: str) -> None:
+        """Take the components, presets and adapters of one plugin."""
+        if self._manager.has_plugin(name):
+            self._fail(
+                f"two plugins are called {name!r}; the one of {package!r} is left out",
+                name,
+                "rename the entry point",
+            )
+            return
+        self._manager.register(plugin, name=name)
+        hooks = self._manager.subset_hook_caller
+        others = [p for p in self._manager.get_plugins() if p is not plugin]
+        offers: tuple[tuple[str, Callable[[Any], None]], ...] = (
+            ("lightkv_components", lambda c: self._add_component(c, package)),
+            ("lightkv_presets", lambda p: self._add(self.presets, "preset", p.name, p, package)),
+            ("lightkv_adapters", lambda a: self._add(self.adapters, "adapter", a.name, a, package)),
+        )
+        for hook, take in offers:
+            try:
+                hooks(hook, remove_plugins=others)(register=take)
+            except Exception as error:  # noqa: BLE001 - a stranger's hook may raise anything
+                self._fail(
+                    f"plugin {name!r} of package {package!r} failed in {hook} "
+                    f"({type(error).__name__}: {error})",
+                    name,
+                    "the other plugins are loaded",
+                )
+
+    def unregister(self, name: str) -> None:
+        """Forget the hooks of a plugin (its registrations are dropped by a new registry)."""
+        self._manager.unregister(name=name)
+
+    def _add_component(self, cls: type[Component], package: str) -> None:
+        role = getattr(cls, "role", None)
+        if role not in ROLES or not getattr(cls, "name", ""):
+            self._fail(
+                f"{cls!r} of {package!r} is not a component with a role and a name",
+                getattr(cls, "__name__", str(cls)),
+                f"subclass one of the roles: {', '.join(ROLES)}",
+            )
+            return
+        self._add(self.components, f"{role}", (role, cls.name), cls, package)
+
+    def _add(
+        self, table: dict[Any, Entry[Any]], kind: str, key: object, value: object, package: str
+    ) -> None:
+        if key in table:
+            label = key[1] if isinstance(key, tuple) else key
+            self._fail(
+                f"{kind} {label!r} of {package!r} clashes with the one of "
+                f"{table[key].package!r}, which stays",
+                str(label),
+                "rename the newcomer",
+            )
+            return
+        table[key] = Entry(value, package)
+
+    def _fail(self, message: str, field: str, remedy: str) -> None:
+        error = PluginError(message, field=field, remedy=remedy)
+        self.failures.append(error)
+        warnings.warn(str(error), stacklevel=4)
+
+    # -- look-up ------------------------------------------------------------------------------
+
+    def component(self, role: str, name: str) -> type[Component]:
+        """The class of a component, or an error that lists those there are."""
+        if (role, name) in self.components:
+            return self.components[role, name].value
+        known = sorted(n for r, n in self.components if r == role)
+        raise self._unknown(role, name, known)
+
+    def preset(self, name: str) -> PipelineSpec:
+        """A preset by name."""
+        if name in self.presets:
+            return self.presets[name].value
+        raise self._unknown("preset", name, sorted(self.presets))
+
+    def _unknown(self, kind: str, name: str, known: list[str]) -> UnknownNameError:
+        failed = "; ".join(error.message for error in self.failures)
+        return UnknownNameError(
+            f"there is no {kind} of that name",
+            field=kind,
+            value=name,
+            remedy=f"{nearest(name, known)}There are: {', '.join(known) or 'none'}"
+            + (f" (failed plugins: {failed})" if failed else ""),
+        )
+
+
+def _package(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "unknown"
+
+
+@lru_cache(maxsize=1)
+def registry() -> Registry:
+    """The process-wide registry, filled from the entry points at first use."""
+    filled = Registry()
+    filled.load_entry_points()
+    return filled
+
+
+def get_preset(name: str) -> PipelineSpec:
+    """A registered preset."""
+    return registry().preset(name)
+
+
+def build_component(role: str, spec: Component | str | Mapping[str, Any]) -> Component:
+    """A component from an instance, a name, or `{"name": …, parameter: value}`.
+
+    Raises:
+        UnknownNameError: nobody registered the name for this role.
+        ConfigError: wrong role or wrong parameters.
+    """
+    if isinstance(spec, Component):
+        if spec.role != role:
+            raise ConfigError(
+                f"a {spec.role} stands where a {role} is needed", field=role, value=spec.name
+            )
+        return spec
+    if isinstance(spec, str):
+        return registry().component(role, spec)()
+    if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+        raise ConfigError(
+            "a component is a name or a mapping with a name",
+            field=role,
+            value=spec,
+            remedy="such as `uniform` or `{name: top-k}`",
+        )
+    parameters = {key: value for key, value in spec.items() if key != "name"}
+    return registry().component(role, spec["name"])(**parameters)
+
+
+

@@ -1,0 +1,316 @@
+"""What a prefill did: tokens, retention, bytes, FLOPs and, with profiling, times."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lightkv.core.assignment import Assignment
+from lightkv.core.errors import SessionError
+from lightkv.core.flops import DecoderShape, guidance_flops, matching_flops, merging_flops
+
+if TYPE_CHECKING:
+    from lightkv.core.engine import Prefill
+    from lightkv.core.layout import VisionLayout
+    from lightkv.core.stage import Stage
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """One row of the batch.
+
+    Attributes:
+        text_tokens: non-vision tokens, padding left out.
+        vision_tokens: vision tokens that each layer sees and caches.
+        kv_bytes: bytes of all its real cache entries in each layer.
+        flops, flops_vanilla: of its prefill, with and without compression.
+        compression_flops: of guidance, matching and merging.
+    """
+
+    text_tokens: int
+    vision_tokens: tuple[int, ...]
+    kv_bytes: tuple[int, ...]
+    flops: int
+    flops_vanilla: int
+    compression_flops: int
+
+    @property
+    def original(self) -> int:
+        """Vision tokens before any stage."""
+        return self.vision_tokens[0] if self.vision_tokens else 0
+
+    @property
+    def retention(self) -> float:
+        """Achieved mean over the layers of the share of vision tokens kept (1 without images)."""
+        layers = len(self.vision_tokens)
+        return sum(self.vision_tokens) / (layers * self.original) if self.original else 1.0
+
+    @property
+    def vision_kv_bytes(self) -> int:
+        """Bytes of the vision tokens' keys and values over all layers."""
+        total = self.text_tokens + self.original
+        per_token = self.kv_bytes[0] // total if total else 0
+        return per_token * sum(self.vision_tokens)
+
+
+@dataclass
+class RunReport:
+    """One prefill of a session and the decoding that followed it.
+
+    Attributes:
+        run: number of the prefill in the session.
+        strategy: name of the pipeline.
+        planned_retention: of the schedule, before rounding to whole tokens.
+        samples: one entry for each row of the batch.
+        cache_bytes: bytes that the cache tensors of each layer hold after the prefill, rows padded
+            to equal length; None without a cache.
+        time_to_first_token: seconds from the first module that ran to the end of the prefill.
+        role_times: seconds by role (`scoring`, `matching`, `aggregation`).
+        decode_steps, decode_time: forward passes after the prefill, and seconds in them.
+    """
+
+    run: int
+    strategy: str
+    planned_retention: float
+    samples: tuple[SampleReport, ...]
+    cache_bytes: tuple[int, ...] | None
+    time_to_first_token: float | None = None
+    role_times: dict[str, float] = field(default_factory=dict)
+    decode_steps: int = 0
+    decode_time: float = 0.0
+    trace: tuple[Assignment, ...] | None = None
+    scores: tuple[torch.Tensor | None, ...] | None = None
+
+    @property
+    def retention(self) -> float:
+        """Achieved retention, mean over the rows that hold images (1 if none does)."""
+        rows = [sample.retention for sample in self.samples if sample.original]
+        return sum(rows) / len(rows) if rows else 1.0
+
+    @property
+    def vision_kv_bytes(self) -> int:
+        """Bytes of all vision keys and values in the cache."""
+        return sum(sample.vision_kv_bytes for sample in self.samples)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the compressed prefill, compression included."""
+        return sum(s.flops + s.compression_flops for s in self.samples)
+
+    @property
+    def flops_vanilla(self) -> int:
+        return sum(s.flops_vanilla for s in self.samples)
+
+    @property
+    def time_per_token(self) -> float | None:
+        """Seconds for each decode step, None if nothing was timed."""
+        return self.decode_time / self.decode_steps if self.decode_time else None
+
+    def provenance(self) -> Assignment:
+        """Which original vision tokens each final survivor holds, over all stages.
+
+        Raises:
+            SessionError: the session was not told to keep it.
+        """
+        if self.trace is None:
+            raise SessionError(
+                "this session kept no assignments",
+                field="trace",
+                remedy="use lightkv.compress(model, …, trace=True)",
+            )
+        counts = tuple(sample.original for sample in self.samples)
+        device = self.trace[0].slot.device if self.trace else "cpu"
+        return reduce(Assignment.then, self.trace, Assignment.identity(counts, device))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "run": self.run,
+            "strategy": self.strategy,
+            "planned_retention": self.planned_retention,
+            "retention": self.retention,
+            "vision_kv_bytes": self.vision_kv_bytes,
+            "cache_bytes": None if self.cache_bytes is None else list(self.cache_bytes),
+            "flops": self.flops,
+            "flops_vanilla": self.flops_vanilla,
+            "compression_flops": sum(s.compression_flops for s in self.samples),
+            "time_to_first_token": self.time_to_first_token,
+            "role_times": self.role_times,
+            "decode_steps": self.decode_steps,
+            "decode_time": self.decode_time,
+            "time_per_token": self.time_per_token,
+            "samples": [_sample_dict(sample) for sample in self.samples],
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def table(self) -> Table:
+        """A rich table with one row for each run of layers of equal length."""
+        table = Table(title=f"{self.strategy}, run {self.run}: {self._headline()}")
+        for column in ("sample", "layers", "vision in", "vision out", "KV bytes per layer"):
+            table.add_column(column, justify="right")
+        for number, sample in enumerate(self.samples):
+            for first, last, tokens, size in _segments(sample):
+                table.add_row(
+                    str(number),
+                    f"{first}–{last}" if last > first else str(first),
+                    str(sample.original),
+                    str(tokens),
+                    f"{size:,}",
+                )
+        return table
+
+    def _headline(self) -> str:
+        parts = [f"retention {self.retention:.3f} (planned {self.planned_retention:.3f})"]
+        if self.flops_vanilla:
+            parts.append(f"prefill FLOPs {self.flops / self.flops_vanilla:.3f} of vanilla")
+        if self.time_to_first_token is not None:
+            parts.append(f"first token {1e3 * self.time_to_first_token:.1f} ms")
+        if self.time_per_token is not None:
+            parts.append(f"{1e3 * self.time_per_token:.1f} ms per token")
+        parts += [f"{role} {1e3 * t:.1f} ms" for role, t in self.role_times.items()]
+        return ", ".join(parts)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
+        console = Console(width=120, record=True, file=_Sink())
+        console.print(self.table())
+        return console.export_text()
+
+
+class _Sink:
+    """A file that keeps nothing: rich records the text itself."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        return None
+
+
+def _sample_dict(sample: SampleReport) -> dict[str, Any]:
+    return {
+        "text_tokens": sample.text_tokens,
+        "vision_tokens": list(sample.vision_tokens),
+        "kv_bytes": list(sample.kv_bytes),
+        "retention": sample.retention,
+        "vision_kv_bytes": sample.vision_kv_bytes,
+        "flops": sample.flops,
+        "flops_vanilla": sample.flops_vanilla,
+        "compression_flops": sample.compression_flops,
+    }
+
+
+def _segments(sample: SampleReport) -> list[tuple[int, int, int, int]]:
+    """(first layer, last layer, vision tokens, KV bytes) of runs of equal layers."""
+    runs: list[tuple[int, int, int, int]] = []
+    for layer, (tokens, size) in enumerate(zip(sample.vision_tokens, sample.kv_bytes, strict=True)):
+        if runs and runs[-1][2:] == (tokens, size):
+            runs[-1] = (runs[-1][0], layer, tokens, size)
+        else:
+            runs.append((layer, layer, tokens, size))
+    return runs
+
+
+def build_report(prefill: Prefill, shape: DecoderShape, *, cached: bool) -> RunReport:
+    """The report of a finished prefill."""
+    engine = prefill.engine
+    layouts = _layouts_by_layer(prefill, shape.num_layers)
+    rows = range(prefill.layout.batch_size)
+    cache = tuple(
+        layout.batch_size * layout.length * shape.kv_bytes_per_token for layout in layouts
+    )
+    return RunReport(
+        run=prefill.run,
+        strategy=engine.pipeline.spec.name,
+        planned_retention=engine.pipeline.retention,
+        samples=tuple(_sample_report(prefill, shape, layouts, row) for row in rows),
+        cache_bytes=cache if cached else None,
+        trace=tuple(prefill.trace) if engine.trace else None,
+        scores=tuple(prefill.scores) if engine.trace else None,
+    )
+
+
+def _layouts_by_layer(prefill: Prefill, num_layers: int) -> list[VisionLayout]:
+    starts = {after: new for after, _, new in prefill.stages_done}
+    current = prefill.stages_done[0][1] if prefill.stages_done else prefill.layout
+    layouts = []
+    for layer in range(num_layers):
+        current = starts.get(layer, current)
+        layouts.append(current)
+    return layouts
+
+
+def _sample_report(
+    prefill: Prefill, shape: DecoderShape, layouts: list[VisionLayout], row: int
+) -> SampleReport:
+    vision = tuple(layout.vision_counts[row] for layout in layouts)
+    text = layouts[0].text_counts[row]
+    lengths = [text + count for count in vision]
+    return SampleReport(
+        text_tokens=text,
+        vision_tokens=vision,
+        kv_bytes=tuple(shape.kv_bytes([n]) for n in lengths),
+        flops=shape.prefill_flops(lengths),
+        flops_vanilla=shape.prefill_flops([lengths[0]] * shape.num_layers),
+        compression_flops=sum(
+            _stage_flops(prefill, shape, after, before, row)
+            for after, before, _ in prefill.stages_done
+        ),
+    )
+
+
+def _stage_flops(
+    prefill: Prefill, shape: DecoderShape, after: int, before: VisionLayout, row: int
+) -> int:
+    pipeline = prefill.engine.pipeline
+    stage = pipeline.stages[pipeline.after_layers[after]]
+    text, vision = before.text_counts[row], before.vision_counts[row]
+    return stage_flops(stage, shape, text, vision, before, row)
+
+
+def stage_flops(
+    stage: Stage,
+    shape: DecoderShape,
+    text: int,
+    vision: int,
+    layout: VisionLayout,
+    row: int,
+) -> int:
+    """FLOPs of one stage for one sample: guidance block, similarities in windows, merging."""
+    if not vision:
+        return 0
+    total = merging_flops(shape.hidden_size, vision)
+    if "prompt_logits" in stage.requires:
+        total += guidance_flops(shape, text + vision, text)
+    if "prompt_rows" in stage.requires:
+        total += guidance_flops(shape, text + vision, text)
+    if "last_row" in stage.requires:
+        total += guidance_flops(shape, text + vision, 1)
+    groups = layout.groups[row]
+    part = stage.partitioner.partition(layout.samples[row], groups, stage.windows)
+    total += matching_flops(shape.hidden_size, _window_sizes(part, groups))
+    return total
+
+
+def _window_sizes(part: Any, groups: Any) -> list[int]:
+    import numpy as np
+
+    unique, number = np.unique(part.label, return_inverse=True)
+    if part.by == "rank":
+        sizes = np.bincount(number, minlength=unique.size)
+    else:
+        owner = np.zeros(groups.population.size, dtype=np.int64)
+        owner[groups.label] = number
+        sizes = np.zeros(unique.size, dtype=np.int64)
+        np.add.at(sizes, owner, groups.population)
+    return [int(n) for n, label in zip(sizes, unique, strict=True) if label >= 0]

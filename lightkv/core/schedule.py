@@ -1,0 +1,365 @@
+"""When to compress, how much, and what that means for the KV cache: schedules and retention.
+
+Retention is the mean over *all* decoder layers of the share of vision tokens in the KV cache. With
+`after_layer = λ` exactly λ layers see (and cache) the tokens before the stage.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from lightkv.core.errors import ConfigError
+from lightkv.core.roles import WindowSpec
+
+TOLERANCE = 0.005
+"""Half a point: how far a solved schedule may be from the wanted retention."""
+
+
+class StageSpec(BaseModel):
+    """One entry of a schedule.
+
+    Attributes:
+        after_layer: λ, decoder layers that see the tokens uncompressed by this stage.
+        ratio: ρ, share of the current vision tokens that the stage removes, in [0, 1).
+        windows: windows per side of each view (`4`), `{space: 4, time: 2}`, or None for the
+            partitioner's own default.
+        overrides: role → component spec that replaces the pipeline's in this stage.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    after_layer: int
+    ratio: float
+    windows: WindowSpec = None
+    overrides: dict[str, Any] = {}
+
+    @field_validator("after_layer")
+    @classmethod
+    def _layer_is_natural(cls, value: int) -> int:
+        if value < 0:
+            raise ValueError("a stage acts after 0 or more layers")
+        return value
+
+    @field_validator("ratio")
+    @classmethod
+    def _ratio_is_share(cls, value: float) -> float:
+        if not 0.0 <= value < 1.0:
+            raise ValueError("the removed share must be at least 0 and below 1")
+        return value
+
+    @field_validator("windows")
+    @classmethod
+    def _windows_are_positive(cls, value: WindowSpec) -> WindowSpec:
+        sides = value.values() if isinstance(value, dict) else [value or 1]
+        if any(side < 1 for side in sides):
+            raise ValueError("windows per side must be at least 1")
+        return value
+
+
+class Schedule:
+    """An increasing sequence of stages.
+
+    Raises:
+        ConfigError: layers not strictly increasing, windows that grow, a ratio outside [0, 1).
+    """
+
+    def __init__(self, stages: Iterable[StageSpec | dict[str, Any]]) -> None:
+        self.stages = tuple(_stage(i, stage) for i, stage in enumerate(stages))
+        for number, (before, after) in enumerate(itertools.pairwise(self.stages), start=1):
+            if after.after_layer <= before.after_layer:
+                raise ConfigError(
+                    f"stage {number} comes after layer {after.after_layer}, "
+                    f"not later than stage {number - 1} (after layer {before.after_layer})",
+                    field=f"schedule[{number}].after_layer",
+                    remedy="list the stages with strictly increasing after_layer",
+                )
+            _check_windows_shrink(number, before.windows, after.windows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self.stages == other.stages
+
+    def __hash__(self) -> int:
+        return hash(repr(self.stages))
+
+    def __repr__(self) -> str:
+        stages = ", ".join(
+            f"λ={s.after_layer} ρ={s.ratio:.4g}" + (f" w={s.windows}" if s.windows else "")
+            for s in self.stages
+        )
+        return f"Schedule({stages})"
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    @property
+    def after_layers(self) -> tuple[int, ...]:
+        return tuple(stage.after_layer for stage in self.stages)
+
+    def check(self, num_layers: int) -> None:
+        """Raises `ConfigError` if a stage lies beyond a decoder of `num_layers` layers."""
+        for number, stage in enumerate(self.stages):
+            if stage.after_layer >= num_layers:
+                raise ConfigError(
+                    f"the decoder has {num_layers} layers, so nothing is left to compress",
+                    field=f"schedule[{number}].after_layer",
+                    value=stage.after_layer,
+                    remedy=f"use 0 … {num_layers - 1}",
+                )
+
+    def shares(self, num_layers: int) -> tuple[float, ...]:
+        """Share of the vision tokens that each layer sees, without rounding to whole tokens."""
+        self.check(num_layers)
+        shares, share, stages = [], 1.0, {s.after_layer: s.ratio for s in self.stages}
+        for layer in range(num_layers):
+            share *= 1.0 - stages.get(layer, 0.0)
+            shares.append(share)
+        return tuple(shares)
+
+    def retention(self, num_layers: int) -> float:
+        """Mean over the layers of the share of vision tokens in the cache.
+
+        The published operating point: 40 layers, stages after 15, 23, 31, ρ = ½ → 0.553.
+        """
+        return math.fsum(self.shares(num_layers)) / num_layers
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Plain data for YAML; `Schedule(schedule.to_list())` gives the schedule back."""
+        return [stage.model_dump(mode="json", exclude_defaults=True) for stage in self.stages]
+
+    # -- other notations ------------------------------------------------------------------------
+
+    @classmethod
+    def from_release(cls, layers: str, windows: str, ratios: str) -> Schedule:
+        """From the strings of the authors' released scripts, `("12-18-24", "4-2-1", "0.5-0.5-0.5")`.
+
+        The release compresses after layer *index* λ, which is `after_layer = λ + 1`. Lists of one
+        entry are broadcast.
+        """
+        try:
+            indices = [int(part) for part in layers.split("-")]
+            sides = [int(part) for part in windows.split("-")]
+            shares = [float(part) for part in ratios.split("-")]
+        except ValueError as error:
+            raise ConfigError(
+                str(error),
+                field="from_release",
+                value=(layers, windows, ratios),
+                remedy='numbers joined by "-", such as "12-18-24"',
+            ) from error
+        count = max(len(indices), len(sides), len(shares))
+        sides, shares = _broadcast("windows", sides, count), _broadcast("ratios", shares, count)
+        if len(indices) != count:
+            raise ConfigError(
+                f"{len(indices)} layers for {count} stages", field="layers", value=layers
+            )
+        return cls(
+            StageSpec(after_layer=index + 1, windows=side, ratio=share)
+            for index, side, share in zip(indices, sides, shares, strict=True)
+        )
+
+    # -- solvers --------------------------------------------------------------------------------
+
+    @classmethod
+    def for_retention(
+        cls,
+        num_layers: int,
+        retention: float,
+        windows: Sequence[WindowSpec] = (4, 2, 1),
+        ratio: float = 0.5,
+        min_layer: int = 1,
+    ) -> Schedule:
+        """Stages, one for each entry of `windows`, whose retention is within 0.5 points of the target.
+
+        Whole layers are searched for the schedule closest to the published proportions (stages
+        after 0.375, 0.575 and 0.775 of the depth at retention 0.553: the first as late as the
+        budget allows, the rest a fifth of the depth apart). Where whole layers miss the target the
+        last ratio is lowered; where even that leaves too little (a high retention in a shallow
+        decoder) the last stages are left out.
+
+        Raises:
+            ConfigError: retention outside (0, 1], or out of reach; the reachable range is named.
+        """
+        _check_retention(retention)
+        count = len(windows)
+        if retention == 1.0 or count == 0:
+            if retention != 1.0:
+                raise ConfigError("no stages were given", field="windows", value=list(windows))
+            return cls(())
+        lowest = _stack([min_layer + i for i in range(count)], [ratio] * count, num_layers)
+        if num_layers < min_layer + count or lowest > retention + TOLERANCE:
+            raise ConfigError(
+                f"{count} stages of ratio {ratio:g} in {num_layers} layers reach retentions "
+                f"from {lowest:.3f} to 1",
+                field="retention",
+                value=retention,
+                remedy=_more_stages(num_layers, retention, ratio, min_layer, count),
+            )
+        for used in range(count, 0, -1):
+            layers = _closest_layers(num_layers, retention, used, ratio, min_layer)
+            ratios = [ratio] * used
+            ratios[-1] = _last_ratio(layers, ratios, num_layers, retention)
+            reached = _stack(layers, ratios, num_layers)
+            if ratios[-1] > 0.0 and abs(reached - retention) <= TOLERANCE:
+                break
+        return cls(
+            StageSpec(after_layer=layer, windows=window, ratio=share)
+            for layer, window, share in zip(layers, windows, ratios, strict=False)
+        )
+
+    @classmethod
+    def single(
+        cls, num_layers: int, retention: float, after_layer: int, windows: WindowSpec = None
+    ) -> Schedule:
+        """One stage after a fixed layer, its ratio solved: (λ + (L − λ)(1 − ρ)) / L = retention.
+
+        Raises:
+            ConfigError: the layers before the stage alone hold more than `retention`.
+        """
+        _check_retention(retention)
+        if retention == 1.0:
+            return cls(())
+        floor = after_layer / num_layers
+        if retention <= floor:
+            raise ConfigError(
+                f"a stage after {after_layer} of {num_layers} layers reaches retentions above "
+                f"{floor:.3f}",
+                field="retention",
+                value=retention,
+                remedy="compress after an earlier layer",
+            )
+        ratio = 1.0 - (retention * num_layers - after_layer) / (num_layers - after_layer)
+        return cls([StageSpec(after_layer=after_layer, windows=windows, ratio=ratio)])
+
+
+# -- helpers --------------------------------------------------------------------------------------
+
+
+def _stage(number: int, stage: StageSpec | dict[str, Any]) -> StageSpec:
+    if isinstance(stage, StageSpec):
+        return stage
+    try:
+        return StageSpec(**stage)
+    except (ValidationError, TypeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {}
+        where = ".".join(str(part) for part in first.get("loc", ()))
+        raise ConfigError(
+            str(first.get("msg", error)),
+            field=f"schedule[{number}]" + (f".{where}" if where else ""),
+            value=first.get("input"),
+            remedy="a stage is {after_layer: 15, windows: 4, ratio: 0.5}",
+        ) from error
+
+
+def _sides(windows: WindowSpec) -> tuple[int, int] | None:
+    if windows is None:
+        return None
+    if isinstance(windows, int):
+        return windows, 0
+    return windows.get("space", 1), windows.get("time", 0)
+
+
+def _check_windows_shrink(number: int, before: WindowSpec, after: WindowSpec) -> None:
+    old, new = _sides(before), _sides(after)
+    if old is None or new is None:
+        return
+    if new[0] > old[0] or (old[1] and new[1] > old[1]):
+        raise ConfigError(
+            f"windows grow in number from {before} to {after} per side",
+            field=f"schedule[{number}].windows",
+            remedy="later stages use fewer, larger windows, such as 4, 2, 1",
+        )
+
+
+def _broadcast(name: str, values: list[Any], count: int) -> list[Any]:
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise ConfigError(f"{len(values)} {name} for {count} stages", field=name, value=values)
+    return values
+
+
+def _check_retention(retention: float) -> None:
+    if not 0.0 < retention <= 1.0:
+        raise ConfigError(
+            "retention is a share of the vision KV cache",
+            field="retention",
+            value=retention,
+            remedy="use a number above 0 and at most 1, such as 0.55",
+        )
+
+
+def _stack(layers: Sequence[int], ratios: Sequence[float], num_layers: int) -> float:
+    total, share, previous = 0.0, 1.0, 0
+    for layer, ratio in zip(layers, ratios, strict=True):
+        total += share * (layer - previous)
+        share, previous = share * (1 - ratio), layer
+    return (total + share * (num_layers - previous)) / num_layers
+
+
+def _closest_layers(
+    num_layers: int, retention: float, count: int, ratio: float, min_layer: int
+) -> list[int]:
+    """Layers not above the target by more than the tolerance, closest to the published spacing.
+
+    Only schedules at or above the target can be repaired by a *larger* last ratio, and ratios are
+    at their limit; so candidates lie at or below it (or within the tolerance above).
+    """
+    gap = max(1.0, 0.2 * num_layers)
+
+    def cost(layers: Sequence[int]) -> tuple[float, float]:
+        reached = _stack(layers, [ratio] * count, num_layers)
+        short = max(0.0, retention - reached - TOLERANCE)
+        spread = sum((b - a - gap) ** 2 for a, b in itertools.pairwise(layers))
+        return short * num_layers + 0.05 * spread, abs(reached - retention)
+
+    def fits(layers: Sequence[int]) -> bool:
+        return _stack(layers, [ratio] * count, num_layers) <= retention + TOLERANCE
+
+    return list(_search(num_layers, count, min_layer, fits, cost))
+
+
+def _search(
+    num_layers: int,
+    count: int,
+    min_layer: int,
+    fits: Callable[[Sequence[int]], bool],
+    cost: Callable[[Sequence[int]], tuple[float, float]],
+) -> Sequence[int]:
+    """Exhaustive for few stages; for many, equal gaps only, so the search stays small."""
+    candidates: Iterable[Sequence[int]]
+    if math.comb(num_layers - min_layer, count) <= 50_000:
+        candidates = itertools.combinations(range(min_layer, num_layers), count)
+    else:
+        candidates = (
+            [first + gap * i for i in range(count)]
+            for first in range(min_layer, num_layers)
+            for gap in range(1, (num_layers - 1 - first) // max(1, count - 1) + 1)
+        )
+    return min((layers for layers in candidates if fits(layers)), key=cost)
+
+
+def _last_ratio(
+    layers: Sequence[int], ratios: Sequence[float], num_layers: int, retention: float
+) -> float:
+    """The last ratio that meets the target exactly, or the one given if it is already within reach."""
+    reached = _stack(layers, ratios, num_layers)
+    if abs(reached - retention) <= TOLERANCE:
+        return ratios[-1]
+    without = _stack(layers, [*ratios[:-1], 0.0], num_layers)
+    full = _stack(layers, [*ratios[:-1], 1.0], num_layers)
+    return min(ratios[-1], max(0.0, (without - retention) / (without - full)))
+
+
+def _more_stages(
+    num_layers: int, retention: float, ratio: float, min_layer: int, count: int
+) -> str:
+    for more in range(count + 1, num_layers - min_layer + 1):
+        lowest = _stack([min_layer + i for i in range(more)], [ratio] * more, num_layers)
+        if lowest <= retention + TOLERANCE:
+            return f"use {more} stages (windows with {more} entries) or a retention in that range"
+    return "use a retention in that range, or a strategy whose stages can remove more at once"

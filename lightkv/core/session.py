@@ -1,0 +1,184 @@
+"""The session: a pipeline attached to a model for as long as it is needed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightkv.core.adapter import Adapter, Attachment, find_adapter
+from lightkv.core.engine import Engine
+from lightkv.core.errors import ConfigError, SessionError
+from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline import Pipeline, PipelineSpec
+from lightkv.core.report import RunReport
+
+# Sessions by the module that they hook; entries vanish with the session or the model.
+_ACTIVE: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
+
+
+class Session:
+    """A compressed model. Made by `compress` or `attach`.
+
+    Attributes:
+        model: the model, unchanged but for hooks.
+        pipeline: what runs, with explicit stages; `pipeline.to_yaml()` reproduces it.
+        adapter: the adapter that serves the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pipeline: Pipeline,
+        adapter: Adapter,
+        engine: Engine,
+        layout: VisionLayout | None,
+    ) -> None:
+        self.model = model
+        self.pipeline = pipeline
+        self.adapter = adapter
+        self._engine = engine
+        self._layout = layout
+        self._attachment: Attachment | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the model is compressed right now."""
+        return self._attachment is not None
+
+    @property
+    def reports(self) -> list[RunReport]:
+        """One report for each prefill, oldest first."""
+        return list(self._engine.reports)
+
+    @property
+    def last(self) -> RunReport:
+        """The report of the last prefill.
+
+        Raises:
+            SessionError: nothing has run yet.
+        """
+        if not self._engine.reports:
+            raise SessionError(
+                "nothing has run in this session yet", remedy="call model.generate(**inputs) first"
+            )
+        return self._engine.reports[-1]
+
+    def attach(self) -> Session:
+        """Start compressing.
+
+        Raises:
+            SessionError: the model is already in a session.
+        """
+        key = self.adapter.key_module(self.model)
+        if key in _ACTIVE:
+            raise SessionError(
+                f"{type(self.model).__name__} is already compressed by "
+                f"{_ACTIVE[key].pipeline.spec.name!r}",
+                field="model",
+                remedy="leave that session first (or session.detach()); to combine methods build "
+                "one pipeline with several stages",
+            )
+        self._attachment = self.adapter.attach(self.model, self._engine, self._layout)
+        _ACTIVE[key] = self
+        return self
+
+    def detach(self) -> None:
+        """Stop compressing and restore the model. Safe to call twice."""
+        if self._attachment is not None:
+            self._attachment.detach()
+            self._attachment = None
+            _ACTIVE.pop(self.adapter.key_module(self.model), None)
+
+    def __repr__(self) -> str:
+        state = "attached" if self.active else "detached"
+        return f"Session({self.pipeline.spec.name!r}, {self.pipeline.schedule!r}, {state})"
+
+
+Source = PipelineSpec | str | Path | dict[str, Any]
+
+
+def prepare(
+    model: nn.Module,
+    pipeline: Source = "lightkv",
+    *,
+    retention: float | None = None,
+    adapter: Adapter | str | None = None,
+    layout: VisionLayout | None = None,
+    profile: bool = False,
+    trace: bool = False,
+    check_finite: bool = False,
+    **changes: Any,
+) -> Session:
+    """A session that is not attached yet; see `compress` for the arguments."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            "a model is a torch module",
+            field="model",
+            value=type(model).__name__,
+            remedy="load it with AutoModelForImageTextToText.from_pretrained(…) first",
+        )
+    chosen = find_adapter(model, adapter)
+    if retention is not None:
+        changes["retention"] = retention
+    num_layers = chosen.num_layers(model)
+    built = Pipeline.build(pipeline, num_layers, **changes)
+    shape = chosen.shape(getattr(model, "config", None))
+    shape = replace(shape, bytes_per_value=_dtype(model).itemsize)
+    engine = Engine(built, shape, profile=profile, trace=trace, check_finite=check_finite)
+    return Session(model, built, chosen, engine, layout)
+
+
+@contextmanager
+def compress(
+    model: nn.Module, pipeline: Source = "lightkv", **options: Any
+) -> Iterator[Session]:
+    """Compress the vision tokens of every prefill that runs inside the block.
+
+        with lightkv.compress(model, "lightkv", retention=0.55) as run:
+            model.generate(**inputs)
+        print(run.last)
+
+    Args:
+        model: a supported model.
+        pipeline: a preset's name, a spec, a path to a YAML file or plain data.
+        **options: `retention` (mean share of vision KV over all layers), roles to replace
+            (`scorer="uniform"`), `positions`, `schedule`, `adapter`, `layout` (vision spans for
+            inputs that the adapter cannot read), `profile`, `trace`, `check_finite`.
+
+    Raises:
+        LightKVError: anything that cannot work; nothing is left attached to the model.
+    """
+    session = prepare(model, pipeline, **options).attach()
+    try:
+        yield session
+    finally:
+        session.detach()
+
+
+def attach(model: nn.Module, pipeline: Source = "lightkv", **options: Any) -> Session:
+    """As `compress`, for servers and notebooks: stays until `detach(model)`."""
+    return prepare(model, pipeline, **options).attach()
+
+
+def detach(target: Session | nn.Module) -> None:
+    """End a session, given itself or its model; does nothing if there is none."""
+    if isinstance(target, Session):
+        target.detach()
+        return
+    for session in list(_ACTIVE.values()):
+        if session.model is target:
+            session.detach()
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32

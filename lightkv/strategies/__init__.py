@@ -1,0 +1,1 @@
+"""Published methods: one file each, registered through the plugin hooks."""

@@ -1,0 +1,89 @@
+"""Bipartite matching of alternating tokens, shared by LightKV and ToMe.
+
+Sources A are the even places of a window, destinations B the odd ones. Each source proposes its
+most similar destination; the r best proposals are merged, several may share a destination.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from lightkv.core.attention import KEYS, AttentionView
+from lightkv.core.errors import ConfigError
+from lightkv.core.roles import Matcher, MatchInput
+from lightkv.strategies.common import CHUNK
+
+
+class Bipartite(Matcher):
+    """Merges the r = min(⌊ρ·n⌋, ⌊n/2⌋) even tokens whose nearest odd token diverges least.
+
+    Feature divergence FD(α, β) = 1 − cos(x_α, x_β), so the smallest divergence is the largest
+    cosine. Lower index wins among equals.
+
+    Attributes:
+        metric: `hidden` (features of the stage's tokens) or `keys` (keys of the layer before the
+            stage, mean over heads).
+        single_precision_ratio: compute ⌊ρ·n⌋ in float32 as the authors' released module does
+            (0.35 · 180 gives 63 there, 62 in double precision).
+    """
+
+    name = "bipartite"
+    source = "LightKV, arXiv 2605.00789, section 3; ToMe, arXiv 2210.09461, section 3"
+    max_ratio = 0.5
+    metric: Literal["hidden", "keys"] = "hidden"
+    single_precision_ratio: bool = False
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({KEYS}) if self.metric == "keys" else frozenset()
+
+    def keep(self, population: int, ratio: float) -> int:
+        if self.single_precision_ratio:
+            wanted = int(np.float32(ratio) * np.float32(population))
+        else:
+            wanted = int(np.floor(ratio * population + 1e-9))
+        return population - min(wanted, population // 2)
+
+    def observe(self, attention: AttentionView) -> torch.Tensor | None:
+        if self.metric != "keys":
+            return None
+        return attention.keys().float().mean(dim=1)
+
+    def match(self, inputs: MatchInput) -> torch.Tensor:
+        features = inputs.tokens if self.metric == "hidden" else inputs.observed
+        if features is None:
+            raise ConfigError(
+                "the key metric reads the attention of the layer before the stage",
+                field=f"matcher {self.name!r}, metric",
+                value=self.metric,
+                remedy="use after_layer >= 1, pass key to compress_stage, or metric: hidden",
+            )
+        best, partner = alternating_similarity(features).max(dim=-1)
+        return merge_most_similar(best, partner, inputs.tokens.shape[1], inputs.keep)
+
+
+def alternating_similarity(features: torch.Tensor) -> torch.Tensor:
+    """`[G, ⌈n/2⌉, ⌊n/2⌋]` cosine of even with odd tokens of `[G, n, D]`, in float32."""
+    even, odd = features[:, 0::2], features[:, 1::2]
+    dot = features.new_zeros(1, dtype=torch.float32)
+    even_norm, odd_norm = dot, dot
+    for first in range(0, features.shape[-1], CHUNK):
+        a = even[..., first : first + CHUNK].float()
+        b = odd[..., first : first + CHUNK].float()
+        dot = dot + torch.matmul(a, b.transpose(1, 2))
+        even_norm = even_norm + a.square().sum(-1)
+        odd_norm = odd_norm + b.square().sum(-1)
+    scale = even_norm.sqrt().unsqueeze(2) * odd_norm.sqrt().unsqueeze(1)
+    return dot / (scale + 1e-8)
+
+
+def merge_most_similar(
+    best: torch.Tensor, partner: torch.Tensor, population: int, keep: int
+) -> torch.Tensor:
+    """Targets `[G, n]` when the n − keep sources of largest `best` `[G, ⌈n/2⌉]` join `partner`."""
+    order = torch.sort(best, dim=-1, descending=True, stable=True).indices
+    sources = order[:, : population - keep]
+    places = torch.arange(population, device=best.device).expand(best.shape[0], -1)
+    return places.scatter(1, 2 * sources, 2 * partner.gather(1, sources) + 1)

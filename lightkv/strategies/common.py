@@ -1,0 +1,369 @@
+"""Components that belong to no single method: windows, uniform scores, top-k, drop, weighted mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+
+from lightkv.core.errors import ConfigError
+from lightkv.core.hookspecs import hookimpl
+from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout
+from lightkv.core.roles import (
+    PROTECTED,
+    Aggregator,
+    Component,
+    Matcher,
+    MatchInput,
+    Merged,
+    MergeInput,
+    Partition,
+    Partitioner,
+    PositionInput,
+    PositionPolicy,
+    ScoreInput,
+    Scorer,
+    WindowSpec,
+)
+
+CHUNK = 1024
+"""Columns of the hidden width that are upcast to float32 at a time."""
+
+
+# -- partitioners -----------------------------------------------------------------------------
+
+
+class Whole(Partitioner):
+    """One window over each view, image or sample; separators (newlines) stay.
+
+    Attributes:
+        scope: what one window covers. Windows over more than a view suit methods that drop; to
+            merge tokens of different pictures makes no sense, so `view` is the default.
+    """
+
+    name = "whole"
+    scope: Literal["view", "image", "sample"] = "view"
+
+    def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
+        tokens = sample.tokens
+        label = {
+            "view": tokens.view,
+            "image": tokens.image,
+            "sample": np.zeros_like(tokens.view),
+        }[self.scope]
+        label = np.where(tokens.separator, PROTECTED, label)
+        bands: tuple[Bands | None, ...] = tuple(
+            ((0,) * v.grid[0], (0,) * v.grid[1], (0,) * v.grid[2])
+            if self.scope == "view"
+            else None
+            for v in sample.views
+        )
+        return Partition(label, bands=bands)
+
+
+class Windows(Partitioner):
+    """Rectangular windows of each view, in true geometry and nested over the stages.
+
+    `windows: 4` cuts rows and columns of every frame into 4 bands as even as possible (the first
+    ones are one longer). Later stages group the bands of the stage before, so each window is a
+    union of earlier ones and its population is known. `{space: 4, time: 2}` also cuts the frames
+    of a video into 2 bands; without `time` every frame stands alone.
+
+    Attributes:
+        clamp: use as many windows as an axis has bands where more are asked for, instead of an
+            error (small images of dynamic-resolution models).
+    """
+
+    name = "windows"
+    source = "LightKV, arXiv 2605.00789, section 3 (spatial sub-windows)"
+    clamp: bool = False
+
+    def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
+        space, time = _space_time(windows)
+        tokens = sample.tokens
+        label = np.full(tokens.view.size, PROTECTED, dtype=np.int64)
+        all_bands: list[Bands | None] = []
+        offset = 0
+        for number, view in enumerate(sample.views):
+            bands = self._bands(number, groups.bands[number], space, time)
+            here = tokens.view == number
+            at = [np.asarray(axis, dtype=np.int64) for axis in bands]
+            sides = [int(axis.max()) + 1 for axis in at]
+            frame, row, column = (at[i][tokens.coordinates[here, i]] for i in range(3))
+            window = offset + (frame * sides[1] + row) * sides[2] + column
+            label[here] = np.where(tokens.separator[here], PROTECTED, window)
+            offset += sides[0] * sides[1] * sides[2]
+            all_bands.append(bands)
+        return Partition(label, bands=tuple(all_bands))
+
+    def _bands(self, view: int, bands: Bands | None, space: int, time: int | None) -> Bands:
+        if bands is None:
+            raise ConfigError(
+                "windows cannot follow a stage whose survivors may lie anywhere in the image: "
+                "how many fall into each window would depend on values",
+                field="windows",
+                remedy="use windows in the earlier stage too, or `whole` in this one",
+            )
+        counts = (None if time is None else time, space, space)
+        frames, rows, columns = (
+            axis if count is None else self._regroup(view, axis, count)
+            for axis, count in zip(bands, counts, strict=True)
+        )
+        return frames, rows, columns
+
+    def _regroup(self, view: int, axis: tuple[int, ...], count: int) -> tuple[int, ...]:
+        current = max(axis) + 1
+        if count > current:
+            if not self.clamp:
+                raise ConfigError(
+                    f"{count} windows per side do not fit view {view}, which has {current} bands "
+                    "on an axis",
+                    field="windows",
+                    value=count,
+                    remedy=f"use at most {current}, or {{name: windows, clamp: true}}",
+                )
+            count = current
+        group = np.concatenate(
+            [np.full(part.size, i) for i, part in enumerate(np.array_split(np.arange(current), count))]
+        )
+        return tuple(int(group[band]) for band in axis)
+
+
+def _space_time(windows: WindowSpec) -> tuple[int, int | None]:
+    if windows is None:
+        raise ConfigError(
+            "the partitioner 'windows' needs to know how many",
+            field="windows",
+            remedy="set it in the schedule, such as {after_layer: 15, windows: 4, ratio: 0.5}",
+        )
+    if isinstance(windows, int):
+        return windows, None
+    if "space" not in windows:
+        raise ConfigError(
+            "windows over time need windows over space too",
+            field="windows",
+            value=windows,
+            remedy="such as {space: 4, time: 2}",
+        )
+    return windows["space"], windows.get("time")
+
+
+# -- scorers ----------------------------------------------------------------------------------
+
+
+class Uniform(Scorer):
+    """ξ = 1 for every token: the plain mean."""
+
+    name = "uniform"
+
+    def score(self, inputs: ScoreInput) -> torch.Tensor:
+        return torch.ones_like(inputs.size)
+
+
+class Size(Scorer):
+    """ξ = number of original tokens that a token holds."""
+
+    name = "size"
+    source = "ToMe, arXiv 2210.09461, section 3 (tracking token size)"
+
+    def score(self, inputs: ScoreInput) -> torch.Tensor:
+        return inputs.size
+
+
+# -- matchers ---------------------------------------------------------------------------------
+
+
+class KeepAll(Matcher):
+    """Every token survives: the identity, for tests and ablations."""
+
+    name = "keep-all"
+
+    def keep(self, population: int, ratio: float) -> int:
+        return population
+
+    def match(self, inputs: MatchInput) -> torch.Tensor:
+        groups, population = inputs.tokens.shape[:2]
+        return torch.arange(population, device=inputs.tokens.device).expand(groups, -1)
+
+
+class TopK(Matcher):
+    """Keeps the tokens of largest importance, lower index first among equals; drops the rest.
+
+    Attributes:
+        rounding: of the number kept, n·(1 − ρ): `round` (half to even), `floor` or `ceil`.
+    """
+
+    name = "top-k"
+    needs_score = True
+    rounding: Literal["round", "floor", "ceil"] = "ceil"
+
+    def keep(self, population: int, ratio: float) -> int:
+        kept = round(population * (1.0 - ratio), 6)
+        rule: dict[str, Callable[[float], int]] = {
+            "round": round,
+            "floor": lambda x: int(np.floor(x)),
+            "ceil": lambda x: int(np.ceil(x)),
+        }
+        return rule[self.rounding](kept)
+
+    def match(self, inputs: MatchInput) -> torch.Tensor:
+        assert inputs.score is not None
+        order = torch.sort(inputs.score, dim=-1, descending=True, stable=True).indices
+        target = torch.full_like(order, -1)
+        chosen = order[:, : inputs.keep]
+        return target.scatter(1, chosen, chosen)
+
+
+# -- aggregators ------------------------------------------------------------------------------
+
+
+class Drop(Aggregator):
+    """Survivors stay as they are; everything else is gone."""
+
+    name = "drop"
+
+    def merge(self, inputs: MergeInput) -> Merged:
+        places = torch.arange(inputs.target.shape[1], device=inputs.target.device)
+        return Merged(None, (inputs.target == places).float())
+
+
+class WeightedMean(Aggregator):
+    """x_s ← Σ w_i x_i / Σ w_i over the tokens of slot s, the survivor included, in float32.
+
+    A survivor that nobody joined is unchanged bit for bit. Where all weights of a slot are 0 its
+    mean is plain.
+
+    Attributes:
+        weights: `score` (importances ξ), `size` (tokens held so far) or `uniform`.
+    """
+
+    name = "weighted-mean"
+    source = "LightKV, arXiv 2605.00789, message passing; ToMe, arXiv 2210.09461, with sizes"
+    weights: Literal["score", "size", "uniform"] = "score"
+
+    def merge(self, inputs: MergeInput) -> Merged:
+        share = slot_shares(inputs, self._weights(inputs))
+        return Merged(weighted_sum(inputs, share), share)
+
+    def _weights(self, inputs: MergeInput) -> torch.Tensor:
+        if self.weights == "size":
+            return inputs.size
+        if self.weights == "uniform":
+            return torch.ones_like(inputs.size)
+        if inputs.score is None:
+            raise ConfigError(
+                "weights by score need a scorer",
+                field="aggregator 'weighted-mean', weights",
+                value=self.weights,
+                remedy="add a scorer, or use weights: size or uniform",
+            )
+        return inputs.score
+
+
+def slot_shares(inputs: MergeInput, weights: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` weights normalised in each slot; 0 for dropped tokens."""
+    flows = (inputs.target >= 0).float()
+    target = inputs.target.clamp(min=0)
+    weights = weights.float() * flows
+    total = torch.zeros_like(weights).scatter_add(1, target, weights).gather(1, target)
+    count = torch.zeros_like(weights).scatter_add(1, target, flows).gather(1, target)
+    plain = flows / count.clamp(min=1.0)
+    return torch.where(total > 0, weights / torch.where(total > 0, total, 1.0), plain)
+
+
+def weighted_sum(inputs: MergeInput, share: torch.Tensor) -> torch.Tensor:
+    """`[G, k, D]` Σ share · x over the tokens of each slot, in float32, in blocks of columns."""
+    tokens, survivors = inputs.tokens, inputs.survivors
+    groups, _, width = tokens.shape
+    keep = survivors.shape[1]
+    places = torch.arange(keep, device=tokens.device).expand(groups, -1)
+    slot = torch.zeros_like(inputs.target).scatter(1, survivors, places)
+    slot = slot.gather(1, inputs.target.clamp(min=0))
+    parts = []
+    for first in range(0, width, CHUNK):
+        block = tokens[..., first : first + CHUNK].float() * share.unsqueeze(-1)
+        total = block.new_zeros(groups, keep, block.shape[-1])
+        total = total.scatter_add(1, slot.unsqueeze(-1).expand_as(block), block)
+        parts.append(total.to(tokens.dtype))
+    return torch.cat(parts, dim=-1)
+
+
+# -- position policies ------------------------------------------------------------------------
+
+
+class Keep(PositionPolicy):
+    """Survivors keep their own rotary position; gaps remain."""
+
+    name = "keep"
+
+    def positions(self, inputs: PositionInput) -> None:
+        return None
+
+
+class Renumber(PositionPolicy):
+    """Positions 0 … L′ − 1 after each stage; decoding goes on at the original length."""
+
+    name = "renumber"
+    source = "LightKV's released code; PyramidDrop, arXiv 2410.17247"
+
+    def positions(self, inputs: PositionInput) -> torch.Tensor:
+        axes = inputs.positions.shape[0]
+        length = inputs.kept.shape[1]
+        places = torch.arange(length, device=inputs.kept.device)[None] - inputs.pads[:, None]
+        return places.clamp(min=0)[None].expand(axes, -1, -1)
+
+
+class RenumberContiguous(Renumber):
+    """As `renumber`, and generated tokens follow the compressed prompt of each layer."""
+
+    name = "renumber-contiguous"
+    source = "PyramidDrop, arXiv 2410.17247"
+    decode = "contiguous"
+
+
+class Barycentric(PositionPolicy):
+    """A survivor stands at the weighted mean position of its group (fractions are legal)."""
+
+    name = "barycentric"
+
+    def positions(self, inputs: PositionInput) -> torch.Tensor:
+        axes, batch, length = inputs.positions.shape
+        new_length = inputs.kept.shape[1]
+        old = inputs.positions.reshape(axes, -1).float()
+        moved = inputs.positions.gather(2, inputs.kept.expand(axes, -1, -1)).float()
+        alive = (inputs.slot >= 0).float() * inputs.share
+        slot = inputs.slot.clamp(min=0)
+        mass = old.new_zeros(inputs.vision.numel()).index_add(0, slot, alive)
+        mean = old.new_zeros(axes, inputs.vision.numel())
+        mean = mean.index_add(1, slot, old[:, inputs.before] * alive) / mass.clamp(min=1e-12)
+        flat = moved.reshape(axes, batch * new_length)
+        return flat.index_copy(1, inputs.vision, mean).view(axes, batch, new_length)
+
+
+COMPONENTS: tuple[type[Component], ...] = (
+    Whole,
+    Windows,
+    Uniform,
+    Size,
+    KeepAll,
+    TopK,
+    Drop,
+    WeightedMean,
+    Keep,
+    Renumber,
+    RenumberContiguous,
+    Barycentric,
+)
+
+
+@hookimpl
+def lightkv_components(register: Callable[[type[Component]], None]) -> None:
+    for component in COMPONENTS:
+        register(component)
+
+
+def labels_by_image(sample: SampleLayout) -> IntArray:
+    """`[V]` image of each token: the coarsest groups that stay known after windows by rank."""
+    return sample.tokens.image

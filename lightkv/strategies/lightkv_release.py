@@ -1,0 +1,101 @@
+"""The authors' released LightKV module in its quirks (howtoosee/LightKV).
+
+What differs from `lightkv`:
+
+* windows lie on a pseudo-square: n tokens are laid row by row on the next larger square and cut
+  into w × w parts, the first ones one longer; survivors are laid out anew at every stage;
+* a stage is skipped if any image of the prompt has fewer than 8·w² tokens;
+* ⌊ρ·n⌋ is computed in float32;
+* positions are renumbered 0 … L′ − 1 after each stage, decoding goes on at the original length.
+
+Not reproduced: random numbers in place of attention and the non-causal first stage layer of the
+released LLaVA decoder. The released scripts name layer *indices*: `Schedule.from_release`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from lightkv.core.errors import ConfigError
+from lightkv.core.hookspecs import hookimpl
+from lightkv.core.layout import Groups, IntArray, SampleLayout
+from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.roles import PROTECTED, Component, Partition, Partitioner, WindowSpec
+from lightkv.strategies.common import labels_by_image
+
+
+class PseudoSquare(Partitioner):
+    """Windows on the next larger square, laid out anew from the current tokens of each image.
+
+    Attributes:
+        threshold: a stage with w windows per side is skipped if any image has fewer than
+            `threshold · w²` tokens.
+    """
+
+    name = "pseudo-square"
+    source = "howtoosee/LightKV, released module"
+    threshold: int = 8
+
+    def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
+        if not isinstance(windows, int):
+            raise ConfigError(
+                "the released module has windows per side of one square only",
+                field="windows",
+                value=windows,
+                remedy="use a number such as 4, or the partitioner 'windows'",
+            )
+        image = labels_by_image(sample)
+        counts = _tokens_per_image(image, groups)
+        if counts.size and counts.min() < self.threshold * windows**2:
+            label = np.full(int(counts.sum()), PROTECTED, dtype=np.int64)
+        else:
+            parts = [pseudo_square_labels(int(n), windows) for n in counts]
+            parts = [part + i * windows**2 for i, part in enumerate(parts)]
+            label = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+        return Partition(label, by="rank", known=image)
+
+
+def _tokens_per_image(image: IntArray, groups: Groups) -> IntArray:
+    """`[images]` current tokens of each image; groups of this method never span images."""
+    if image.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    owner = np.zeros(groups.population.size, dtype=np.int64)
+    owner[groups.label] = image
+    counts = np.zeros(int(image.max()) + 1, dtype=np.int64)
+    np.add.at(counts, owner, groups.population)
+    return counts
+
+
+def pseudo_square_labels(count: int, windows: int) -> IntArray:
+    """`[count]` window of each token when laid row by row on a square of side ⌈√count⌉."""
+    side = math.isqrt(count - 1) + 1 if count else 0
+    bands = np.concatenate(
+        [np.full(part.size, i) for i, part in enumerate(np.array_split(np.arange(side), windows))]
+    )
+    grid = bands[:, None] * windows + bands[None, :]
+    return grid.reshape(-1)[:count].astype(np.int64)
+
+
+PRESET = PipelineSpec(
+    name="lightkv-release",
+    source="howtoosee/LightKV (released module), arXiv 2605.00789",
+    partitioner="pseudo-square",
+    scorer="prompt-attention",
+    matcher={"name": "bipartite", "single_precision_ratio": True},
+    aggregator="weighted-mean",
+    positions="renumber",
+    schedule=Recipe(windows=(4, 2, 1), ratio=0.5),
+)
+
+
+@hookimpl
+def lightkv_components(register: Callable[[type[Component]], None]) -> None:
+    register(PseudoSquare)
+
+
+@hookimpl
+def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
+    register(PRESET)

@@ -1,0 +1,54 @@
+"""Random eviction between decoder layers: the baseline that any method must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lightkv.core.hookspecs import hookimpl
+from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.roles import Component, ScoreInput, Scorer
+
+
+class Noise(Scorer):
+    """Seeded uniform noise as importance.
+
+    The noise of a token depends on the seed, on the number of the prefill in the session, on the
+    stage and on the token's raster rank in its sample, so a sample is treated alike alone, in a
+    batch and in every beam, and a session repeats exactly under the same seed.
+    """
+
+    name = "noise"
+    source = "Rand, a baseline of LightKV, arXiv 2605.00789"
+    seed: int = 0
+
+    def score(self, inputs: ScoreInput) -> torch.Tensor:
+        context = inputs.context
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + context.run) * 1_009 + context.stage
+        )
+        noise = torch.rand(inputs.hidden_states.shape[1], generator=generator)
+        return noise.to(inputs.vision.device).index_select(0, inputs.rank)
+
+
+PRESET = PipelineSpec(
+    name="random",
+    source="baseline of arXiv 2605.00789",
+    partitioner={"name": "whole", "scope": "sample"},
+    scorer="noise",
+    matcher="top-k",
+    aggregator="drop",
+    positions="keep",
+    schedule=Recipe(windows=(None, None, None), ratio=0.5),
+)
+
+
+@hookimpl
+def lightkv_components(register: Callable[[type[Component]], None]) -> None:
+    register(Noise)
+
+
+@hookimpl
+def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
+    register(PRESET)
