@@ -299,7 +299,8 @@ class HFAttachment(Attachment):
 
     def _rotary(self, forward: Forward, hidden: torch.Tensor, embeddings: Any) -> Any:
         prefill = forward.prefill
-        assert prefill is not None and prefill.kept is not None
+        assert prefill is not None
+        assert prefill.kept is not None
         stage, kept, positions = len(prefill.stages_done), prefill.kept, prefill.positions
         if positions is not None:
             return forward.once(
@@ -310,9 +311,7 @@ class HFAttachment(Attachment):
             ("gathered", stage, id(embeddings)), lambda: gather_rotary(embeddings, kept)
         )
 
-    def _shifted(
-        self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any
-    ) -> Any:
+    def _shifted(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
         """Rotary embeddings of new tokens that follow this layer's own, shorter, prompt."""
         assert forward.record is not None
         removed = forward.record.removed[index]

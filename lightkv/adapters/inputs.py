@@ -92,14 +92,15 @@ def left_padding(
     real = np.broadcast_to(real, (batch, real.shape[1]))
     pads = np.where(real.any(axis=1), real.argmax(axis=1), 0)
     expected = np.arange(real.shape[1])[None, :] >= pads[:, None]
-    caching = arguments.get("past_key_values") is not None or arguments.get("use_cache") is not False
-    if not np.array_equal(real, expected):
-        if caching:
-            raise LayoutError(
-                "the attention mask has padding after the first token, and generation continues "
-                "at the end of the row",
-                field="attention_mask",
-                remedy="set processor.tokenizer.padding_side = 'left' (or pass use_cache=False "
-                "for a forward pass without generation)",
-            )
+    caching = (
+        arguments.get("past_key_values") is not None or arguments.get("use_cache") is not False
+    )
+    if caching and not np.array_equal(real, expected):
+        raise LayoutError(
+            "the attention mask has padding after the first token, and generation continues "
+            "at the end of the row",
+            field="attention_mask",
+            remedy="set processor.tokenizer.padding_side = 'left' (or pass use_cache=False "
+            "for a forward pass without generation)",
+        )
     return tuple(int(pad) for pad in pads)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import torch
 
 
-def gather_mask(
-    mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None
-) -> torch.Tensor:
+def gather_mask(mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
     """Rows and columns of a prefill mask that survive a stage.
 
     Args:

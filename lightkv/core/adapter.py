@@ -52,9 +52,7 @@ class Adapter(ABC):
         """Decoder layers."""
 
     @abstractmethod
-    def attach(
-        self, model: nn.Module, engine: Engine, layout: VisionLayout | None
-    ) -> Attachment:
+    def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
         """Hook the engine into the model.
 
         Args:

@@ -185,7 +185,7 @@ class QueryKeyView(AttentionView):
                 )
 
     def last_row(self) -> torch.Tensor:
-        batch, groups, count, _ = self._all_keys.shape
+        batch, _, count, _ = self._all_keys.shape
         index = torch.full((batch, 1), self._length - 1, device=self._query.device)
         parts = [
             self._causal_rows(index, start, stop).flatten(1, 2)[:, :, 0, -self._length :]

@@ -84,9 +84,7 @@ class Prefill:
         if not plan.removes:
             return hidden_states
         self._check(hidden_states, observed)
-        context = StageContext(
-            after_layer, number, self.run, pipeline.num_layers, stage.ratio
-        )
+        context = StageContext(after_layer, number, self.run, pipeline.num_layers, stage.ratio)
         result = run_stage(
             hidden_states,
             self.layout,

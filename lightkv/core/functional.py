@@ -65,7 +65,11 @@ def compress_stage(
     layout = layout.with_length(hidden_states.shape[1])
     if check_finite:
         _check_finite("hidden_states", hidden_states)
-        for name, tensor in (("attention_logits", attention_logits), ("query", query), ("key", key)):
+        for name, tensor in (
+            ("attention_logits", attention_logits),
+            ("query", query),
+            ("key", key),
+        ):
             _check_finite(name, tensor)
     view = _attention_view(layout, hidden_states, attention_logits, query, key, last_row, scaling)
     observed = Observed()
@@ -86,9 +90,9 @@ def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
     width = max(counts, default=0)
     text = layout.token_index(device).text
     index = torch.zeros(layout.batch_size * width, dtype=torch.long, device=device)
-    places = torch.cat(
-        [row * width + torch.arange(count) for row, count in enumerate(counts)]
-    ).to(device)
+    places = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)]).to(
+        device
+    )
     index = index.scatter(0, places, text % layout.length)
     valid = torch.arange(width, device=device)[None] < torch.tensor(counts, device=device)[:, None]
     return PromptIndex(index.view(-1, width), valid, layout.valid_mask(device))

@@ -54,14 +54,18 @@ class View:
             breaks = np.full((frames * rows, 1), SEPARATOR, dtype=np.int64)
             cells = np.concatenate([cells, breaks], axis=1)
         flat = cells.reshape(-1)
-        return cls((frames, rows, columns), start + np.arange(flat.size, dtype=np.int64), flat, image)
+        return cls(
+            (frames, rows, columns), start + np.arange(flat.size, dtype=np.int64), flat, image
+        )
 
     @property
     def coordinates(self) -> IntArray:
         """`[n, 3]` (frame, row, column) of each token, −1 for separators."""
         _, rows, columns = self.grid
         cells = self.cells
-        out = np.stack([cells // (rows * columns), cells // columns % rows, cells % columns], axis=1)
+        out = np.stack(
+            [cells // (rows * columns), cells // columns % rows, cells % columns], axis=1
+        )
         out[cells < 0] = SEPARATOR
         return out.astype(np.int64)
 

@@ -122,7 +122,9 @@ class PipelineSpec(BaseModel):
         """YAML that gives this spec back."""
         data = self.model_dump(mode="json", exclude_none=True)
         if isinstance(self.schedule, tuple):
-            data["schedule"] = [s.model_dump(mode="json", exclude_defaults=True) for s in self.schedule]
+            data["schedule"] = [
+                s.model_dump(mode="json", exclude_defaults=True) for s in self.schedule
+            ]
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
     def updated(self, retention: float | None = None, **changes: Any) -> PipelineSpec:

@@ -124,7 +124,7 @@ def plan_stage(
     by: Literal["cell", "rank"] = "cell"
     if any(part.by == "rank" for part in partitions if part.label.size):
         by = "rank"
-    token_rank = np.concatenate([np.arange(n) for n in layout.vision_counts] or [np.zeros(0)])
+    token_rank = np.concatenate([np.arange(n) for n in (0, *layout.vision_counts)])
     return StagePlan(
         rank=torch.from_numpy(rank),
         by=by,
@@ -211,7 +211,9 @@ def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...],
     ]
     buckets, cursor = [], 0
     shrinking = keeps < populations
-    shapes = sorted({(int(n), int(k)) for n, k in zip(populations[shrinking], keeps[shrinking], strict=True)})
+    shapes = sorted(
+        {(int(n), int(k)) for n, k in zip(populations[shrinking], keeps[shrinking], strict=True)}
+    )
     for n, kept in shapes:
         chosen = starts[(populations == n) & (keeps == kept) & shrinking]
         gather = torch.from_numpy(chosen[:, None] + np.arange(n)[None, :])
@@ -299,8 +301,6 @@ def _compacted(
     real = [text + count for text, count in zip(layout.text_counts, counts, strict=True)]
     length = max(real, default=0)
     pads = tuple(length - n for n in real)
-    places = [
-        row * length + np.arange(pad, length, dtype=np.int64) for row, pad in enumerate(pads)
-    ]
+    places = [row * length + np.arange(pad, length, dtype=np.int64) for row, pad in enumerate(pads)]
     fill = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
     return length, pads, fill, any(pads)

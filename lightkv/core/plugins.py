@@ -197,6 +197,3 @@ def build_component(role: str, spec: Component | str | Mapping[str, Any]) -> Com
         )
     parameters = {key: value for key, value in spec.items() if key != "name"}
     return registry().component(role, spec["name"])(**parameters)
-
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass, field
 from functools import reduce
@@ -182,19 +183,10 @@ class RunReport:
         return self.table()
 
     def __str__(self) -> str:
-        console = Console(width=120, record=True, file=_Sink())
-        console.print(self.table())
-        return console.export_text()
-
-
-class _Sink:
-    """A file that keeps nothing: rich records the text itself."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        return None
+        console = Console(width=120, file=io.StringIO())
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
 
 
 def _sample_dict(sample: SampleReport) -> dict[str, Any]:

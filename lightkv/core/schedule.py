@@ -245,7 +245,7 @@ def _stage(number: int, stage: StageSpec | dict[str, Any]) -> StageSpec:
     try:
         return StageSpec(**stage)
     except (ValidationError, TypeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {}
+        first: Any = error.errors()[0] if isinstance(error, ValidationError) else {}
         where = ".".join(str(part) for part in first.get("loc", ()))
         raise ConfigError(
             str(first.get("msg", error)),

@@ -136,9 +136,7 @@ def prepare(
 
 
 @contextmanager
-def compress(
-    model: nn.Module, pipeline: Source = "lightkv", **options: Any
-) -> Iterator[Session]:
+def compress(model: nn.Module, pipeline: Source = "lightkv", **options: Any) -> Iterator[Session]:
     """Compress the vision tokens of every prefill that runs inside the block.
 
         with lightkv.compress(model, "lightkv", retention=0.55) as run:

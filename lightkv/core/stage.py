@@ -191,9 +191,7 @@ def _score(
 ) -> torch.Tensor | None:
     if stage.scorer is None:
         return None
-    inputs = ScoreInput(
-        hidden_states, index.flat, plan.token_rank, size, observed.score, context
-    )
+    inputs = ScoreInput(hidden_states, index.flat, plan.token_rank, size, observed.score, context)
     return stage.scorer.score(inputs)
 
 
@@ -242,9 +240,7 @@ class _StageWork:
         score = None if self.score is None else self.score[tokens]
         size = self.size[tokens]
         metric = None if self.metric is None else self.metric[flat]
-        target = matcher.match(
-            MatchInput(features, bucket.keep, score, size, metric, self.context)
-        )
+        target = matcher.match(MatchInput(features, bucket.keep, score, size, metric, self.context))
         places = torch.arange(bucket.population, device=target.device)
         leaves = (target != places).to(torch.uint8)
         survivors = torch.sort(leaves, dim=-1, stable=True).indices[:, : bucket.keep]
@@ -274,7 +270,7 @@ class _StageWork:
         plan, device = self.plan, self.rows.device
         listed = [match.tokens.gather(1, match.survivors).flatten() for match in matches]
         listed.append(self.order[plan.passing])
-        survivor, raster = torch.sort(torch.cat(listed))
+        survivor = torch.sort(torch.cat(listed)).values
         slot_of = torch.full((self.index.flat.numel(),), DROPPED, device=device)
         slot_of = slot_of.scatter(0, survivor, torch.arange(survivor.numel(), device=device))
         assignment = self._assignment(matches, merges, slot_of, survivor)
@@ -340,4 +336,3 @@ class _StageWork:
             # `hidden` is a fresh tensor, so writing in place touches nobody's memory.
             hidden = hidden.index_copy_(0, where, tokens.flatten(0, 1).to(hidden.dtype))
         return hidden
-

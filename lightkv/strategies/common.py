@@ -55,9 +55,7 @@ class Whole(Partitioner):
         }[self.scope]
         label = np.where(tokens.separator, PROTECTED, label)
         bands: tuple[Bands | None, ...] = tuple(
-            ((0,) * v.grid[0], (0,) * v.grid[1], (0,) * v.grid[2])
-            if self.scope == "view"
-            else None
+            ((0,) * v.grid[0], (0,) * v.grid[1], (0,) * v.grid[2]) if self.scope == "view" else None
             for v in sample.views
         )
         return Partition(label, bands=bands)
@@ -86,7 +84,7 @@ class Windows(Partitioner):
         label = np.full(tokens.view.size, PROTECTED, dtype=np.int64)
         all_bands: list[Bands | None] = []
         offset = 0
-        for number, view in enumerate(sample.views):
+        for number in range(len(sample.views)):
             bands = self._bands(number, groups.bands[number], space, time)
             here = tokens.view == number
             at = [np.asarray(axis, dtype=np.int64) for axis in bands]
@@ -126,7 +124,10 @@ class Windows(Partitioner):
                 )
             count = current
         group = np.concatenate(
-            [np.full(part.size, i) for i, part in enumerate(np.array_split(np.arange(current), count))]
+            [
+                np.full(part.size, i)
+                for i, part in enumerate(np.array_split(np.arange(current), count))
+            ]
         )
         return tuple(int(group[band]) for band in axis)
 
@@ -329,7 +330,7 @@ class Barycentric(PositionPolicy):
     name = "barycentric"
 
     def positions(self, inputs: PositionInput) -> torch.Tensor:
-        axes, batch, length = inputs.positions.shape
+        axes, batch, _ = inputs.positions.shape
         new_length = inputs.kept.shape[1]
         old = inputs.positions.reshape(axes, -1).float()
         moved = inputs.positions.gather(2, inputs.kept.expand(axes, -1, -1)).float()
