@@ -1,0 +1,60 @@
+# `make demo` and `make test` do all of their set-up. Only Python 3.11 or later and make are needed.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Arguments for `make demo` and `make train`: make demo ARGS="--retention 0.35"
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# A stamp is older than what it was made from: then, and only then, pip runs again.
+BASE := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint format train clean help
+
+demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
+	@$(BIN)/lightkv demo $(ARGS)
+
+test: lint  ## all checks, then all tests; stops at the first that fails
+	@$(BIN)/python -m pytest
+
+lint: $(DEV)  ## format check, linter, types, import walls
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(DEV)  ## rewrite the code in the project's style
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+train: $(DEV)  ## train the demo model anew into runs/train (2.5 hours on 2 cores)
+	@$(BIN)/python -m lightkv.demo.train --out runs/train $(ARGS)
+
+clean:  ## remove the environment and all caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "lightkv needs Python 3.11 or later; try: make PYTHON=python3.11 <target>" >&2; exit 1; }
+	@echo "creating $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV)
+
+# setuptools first: with it in place pip builds lightkv here instead of in a second environment.
+$(BASE): pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing lightkv into $(VENV) (once; torch is large)"
+	@$(PIP) "setuptools>=77"
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): $(BASE)
+	@echo "installing the development tools into $(VENV) (once)"
+	@$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
