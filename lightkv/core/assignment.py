@@ -52,7 +52,9 @@ class Assignment:
         alive = self.slot >= 0
         step = self.slot.clamp(min=0)
         if later.slot.numel() == 0:
-            return Assignment(self.slot, self.weight, later.survivor, self.token_counts, ())
+            return Assignment(
+                self.slot, self.weight, later.survivor, self.token_counts, later.slot_counts
+            )
         slot = torch.where(alive, later.slot[step], DROPPED)
         weight = torch.where(slot >= 0, self.weight * later.weight[step], 0.0)
         return Assignment(

@@ -28,8 +28,10 @@ KEYS = "keys"
 
 REQUIREMENTS = (PROMPT_LOGITS, KEY_LSE, PROMPT_ROWS, LAST_ROW, KEYS)
 
-BLOCK_ELEMENTS = 4 * 1024 * 1024
-"""Largest block of logits formed at once (16 MiB in float32)."""
+BLOCK_ELEMENTS = 2**18
+"""Logits formed at once, at least; more where the query itself is larger (see `_block`)."""
+BLOCK_SHARE = 16
+"""A block has at most this fraction of the query's elements, so its memory stays below theirs."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class PromptIndex:
 @dataclass(frozen=True)
 class Block:
     """A block of an attention quantity, `values`, with the prompt columns it covers.
+
+    The values belong to whoever asked for them and may be overwritten.
 
     `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row.
     """
@@ -116,19 +120,24 @@ class QueryKeyView(AttentionView):
         self._cached_valid = cached_valid
 
     @property
+    def _block(self) -> int:
+        return max(BLOCK_ELEMENTS, self._query.numel() // BLOCK_SHARE)
+
+    @property
     def _length(self) -> int:
         return self._query.shape[2]
 
     def _logits(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """`[B, g, h′, Q, K]` × grouped keys `[B, g, K, d]` → float32 logits, heads not expanded."""
-        logits = torch.matmul(query, key.unsqueeze(2).transpose(-1, -2)).float() * self._scaling
+        logits = torch.matmul(query, key.unsqueeze(2).transpose(-1, -2)).float()
+        logits = logits.mul_(self._scaling)
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
 
     def _head_blocks(self, elements_per_group: int) -> Iterator[tuple[int, int]]:
         groups = self._all_keys.shape[1]
-        step = max(1, min(groups, BLOCK_ELEMENTS // max(1, elements_per_group)))
+        step = max(1, min(groups, self._block // max(1, elements_per_group)))
         for start in range(0, groups, step):
             yield start, min(groups, start + step)
 
@@ -141,7 +150,7 @@ class QueryKeyView(AttentionView):
 
     def _prompt_chunks(self, per_column: int) -> Iterator[tuple[int, int]]:
         count = self.prompt.index.shape[1]
-        step = max(1, min(count, BLOCK_ELEMENTS // max(1, per_column)))
+        step = max(1, min(count, self._block // max(1, per_column)))
         for start in range(0, count, step):
             yield start, min(count, start + step)
 
@@ -165,7 +174,7 @@ class QueryKeyView(AttentionView):
         query, key = self._grouped_query(start, stop), self._all_keys[:, start:stop]
         batch, length, count = query.shape[0], self._length, key.shape[2]
         valid = self._key_valid()[:, None, None, None, :]
-        step = max(1, BLOCK_ELEMENTS // max(1, batch * (heads.stop - heads.start) * count))
+        step = max(1, self._block // max(1, batch * (heads.stop - heads.start) * count))
         parts = []
         for first in range(0, length, step):
             logits = self._logits(query[:, :, :, first : first + step], key)
@@ -238,7 +247,7 @@ class TensorView(AttentionView):
     def prompt_logits(self) -> Iterator[Block]:
         logits = self._get(PROMPT_LOGITS)
         for head in range(logits.shape[1]):
-            block = logits[:, head : head + 1].float()
+            block = logits[:, head : head + 1].to(torch.float32, copy=True)
             yield Block(block, self.prompt.valid, slice(head, head + 1))
 
     def key_lse(self, heads: slice) -> torch.Tensor:

@@ -6,7 +6,7 @@ index arithmetic on the device. It runs on the `meta` device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from lightkv.core.roles import (
     Aggregator,
     Matcher,
     MatchInput,
+    Merged,
     MergeInput,
     Partitioner,
     ScoreInput,
@@ -176,8 +177,7 @@ def run_stage(
     with timer("matching"):
         matches = [work.match(bucket, stage.matcher) for bucket in plan.buckets]
     with timer("aggregation"):
-        merges = [work.merge(match, stage.aggregator) for match in matches]
-        return work.finish(layout, matches, merges)
+        return work.finish(layout, matches, stage.aggregator)
 
 
 def _score(
@@ -197,15 +197,23 @@ def _score(
 
 @dataclass(frozen=True)
 class _Match:
+    """The matching of a bucket: everything but the hidden states, which are gathered in blocks.
+
+    Attributes:
+        tokens: `[G, n]` batch-wide vision token numbers.
+        target, survivors: as in `MergeInput`.
+    """
+
     bucket: Bucket
     tokens: torch.Tensor
-    """`[G, n]` batch-wide vision token numbers."""
-    features: torch.Tensor
-    """`[G, n, D]`."""
-    score: torch.Tensor | None
-    size: torch.Tensor
     target: torch.Tensor
     survivors: torch.Tensor
+
+
+BLOCK_SHARE = 8
+"""Windows are worked on in blocks of at most this fraction of the hidden states."""
+BLOCK_ELEMENTS = 2**18
+"""…but of at least so many elements."""
 
 
 class _StageWork:
@@ -233,39 +241,53 @@ class _StageWork:
         rank = plan.rank if plan.by == "rank" else plan.rank.index_select(0, index.origin)
         self.order = torch.sort(rank, stable=True).indices
 
+    def _blocks(self, bucket: Bucket) -> Iterator[slice]:
+        """Runs of windows whose features fit the block size."""
+        windows = bucket.gather.shape[0]
+        budget = max(BLOCK_ELEMENTS, self.rows.numel() // BLOCK_SHARE)
+        step = max(1, budget // (bucket.population * self.rows.shape[1]))
+        for start in range(0, windows, step):
+            yield slice(start, min(windows, start + step))
+
     def match(self, bucket: Bucket, matcher: Matcher) -> _Match:
         tokens = self.order[bucket.gather]
-        flat = self.index.flat[tokens]
-        features = self.rows[flat]
-        score = None if self.score is None else self.score[tokens]
-        size = self.size[tokens]
-        metric = None if self.metric is None else self.metric[flat]
-        target = matcher.match(MatchInput(features, bucket.keep, score, size, metric, self.context))
+        targets = [
+            self._match_block(tokens[block], bucket.keep, matcher) for block in self._blocks(bucket)
+        ]
+        target = torch.cat(targets)
         places = torch.arange(bucket.population, device=target.device)
         leaves = (target != places).to(torch.uint8)
         survivors = torch.sort(leaves, dim=-1, stable=True).indices[:, : bucket.keep]
-        return _Match(bucket, tokens, features, score, size, target, survivors)
+        return _Match(bucket, tokens, target, survivors)
 
-    def merge(
-        self, match: _Match, aggregator: Aggregator
-    ) -> tuple[torch.Tensor | None, torch.Tensor]:
-        merged = aggregator.merge(
-            MergeInput(
-                match.features,
-                match.target,
-                match.survivors,
-                match.score,
-                match.size,
-                self.context,
+    def _match_block(self, tokens: torch.Tensor, keep: int, matcher: Matcher) -> torch.Tensor:
+        flat = self.index.flat[tokens]
+        return matcher.match(
+            MatchInput(
+                tokens=self.rows[flat],
+                keep=keep,
+                score=None if self.score is None else self.score[tokens],
+                size=self.size[tokens],
+                observed=None if self.metric is None else self.metric[flat],
+                context=self.context,
             )
         )
-        return merged.tokens, merged.share
+
+    def _merge_block(self, match: _Match, block: slice, aggregator: Aggregator) -> Merged:
+        tokens = match.tokens[block]
+        return aggregator.merge(
+            MergeInput(
+                tokens=self.rows[self.index.flat[tokens]],
+                target=match.target[block],
+                survivors=match.survivors[block],
+                score=None if self.score is None else self.score[tokens],
+                size=self.size[tokens],
+                context=self.context,
+            )
+        )
 
     def finish(
-        self,
-        layout: VisionLayout,
-        matches: list[_Match],
-        merges: list[tuple[torch.Tensor | None, torch.Tensor]],
+        self, layout: VisionLayout, matches: list[_Match], aggregator: Aggregator
     ) -> StageResult:
         plan, device = self.plan, self.rows.device
         listed = [match.tokens.gather(1, match.survivors).flatten() for match in matches]
@@ -273,39 +295,62 @@ class _StageWork:
         survivor = torch.sort(torch.cat(listed)).values
         slot_of = torch.full((self.index.flat.numel(),), DROPPED, device=device)
         slot_of = slot_of.scatter(0, survivor, torch.arange(survivor.numel(), device=device))
-        assignment = self._assignment(matches, merges, slot_of, survivor)
-        kept, places, index = self._sequence(layout, survivor)
+        kept, places, index = self._sequence(survivor)
         hidden = self.rows.index_select(0, kept)
-        hidden = self._write(hidden, places, slot_of, matches, merges)
+        shares = [self._merge(hidden, places, slot_of, match, aggregator) for match in matches]
+        assignment = self._assignment(matches, shares, slot_of, survivor)
         length = plan.length
-        layout = layout.evolved(length, plan.groups, plan.pads, index)
-        size = assignment.pooled(self.size)
         offsets = torch.arange(self.batch, device=device)[:, None] * self.before_length
-        kept = kept.view(self.batch, length) - offsets
-        hidden = hidden.view(self.batch, length, -1)
-        return StageResult(hidden, layout, assignment, size, kept, self.score)
+        return StageResult(
+            hidden_states=hidden.view(self.batch, length, -1),
+            layout=layout.evolved(length, plan.groups, plan.pads, index),
+            assignment=assignment,
+            size=assignment.pooled(self.size),
+            kept=kept.view(self.batch, length) - offsets,
+            score=self.score,
+        )
+
+    def _merge(
+        self,
+        hidden: torch.Tensor,
+        places: torch.Tensor,
+        slot_of: torch.Tensor,
+        match: _Match,
+        aggregator: Aggregator,
+    ) -> torch.Tensor:
+        """Write the survivors of a bucket into `hidden` `[B·N′, D]`; `[G, n]` shares."""
+        shares = []
+        for block in self._blocks(match.bucket):
+            merged = self._merge_block(match, block, aggregator)
+            shares.append(merged.share)
+            if merged.tokens is None:
+                continue
+            survivors = match.tokens[block].gather(1, match.survivors[block]).flatten()
+            # `hidden` is a fresh tensor, so writing in place touches nobody's memory.
+            hidden.index_copy_(
+                0, places[slot_of[survivors]], merged.tokens.flatten(0, 1).to(hidden.dtype)
+            )
+        return torch.cat(shares)
 
     def _assignment(
         self,
         matches: list[_Match],
-        merges: list[tuple[torch.Tensor | None, torch.Tensor]],
+        shares: list[torch.Tensor],
         slot_of: torch.Tensor,
         survivor: torch.Tensor,
     ) -> Assignment:
         slot = slot_of
         weight = torch.ones(slot.numel(), device=slot.device)
-        for match, (_, share) in zip(matches, merges, strict=True):
+        for match, share in zip(matches, shares, strict=True):
             target = match.tokens.gather(1, match.target.clamp(min=0))
             goes = torch.where(match.target >= 0, slot_of[target], DROPPED)
             where = match.tokens.flatten()
             slot = slot.scatter(0, where, goes.flatten())
-            weight = weight.scatter(0, where, share.float().flatten())
+            weight = weight.scatter(0, where, share.detach().float().flatten())
         plan = self.plan
         return Assignment(slot, weight, survivor, plan.counts_before, plan.counts_after)
 
-    def _sequence(
-        self, layout: VisionLayout, survivor: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, TokenIndex]:
+    def _sequence(self, survivor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, TokenIndex]:
         """`[B·N′]` rows kept, `[V′]` new places of the survivors, and the new index."""
         plan, index = self.plan, self.index
         flat = index.flat[survivor]
@@ -319,20 +364,3 @@ class _StageWork:
             kept = offsets.repeat_interleave(plan.length, output_size=self.batch * plan.length)
             kept = kept.scatter(0, plan.fill, everything)
         return kept, places, TokenIndex(places, index.origin[survivor], text)
-
-    def _write(
-        self,
-        hidden: torch.Tensor,
-        places: torch.Tensor,
-        slot_of: torch.Tensor,
-        matches: list[_Match],
-        merges: list[tuple[torch.Tensor | None, torch.Tensor]],
-    ) -> torch.Tensor:
-        for match, (tokens, _) in zip(matches, merges, strict=True):
-            if tokens is None:
-                continue
-            survivors = match.tokens.gather(1, match.survivors).flatten()
-            where = places[slot_of[survivors]]
-            # `hidden` is a fresh tensor, so writing in place touches nobody's memory.
-            hidden = hidden.index_copy_(0, where, tokens.flatten(0, 1).to(hidden.dtype))
-        return hidden

@@ -60,22 +60,36 @@ class Bipartite(Matcher):
                 value=self.metric,
                 remedy="use after_layer >= 1, pass key to compress_stage, or metric: hidden",
             )
-        best, partner = alternating_similarity(features).max(dim=-1)
+        best, partner = nearest_destination(features)
         return merge_most_similar(best, partner, inputs.tokens.shape[1], inputs.keep)
 
 
-def alternating_similarity(features: torch.Tensor) -> torch.Tensor:
-    """`[G, ⌈n/2⌉, ⌊n/2⌋]` cosine of even with odd tokens of `[G, n, D]`, in float32."""
+SIMILARITY_ELEMENTS = 2**22
+"""Similarities formed at once; windows of many thousand tokens are compared in runs of sources."""
+
+
+def nearest_destination(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine `[G, ⌈n/2⌉]` and index of the nearest odd token for each even one of `[G, n, D]`."""
+    groups, population, _ = features.shape
     even, odd = features[:, 0::2], features[:, 1::2]
-    dot = features.new_zeros(1, dtype=torch.float32)
-    even_norm, odd_norm = dot, dot
-    for first in range(0, features.shape[-1], CHUNK):
-        a = even[..., first : first + CHUNK].float()
-        b = odd[..., first : first + CHUNK].float()
+    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * (population // 2)))
+    parts = [
+        cosine(even[:, first : first + step], odd).max(dim=-1)
+        for first in range(0, even.shape[1], step)
+    ]
+    return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
+
+
+def cosine(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`[G, a, b]` cosine of `[G, a, D]` with `[G, b, D]` in float32, in blocks of columns."""
+    dot = left_norm = right_norm = left.new_zeros(1, dtype=torch.float32)
+    for first in range(0, left.shape[-1], CHUNK):
+        a = left[..., first : first + CHUNK].float()
+        b = right[..., first : first + CHUNK].float()
         dot = dot + torch.matmul(a, b.transpose(1, 2))
-        even_norm = even_norm + a.square().sum(-1)
-        odd_norm = odd_norm + b.square().sum(-1)
-    scale = even_norm.sqrt().unsqueeze(2) * odd_norm.sqrt().unsqueeze(1)
+        left_norm = left_norm + a.square().sum(-1)
+        right_norm = right_norm + b.square().sum(-1)
+    scale = left_norm.sqrt().unsqueeze(2) * right_norm.sqrt().unsqueeze(1)
     return dot / (scale + 1e-8)
 
 

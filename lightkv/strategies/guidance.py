@@ -41,18 +41,17 @@ class PromptAttention(AttentionScorer):
         total = torch.zeros(valid.shape, device=valid.device)
         for block in attention.prompt_logits():
             share = self._normalised(attention, block)
-            columns = block.valid[:, None, None, :]
-            total = total + torch.where(columns, share, 0.0).sum(dim=(1, 3))
+            total = total + (share.sum(dim=1) * block.valid[:, None, :]).sum(dim=-1)
         return torch.where(valid, total, 0.0)
 
     def _normalised(self, attention: AttentionView, block: Block) -> torch.Tensor:
         """`[B, h, N, P′]` attention of the block."""
         if self.normalize == "keys":
-            return (block.values - attention.key_lse(block.heads).unsqueeze(-1)).exp()
+            return block.values.sub_(attention.key_lse(block.heads).unsqueeze(-1)).exp_()
         queries = attention.prompt.query_valid[:, None, :, None]
         # The lowest finite number keeps a row of pure padding free of NaN.
         lowest = torch.finfo(block.values.dtype).min
-        return block.values.masked_fill(~queries, lowest).softmax(dim=2)
+        return block.values.masked_fill_(~queries, lowest).softmax(dim=2)
 
 
 class CausalAttention(AttentionScorer):
@@ -69,8 +68,7 @@ class CausalAttention(AttentionScorer):
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, device=valid.device)
         for block in attention.prompt_rows():
-            rows = block.valid[:, None, :, None]
-            total = total + torch.where(rows, block.values, 0.0).sum(dim=(1, 2))
+            total = total + (block.values.sum(dim=1) * block.valid[:, :, None]).sum(dim=1)
         return total
 
 

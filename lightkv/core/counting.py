@@ -1,0 +1,237 @@
+"""What a pipeline saves on a decoder of given sizes: counted from the layout, without a model.
+
+Token counts come from the same `Stage.plan` that a session uses, so rounding is the real one; FLOPs
+and bytes follow the conventions of `lightkv.core.flops`. Of n generated tokens the prefill gives the
+first, so n − 1 decode steps are counted and the cache ends with prompt + n − 1 tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightkv.core.errors import ConfigError
+from lightkv.core.flops import DecoderShape
+from lightkv.core.layout import SEPARATOR, Grid, SampleLayout, View, VisionLayout
+from lightkv.core.pipeline import Pipeline
+from lightkv.core.report import stage_flops
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ViewSize:
+    """The size of one view.
+
+    Attributes:
+        grid: (frames, rows, columns).
+        newline: each row is followed by one token that shows no patch.
+        cells: tokens that show a patch, in raster order, where the last row is not full; None
+            for a full grid.
+    """
+
+    grid: Grid
+    newline: bool = False
+    cells: int | None = None
+
+    @classmethod
+    def of_count(cls, tokens: int) -> ViewSize:
+        """The most compact raster of `tokens` cells: a square whose last row may be short."""
+        columns = math.isqrt(max(tokens - 1, 0)) + 1
+        rows = -(-tokens // columns)
+        return cls((1, rows, columns), cells=None if rows * columns == tokens else tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Vision tokens of the view, newlines included."""
+        frames, rows, columns = self.grid
+        if self.cells is not None:
+            return self.cells
+        return frames * rows * (columns + int(self.newline))
+
+    def view(self, start: int, image: int = 0) -> View:
+        """The view at sequence position `start`."""
+        whole = View.from_span(start, self.grid, image=image, newline=self.newline)
+        if self.cells is None:
+            return whole
+        return View(self.grid, whole.positions[: self.cells], whole.cells[: self.cells], image)
+
+    def __str__(self) -> str:
+        frames, rows, columns = self.grid
+        text = f"{rows} x {columns}" if frames == 1 else f"{frames} x {rows} x {columns}"
+        if self.cells is not None:
+            text += f" (first {self.cells} cells)"
+        return text + (" + newlines" if self.newline else "")
+
+
+def prompt_layout(views: Sequence[ViewSize], text_tokens: int) -> VisionLayout:
+    """One sample: the views of one image, then the text (counts do not depend on the order).
+
+    Raises:
+        ConfigError: no vision tokens, or a negative number of text tokens.
+    """
+    if sum(view.tokens for view in views) < 1:
+        raise ConfigError("there is nothing to compress without vision tokens", field="views")
+    if text_tokens < 0:
+        raise ConfigError(
+            "a number of tokens is not negative", field="text_tokens", value=text_tokens
+        )
+    placed, start = [], 0
+    for size in views:
+        placed.append(size.view(start))
+        start += size.tokens
+    return VisionLayout(start + text_tokens, (SampleLayout(tuple(placed)),))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sequence costs.
+
+    Attributes:
+        vision_tokens: vision tokens that each layer sees and caches.
+        vision_kv_bytes: bytes of their keys and values over all layers.
+        kv_bytes: bytes of the whole cache after the last token: vision, text and generated.
+        prefill_flops, decode_flops: FLOPs of the model in prefill and in all decode steps.
+        compression_flops: FLOPs of guidance, matching and merging, on top of `prefill_flops`.
+    """
+
+    vision_tokens: tuple[int, ...]
+    vision_kv_bytes: int
+    kv_bytes: int
+    prefill_flops: int
+    decode_flops: int
+    compression_flops: int
+
+    @property
+    def flops(self) -> int:
+        """All FLOPs: prefill, compression and decoding."""
+        return self.prefill_flops + self.compression_flops + self.decode_flops
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "flops": self.flops, "vision_tokens": list(self.vision_tokens)}
+
+
+@dataclass(frozen=True)
+class Savings:
+    """A pipeline against the uncompressed decoder, for one sequence.
+
+    Attributes:
+        text_tokens: non-vision tokens of the prompt.
+        separators: vision tokens without a patch (newlines), which stages may leave alone.
+        new_tokens: generated tokens, the one that the prefill gives included.
+        planned_retention: of the schedule, before rounding and before protected tokens.
+        vanilla, compressed: cost without and with the pipeline.
+    """
+
+    text_tokens: int
+    separators: int
+    new_tokens: int
+    planned_retention: float
+    vanilla: Cost
+    compressed: Cost
+
+    @property
+    def retention(self) -> float:
+        """Mean over all layers of the share of vision tokens in the cache."""
+        kept = self.compressed.vision_tokens
+        return sum(kept) / sum(self.vanilla.vision_tokens)
+
+    @property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(first layer, last layer, vision tokens) of runs of equal layers."""
+        found: list[tuple[int, int, int]] = []
+        for layer, tokens in enumerate(self.compressed.vision_tokens):
+            if found and found[-1][2] == tokens:
+                found[-1] = (found[-1][0], layer, tokens)
+            else:
+                found.append((layer, layer, tokens))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "text_tokens": self.text_tokens,
+            "vision_tokens": self.vanilla.vision_tokens[0],
+            "separators": self.separators,
+            "new_tokens": self.new_tokens,
+            "planned_retention": self.planned_retention,
+            "retention": self.retention,
+            "vanilla": self.vanilla.to_dict(),
+            "compressed": self.compressed.to_dict(),
+        }
+
+
+def count_savings(
+    pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout, new_tokens: int = 100
+) -> Savings:
+    """Costs of a prompt laid out as `layout` (one sample) with and without a pipeline.
+
+    Args:
+        pipeline: built for the depth of `shape`.
+        shape: sizes of the decoder.
+        layout: one row; its length fixes the number of text tokens.
+        new_tokens: generated tokens, at least 1.
+
+    Raises:
+        ConfigError: windows that do not fit the grid, or fewer than one generated token.
+    """
+    if new_tokens < 1:
+        raise ConfigError(
+            "the prefill gives one token at least", field="new_tokens", value=new_tokens
+        )
+    text = layout.text_counts[0]
+    tokens, flops = _walk(pipeline, shape, layout)
+    unchanged = [layout.vision_counts[0]] * shape.num_layers
+    cells = np.concatenate([view.cells for view in layout.samples[0].views])
+    return Savings(
+        text_tokens=text,
+        separators=int((cells == SEPARATOR).sum()),
+        new_tokens=new_tokens,
+        planned_retention=pipeline.retention,
+        vanilla=_cost(shape, unchanged, text, new_tokens, 0),
+        compressed=_cost(shape, tokens, text, new_tokens, flops),
+    )
+
+
+def _walk(
+    pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout
+) -> tuple[list[int], int]:
+    """Vision tokens that each layer sees, and the FLOPs of all stages."""
+    tokens, flops, text = [], 0, layout.text_counts[0]
+    for layer in range(shape.num_layers):
+        number = pipeline.after_layers.get(layer)
+        if number is not None:
+            stage = pipeline.stages[number]
+            try:
+                plan = stage.plan(layout)
+            except ConfigError as error:
+                error.field = f"schedule[{number}]: {error.field}"
+                raise
+            if plan.removes:
+                flops += stage_flops(stage, shape, text, layout.vision_counts[0], layout, 0)
+                # Which tokens survive is unknown here; how many do, and in which groups, is not.
+                index = layout.token_index(_CPU)
+                layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
+        tokens.append(layout.vision_counts[0])
+    return tokens, flops
+
+
+def _cost(
+    shape: DecoderShape, vision: Sequence[int], text: int, new_tokens: int, compression: int
+) -> Cost:
+    lengths = [count + text for count in vision]
+    steps = new_tokens - 1
+    return Cost(
+        vision_tokens=tuple(vision),
+        vision_kv_bytes=shape.kv_bytes(vision),
+        kv_bytes=shape.kv_bytes([length + steps for length in lengths]),
+        prefill_flops=shape.prefill_flops(lengths),
+        decode_flops=shape.decode_flops(lengths, steps),
+        compression_flops=compression,
+    )
