@@ -67,9 +67,11 @@ class Assignment:
 
     def pooled(self, values: torch.Tensor) -> torch.Tensor:
         """Sum of `values` `[V]` or `[V, D]` over the tokens of each slot, `[V′]` or `[V′, D]`."""
-        total = values.new_zeros((self.survivor.numel(), *values.shape[1:]))
-        kept = (self.slot >= 0).view(-1, *([1] * (values.dim() - 1)))
-        return total.index_add(0, self.slot.clamp(min=0), torch.where(kept, values, 0))
+        slots = self.survivor.numel()
+        # Dropped tokens go to a spare row, so this also holds where no slot is left at all.
+        total = values.new_zeros((slots + 1, *values.shape[1:]))
+        where = torch.where(self.slot >= 0, self.slot, slots)
+        return total.index_add(0, where, values)[:slots]
 
     def merged(self, tokens: torch.Tensor) -> torch.Tensor:
         """`[V′, D]` the weighted sum of `tokens` `[V, D]` in each slot: the oracle of a convex stage."""

@@ -334,11 +334,13 @@ class Barycentric(PositionPolicy):
         new_length = inputs.kept.shape[1]
         old = inputs.positions.reshape(axes, -1).float()
         moved = inputs.positions.gather(2, inputs.kept.expand(axes, -1, -1)).float()
-        alive = (inputs.slot >= 0).float() * inputs.share
-        slot = inputs.slot.clamp(min=0)
-        mass = old.new_zeros(inputs.vision.numel()).index_add(0, slot, alive)
-        mean = old.new_zeros(axes, inputs.vision.numel())
-        mean = mean.index_add(1, slot, old[:, inputs.before] * alive) / mass.clamp(min=1e-12)
+        slots = inputs.vision.numel()
+        # Dropped tokens go to a spare column, so this also holds where nothing is left.
+        slot = torch.where(inputs.slot >= 0, inputs.slot, slots)
+        mass = old.new_zeros(slots + 1).index_add(0, slot, inputs.share)
+        mean = old.new_zeros(axes, slots + 1)
+        mean = mean.index_add(1, slot, old[:, inputs.before] * inputs.share)
+        mean = (mean / mass.clamp(min=1e-12))[:, :slots]
         flat = moved.reshape(axes, batch * new_length)
         return flat.index_copy(1, inputs.vision, mean).view(axes, batch, new_length)
 

@@ -41,7 +41,8 @@ class PromptAttention(AttentionScorer):
         total = torch.zeros(valid.shape, device=valid.device)
         for block in attention.prompt_logits():
             share = self._normalised(attention, block)
-            total = total + (share.sum(dim=1) * block.valid[:, None, :]).sum(dim=-1)
+            # Columns beyond a row's prompt may overflow (`keys`), and infinity times 0 is NaN.
+            total = total + torch.where(block.valid[:, None, :], share.sum(dim=1), 0.0).sum(dim=-1)
         return torch.where(valid, total, 0.0)
 
     def _normalised(self, attention: AttentionView, block: Block) -> torch.Tensor:
@@ -68,7 +69,8 @@ class CausalAttention(AttentionScorer):
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, device=valid.device)
         for block in attention.prompt_rows():
-            total = total + (block.values.sum(dim=1) * block.valid[:, :, None]).sum(dim=1)
+            rows = block.values.sum(dim=1)
+            total = total + torch.where(block.valid[:, :, None], rows, 0.0).sum(dim=1)
         return total
 
 
