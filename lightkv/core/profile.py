@@ -59,6 +59,8 @@ class Profiler:
         self.roles = {}
 
     def step_begin(self) -> None:
+        """A decode step begins, so what `start` marked was no request."""
+        self._start = None
         if self.enabled:
             self._step = now()
 
