@@ -144,9 +144,13 @@ class HFAttachment(Attachment):
         for tap in self._taps.values():
             tap.close()
 
-    def _on_decoder_end(self, *_: Any) -> None:
+    def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
         forward, self._forward, self._inputs = self._forward, None, None
         self._arguments = {}
+        if output is None:
+            # Called all the same when the pass raised: there is nothing to report.
+            self._engine.profiler.discard()
+            return
         if forward is None:
             return
         if forward.prefill is not None:

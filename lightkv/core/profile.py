@@ -50,6 +50,11 @@ class Profiler:
         self.roles = {}
         self.start()
 
+    def discard(self) -> None:
+        """The pass failed: forget what was timed."""
+        self._start = self._step = None
+        self.roles = {}
+
     def close(self, report: RunReport) -> None:
         """The prefill is done: hand the times to its report."""
         if self.enabled and self._start is not None:
