@@ -169,7 +169,7 @@ class HFAttachment(Attachment):
         if len(pads) != batch:
             pads = (0,) * batch
         record = self._record(cache, batch, queries, pads)
-        layout = self._layout(cache, queries)
+        layout = self._layout(cache, queries, batch)
         prefill = None
         if layout is not None:
             prefill = self._engine.begin(layout)
@@ -206,11 +206,11 @@ class HFAttachment(Attachment):
             )
         return record
 
-    def _layout(self, cache: Any, queries: int) -> VisionLayout | None:
+    def _layout(self, cache: Any, queries: int, batch: int) -> VisionLayout | None:
         """Layout of this pass if it is a prefill: a pass with images, or the first of a sequence."""
         fresh = cache is None or int(cache.get_seq_length(0)) == 0
         if self._given is not None:
-            return self._given.with_length(queries) if fresh and queries > 1 else None
+            return self._given_layout(queries, batch) if fresh and queries > 1 else None
         inputs = self._inputs
         if inputs is None or queries == 1:
             return None
@@ -219,6 +219,13 @@ class HFAttachment(Attachment):
             rows = [[] for _ in inputs.pads]  # type: ignore[var-annotated]
             layout = VisionLayout.from_spans(rows, length=queries, pads=inputs.pads)
         return layout
+
+    def _given_layout(self, queries: int, batch: int) -> VisionLayout:
+        assert self._given is not None
+        layout, inputs = self._given.with_length(queries), self._inputs
+        known = inputs is not None and len(inputs.pads) == batch
+        pads = inputs.pads if inputs is not None and known else (0,) * batch
+        return layout.for_rows(pads)
 
     def _positions(
         self, batch: int, queries: int, cache: Any, device: torch.device

@@ -251,6 +251,35 @@ class VisionLayout:
             )
         return VisionLayout(length, self.samples)
 
+    def for_rows(self, pads: Sequence[int]) -> VisionLayout:
+        """This layout for a batch whose rows have the given left padding.
+
+        A batch of a multiple of its rows repeats each row, as beams and `num_return_sequences` do.
+        A layout made without padding takes the padding that is given.
+
+        Raises:
+            LayoutError: another number of rows, other padding, or spans inside the padding.
+        """
+        rows, times = self.batch_size, len(pads) // max(1, self.batch_size)
+        if times < 1 or times * rows != len(pads):
+            raise LayoutError(
+                f"the layout is for {rows} samples but the batch has {len(pads)}",
+                field="layout",
+                remedy="give one entry for each row of the batch",
+            )
+        repeated = [sample for sample in self.samples for _ in range(times)]
+        own = tuple(sample.pad for sample in repeated)
+        if own == tuple(pads):
+            return self if times == 1 else VisionLayout(self.length, tuple(repeated))
+        if any(own):
+            raise LayoutError(
+                f"the layout says left padding {own}, the attention mask {tuple(pads)}",
+                field="layout",
+                remedy="leave `pads` out of the layout, or give the real ones",
+            )
+        samples = (SampleLayout(s.views, int(pad)) for s, pad in zip(repeated, pads, strict=True))
+        return VisionLayout(self.length, tuple(samples))
+
     # -- host facts ---------------------------------------------------------------------------
 
     @property
