@@ -199,9 +199,7 @@ def count_savings(
     )
 
 
-def _walk(
-    pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout
-) -> tuple[list[int], int]:
+def _walk(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout) -> tuple[list[int], int]:
     """Vision tokens that each layer sees, and the FLOPs of all stages."""
     tokens, flops, text = [], 0, layout.text_counts[0]
     for layer in range(shape.num_layers):

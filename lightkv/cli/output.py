@@ -1,0 +1,98 @@
+"""What the commands share for printing: JSON, consoles and readable numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NARROWEST = 110
+"""Columns for tables where standard output is no terminal (a file, a pipe)."""
+
+
+def console() -> Console:
+    """Standard output; wide enough for the tables where nobody can resize it."""
+    from rich.console import Console
+
+    found = Console(highlight=False, soft_wrap=False)
+    return found if found.is_terminal else Console(highlight=False, width=NARROWEST)
+
+
+def notes() -> Console:
+    """Standard error, for progress and remarks, so that standard output stays parseable."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def write_json(data: Any, target: str) -> None:
+    """JSON to a file, or to standard output for `-`.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    if target == "-":
+        print_json(data)
+        return
+    try:
+        Path(target).write_text(
+            json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def check_writable(target: str | None) -> None:
+    """Fail before a long run, not after it, where its result could not be written.
+
+    Raises:
+        ConfigError: there is no such folder, or the path is one.
+    """
+    if target in (None, "-"):
+        return
+    path = Path(str(target))
+    if path.is_dir():
+        raise unwritable(str(target), IsADirectoryError("it is a directory"))
+    if not path.absolute().parent.is_dir():
+        raise unwritable(str(target), FileNotFoundError("its folder does not exist"))
+
+
+def unwritable(target: str, error: OSError) -> Exception:
+    """The error for a JSON file that cannot be written."""
+    from lightkv.core.errors import ConfigError
+
+    return ConfigError(
+        f"cannot write the file ({error.strerror or error})",
+        field="--json",
+        value=target,
+        remedy="name a file in a folder that exists, or - for standard output",
+    )
+
+
+def scaled(value: float, units: tuple[str, ...], step: float) -> str:
+    """`1536, ("B", "KiB"), 1024` → `1.50 KiB`: three digits and the unit that suits them."""
+    number = 0
+    while abs(value) >= step and number < len(units) - 1:
+        value, number = value / step, number + 1
+    digits = max(0, 3 - len(str(int(abs(value))))) if number else 0
+    return f"{value:.{digits}f} {units[number]}"
+
+
+def bytes_text(count: float) -> str:
+    """Bytes with a binary unit."""
+    return scaled(count, ("B", "KiB", "MiB", "GiB", "TiB"), 1024)
+
+
+def flops_text(count: float) -> str:
+    """FLOPs with a decimal unit."""
+    return scaled(count, ("FLOPs", "KFLOPs", "MFLOPs", "GFLOPs", "TFLOPs"), 1000)
