@@ -1,0 +1,182 @@
+"""The contract of an adapter, as a pytest class for any model family.
+
+    class TestMine(AdapterSuite):
+        def make_model(self, attn_implementation="sdpa", dtype=torch.float32): ...
+        def make_inputs(self, model, prompts): ...
+
+Use a tiny model with random weights and at least six decoder layers; the suite runs in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from lightkv.core.session import Session, compress
+from lightkv.testing.oracles import Recorder, alive_by_layer, masked_layers
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: text tokens, images, text tokens. Equal prompts must give equal inputs.
+
+    Attributes:
+        before, after: text tokens around the images.
+        images: how many.
+        seed: of ids and pixels.
+    """
+
+    before: int = 3
+    images: int = 1
+    after: int = 5
+    seed: int = 0
+
+
+MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=3))
+"""Different lengths, different numbers of images, one without."""
+
+
+class AdapterBench:
+    """What a family supplies, and the runs that the contract is made of.
+
+    Class attributes:
+        schedule: stages of all runs; at least two, none before layer 1.
+        exact: largest float32 difference between two ways to compute the same thing.
+    """
+
+    schedule: ClassVar[Sequence[dict[str, Any]]] = (
+        {"after_layer": 2, "ratio": 0.5, "windows": 2},
+        {"after_layer": 4, "ratio": 0.5, "windows": 1},
+    )
+    exact: ClassVar[float] = 1e-5
+    steps: ClassVar[int] = 4
+
+    # -- supplied by the family ------------------------------------------------------------------
+
+    def make_model(
+        self, attn_implementation: str = "sdpa", dtype: torch.dtype = torch.float32
+    ) -> nn.Module:
+        """A tiny model in evaluation mode, the same weights at every call."""
+        raise NotImplementedError
+
+    def make_inputs(self, model: nn.Module, prompts: Sequence[Prompt]) -> Inputs:
+        """What the processor would give for a left-padded batch, `attention_mask` included."""
+        raise NotImplementedError
+
+    def vision_mask(
+        self, model: nn.Module, inputs: Inputs, prompts: Sequence[Prompt]
+    ) -> torch.Tensor:
+        """`[B, N]` true at the vision tokens."""
+        config: Any = model.config
+        return torch.as_tensor(inputs["input_ids"] == config.image_token_id)
+
+    def options(self, model: nn.Module, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """Arguments that `compress` needs for this family (adapter, layout)."""
+        return {}
+
+    def extended(self, model: nn.Module, inputs: Inputs, tokens: torch.Tensor) -> Inputs:
+        """The inputs with text tokens `[B, T]` appended, for one pass over everything."""
+        ids = torch.cat([inputs["input_ids"], tokens], dim=1)
+        return {**inputs, "input_ids": ids, "attention_mask": self.longer_mask(inputs, tokens)}
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """The module that owns `layers`."""
+        finder: Any = model.get_decoder
+        return finder()  # type: ignore[no-any-return]
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    @staticmethod
+    def longer_mask(inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
+        """The attention mask with ones for the appended tokens."""
+        mask = inputs["attention_mask"]
+        return torch.cat([mask, mask.new_ones(tokens.shape)], dim=1)
+
+    def session(
+        self, model: nn.Module, prompts: Sequence[Prompt], pipeline: Any = "lightkv", **changes: Any
+    ) -> AbstractContextManager[Session]:
+        """`compress` with the suite's schedule and the family's options."""
+        options = {"schedule": list(self.schedule), **self.options(model, prompts), **changes}
+        return compress(model, pipeline, **options)
+
+    def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
+        """Greedy generation of `steps` tokens with logits; never stops early."""
+        arguments = {
+            "max_new_tokens": self.steps,
+            "do_sample": False,
+            "eos_token_id": None,
+            "pad_token_id": 0,
+            "return_dict_in_generate": True,
+            "output_logits": True,
+            **changes,
+        }
+        run: Any = model.generate
+        return run(**inputs, **arguments)
+
+    def logits(self, model: nn.Module, inputs: Inputs, **changes: Any) -> torch.Tensor:
+        """`[B, steps, vocabulary]` logits of a greedy generation."""
+        return torch.stack(self.generate(model, inputs, **changes).logits, dim=1)
+
+    def new_tokens(self, out: Any) -> torch.Tensor:
+        """`[B, steps]` generated tokens."""
+        return torch.as_tensor(out.sequences[:, -self.steps :])
+
+    def masked_logits(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Prompt],
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        session: Session,
+        *,
+        eager: bool,
+    ) -> torch.Tensor:
+        """`[B, T, vocabulary]` of the uncompressed model that cannot see what the run dropped.
+
+        Call it after the session, which must have traced its last run with these prompts as rows.
+        `tokens` `[B, T]` were generated; `positions` were recorded.
+        """
+        inputs, report = self.make_inputs(model, prompts), session.last
+        assert report.trace is not None
+        layers: Any = self.decoder(model).layers
+        stages = session.pipeline.schedule.after_layers
+        vision = self.vision_mask(model, inputs, prompts)
+        alive = alive_by_layer(vision, stages, report.trace, len(layers))
+        fed = tokens[:, :-1]
+        added = torch.ones(fed.shape, dtype=torch.bool)
+        alive = [torch.cat([keys, added], dim=1) for keys in alive]
+        whole = self.extended(model, inputs, fed)
+        valid = whole["attention_mask"].bool()
+        length = valid.shape[1]
+        with masked_layers(layers, alive, valid, eager=eager), torch.no_grad():
+            out = model(**whole, position_ids=positions[..., :length], use_cache=False)
+        return torch.as_tensor(out.logits[:, inputs["attention_mask"].shape[1] - 1 :])
+
+    def drop_and_mask(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Prompt],
+        pipeline: Any,
+        *,
+        eager: bool,
+        **changes: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of a compressed generation, and of the uncompressed model under masks."""
+        inputs = self.make_inputs(model, prompts)
+        decoder: Any = self.decoder(model)
+        with (
+            self.session(model, prompts, pipeline, trace=True, **changes) as session,
+            Recorder.on(decoder, decoder.layers[0]) as recorder,
+        ):
+            out = self.generate(model, inputs)
+        tokens = self.new_tokens(out)
+        positions = recorder.all_position_ids(tokens.shape[0])
+        reference = self.masked_logits(model, prompts, tokens, positions, session, eager=eager)
+        return torch.stack(out.logits, dim=1), reference

@@ -1,0 +1,239 @@
+"""Random batches for property tests: layouts of every shape, tensors to go with them, and stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+
+from lightkv.core.functional import compress_stage
+from lightkv.core.layout import SampleLayout, View, VisionLayout
+from lightkv.core.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.core.roles import StageContext, WindowSpec
+from lightkv.core.stage import Stage, StageResult
+
+WIDTH = 8
+HEADS, KV_HEADS, HEAD_DIM = 4, 2, 4
+
+
+@dataclass(frozen=True)
+class SampleShape:
+    """One prompt: text tokens before each image and at the end, and the images between.
+
+    Attributes:
+        texts: text tokens before each image; the last entry stands after all of them.
+        grids: (frames, rows, columns, whether each row ends in a separator) of each image.
+    """
+
+    texts: tuple[int, ...]
+    grids: tuple[tuple[int, int, int, bool], ...]
+
+    def layout(self, pad: int = 0) -> tuple[SampleLayout, int]:
+        """The sample behind `pad` positions of padding, and the length of its row."""
+        views, cursor = [], pad
+        for number, (text, grid) in enumerate(zip(self.texts, self.grids, strict=False)):
+            cursor += text
+            view = View.from_span(cursor, grid[:3], image=number, newline=grid[3])
+            cursor += view.positions.size
+            views.append(view)
+        return SampleLayout(tuple(views), pad), cursor + self.texts[-1]
+
+    @property
+    def length(self) -> int:
+        return self.layout()[1]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch with the windows and ratio of two stages.
+
+    Attributes:
+        shapes: one entry for each row.
+        windows: `windows` entry of each stage.
+        ratio: removed share of each stage.
+        seed: of the tensors.
+    """
+
+    shapes: tuple[SampleShape, ...]
+    windows: tuple[WindowSpec, ...]
+    ratio: float
+    seed: int
+
+    @property
+    def length(self) -> int:
+        return max(shape.length for shape in self.shapes)
+
+    def layout(self) -> VisionLayout:
+        """The left-padded batch."""
+        rows = tuple(shape.layout(self.length - shape.length)[0] for shape in self.shapes)
+        return VisionLayout(self.length, rows)
+
+    def single(self, row: int) -> VisionLayout:
+        """A row of the batch on its own, without padding."""
+        sample, length = self.shapes[row].layout()
+        return VisionLayout(length, (sample,))
+
+    def hidden(self, row: int | None = None) -> torch.Tensor:
+        """`[B, N, D]` hidden states of the batch, or `[1, n, D]` of one row alone."""
+        if row is not None:
+            generator = torch.Generator().manual_seed(self.seed * 1000 + row)
+            return torch.randn(1, self.shapes[row].length, WIDTH, generator=generator)
+        # What stands in the padding must not matter, so it is large.
+        out = torch.full((len(self.shapes), self.length, WIDTH), 30.0)
+        for number, shape in enumerate(self.shapes):
+            out[number, self.length - shape.length :] = self.hidden(number)[0]
+        return out
+
+
+def attention(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Query `[B, 4, N, 4]` and key `[B, 2, N, 4]` that follow from the hidden states alone."""
+    batch, length, width = hidden.shape
+    generator = torch.Generator().manual_seed(7)
+    weights = torch.randn(width, (HEADS + KV_HEADS) * HEAD_DIM, generator=generator)
+    both = hidden @ weights.to(device=hidden.device, dtype=hidden.dtype)
+    both = both.view(batch, length, HEADS + KV_HEADS, HEAD_DIM).transpose(1, 2)
+    return both[:, :HEADS], both[:, HEADS:]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a chain with what went in and what came out."""
+
+    stage: Stage
+    hidden: torch.Tensor
+    layout: VisionLayout
+    result: StageResult
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Stages run one after the other on the same tokens, without layers between them."""
+
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def run(
+        cls, stages: Sequence[Stage], hidden: torch.Tensor, layout: VisionLayout, *, run: int = 0
+    ) -> Chain:
+        """All stages; each sees query and key made from the hidden states that reach it."""
+        steps: list[Step] = []
+        size = None
+        for number, stage in enumerate(stages):
+            query, key = attention(hidden)
+            result = compress_stage(
+                hidden,
+                layout,
+                stage,
+                query=query,
+                key=key,
+                size=size,
+                context=StageContext(stage=number, run=run, ratio=stage.ratio),
+            )
+            steps.append(Step(stage, hidden, layout, result))
+            hidden, layout, size = result.hidden_states, result.layout, result.size
+        return cls(tuple(steps))
+
+    @property
+    def last(self) -> StageResult:
+        return self.steps[-1].result
+
+
+def spec_of(preset: PipelineSpec | str | dict[str, object]) -> PipelineSpec:
+    """The spec behind whatever a suite was given."""
+    return resolve_spec(preset)
+
+
+def stages_of(
+    spec: PipelineSpec, windows: Sequence[WindowSpec], ratio: float, **overrides: object
+) -> tuple[Stage, ...]:
+    """One stage of the spec's components for each entry of `windows`."""
+    roles = {**spec.roles(), **overrides}
+    return tuple(Stage.from_roles(roles, ratio=ratio, windows=window) for window in windows)
+
+
+def takes_windows(spec: PipelineSpec) -> bool:
+    """Whether the preset's own schedule says how many windows a stage has."""
+    entries = spec.schedule
+    listed = entries.windows if isinstance(entries, Recipe) else [e.windows for e in entries]
+    return any(window is not None for window in listed)
+
+
+def grids(max_side: int = 7) -> st.SearchStrategy[tuple[int, int, int, bool]]:
+    """(frames, rows, columns, separators): squares, strips of one row or column, videos."""
+    side = st.integers(1, max_side)
+    newline = st.sampled_from([False, False, True])
+    return st.one_of(
+        st.tuples(st.just(1), side, side, newline),
+        st.tuples(st.just(1), st.just(1), st.integers(1, 4 * max_side), st.just(False)),
+        st.tuples(st.integers(2, 3), st.integers(1, 4), st.integers(1, 4), newline),
+    )
+
+
+@st.composite
+def shapes(draw: st.DrawFn, max_images: int = 2) -> SampleShape:
+    """A prompt with 0 … `max_images` images and some text; at least one token stands at the end."""
+    images = draw(st.lists(grids(), max_size=max_images))
+    texts = draw(st.lists(st.integers(0, 3), min_size=len(images), max_size=len(images)))
+    return SampleShape((*texts, draw(st.integers(1, 4))), tuple(images))
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    *,
+    windows: Sequence[WindowSpec] | None = None,
+    windowed: bool = True,
+    temporal: bool = False,
+    max_ratio: float = 0.5,
+    stages: int = 2,
+) -> Case:
+    """A batch of one to three prompts.
+
+    Args:
+        windows: fixed entries of the stages instead of drawn ones.
+        windowed: whether the stages take a number of windows.
+        temporal: whether windows over time are drawn too.
+        max_ratio: largest share that a stage may remove; it is drawn itself now and then.
+        stages: stages in the chain.
+    """
+    rows = tuple(draw(st.lists(shapes(), min_size=1, max_size=3)))
+    if windows is None:
+        all_grids = [grid for row in rows for grid in row.grids]
+        windows = draw(_windows(all_grids, windowed, temporal, stages))
+    most = min(max_ratio, 0.95)
+    ratio = draw(st.one_of(st.floats(0.01, most), st.sampled_from([most, most / 2])))
+    return Case(rows, tuple(windows), ratio, draw(st.integers(0, 10_000)))
+
+
+@st.composite
+def _windows(
+    draw: st.DrawFn,
+    all_grids: list[tuple[int, int, int, bool]],
+    windowed: bool,
+    temporal: bool,
+    stages: int,
+) -> tuple[WindowSpec, ...]:
+    """Windows per side that fit every grid and never grow."""
+    if not windowed:
+        return (None,) * stages
+    spaces = _falling(draw, min([4, *(min(grid[1:3]) for grid in all_grids)]), stages)
+    if not temporal or not draw(st.booleans()):
+        return tuple(spaces)
+    times = _falling(draw, min([2, *(grid[0] for grid in all_grids)]), stages)
+    return tuple({"space": space, "time": time} for space, time in zip(spaces, times, strict=True))
+
+
+def _falling(draw: Callable[[st.SearchStrategy[int]], int], first: int, count: int) -> list[int]:
+    out: list[int] = []
+    for _ in range(count):
+        first = draw(st.integers(1, first))
+        out.append(first)
+    return out
+
+
+def rows_of(counts: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """`[Σ counts]` row of each token that is counted over a batch."""
+    return np.repeat(np.arange(len(counts)), counts)

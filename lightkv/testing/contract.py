@@ -1,0 +1,291 @@
+"""The tests of `AdapterSuite`; what they are made of is in `adapters.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lightkv.core.errors import SessionError
+from lightkv.core.plugins import registry
+from lightkv.core.report import RunReport
+from lightkv.testing.adapters import MIXED, AdapterBench, Prompt
+from lightkv.testing.oracles import Recorder, snapshot
+
+both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+
+
+class Boom(Exception):
+    """Raised inside a session by the tests."""
+
+
+class AdapterSuite(AdapterBench):
+    """The contract of an adapter."""
+
+    # -- what is computed ------------------------------------------------------------------------
+
+    @both_attentions
+    @pytest.mark.parametrize("changes", [{"ratio": 0.0}, {"matcher": "keep-all"}])
+    def test_identity(self, attention: str, changes: dict[str, Any]) -> None:
+        """A schedule of ratio 0, and a matcher that keeps everything, change no bit."""
+        model = self.make_model(attention)
+        inputs = self.make_inputs(model, MIXED)
+        plain = self.generate(model, inputs)
+        roles = {key: value for key, value in changes.items() if key != "ratio"}
+        schedule = [{**stage, "ratio": changes.get("ratio", 0.5)} for stage in self.schedule]
+        with self.session(model, MIXED, "lightkv", schedule=schedule, **roles) as session:
+            same = self.generate(model, inputs)
+        assert torch.equal(torch.stack(plain.logits), torch.stack(same.logits))
+        assert torch.equal(plain.sequences, same.sequences)
+        assert session.last.retention == 1.0
+
+    @both_attentions
+    @pytest.mark.parametrize("pipeline", ["random", "fastv"])
+    @pytest.mark.parametrize("prompts", [MIXED[:1], MIXED])
+    def test_drop_equals_mask(
+        self, attention: str, pipeline: str, prompts: tuple[Prompt, ...]
+    ) -> None:
+        """Dropping with positions kept is the uncompressed model that cannot see what was dropped."""
+        model = self.make_model(attention)
+        found, wanted = self.drop_and_mask(model, prompts, pipeline, eager=attention == "eager")
+        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        plain = self.logits(model, self.make_inputs(model, prompts))
+        assert (found - plain).abs().max() > 10 * self.exact, "dropping had no effect at all"
+
+    @both_attentions
+    def test_batch_equals_single(self, attention: str) -> None:
+        model = self.make_model(attention)
+        with self.session(model, MIXED) as session:
+            batch = self.logits(model, self.make_inputs(model, MIXED))
+            rows = session.last.samples
+        for row, prompt in enumerate(MIXED):
+            with self.session(model, [prompt]) as session:
+                alone = self.logits(model, self.make_inputs(model, [prompt]))
+            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
+            assert session.last.samples[0] == rows[row]
+
+    def test_decoding_goes_on_at_the_same_positions(self) -> None:
+        """Generated tokens get the rotary angles that the uncompressed model gives them."""
+        model = self.make_model()
+        inputs, decoder = self.make_inputs(model, MIXED), self.decoder(model)
+        last: Any = decoder.layers[-1]  # type: ignore[index,union-attr]
+        with Recorder.on(decoder, last) as plain:
+            self.generate(model, inputs)
+        with self.session(model, MIXED), Recorder.on(decoder, last) as squeezed:
+            self.generate(model, inputs)
+        assert len(plain.rotary) == len(squeezed.rotary) == self.steps
+        assert squeezed.rotary[0][0].shape[1] < plain.rotary[0][0].shape[1]
+        for one, other in zip(plain.rotary[1:], squeezed.rotary[1:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        for one, other in zip(plain.position_ids, squeezed.position_ids, strict=True):
+            assert torch.equal(one, other)
+
+    def test_positions_policies(self) -> None:
+        """Renumbering changes the result, a barycentre only where tokens merge."""
+        model = self.make_model()
+        inputs = self.make_inputs(model, MIXED)
+
+        def logits(pipeline: str, policy: str) -> torch.Tensor:
+            with self.session(model, MIXED, pipeline, positions=policy):
+                return self.logits(model, inputs)
+
+        kept, moved = logits("random", "keep"), logits("random", "renumber")
+        torch.testing.assert_close(logits("random", "barycentric"), kept, atol=self.exact, rtol=0)
+        merged, mean = logits("lightkv", "keep"), logits("lightkv", "barycentric")
+        contiguous = logits("random", "renumber-contiguous")
+        with_images = [row for row, prompt in enumerate(MIXED) if prompt.images]
+        for row in with_images:
+            assert (kept[row] - moved[row]).abs().max() > self.exact
+            assert (merged[row] - mean[row]).abs().max() > self.exact
+            assert (moved[row, 1:] - contiguous[row, 1:]).abs().max() > self.exact
+        torch.testing.assert_close(moved[:, 0], contiguous[:, 0], atol=self.exact, rtol=0)
+
+    # -- what is left in the cache -----------------------------------------------------------------
+
+    @pytest.mark.parametrize("prompts", [MIXED[:1], MIXED])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_cache_truth(self, dtype: torch.dtype, prompts: tuple[Prompt, ...]) -> None:
+        """The bytes that the report claims are those of the tensors; low precision stays finite."""
+        model = self.make_model(dtype=dtype)
+        with self.session(model, prompts, "lightkv") as session, torch.no_grad():
+            out = model(**self.make_inputs(model, prompts), use_cache=True)
+        assert bool(torch.isfinite(out.logits).all())
+        cache, report = out.past_key_values, session.last
+        assert type(cache).__module__.startswith("transformers.")
+        held = tuple(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        assert report.cache_bytes == held
+        assert held[-1] < held[2] < held[0]
+        _check_samples(report, [layer.keys.shape for layer in cache.layers], held)
+
+    def test_generation_keeps_per_layer_lengths(self) -> None:
+        model = self.make_model()
+        with self.session(model, MIXED) as session:
+            out = self.generate(model, self.make_inputs(model, MIXED))
+        report, cache = session.last, out.past_key_values
+        for layer, held in enumerate(report.cache_bytes or ()):
+            entry = cache.layers[layer]
+            per_token = (entry.keys.nbytes + entry.values.nbytes) // entry.keys.shape[2]
+            assert entry.keys.shape[2] == held // per_token + self.steps - 1
+        assert report.decode_steps == self.steps - 1
+
+    # -- what is left in the model -----------------------------------------------------------------
+
+    def test_restores_everything(self) -> None:
+        model = self.make_model()
+        inputs = self.make_inputs(model, MIXED)
+        registry()  # importing adapters may register attention functions once
+        plain, before = self.logits(model, inputs), snapshot(model)
+        with self.session(model, MIXED):
+            self.generate(model, inputs)
+        assert snapshot(model) == before
+        with pytest.raises(Boom), self.session(model, MIXED):
+            raise Boom
+        assert snapshot(model) == before
+        assert torch.equal(self.logits(model, inputs), plain)
+
+    @pytest.mark.parametrize("where", [1, -1])
+    @pytest.mark.parametrize("inside", ["layer", "self_attn", "mlp"])
+    def test_survives_an_error_inside_forward(self, where: int, inside: str) -> None:
+        """A failed pass is not reported, and neither the session nor the model is harmed by it."""
+        model = self.make_model()
+        inputs = self.make_inputs(model, MIXED)
+        plain, before = self.logits(model, inputs), snapshot(model)
+        layers: Any = self.decoder(model).layers
+        target = layers[where] if inside == "layer" else getattr(layers[where], inside)
+
+        def fail(*_: Any) -> None:
+            raise Boom
+
+        with self.session(model, MIXED) as session:
+            wanted = self.logits(model, inputs)
+            handle = target.register_forward_pre_hook(fail)
+            with pytest.raises(Boom):
+                self.generate(model, inputs)
+            handle.remove()
+            assert torch.equal(self.logits(model, inputs), wanted)
+            assert len(session.reports) == 2
+        assert snapshot(model) == before
+        assert torch.equal(self.logits(model, inputs), plain)
+
+    # -- how it is used ----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("pipeline", sorted(registry().presets))
+    def test_every_preset_runs(self, pipeline: str) -> None:
+        model = self.make_model()
+        with self.session(model, MIXED, pipeline) as session:
+            out = self.generate(model, self.make_inputs(model, MIXED))
+        assert bool(torch.isfinite(torch.stack(out.logits)).all())
+        assert session.last.retention < 1.0
+        assert session.last.samples[2].original == 0
+
+    def test_every_run_is_reported(self) -> None:
+        model = self.make_model()
+        inputs = self.make_inputs(model, MIXED)
+        with self.session(model, MIXED, "random") as session:
+            first, second = (self.logits(model, inputs) for _ in range(2))
+        assert [report.run for report in session.reports] == [0, 1]
+        # The noise differs from run to run of a session, and repeats in the next session.
+        assert not torch.equal(first, second)
+        with self.session(model, MIXED, "random"):
+            assert torch.equal(self.logits(model, inputs), first)
+
+    def test_prompts_without_images(self) -> None:
+        model = self.make_model()
+        prompts = (Prompt(4, 0, 3, seed=1), Prompt(2, 0, 2, seed=2))
+        inputs = self.make_inputs(model, prompts)
+        plain = self.generate(model, inputs)
+        with self.session(model, prompts) as session:
+            same = self.generate(model, inputs)
+        assert torch.equal(torch.stack(plain.logits), torch.stack(same.logits))
+        assert session.last.retention == 1.0
+        assert [sample.original for sample in session.last.samples] == [0, 0]
+
+    def test_beams_share_the_selection_of_their_prompt(self) -> None:
+        """The score of the best beam is that of the masked model on the same tokens."""
+        model, prompts, beams = self.make_model(), MIXED[:2], 3
+        inputs, decoder = self.make_inputs(model, prompts), self.decoder(model)
+        first: Any = decoder.layers[0]  # type: ignore[index,union-attr]
+        with (
+            self.session(model, prompts, "random", trace=True) as session,
+            Recorder.on(decoder, first) as recorder,
+        ):
+            out = self.generate(model, inputs, num_beams=beams, output_scores=True)
+        assert len(session.last.samples) == len(prompts) * beams
+        tokens = self.new_tokens(out)
+        rows = [prompt for prompt in prompts for _ in range(beams)]
+        positions = recorder.all_position_ids(len(prompts) * beams)
+        every = tokens.repeat_interleave(beams, dim=0)
+        logits = self.masked_logits(model, rows, every, positions, session, eager=False)
+        chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
+        for number in range(len(prompts)):
+            group = chosen[number * beams : (number + 1) * beams]
+            # Rows of one prompt agree only if all its beams dropped the same tokens.
+            torch.testing.assert_close(group, group[:1].expand(beams), atol=self.exact, rtol=0)
+            torch.testing.assert_close(
+                group[0], out.sequences_scores[number].float(), atol=1e-4, rtol=0
+            )
+
+    def test_sampling_repeats_under_a_seed(self) -> None:
+        model = self.make_model()
+        inputs = self.make_inputs(model, MIXED[:1])
+
+        def sample() -> torch.Tensor:
+            torch.manual_seed(5)
+            out = self.generate(model, inputs, do_sample=True, top_k=0, num_return_sequences=3)
+            return self.new_tokens(out)
+
+        with self.session(model, MIXED[:1]) as session:
+            first, second = sample(), sample()
+        assert torch.equal(first, second)
+        assert first.shape == (3, self.steps)
+        assert len(session.last.samples) == 3
+
+    def test_two_models_at_once(self) -> None:
+        one, other = self.make_model(), self.make_model("eager")
+        inputs = self.make_inputs(one, MIXED)
+        with self.session(one, MIXED, "lightkv"):
+            alone = self.logits(one, inputs)
+        with self.session(one, MIXED, "lightkv") as first:
+            with self.session(other, MIXED, "fastv") as second:
+                together = self.logits(one, inputs)
+                self.generate(other, self.make_inputs(other, MIXED))
+            assert (len(first.reports), len(second.reports)) == (1, 1)
+        assert torch.equal(alone, together)
+
+    def test_the_same_model_twice_is_refused(self) -> None:
+        model = self.make_model()
+        before = snapshot(model)
+        with self.session(model, MIXED):
+            attached = snapshot(model)
+            with pytest.raises(SessionError, match="already compressed"):
+                self.session(model, MIXED, "fastv").__enter__()
+            assert snapshot(model) == attached
+        assert snapshot(model) == before
+
+    @pytest.mark.parametrize("pipeline", ["lightkv", "fastv"])
+    def test_gradients_flow(self, pipeline: str) -> None:
+        model = self.make_model()
+        with self.session(model, MIXED, pipeline):
+            out = model(**self.make_inputs(model, MIXED))
+        out.logits[:, -1].float().logsumexp(-1).sum().backward()
+        found = [p.grad for p in self.decoder(model).parameters() if p.grad is not None]
+        assert all(bool(torch.isfinite(grad).all()) for grad in found)
+        first: Any = self.decoder(model).layers[0]  # type: ignore[index,union-attr]
+        assert any(bool((p.grad != 0).any()) for p in first.parameters() if p.grad is not None)
+
+
+def _check_samples(report: RunReport, shapes: list[torch.Size], held: tuple[int, ...]) -> None:
+    """Bytes of the samples are text plus vision tokens of each layer, padding left out."""
+    for layer, shape in enumerate(shapes):
+        per_token = held[layer] // (shape[0] * shape[2])
+        longest = 0
+        for sample in report.samples:
+            tokens = sample.text_tokens + sample.vision_tokens[layer]
+            assert sample.kv_bytes[layer] == tokens * per_token
+            longest = max(longest, tokens)
+        assert longest == shape[2]
+    for sample in report.samples:
+        if sample.original:
+            share = sum(sample.vision_tokens) / len(shapes) / sample.original
+            assert abs(sample.retention - share) < 1e-9

@@ -1,0 +1,129 @@
+"""What a compressed model is compared with: the model itself under masks, and itself before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightkv.core.assignment import Assignment
+
+Kwargs = dict[str, Any]
+_with_kwargs: Callable[..., Any] = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
+
+
+def alive_by_layer(
+    vision: torch.Tensor,
+    after_layers: Sequence[int],
+    trace: Sequence[Assignment],
+    num_layers: int,
+) -> list[torch.Tensor]:
+    """Per layer `[B, N]` true where a position of the uncompressed sequence is still there.
+
+    Args:
+        vision: `[B, N]` true at the vision tokens.
+        after_layers: λ of each stage that ran.
+        trace: its assignment, in the same order.
+        num_layers: decoder layers.
+    """
+    places = torch.nonzero(vision.flatten()).flatten()
+    stages = dict(zip(after_layers, trace, strict=True))
+    alive, out = torch.ones_like(vision), []
+    for layer in range(num_layers):
+        if layer in stages:
+            places = places[stages[layer].survivor]
+            alive = ~vision
+            alive.view(-1)[places] = True
+        out.append(alive)
+    return out
+
+
+@contextmanager
+def masked_layers(
+    layers: Sequence[nn.Module], alive: Sequence[torch.Tensor], valid: torch.Tensor, *, eager: bool
+) -> Iterator[None]:
+    """Hide dropped key columns from attention in each layer; nothing is removed.
+
+    Args:
+        layers: the decoder layers.
+        alive: per layer `[B, N]`.
+        valid: `[B, N]` false at padding.
+        eager: whether attention takes float masks.
+    """
+    length = valid.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    own = torch.eye(length, dtype=torch.bool)
+
+    def replace(mask: torch.Tensor, module: nn.Module, args: Any, kwargs: Kwargs) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        given = mask
+        if eager:
+            lowest = torch.finfo(hidden.dtype).min
+            given = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill(~mask, lowest)
+        return args, {**kwargs, "attention_mask": given.to(hidden.device)}
+
+    with ExitStack() as stack:
+        for layer, keys in zip(layers, alive, strict=True):
+            # Rows of dropped tokens see themselves, or their softmax would be over nothing.
+            mask = (causal & (keys & valid)[:, None, None, :]) | own
+            handle = _with_kwargs(layer, partial(replace, mask))
+            stack.callback(handle.remove)
+        yield
+
+
+@dataclass
+class Recorder:
+    """Positions that reach the decoder and rotary tables that reach one layer, pass by pass."""
+
+    position_ids: list[torch.Tensor] = field(default_factory=list)
+    rotary: list[tuple[torch.Tensor, ...]] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def on(cls, decoder: nn.Module, layer: nn.Module) -> Iterator[Recorder]:
+        """Record while the block runs. Open it inside a session to see what compression made."""
+        recorder = cls()
+
+        def ids(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
+            if kwargs.get("position_ids") is not None:
+                recorder.position_ids.append(kwargs["position_ids"].clone())
+
+        def tables(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
+            recorder.rotary.append(tuple(t.clone() for t in kwargs["position_embeddings"]))
+
+        handles = [_with_kwargs(decoder, ids), _with_kwargs(layer, tables)]
+        try:
+            yield recorder
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def all_position_ids(self, batch: int) -> torch.Tensor:
+        """`[…, B, N + steps]` of all passes in a row."""
+        parts = [ids.expand(*ids.shape[:-2], batch, -1) for ids in self.position_ids]
+        return torch.cat(parts, dim=-1)
+
+
+def snapshot(model: nn.Module) -> dict[str, Any]:
+    """Everything that a session may change in a model and must put back."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    state: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        config = getattr(module, "config", None)
+        state[name] = (
+            [len(value) for key, value in vars(module).items() if key.endswith("_hooks")],
+            sorted(vars(module)),
+            getattr(vars(module).get("forward"), "__qualname__", None),
+            id(config),
+            getattr(config, "_attn_implementation", None),
+            sorted(vars(config)) if config is not None else None,
+        )
+    names = list(ALL_ATTENTION_FUNCTIONS.valid_keys())
+    state["attention functions"] = {name: id(ALL_ATTENTION_FUNCTIONS[name]) for name in names}
+    return state

@@ -1,0 +1,338 @@
+"""The laws that every compression method obeys, as a pytest class for any preset.
+
+    class TestMine(StrategySuite):
+        preset = "mine"            # a registered name, a PipelineSpec or plain data
+        temporal = True            # also draw windows over time
+
+Each test draws batches with several images, video frames, strips of one row, separators, rows
+without images and left padding, and runs a chain of stages on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lightkv.core.assignment import Assignment
+from lightkv.core.pipeline import PipelineSpec
+from lightkv.core.roles import PROTECTED, Partition, WindowSpec
+from lightkv.core.stage import Stage
+from lightkv.testing.cases import Case, Chain, Step, cases, rows_of, spec_of, stages_of
+from lightkv.testing.cases import takes_windows as _takes_windows
+
+_INHERITED = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+)
+
+
+class StrategySuite:
+    """Properties of a preset or composition.
+
+    Class attributes:
+        preset: what is tested.
+        windows: `windows` entry of each stage; None draws ones that fit the grids.
+        temporal: whether the partitioner takes `{space: …, time: …}`.
+        stages: stages in a chain where windows are drawn.
+        tolerance: largest difference where order of summation may differ.
+    """
+
+    preset: ClassVar[PipelineSpec | str | dict[str, Any]]
+    windows: ClassVar[Sequence[WindowSpec] | None] = None
+    temporal: ClassVar[bool] = False
+    stages: ClassVar[int] = 3
+    tolerance: ClassVar[float] = 1e-5
+
+    # -- what the tests are made of ------------------------------------------------------------
+
+    @property
+    def spec(self) -> PipelineSpec:
+        return spec_of(self.preset)
+
+    def case(self, data: st.DataObject) -> Case:
+        """A batch that suits the preset."""
+        probe = stages_of(self.spec, [1], 0.0)[0]
+        return data.draw(
+            cases(
+                windows=self.windows,
+                windowed=_takes_windows(self.spec),
+                temporal=self.temporal,
+                max_ratio=probe.matcher.max_ratio,
+                stages=self.stages,
+            )
+        )
+
+    def stages_for(self, case: Case) -> tuple[Stage, ...]:
+        return stages_of(self.spec, case.windows, case.ratio)
+
+    def chain(self, case: Case) -> Chain:
+        return Chain.run(self.stages_for(case), case.hidden(), case.layout())
+
+    # -- the laws ------------------------------------------------------------------------------
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_budget_is_met_in_every_window(self, data: st.DataObject) -> None:
+        for step in self.chain(self.case(data)).steps:
+            check_budget(step)
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_conservation(self, data: st.DataObject) -> None:
+        for step in self.chain(self.case(data)).steps:
+            check_assignment(step)
+            if step.stage.aggregator.convex:
+                check_convexity(step, self.tolerance)
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_text_is_untouched_and_order_kept(self, data: st.DataObject) -> None:
+        for step in self.chain(self.case(data)).steps:
+            check_text(step)
+            check_order(step)
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_layout_tells_the_truth(self, data: st.DataObject) -> None:
+        for step in self.chain(self.case(data)).steps:
+            check_layout(step)
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_shapes_follow_from_layouts(self, data: st.DataObject) -> None:
+        """The chain runs on the meta device, where no tensor has a value, and gives the same shapes."""
+        case = self.case(data)
+        real = self.chain(case)
+        ghost = Chain.run(self.stages_for(case), case.hidden().to("meta"), case.layout())
+        for one, other in zip(real.steps, ghost.steps, strict=True):
+            assert other.result.hidden_states.is_meta
+            assert one.result.hidden_states.shape == other.result.hidden_states.shape
+            assert one.result.layout.key == other.result.layout.key
+            assert one.result.size.shape == other.result.size.shape
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_samples_do_not_see_each_other(self, data: st.DataObject) -> None:
+        case = self.case(data)
+        batch = self.chain(case).last
+        for row, shape in enumerate(case.shapes):
+            alone = Chain.run(self.stages_for(case), case.hidden(row), case.single(row)).last
+            mine = batch.hidden_states[row, batch.layout.pads[row] :]
+            assert alone.hidden_states.shape[1] == mine.shape[0], shape
+            torch.testing.assert_close(
+                mine, alone.hidden_states[0], atol=self.tolerance, rtol=self.tolerance
+            )
+            chosen = batch.layout.token_index(mine.device).origin
+            first = sum(batch.layout.original_counts[:row])
+            here = rows_of(batch.layout.vision_counts) == row
+            own = alone.layout.token_index(mine.device).origin
+            assert torch.equal(chosen[torch.from_numpy(here)] - first, own)
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_repeats_exactly(self, data: st.DataObject) -> None:
+        case = self.case(data)
+        torch.manual_seed(1)
+        first = self.chain(case).last
+        torch.manual_seed(2)
+        second = self.chain(case).last
+        assert torch.equal(first.hidden_states, second.hidden_states)
+        assert torch.equal(first.assignment.slot, second.assignment.slot)
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_ratio_zero_is_the_identity(self, data: st.DataObject) -> None:
+        case = self.case(data)
+        hidden, layout = case.hidden(), case.layout()
+        last = Chain.run(stages_of(self.spec, case.windows, 0.0), hidden, layout).last
+        assert torch.equal(last.hidden_states, hidden)
+        assert last.layout.vision_counts == layout.vision_counts
+        assert torch.equal(last.assignment.slot, torch.arange(last.assignment.slot.numel()))
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_provenance_composes(self, data: st.DataObject) -> None:
+        chain = self.chain(self.case(data))
+        first, last = chain.steps[0], chain.steps[-1].result
+        whole = reduce(Assignment.then, (step.result.assignment for step in chain.steps))
+        assert whole.token_counts == first.layout.vision_counts
+        assert whole.slot_counts == last.layout.vision_counts
+        index = last.layout.token_index(whole.slot.device)
+        assert torch.equal(whole.survivor, index.origin)
+        # Sizes count the tokens that a survivor holds; a dropped token leaves the count.
+        torch.testing.assert_close(whole.group_sizes(), last.size)
+        if all(step.stage.aggregator.convex for step in chain.steps):
+            made = whole.merged(_vision(first.hidden, first.layout))
+            found = _vision(last.hidden_states, last.layout).float()
+            tolerance = self.tolerance * len(chain.steps)
+            torch.testing.assert_close(made, found, atol=tolerance, rtol=tolerance)
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_inputs_stay_as_they_were(self, data: st.DataObject) -> None:
+        case = self.case(data)
+        hidden, layout = case.hidden(), case.layout()
+        before = hidden.clone(), layout.key
+        Chain.run(self.stages_for(case), hidden, layout)
+        assert torch.equal(hidden, before[0])
+        assert layout.key == before[1]
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_half_precision_and_gradients(self, data: st.DataObject) -> None:
+        case = self.case(data)
+        for dtype in (torch.bfloat16, torch.float16):
+            low = Chain.run(self.stages_for(case), case.hidden().to(dtype), case.layout()).last
+            assert low.hidden_states.dtype == dtype
+            assert bool(torch.isfinite(low.hidden_states).all())
+        hidden = case.hidden().requires_grad_()
+        last = Chain.run(self.stages_for(case), hidden, case.layout()).last
+        last.hidden_states.square().sum().backward()
+        assert hidden.grad is not None
+        assert bool(torch.isfinite(hidden.grad).all())
+
+    def test_yaml_reproduces_it(self) -> None:
+        spec = self.spec
+        assert PipelineSpec.from_yaml(spec.to_yaml()) == spec
+
+
+def check_strategy(
+    preset: PipelineSpec | str | dict[str, Any], case: Case, *, tolerance: float = 1e-5
+) -> Chain:
+    """Run a chain on one batch and check every law that needs no second run."""
+    spec = spec_of(preset)
+    chain = Chain.run(stages_of(spec, case.windows, case.ratio), case.hidden(), case.layout())
+    for step in chain.steps:
+        check_budget(step)
+        check_assignment(step)
+        if step.stage.aggregator.convex:
+            check_convexity(step, tolerance)
+        check_text(step)
+        check_order(step)
+        check_layout(step)
+    return chain
+
+
+# -- one step at a time -----------------------------------------------------------------------
+
+
+def _vision(hidden: torch.Tensor, layout: Any) -> torch.Tensor:
+    flat = layout.token_index(hidden.device).flat
+    return hidden.reshape(-1, hidden.shape[-1])[flat]
+
+
+def window_labels(step: Step) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Window of each current token of each row, from the partitioner and the tokens' origins."""
+    out, origin = [], step.layout.token_index(torch.device("cpu")).origin.numpy()
+    rows = rows_of(step.layout.vision_counts)
+    first = np.concatenate([[0], np.cumsum(step.layout.original_counts)])
+    parts: list[Partition] = [
+        step.stage.partitioner.partition(sample, groups, step.stage.windows)
+        for sample, groups in zip(step.layout.samples, step.layout.groups, strict=True)
+    ]
+    for row, part in enumerate(parts):
+        own = origin[rows == row] - first[row]
+        out.append(part.label if part.by == "rank" else part.label[own])
+    return out
+
+
+def check_budget(step: Step) -> None:
+    """Every window keeps what `Matcher.keep` says; protected tokens all stay."""
+    survivor = step.result.assignment.survivor.cpu().numpy()
+    rows = rows_of(step.layout.vision_counts)
+    starts = np.concatenate([[0], np.cumsum(step.layout.vision_counts)])
+    for row, label in enumerate(window_labels(step)):
+        alive = label[survivor[rows[survivor] == row] - starts[row]]
+        for window in np.unique(label):
+            population, kept = int((label == window).sum()), int((alive == window).sum())
+            budget = step.stage.matcher.keep(population, step.stage.ratio)
+            wanted = population if window == PROTECTED else budget
+            assert kept == wanted, f"row {row}, window {window}: {kept} of {population}"
+
+
+def check_assignment(step: Step) -> None:
+    """Each token is in one slot of its own window or dropped; each slot holds its survivor."""
+    given = step.result.assignment
+    slot, survivor = given.slot.cpu(), given.survivor.cpu()
+    slots = survivor.numel()
+    assert given.token_counts == step.layout.vision_counts
+    assert given.slot_counts == step.result.layout.vision_counts
+    assert sum(given.token_counts) == slot.numel()
+    assert sum(given.slot_counts) == slots
+    assert bool(((slot >= -1) & (slot < slots)).all())
+    assert torch.equal(slot[survivor], torch.arange(slots))
+    assert bool((given.weight >= 0).all())
+    assert bool((given.weight[slot < 0] == 0).all())
+    rows = torch.from_numpy(rows_of(given.token_counts))
+    labels = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *window_labels(step)]))
+    held = slot >= 0
+    into = survivor[slot[held]]
+    assert torch.equal(rows[held], rows[into]), "a token flowed into another sample"
+    assert torch.equal(labels[held], labels[into]), "a token flowed into another window"
+    fixed = torch.nonzero(labels == PROTECTED).flatten()
+    assert torch.equal(survivor[slot[fixed]], fixed), "a protected token was touched"
+    assert int(given.group_sizes().sum()) + int((slot < 0).sum()) == slot.numel()
+
+
+def check_convexity(step: Step, tolerance: float) -> None:
+    """Survivors are the weighted sums that the assignment says, and weights of a slot add up to 1."""
+    given = step.result.assignment
+    total = given.pooled(given.weight)
+    torch.testing.assert_close(total, torch.ones_like(total), atol=tolerance, rtol=0)
+    found = _vision(step.result.hidden_states, step.result.layout).float()
+    made = given.merged(_vision(step.hidden, step.layout))
+    torch.testing.assert_close(found, made, atol=tolerance, rtol=tolerance)
+
+
+def check_text(step: Step) -> None:
+    """Text tokens are bitwise the same, in the same order, and none is lost."""
+    after = step.result.layout
+    assert after.text_counts == step.layout.text_counts
+    before_text = step.layout.token_index(step.hidden.device).text
+    after_text = after.token_index(step.hidden.device).text
+    width = step.hidden.shape[-1]
+    old = step.hidden.reshape(-1, width)[before_text]
+    new = step.result.hidden_states.reshape(-1, width)[after_text]
+    assert torch.equal(old, new)
+
+
+def check_order(step: Step) -> None:
+    """Survivors stay in raster order, and so does the whole sequence."""
+    survivor, index = step.result.assignment.survivor, step.result.layout.token_index
+    device = survivor.device
+    assert bool((survivor.diff() > 0).all())
+    assert bool((index(device).origin.diff() > 0).all())
+    assert bool((index(device).flat.diff() > 0).all())
+    valid = step.result.layout.valid_mask(device)
+    for row in range(valid.shape[0]):
+        kept = step.result.kept[row][valid[row]]
+        assert bool((kept.diff() > 0).all())
+
+
+def check_layout(step: Step) -> None:
+    """Counts, padding, places and length of the new layout fit the tensor and each other."""
+    result, after = step.result, step.result.layout
+    batch, length, _ = result.hidden_states.shape
+    assert (batch, length) == (after.batch_size, after.length)
+    real = [t + v for t, v in zip(after.text_counts, after.vision_counts, strict=True)]
+    assert length == max(real)
+    assert after.pads == tuple(length - n for n in real)
+    mask = after.vision_mask(result.hidden_states.device)
+    assert tuple(mask.sum(dim=1).tolist()) == after.vision_counts
+    assert not bool((mask & ~after.valid_mask(mask.device)).any())
+    index = after.token_index(mask.device)
+    together = torch.cat([index.flat, index.text]).sort().values
+    places = torch.nonzero(after.valid_mask(mask.device).flatten()).flatten()
+    assert torch.equal(together, places)
+    # `kept` leads back to where each token stood.
+    old = step.layout.token_index(mask.device)
+    offsets = torch.arange(batch, device=mask.device)[:, None] * step.layout.length
+    came_from = (result.kept + offsets).flatten()
+    assert torch.equal(came_from[index.text], old.text)
+    assert torch.equal(came_from[index.flat], old.flat[result.assignment.survivor])

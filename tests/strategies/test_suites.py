@@ -1,0 +1,112 @@
+"""Every built-in preset, and compositions of the loose components, through the public suite."""
+
+import pytest
+import torch
+from hypothesis import given
+
+from lightkv.core.plugins import registry
+from lightkv.core.roles import Matcher, Merged
+from lightkv.strategies.common import Drop
+from lightkv.testing import Case, StrategySuite, cases, check_strategy, strategies
+from lightkv.testing.cases import SampleShape
+
+
+class TestLightKV(StrategySuite):
+    preset = "lightkv"
+    temporal = True
+
+
+class TestLightKVRelease(StrategySuite):
+    preset = "lightkv-release"
+
+
+class TestFastV(StrategySuite):
+    preset = "fastv"
+
+
+class TestToMe(StrategySuite):
+    preset = "tome"
+
+
+class TestToMeKeys(StrategySuite):
+    preset = {
+        "matcher": {"name": "bipartite", "metric": "keys"},
+        "aggregator": {"name": "weighted-mean", "weights": "size"},
+    }
+
+
+class TestRandom(StrategySuite):
+    preset = "random"
+
+
+class TestWindowedDropByKeys(StrategySuite):
+    """Top-k in windows with the paper's normalisation."""
+
+    preset = {
+        "partitioner": "windows",
+        "scorer": {"name": "prompt-attention", "normalize": "keys"},
+        "matcher": {"name": "top-k", "rounding": "floor"},
+        "schedule": [{"after_layer": 1, "ratio": 0.5, "windows": 2}],
+    }
+    temporal = True
+
+
+class TestCausalMeanByImage(StrategySuite):
+    preset = {
+        "partitioner": {"name": "whole", "scope": "image"},
+        "scorer": "causal-attention",
+        "matcher": "bipartite",
+        "aggregator": "weighted-mean",
+    }
+
+
+def test_every_preset_has_a_suite():
+    own = [v for v in globals().values() if isinstance(v, type) and issubclass(v, StrategySuite)]
+    tested = {suite.preset for suite in own if isinstance(getattr(suite, "preset", None), str)}
+    built_in = {name for name, e in registry().presets.items() if e.package == "lightkv"}
+    assert built_in <= tested
+
+
+# -- the suite itself must catch methods that break a law --------------------------------------
+
+
+CASE = Case((SampleShape((2, 3), ((1, 4, 4, False),)), SampleShape((4,), ())), (None,), 0.5, 3)
+
+
+class KeepsOneTooMany(Matcher):
+    name = "keeps-one-too-many"
+
+    def match(self, inputs):
+        places = torch.arange(inputs.tokens.shape[1])
+        target = torch.where(places <= inputs.keep, places, -1)
+        return target.expand(inputs.tokens.shape[0], -1)
+
+
+class Doubles(Drop):
+    name = "doubles"
+
+    def merge(self, inputs):
+        kept = inputs.tokens.gather(
+            1, inputs.survivors.unsqueeze(-1).expand(-1, -1, inputs.tokens.shape[-1])
+        )
+        return Merged(2 * kept, super().merge(inputs).share)
+
+
+def check_weights(step):
+    strategies.check_convexity(step, 1e-5)
+
+
+@pytest.mark.parametrize("broken", [{"matcher": KeepsOneTooMany()}, {"aggregator": Doubles()}])
+def test_the_suite_catches_broken_components(broken):
+    roles = {"scorer": "uniform", "matcher": "top-k", "aggregator": "drop", "partitioner": "whole"}
+    stage = strategies.Stage.from_roles({**roles, **broken}, ratio=0.5, windows=None)
+    chain = strategies.Chain.run([stage], CASE.hidden(), CASE.layout())
+    check = strategies.check_assignment if "matcher" in broken else check_weights
+    with pytest.raises(AssertionError):
+        check(chain.steps[0])
+
+
+@given(case=cases(windowed=False, max_ratio=0.9))
+def test_check_strategy_runs_on_plain_data(case):
+    chain = check_strategy({"scorer": "size", "matcher": "top-k"}, case)
+    assert len(chain.steps) == 2
