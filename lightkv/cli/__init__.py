@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from lightkv.cli.demo import demo
+from lightkv.cli.command_demo import demo
+from lightkv.cli.command_plan import plan
+from lightkv.cli.command_run import run
+from lightkv.cli.command_strategies import strategies
 from lightkv.cli.errors import OneLineErrors
-from lightkv.cli.plan import plan
-from lightkv.cli.run import run
-from lightkv.cli.strategies import strategies
 
 __all__ = ["app", "main"]
 

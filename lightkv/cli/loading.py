@@ -27,7 +27,7 @@ def quiet_libraries() -> None:
     import transformers
     from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 

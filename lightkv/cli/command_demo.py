@@ -123,14 +123,16 @@ def _bar() -> Any:
         TimeRemainingColumn,
     )
 
+    out = notes()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=notes(),
+        console=out,
         transient=True,
+        disable=not out.is_terminal,
     )
 
 

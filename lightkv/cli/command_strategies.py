@@ -10,6 +10,8 @@ import typer
 from lightkv.cli.output import console, print_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from lightkv.core.plugins import Registry
     from lightkv.core.roles import Component
 
@@ -100,19 +102,24 @@ def _show(data: dict[str, Any], verbose: bool) -> None:
     out = console()
     out.print(_table("Presets", data["presets"], ("name", "source", "package")))
     components = [{**row, "requires": ", ".join(row["requires"])} for row in data["components"]]
-    columns = ["role", "name", "requires", "source", "package"]
-    if verbose:
-        columns.insert(2, "parameters")
-        for row in components:
-            row["parameters"] = "\n".join(_signature(entry) for entry in row["parameters"])
-    out.print(_table("Components", components, tuple(columns)))
+    columns = ("role", "name", "requires", "source", "package")
+    out.print(_table("Components", components, columns))
     out.print(_table("Adapters", data["adapters"], ("name", "models", "package")))
     for failure in data["failed"]:
         out.print(f"failed: {failure['error']}", style="red", markup=False)
     if verbose:
-        for preset in data["presets"]:
-            out.print(f"\n# lightkv run --pipeline FILE, or compress(model, {preset['name']!r})")
-            out.print(preset["yaml"].rstrip(), markup=False)
+        _show_details(data, out)
+
+
+def _show_details(data: dict[str, Any], out: Console) -> None:
+    """Parameters of components, and presets as files for `lightkv run --pipeline`."""
+    out.print("Parameters", style="bold")
+    for row in data["components"]:
+        for parameter in row["parameters"]:
+            out.print(f"  {row['role']} {row['name']}: {_signature(parameter)}", markup=False)
+    for preset in data["presets"]:
+        out.print(f"\nPreset {preset['name']}", style="bold")
+        out.print(preset["yaml"].rstrip(), markup=False)
 
 
 def _signature(parameter: dict[str, Any]) -> str:

@@ -1,0 +1,157 @@
+"""`lightkv run` on a checkpoint directory, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from lightkv.cli.command_run import build_inputs, open_image
+from lightkv.core.pipeline import get_preset
+from lightkv.demo.architecture import PREFIX, make_model, make_processor
+from lightkv.demo.scenes import prompt as demo_prompt
+
+SHORT = ("--max-new-tokens", 3)
+ASK = ("--prompt", "list all digits")
+
+
+def test_answer_and_report(ok, checkpoint, picture):
+    text = ok("run", "--model", checkpoint, "--image", picture, *ASK, *SHORT)
+    assert "lightkv, run 0: retention 0.5" in text
+    assert "first token" in text
+    assert "vanilla:" not in text
+
+
+def test_compare_shows_both(ok, ok_json, bundled, picture):
+    args = ("run", "--model", "demo", "--image", picture, *ASK, *SHORT, "--compare")
+    text = ok(*args)
+    assert "vanilla:" in text
+    assert "whole answer" in text
+    data = ok_json(*args, "--strategy", "tome", "--retention", 0.6, "--json")
+    assert data["report"]["strategy"] == "tome"
+    assert data["report"]["retention"] == pytest.approx(0.6, abs=0.02)
+    assert data["vanilla"]["report"]["retention"] == 1.0
+    assert data["same_answer"] == (data["answer"] == data["vanilla"]["answer"])
+    assert data["new_tokens"] <= 3
+
+
+def test_full_retention_answers_as_vanilla(ok_json, bundled, picture):
+    data = ok_json(
+        "run", "--model", "demo", "--image", picture, *ASK, "--retention", 1, "--compare", "--json"
+    )
+    assert data["same_answer"]
+
+
+def test_pipeline_file_and_several_pictures(ok_json, bundled, picture, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(get_preset("fastv").to_yaml())
+    data = ok_json(
+        *("run", "--model", "demo", "--image", picture, "--image", picture, *ASK, *SHORT),
+        *("--pipeline", file, "--json"),
+    )
+    assert data["report"]["strategy"] == "fastv"
+    assert data["report"]["samples"][0]["vision_tokens"][0] == 2 * 144
+
+
+def test_without_pictures_nothing_is_compressed(ok_json, bundled):
+    data = ok_json("run", "--model", "demo", *ASK, *SHORT, "--json")
+    assert data["report"]["retention"] == 1.0
+
+
+def test_dtype(ok_json, bundled, picture):
+    args = ("run", "--model", "demo", "--image", picture, *ASK, *SHORT, "--json")
+    whole = ok_json(*args, "--dtype", "float32")["report"]["vision_kv_bytes"]
+    assert ok_json(*args, "--dtype", "bfloat16")["report"]["vision_kv_bytes"] == whole / 2
+
+
+def test_inputs_are_those_of_the_chat_template(picture):
+    """One <bos>, one picture, the words as the model was trained on them."""
+    model, processor = make_model(), make_processor()
+    image = open_image(picture)
+    inputs = build_inputs(processor, "what digit is red ?", [image], model)
+    expected = processor(
+        images=[image], text=[demo_prompt("what digit is red ?")], return_tensors="pt"
+    )
+    assert torch.equal(inputs["input_ids"], expected["input_ids"])
+    words = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    assert words[: len(PREFIX)] == PREFIX
+
+
+def test_inputs_without_chat_template(picture):
+    model, processor = make_model(), make_processor()
+    processor.chat_template = processor.tokenizer.chat_template = None
+    inputs = build_inputs(processor, "what digit is red ?", [open_image(picture)], model)
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == 144
+
+
+def remove(*names):
+    def change(folder):
+        for name in names:
+            (folder / name).unlink()
+
+    return change
+
+
+def write(name, text):
+    def change(folder):
+        (folder / name).write_text(text)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (remove("config.json"), ("lacks config.json", "save_pretrained")),
+        (remove("model.safetensors"), ("lacks weights",)),
+        (remove("processor_config.json"), ("lacks a processor",)),
+        (write("config.json", "{"), ("JSON",)),
+        (write("config.json", '{"model_type": "nosuch"}'), ("nosuch",)),
+        (write("config.json", LlamaConfig().to_json_string()), ("'llama'", "vision-language")),
+        (write("model.safetensors", "no weights"), ("cannot load the checkpoint",)),
+    ],
+)
+def test_a_directory_that_is_no_checkpoint(fails, checkpoint, picture, tmp_path, change, words):
+    folder = tmp_path / "copy"
+    shutil.copytree(checkpoint, folder)
+    change(folder)
+    line = fails("run", "--model", folder, "--image", picture, *ASK)
+    for word in words:
+        assert word in line
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--image", "none.png"), ("--image = 'none.png'", "no such file")),
+        (("--strategy", "tomme"), ("Did you mean 'tome'",)),
+        (("--retention", "2"), ("retention = 2",)),
+        (("--retention", "0.001"), ("reach retentions from",)),
+        (("--pipeline", "none.yaml"), ("none.yaml",)),
+        (("--pipeline", "a.yaml", "--strategy", "tome"), ("leave one",)),
+        (("--dtype", "int3"), ("bfloat16",)),
+        (("--device", "nowhere"), ("--device",)),
+        (("--device", "meta"), ("--device",)),
+        (("--max-new-tokens", "0"), ("at least 1",)),
+        (("--max-new-tokens", "many"), ("--max-new-tokens",)),
+    ],
+)
+def test_bad_input_is_one_line(fails, bundled, args, words):
+    line = fails("run", "--model", "demo", *ASK, *args)
+    for word in words:
+        assert word in line
+
+
+def test_more_bad_input(fails, bundled, picture, tmp_path):
+    assert "--prompt" in fails("run", "--model", "demo")
+    assert "--model" in fails("run", *ASK)
+    assert "no such directory" in fails("run", "--model", "./nowhere", *ASK)
+    assert "a file is no checkpoint" in fails("run", "--model", picture, *ASK)
+    text = tmp_path / "picture.png"
+    text.write_text(json.dumps({}))
+    assert "not a picture" in fails("run", "--model", "demo", "--image", text, *ASK)
+    placeholder = ("--prompt", "<image> <image> what ?")
+    assert "--prompt" in fails("run", "--model", "demo", "--image", picture, *placeholder)
