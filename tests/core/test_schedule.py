@@ -1,0 +1,160 @@
+"""Retention arithmetic, solvers and other notations."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightkv import Recipe, Schedule, StageSpec, VisionLayout
+from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline import Pipeline
+from lightkv.core.stage import Stage
+
+
+def brute_force(stages, num_layers):
+    """Mean share over the layers, layer by layer, token by token of a divisible image."""
+    total = 0.0
+    for layer in range(num_layers):
+        share = 1.0
+        for after, ratio in stages:
+            if layer >= after:
+                share *= 1 - ratio
+        total += share
+    return total / num_layers
+
+
+def attempt(make, *arguments):
+    """What `make` returns, and the error it raised instead."""
+    try:
+        return make(*arguments), None
+    except ConfigError as error:
+        return None, error
+
+
+@given(data=st.data(), num_layers=st.integers(2, 40))
+def test_retention_is_the_mean_share_over_layers(data, num_layers):
+    layers = data.draw(st.lists(st.integers(0, num_layers - 1), unique=True, max_size=5))
+    stages = [(layer, data.draw(st.floats(0, 0.95))) for layer in sorted(layers)]
+    schedule = Schedule(StageSpec(after_layer=a, ratio=r) for a, r in stages)
+    assert schedule.retention(num_layers) == pytest.approx(brute_force(stages, num_layers))
+    shares = schedule.shares(num_layers)
+    assert len(shares) == num_layers
+    assert all(a >= b for a, b in itertools.pairwise(shares))
+    assert Schedule(schedule.to_list()) == schedule
+
+
+@given(
+    num_layers=st.integers(4, 48),
+    retention=st.floats(0.05, 1.0),
+    windows=st.sampled_from([(4, 2, 1), (6, 4, 2), (None,), (None, None), (8, 4, 2, 1)]),
+    ratio=st.sampled_from([0.3, 0.5]),
+)
+def test_solver_meets_the_target_or_names_the_range(num_layers, retention, windows, ratio):
+    schedule, error = attempt(Schedule.for_retention, num_layers, retention, windows, ratio)
+    if schedule is None:
+        count = len(windows)
+        if num_layers > count:
+            lowest = brute_force([(1 + i, ratio) for i in range(count)], num_layers)
+            assert lowest > retention
+            assert f"from {lowest:.3f} to 1" in str(error)
+        assert error.field == "retention"
+        assert error.remedy
+        return
+    assert abs(schedule.retention(num_layers) - retention) <= 0.005 + 1e-9
+    assert all(stage.after_layer >= 1 for stage in schedule.stages)
+    assert [stage.windows for stage in schedule.stages] == list(windows)[: len(schedule)]
+    assert all(0 < stage.ratio <= ratio + 1e-9 for stage in schedule.stages)
+
+
+@given(num_layers=st.integers(3, 48), retention=st.floats(0.02, 1.0), after=st.integers(0, 6))
+def test_a_single_stage_is_solved_exactly(num_layers, retention, after):
+    schedule, error = attempt(Schedule.single, num_layers, retention, after)
+    if schedule is None:
+        assert retention <= after / num_layers
+        assert f"above {after / num_layers:.3f}" in str(error)
+        return
+    assert schedule.retention(num_layers) == pytest.approx(retention)
+
+
+@pytest.mark.parametrize(("num_layers", "retention"), [(12, 0.2), (12, 0.35), (8, 0.55), (32, 0.2)])
+def test_a_recipe_adds_stages_until_the_target_is_met(num_layers, retention):
+    schedule = Recipe(windows=(4, 2, 1), retention=retention).schedule(num_layers)
+    assert abs(schedule.retention(num_layers) - retention) <= 0.005
+
+
+def test_published_operating_point():
+    schedule = Schedule(
+        [
+            {"after_layer": 15, "windows": 4, "ratio": 0.5},
+            {"after_layer": 23, "windows": 2, "ratio": 0.5},
+            {"after_layer": 31, "windows": 1, "ratio": 0.5},
+        ]
+    )
+    assert schedule.retention(40) == pytest.approx((15 + 8 / 2 + 8 / 4 + 9 / 8) / 40)
+    assert round(schedule.retention(40), 3) == 0.553
+
+
+def test_release_strings_name_layer_indices():
+    schedule = Schedule.from_release("12-18-24", "4-2-1", "0.5")
+    assert schedule.after_layers == (13, 19, 25)
+    assert [stage.windows for stage in schedule.stages] == [4, 2, 1]
+    assert round(schedule.retention(32), 3) == 0.574
+    for bad in (("12-x", "4", "0.5"), ("12-18", "4-2-1", "0.5"), ("12-18-24", "4-2", "0.5")):
+        with pytest.raises(ConfigError):
+            Schedule.from_release(*bad)
+
+
+COUNTS = [
+    ("lightkv", (1, 24, 24), (4, 2, 1), 0.5, [576, 288, 144, 72]),
+    ("lightkv-release", (1, 24, 24), (4, 2, 1), 0.5, [576, 288, 145, 73]),
+    ("lightkv-release", (1, 24, 24), (6, 4, 2), 0.5, [576, 288, 145, 73]),
+    ("lightkv-release", (1, 24, 24), (4, 2, 1), 0.3, [576, 416, 293, 206]),
+    ("lightkv-release", (1, 1, 2144), (6, 4, 2), 0.5, [2144, 1073, 537, 269]),
+    ("lightkv-release", (1, 1, 2880), (6, 4, 2), 0.5, [2880, 1456, 729, 365]),
+    ("tome", (1, 24, 24), (None,) * 3, 0.5, [576, 288, 144, 72]),
+    ("random", (1, 24, 24), (None,) * 3, 0.5, [576, 288, 144, 72]),
+]
+
+
+@pytest.mark.parametrize(("preset", "grid", "windows", "ratio", "counts"), COUNTS)
+def test_published_counts(preset, grid, windows, ratio, counts):
+    layout = VisionLayout.from_spans([[(5, grid)]], length=counts[0] + 10)
+    found = [layout.vision_counts[0]]
+    for window in windows:
+        plan = Stage.preset(preset, windows=window, ratio=ratio).plan(layout)
+        # A plan knows all that follows; the places of survivors are not needed for counting.
+        layout = layout.evolved(
+            plan.length, plan.groups, plan.pads, layout.token_index(plan.rank.device)
+        )
+        found.append(layout.vision_counts[0])
+    assert found == counts
+
+
+def test_six_windows_group_into_four_as_evenly_as_possible():
+    """6 × 6 windows of 24 × 24 regroup into bands of 2, 2, 1, 1 windows."""
+    pipeline = Pipeline.build(
+        "lightkv",
+        12,
+        schedule=[
+            {"after_layer": 2, "windows": 6, "ratio": 0.5},
+            {"after_layer": 4, "windows": 4, "ratio": 0.5},
+        ],
+    )
+    layout = VisionLayout.from_spans([[(0, (1, 24, 24))]], length=576)
+    plan = pipeline.stages[0].plan(layout)
+    assert {(b.population, b.keep) for b in plan.buckets} == {(16, 8)}
+    layout = layout.evolved(
+        plan.length, plan.groups, plan.pads, layout.token_index(plan.rank.device)
+    )
+    plan = pipeline.stages[1].plan(layout)
+    windows = {b.population: b.gather.shape[0] for b in plan.buckets}
+    assert windows == {4 * 8: 4, 2 * 8: 8, 8: 4}
+
+
+def test_what_a_schedule_prints_and_compares_by():
+    schedule = Schedule([StageSpec(after_layer=3, ratio=0.25, windows=2)])
+    assert repr(schedule) == "Schedule(λ=3 ρ=0.25 w=2)"
+    assert len(schedule) == 1
+    assert hash(schedule) == hash(Schedule(schedule.to_list()))
+    assert schedule != Schedule([])
