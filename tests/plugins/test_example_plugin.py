@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # pip and two fresh processes
+
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "docs" / "examples" / "lightkv-outliers"
 
@@ -86,9 +88,20 @@ def test_every_patch_has_a_survivor(outcome: dict[str, Any]) -> None:
     assert min(outcome["slots"]) >= 1
 
 
+SUITE = """
+import sys
+import pytest
+from hypothesis import settings
+
+settings.register_profile("few", max_examples=15, derandomize=True)
+settings.load_profile("few")
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
 def test_its_own_suite_passes(installed: Path) -> None:
     tests = str(EXAMPLE / "tests")
     options = ["-q", "-p", "no:cacheprovider", "--rootdir", tests, "-c", os.devnull]
-    summary = python(installed, "-m", "pytest", *options, tests)
+    summary = python(installed, "-c", SUITE, *options, tests)
     assert " passed" in summary
     assert "skipped" not in summary
