@@ -177,18 +177,23 @@ def _cells(row: Row, vanilla: Row) -> list[str]:
     return cells
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def explanation(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """What the table shows, in words that follow from its figures."""
     vanilla, others = rows[0], [row for row in rows[1:] if row.error is None]
     halves = [(a.high - a.low) / 2 for row in rows for a in row.accuracy.values()]
     parts = [
-        f"Measured just now: {facts['questions']} questions about {facts['scenes']} pictures that "
+        f"Measured just now: {_count(facts['questions'], 'question')} about {_count(facts['scenes'], 'picture')} that "
         f"training never saw (seed {facts['seed']}), greedy answers, on {facts['device']} with "
-        f"{facts['threads']} threads. Accuracy in % of right answers (of right items for lists), "
+        f"{_count(facts['threads'], 'thread')}. Accuracy in % of right answers (of right items for lists), "
         "below it the difference to vanilla in points; each is uncertain by up to "
         f"± {100 * max(halves):.0f} points (95 %). KV and FLOPs are per question and exact; TTFT "
         f"is the median over {vanilla.batches} batches of {facts['batch_size']} questions; × is "
-        "the share of vanilla's."
+        "the share of vanilla's. Schedules are set so that the achieved retention comes as near "
+        f"to {facts['retention']:g} as whole tokens allow."
     ]
     if others:
         best = max(others, key=lambda row: row.mean_accuracy)

@@ -48,7 +48,8 @@ def run(
     inputs = build_inputs(processor, prompt, pictures, loaded)
     vanilla = None
     if compare:
-        plain = prepare(loaded, spec.model_copy(update={"schedule": ()}), profile=True)
+        empty = spec.model_copy(update={"name": "vanilla", "schedule": ()})
+        plain = prepare(loaded, empty, profile=True)
         generate(plain, processor, inputs, 1)  # the first pass of all is slow; it counts for none
         vanilla = generate(plain, processor, inputs, max_new_tokens)
     answer = generate(session, processor, inputs, max_new_tokens)
