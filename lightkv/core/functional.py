@@ -69,8 +69,17 @@ def compress_stage(
             ("attention_logits", attention_logits),
             ("query", query),
             ("key", key),
+            ("last_row", last_row),
         ):
             _check_finite(name, tensor)
+    tokens = sum(layout.vision_counts)
+    if size is not None and size.shape != (tokens,):
+        raise ConfigError(
+            f"the layout has {tokens} vision tokens",
+            field="size",
+            value=tuple(size.shape),
+            remedy="give one number for each vision token, sample after sample",
+        )
     view = _attention_view(layout, hidden_states, attention_logits, query, key, last_row, scaling)
     observed = Observed()
     if stage.requires:

@@ -77,7 +77,17 @@ class Registry:
                 "rename the entry point",
             )
             return
-        self._manager.register(plugin, name=name)
+        try:
+            hash(plugin)  # pluggy keeps plugins in sets
+            self._manager.register(plugin, name=name)
+        except Exception as error:  # noqa: BLE001 - an entry point may name anything at all
+            self._fail(
+                f"plugin {name!r} of package {package!r} is not usable "
+                f"({type(error).__name__}: {error})",
+                name,
+                "let the entry point name a module or an object with hooks, once",
+            )
+            return
         hooks = self._manager.subset_hook_caller
         others = [p for p in self._manager.get_plugins() if p is not plugin]
         offers: tuple[tuple[str, Callable[[Any], None]], ...] = (
