@@ -38,14 +38,16 @@ def test_unknown_split_is_refused() -> None:
 def test_augmented_scans_keep_shape_and_range() -> None:
     bank = augmented(np.random.default_rng(0), 2)
     assert bank.shape == (2, len(load_digits("train")[0]), 8, 8)
-    assert bank.min() >= 0 and bank.max() <= 1
+    assert bank.min() >= 0
+    assert bank.max() <= 1
 
 
 def test_same_seed_same_scenes() -> None:
     first, second = held_out_scenes(4, seed=3), held_out_scenes(6, seed=3)
     for (scene, questions), (again, asked_again) in zip(first, second, strict=False):
         assert scene.image.tobytes() == again.image.tobytes()
-        assert scene.digits == again.digits and questions == asked_again
+        assert scene.digits == again.digits
+        assert questions == asked_again
     other = held_out_scenes(1, seed=4)[0][0]
     assert other.image.tobytes() != first[0][0].image.tobytes()
 
@@ -54,7 +56,8 @@ def test_scene_is_well_formed() -> None:
     rng = np.random.default_rng(0)
     for count in range(1, MAX_DIGITS + 1):
         scene = make_scene(rng, num_digits=count)
-        assert scene.image.size == (IMAGE_SIZE, IMAGE_SIZE) and scene.image.mode == "RGB"
+        assert scene.image.size == (IMAGE_SIZE, IMAGE_SIZE)
+        assert scene.image.mode == "RGB"
         assert len({placed.digit for placed in scene.digits}) == count
         assert len({placed.color for placed in scene.digits}) == count
         slots = [placed.slot for placed in scene.digits]
@@ -65,7 +68,8 @@ def test_scene_is_well_formed() -> None:
             assert labels[placed.scan] == placed.digit
             left, top, right, bottom = placed.box
             assert right - left == bottom - top == 8
-            assert abs(left - 8 * placed.patch[1]) <= 1 and abs(top - 8 * placed.patch[0]) <= 1
+            assert abs(left - 8 * placed.patch[1]) <= 1
+            assert abs(top - 8 * placed.patch[0]) <= 1
 
 
 def test_too_many_digits_are_refused() -> None:
@@ -124,7 +128,9 @@ def test_kinds_can_be_chosen() -> None:
 
 def test_score() -> None:
     short = Question("count", "how many digits there ?", "3", None)
-    assert score(short, " 3 ") == 1 and score(short, "4") == 0 and score(short, "") == 0
+    assert score(short, " 3 ") == 1
+    assert score(short, "4") == 0
+    assert score(short, "") == 0
     listed = Question("list", "list all digits", "3 red 7 blue 1 white", None)
     assert score(listed, "3 red 7 blue 1 white") == 1
     assert score(listed, "3 red 1 white") == pytest.approx(2 / 3)
