@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SCENES = 60
 """Scenes by default: about 340 questions for each strategy, well under 90 s on 2 cores."""
+WIDE = 104
+"""Columns that the table takes with one row for each strategy."""
 HEADS = {
     "color_to_digit": "color→\ndigit",
     "digit_to_color": "digit→\ncolor",
@@ -53,7 +55,7 @@ def demo(
         write_json({**facts, "rows": [row.to_dict(rows[0]) for row in rows]}, json)
     if json != "-":
         out = console()
-        out.print(_table(rows))
+        out.print(_table(rows, out.width))
         for row in rows:
             if row.error is not None:
                 out.print(f"{row.strategy} did not run: {row.error}", markup=False)
@@ -139,19 +141,26 @@ def _bar() -> Any:
 # -- printing -------------------------------------------------------------------------------------
 
 
-def _table(rows: Sequence[Row]) -> Any:
+def _table(rows: Sequence[Row], width: int) -> Any:
+    """Strategies as rows; as columns where the terminal is too narrow for that."""
     from rich import box
     from rich.table import Table
 
     vanilla = rows[0]
+    kinds = [HEADS.get(kind, kind) for kind in vanilla.accuracy]
+    heads = ["strategy", *kinds, "retention", "vision\nKV", "prefill\nFLOPs", "TTFT"]
+    lines = [[row.strategy, *_cells(row, vanilla)] for row in rows]
+    if width < WIDE:
+        names = [line[0].replace("-", "-\n") for line in lines]
+        heads = [head.replace("→\n", "→").replace("\n", " ") for head in heads]
+        columns = zip(*(line[1:] for line in lines), strict=True)
+        lines = [[head, *column] for head, column in zip(heads[1:], columns, strict=True)]
+        heads = ["", *names]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("strategy", no_wrap=True)
-    for kind in vanilla.accuracy:
-        table.add_column(HEADS.get(kind, kind), justify="right", no_wrap=True)
-    for head in ("retention", "vision\nKV", "prefill\nFLOPs", "TTFT"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row.strategy, *_cells(row, vanilla))
+    for number, head in enumerate(heads):
+        table.add_column(head, justify="right" if number else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*line)
     return table
 
 
@@ -185,15 +194,17 @@ def explanation(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """What the table shows, in words that follow from its figures."""
     vanilla, others = rows[0], [row for row in rows[1:] if row.error is None]
     halves = [(a.high - a.low) / 2 for row in rows for a in row.accuracy.values()]
+    questions, scenes, threads = (
+        _count(facts[key], key.removesuffix("s")) for key in ("questions", "scenes", "threads")
+    )
     parts = [
-        f"Measured just now: {_count(facts['questions'], 'question')} about {_count(facts['scenes'], 'picture')} that "
-        f"training never saw (seed {facts['seed']}), greedy answers, on {facts['device']} with "
-        f"{_count(facts['threads'], 'thread')}. Accuracy in % of right answers (of right items for lists), "
-        "below it the difference to vanilla in points; each is uncertain by up to "
-        f"± {100 * max(halves):.0f} points (95 %). KV and FLOPs are per question and exact; TTFT "
-        f"is the median over {vanilla.batches} batches of {facts['batch_size']} questions; × is "
-        "the share of vanilla's. Schedules are set so that the achieved retention comes as near "
-        f"to {facts['retention']:g} as whole tokens allow."
+        f"Measured just now: {questions} about {scenes} that training never saw (seed "
+        f"{facts['seed']}), greedy answers, on {facts['device']} with {threads}. Accuracy in % of "
+        "right answers (of right items for lists), below it the difference to vanilla in points; "
+        f"each is uncertain by up to ± {100 * max(halves):.0f} points (95 %). KV and FLOPs are "
+        f"per question and exact; TTFT is the median over {vanilla.batches} batches of up to "
+        f"{facts['batch_size']} questions; × is the share of vanilla's. Schedules are set so that "
+        f"the achieved retention comes as near to {facts['retention']:g} as whole tokens allow."
     ]
     if others:
         best = max(others, key=lambda row: row.mean_accuracy)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 
 import pytest
+from rich.console import Console
 
+from lightkv.cli.command_demo import _table
 from lightkv.demo import compare as comparing
 from lightkv.demo import model as demo_model
-from lightkv.demo.compare import Accuracy, compare, wilson
+from lightkv.demo.compare import Accuracy, Row, compare, wilson
 from lightkv.demo.scenes import KINDS, held_out_scenes
 
 FEW = ("--samples", 2, "--batch-size", 2)
@@ -21,7 +24,20 @@ def test_table_has_all_strategies(ok, bundled):
         assert name in text
     words = " ".join(text.split())
     assert "Measured just now" in words
-    assert "about 1 picture that" in words
+    assert "about 1 scene that" in words
+
+
+def test_table_turns_where_the_terminal_is_narrow():
+    accuracy = {kind: Accuracy.of([1.0, 0.0]) for kind in KINDS}
+    names = ("vanilla", "lightkv", "lightkv-release", "fastv", "tome", "random")
+    rows = [Row(name, None, [], dict(accuracy), 0.5, 1e6, 1e9, 1.5, 0.5, 4) for name in names]
+    for width in (80, 120):
+        out = Console(width=width, file=io.StringIO())
+        out.print(_table(rows, width))
+        text = out.file.getvalue()
+        assert "…" not in text
+        assert "977 KiB" in text
+        assert max(len(line.rstrip()) for line in text.splitlines()) <= width
 
 
 def test_json_relates_each_figure_to_vanilla(ok_json, bundled):
