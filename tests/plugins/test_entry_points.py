@@ -148,7 +148,6 @@ def test_class_without_a_role(install: Install) -> None:
     assert_builtins(registry)
 
 
-@pytest.mark.xfail(strict=True, reason="Registry.register lets the error of pluggy through")
 def test_hook_with_a_wrong_signature(install: Install) -> None:
     install("wrong-plugin", NO_ROLE.replace("(register)", "(add)", 1))
     install("good-plugin-c", GOOD)
