@@ -30,7 +30,7 @@ format: $(DEV)  ## rewrite the code in the project's style
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-train: $(DEV)  ## train the demo model anew into runs/train (2.5 hours on 2 cores)
+train: $(DEV)  ## train the demo model anew into runs/train
 	@$(BIN)/python -m lightkv.demo.train --out runs/train $(ARGS)
 
 clean:  ## remove the environment and all caches
