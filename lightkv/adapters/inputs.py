@@ -100,6 +100,7 @@ def left_padding(
             "the attention mask has padding after the first token, and generation continues "
             "at the end of the row",
             field="attention_mask",
+            value=f"row {int(np.argmax((real != expected).any(axis=1)))}",
             remedy="set processor.tokenizer.padding_side = 'left' (or pass use_cache=False "
             "for a forward pass without generation)",
         )

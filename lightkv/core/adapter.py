@@ -86,6 +86,7 @@ def find_adapter(model: nn.Module, adapter: Adapter | str | None = None) -> Adap
     raise ModelError(
         f"no adapter serves {type(model).__name__}",
         field="model",
+        value=type(model).__name__,
         remedy=f"there are adapters for: {_families()}. For any other decoder use "
         "adapter='generic' and give the vision spans (layout=VisionLayout.from_spans(...)), or "
         "write an adapter (docs/writing-an-adapter.md)",

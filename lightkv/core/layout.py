@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from lightkv.core.errors import LayoutError
+from lightkv.core.layout_checks import check_sample, checked_grid, checked_pads, checked_span
 
 IntArray = npt.NDArray[np.int64]
 Grid = tuple[int, int, int]
@@ -48,7 +49,7 @@ class View:
     @classmethod
     def from_span(cls, start: int, grid: Grid, *, image: int = 0, newline: bool = False) -> View:
         """A contiguous raster view; with `newline` each row is followed by one separator token."""
-        frames, rows, columns = _checked_grid(grid)
+        frames, rows, columns = checked_grid(grid)
         cells = np.arange(frames * rows * columns, dtype=np.int64).reshape(frames * rows, columns)
         if newline:
             breaks = np.full((frames * rows, 1), SEPARATOR, dtype=np.int64)
@@ -68,18 +69,6 @@ class View:
         )
         out[cells < 0] = SEPARATOR
         return out.astype(np.int64)
-
-
-def _checked_grid(grid: Sequence[int]) -> Grid:
-    if len(grid) != 3 or any(int(side) < 1 for side in grid):
-        raise LayoutError(
-            "a grid is three positive numbers (frames, rows, columns)",
-            field="grid",
-            value=tuple(grid),
-            remedy="an image of 24 x 24 patches is (1, 24, 24)",
-        )
-    frames, rows, columns = (int(side) for side in grid)
-    return frames, rows, columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +185,7 @@ class VisionLayout:
             )
             object.__setattr__(self, "pads", tuple(sample.pad for sample in self.samples))
             for row, sample in enumerate(self.samples):
-                _check_sample(row, sample, self.length)
+                check_sample(row, sample, None if self.length == UNKNOWN_LENGTH else self.length)
 
     # -- construction -------------------------------------------------------------------------
 
@@ -221,18 +210,14 @@ class VisionLayout:
             LayoutError: spans outside the sequence, overlapping, or an impossible grid.
         """
         samples = []
-        for row, images in enumerate(spans):
+        for row, (images, pad) in enumerate(
+            zip(spans, checked_pads(pads, len(spans)), strict=True)
+        ):
             views = []
             for number, image in enumerate(images):
-                if len(image) != 2 or isinstance(image[1], int):
-                    raise LayoutError(
-                        "a span is (start, (frames, rows, columns))",
-                        field=f"spans[{row}][{number}]",
-                        value=image,
-                        remedy="(5, (1, 24, 24)) is an image of 576 tokens that starts at 5",
-                    )
-                views.append(View.from_span(int(image[0]), image[1], image=number))
-            samples.append(SampleLayout(tuple(views), int(pads[row]) if pads else 0))
+                start, grid = checked_span(f"spans[{row}][{number}]", image)
+                views.append(View.from_span(start, grid, image=number))
+            samples.append(SampleLayout(tuple(views), pad))
         return cls(UNKNOWN_LENGTH if length is None else int(length), tuple(samples))
 
     def with_length(self, length: int) -> VisionLayout:
@@ -247,6 +232,7 @@ class VisionLayout:
             raise LayoutError(
                 f"the layout is for rows of {self.length} positions but the tensor has {length}",
                 field="layout",
+                value=self.length,
                 remedy="pass the layout that belongs to these hidden states",
             )
         return VisionLayout(length, self.samples)
@@ -265,6 +251,7 @@ class VisionLayout:
             raise LayoutError(
                 f"the layout is for {rows} samples but the batch has {len(pads)}",
                 field="layout",
+                value=rows,
                 remedy="give one entry for each row of the batch",
             )
         repeated = [sample for sample in self.samples for _ in range(times)]
@@ -275,6 +262,7 @@ class VisionLayout:
             raise LayoutError(
                 f"the layout says left padding {own}, the attention mask {tuple(pads)}",
                 field="layout",
+                value=own,
                 remedy="leave `pads` out of the layout, or give the real ones",
             )
         samples = (SampleLayout(s.views, int(pad)) for s, pad in zip(repeated, pads, strict=True))
@@ -350,32 +338,6 @@ class VisionLayout:
 
 
 UNKNOWN_LENGTH = -1
-
-
-def _check_sample(row: int, sample: SampleLayout, length: int) -> None:
-    where = f"spans[{row}]"
-    positions = sample.positions
-    if positions.size == 0:
-        return
-    if np.any(np.diff(positions) == 0):
-        raise LayoutError(
-            "two images claim the same position",
-            field=where,
-            value=int(positions[:-1][np.diff(positions) == 0][0]),
-            remedy="give each image its own span",
-        )
-    if positions[0] < sample.pad:
-        raise LayoutError(
-            f"an image starts at {int(positions[0])}, inside the {sample.pad} positions of padding",
-            field=where,
-            remedy="count starts from the beginning of the row, left padding included",
-        )
-    if length != UNKNOWN_LENGTH and positions[-1] >= length:
-        raise LayoutError(
-            f"an image ends at position {int(positions[-1])} but the sequence has {length}",
-            field=where,
-            remedy=f"spans must lie in 0 … {length - 1}; check start and grid",
-        )
 
 
 def _initial_index(layout: VisionLayout) -> TokenIndex:

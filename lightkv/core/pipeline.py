@@ -106,7 +106,12 @@ class PipelineSpec(BaseModel):
         try:
             data = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"not valid YAML: {error}", field=where) from error
+            raise ConfigError(
+                f"not valid YAML: {error}",
+                field=where,
+                value=text[:40],
+                remedy="compare with what `Pipeline.to_yaml()` prints; only plain data is allowed",
+            ) from error
         return cls.parse(data, where)
 
     @classmethod
@@ -115,7 +120,12 @@ class PipelineSpec(BaseModel):
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(str(error), field="pipeline file", value=str(path)) from error
+            raise ConfigError(
+                str(error),
+                field="pipeline file",
+                value=str(path),
+                remedy="give the path of a YAML file, or the name of a preset",
+            ) from error
         return cls.from_yaml(text, str(path))
 
     def to_yaml(self) -> str:
@@ -139,6 +149,7 @@ class PipelineSpec(BaseModel):
             raise ConfigError(
                 "a pipeline has no such part",
                 field=unknown[0],
+                value=changes[unknown[0]],
                 remedy=f"{nearest(unknown[0], data)}There are: {', '.join(data)}",
             )
         data.update({key: _plain(value) for key, value in changes.items()})
@@ -277,9 +288,13 @@ def _build_stage(number: int, spec: PipelineSpec, entry: StageSpec) -> Stage:
             value=unknown[0],
             remedy=f"the roles are: {', '.join(STAGE_ROLES)}",
         )
-    stage = Stage.from_roles(
-        {**spec.roles(), **entry.overrides}, ratio=entry.ratio, windows=entry.windows
-    )
+    roles = {**spec.roles(), **entry.overrides}
+    try:
+        stage = Stage.from_roles(roles, ratio=entry.ratio, windows=entry.windows)
+    except ConfigError as error:
+        if error.field == "ratio":
+            error.field = f"schedule[{number}].ratio"
+        raise
     if entry.after_layer == 0 and stage.requires and entry.ratio > 0:
         raise ConfigError(
             f"the stage needs {', '.join(sorted(stage.requires))} of the layer before it, and "
@@ -295,8 +310,8 @@ def resolve_spec(source: PipelineSpec | str | Path | dict[str, Any]) -> Pipeline
     """A spec from a spec, preset name, YAML path or plain data."""
     if isinstance(source, PipelineSpec):
         return source
-    if isinstance(source, dict):
+    if not isinstance(source, (str, Path)):
         return PipelineSpec.parse(source)
-    if isinstance(source, Path) or str(source).endswith((".yaml", ".yml")):
+    if isinstance(source, Path) or source.endswith((".yaml", ".yml")):
         return PipelineSpec.from_file(source)
     return get_preset(source)

@@ -64,6 +64,7 @@ class Registry:
                     f"({type(error).__name__}: {error})",
                     entry.value,
                     "fix or uninstall the package; the other plugins are loaded",
+                    _package(entry),
                 )
                 continue
             self.register(plugin, name=entry.name, package=_package(entry))
@@ -75,6 +76,7 @@ class Registry:
                 f"two plugins are called {name!r}; the one of {package!r} is left out",
                 name,
                 "rename the entry point",
+                package,
             )
             return
         try:
@@ -86,6 +88,7 @@ class Registry:
                 f"({type(error).__name__}: {error})",
                 name,
                 "let the entry point name a module or an object with hooks, once",
+                package,
             )
             return
         hooks = self._manager.subset_hook_caller
@@ -104,6 +107,7 @@ class Registry:
                     f"({type(error).__name__}: {error})",
                     name,
                     "the other plugins are loaded",
+                    package,
                 )
 
     def unregister(self, name: str) -> None:
@@ -117,6 +121,7 @@ class Registry:
                 f"{cls!r} of {package!r} is not a component with a role and a name",
                 getattr(cls, "__name__", str(cls)),
                 f"subclass one of the roles: {', '.join(ROLES)}",
+                package,
             )
             return
         self._add(self.components, f"{role}", (role, cls.name), cls, package)
@@ -131,12 +136,13 @@ class Registry:
                 f"{table[key].package!r}, which stays",
                 str(label),
                 "rename the newcomer",
+                package,
             )
             return
         table[key] = Entry(value, package)
 
-    def _fail(self, message: str, field: str, remedy: str) -> None:
-        error = PluginError(message, field=field, remedy=remedy)
+    def _fail(self, message: str, field: str, remedy: str, package: str) -> None:
+        error = PluginError(message, field=field, value=package, remedy=remedy)
         self.failures.append(error)
         warnings.warn(str(error), stacklevel=4)
 

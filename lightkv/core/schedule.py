@@ -55,7 +55,7 @@ class StageSpec(BaseModel):
     @field_validator("windows")
     @classmethod
     def _windows_are_positive(cls, value: WindowSpec) -> WindowSpec:
-        sides = value.values() if isinstance(value, dict) else [value or 1]
+        sides = value.values() if isinstance(value, dict) else [1 if value is None else value]
         if any(side < 1 for side in sides):
             raise ValueError("windows per side must be at least 1")
         return value
@@ -76,6 +76,7 @@ class Schedule:
                     f"stage {number} comes after layer {after.after_layer}, "
                     f"not later than stage {number - 1} (after layer {before.after_layer})",
                     field=f"schedule[{number}].after_layer",
+                    value=after.after_layer,
                     remedy="list the stages with strictly increasing after_layer",
                 )
             _check_windows_shrink(number, before.windows, after.windows)
@@ -155,7 +156,10 @@ class Schedule:
         sides, shares = _broadcast("windows", sides, count), _broadcast("ratios", shares, count)
         if len(indices) != count:
             raise ConfigError(
-                f"{len(indices)} layers for {count} stages", field="layers", value=layers
+                f"{len(indices)} layers for {count} stages",
+                field="layers",
+                value=layers,
+                remedy="name a layer for each stage",
             )
         return cls(
             StageSpec(after_layer=index + 1, windows=side, ratio=share)
@@ -188,7 +192,12 @@ class Schedule:
         count = len(windows)
         if retention == 1.0 or count == 0:
             if retention != 1.0:
-                raise ConfigError("no stages were given", field="windows", value=list(windows))
+                raise ConfigError(
+                    "no stages were given",
+                    field="windows",
+                    value=list(windows),
+                    remedy="give one entry for each stage, such as (4, 2, 1)",
+                )
             return cls(())
         lowest = _stack([min_layer + i for i in range(count)], [ratio] * count, num_layers)
         if num_layers < min_layer + count or lowest > retention + TOLERANCE:
@@ -271,6 +280,7 @@ def _check_windows_shrink(number: int, before: WindowSpec, after: WindowSpec) ->
         raise ConfigError(
             f"windows grow in number from {before} to {after} per side",
             field=f"schedule[{number}].windows",
+            value=after,
             remedy="later stages use fewer, larger windows, such as 4, 2, 1",
         )
 
@@ -279,12 +289,17 @@ def _broadcast(name: str, values: list[Any], count: int) -> list[Any]:
     if len(values) == 1:
         return values * count
     if len(values) != count:
-        raise ConfigError(f"{len(values)} {name} for {count} stages", field=name, value=values)
+        raise ConfigError(
+            f"{len(values)} {name} for {count} stages",
+            field=name,
+            value=values,
+            remedy="give one for all stages or one for each",
+        )
     return values
 
 
 def _check_retention(retention: float) -> None:
-    if not 0.0 < retention <= 1.0:
+    if not isinstance(retention, (int, float)) or not 0.0 < retention <= 1.0:
         raise ConfigError(
             "retention is a share of the vision KV cache",
             field="retention",

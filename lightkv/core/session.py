@@ -82,6 +82,7 @@ class Session:
                 f"{type(self.model).__name__} is already compressed by "
                 f"{_ACTIVE[key].pipeline.spec.name!r}",
                 field="model",
+                value=_ACTIVE[key].pipeline.spec.name,
                 remedy="leave that session first (or session.detach()); to combine methods build "
                 "one pipeline with several stages",
             )
