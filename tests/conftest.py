@@ -11,6 +11,8 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+# `pytest --hypothesis-profile=long` looks further, with another seed each time.
+settings.register_profile("long", max_examples=400, deadline=None)
 settings.load_profile("ci")
 
 

@@ -322,5 +322,7 @@ def test_a_pipeline_that_is_none(clean, tmp_path):
         enter(clean, tmp_path / "missing.yaml")
     with explained(ConfigError, "a mapping of roles"):
         enter(clean, 3.5)
-    with explained(ConfigError, "its keys are"):
+    with explained(ConfigError, "matchers", "Did you mean 'matcher'?"):
         enter(clean, {"scorer": "uniform", "matchers": "top-k"})
+    with explained(ConfigError, "matcher", "its keys are", missing=True):
+        enter(clean, {"scorer": "uniform"})

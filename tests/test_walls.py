@@ -1,0 +1,149 @@
+"""What must not appear where: host reads in stages, names of methods and models in core."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lightkv
+
+PACKAGE = Path(lightkv.__file__).parent
+CORE = sorted((PACKAGE / "core").glob("*.py"))
+STRATEGIES = sorted((PACKAGE / "strategies").glob("*.py"))
+
+# Files whose tensors live on the device during a stage.
+DEVICE_CODE = [
+    PACKAGE / "core" / name
+    for name in ("stage.py", "attention.py", "assignment.py", "roles.py", "layout.py")
+] + STRATEGIES
+
+SYNCHRONISING = {"item", "tolist", "nonzero", "masked_select", "cpu", "numpy", "unique", "argwhere"}
+"""Tensor methods that wait for the device or whose result has a shape that depends on values."""
+
+HOST_MODULES = {"np", "numpy"}
+
+
+def calls(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node
+
+
+def on_host(node):
+    """Whether the call is a NumPy function (layouts are host data)."""
+    owner = node.func.value
+    return isinstance(owner, ast.Name) and owner.id in HOST_MODULES
+
+
+def host_functions(tree):
+    """Functions that handle NumPy arrays only, by their annotations."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            text = " ".join(
+                ast.unparse(a.annotation) for a in node.args.args if a.annotation is not None
+            )
+            if "Tensor" not in text and "Input" not in text and "AttentionView" not in text:
+                yield node
+
+
+@pytest.mark.parametrize("path", DEVICE_CODE, ids=lambda path: path.name)
+def test_stages_never_wait_for_the_device(path):
+    tree = ast.parse(path.read_text())
+    found = [
+        f"line {node.lineno}: .{node.func.attr}()"
+        for node in calls(tree)
+        if node.func.attr in SYNCHRONISING and not on_host(node)
+    ]
+    assert found == []
+
+
+def masks_in_indices(tree):
+    """Subscripts whose index is a comparison, a negation or a logical combination."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Subscript):
+            continue
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        for part in parts:
+            inverted = isinstance(part, ast.UnaryOp) and isinstance(part.op, ast.Invert)
+            logical = isinstance(part, ast.BinOp) and isinstance(part.op, (ast.BitAnd, ast.BitOr))
+            # `tuple[X | None, …]` is an annotation.
+            logical = logical and "None" not in ast.unparse(part)
+            named = isinstance(part, ast.Name) and re.search(r"mask|valid|alive|keep$", part.id)
+            if isinstance(part, ast.Compare) or inverted or logical or named:
+                yield node
+
+
+@pytest.mark.parametrize("path", DEVICE_CODE, ids=lambda path: path.name)
+def test_stages_never_index_with_masks(path):
+    tree = ast.parse(path.read_text())
+    host = [child for function in host_functions(tree) for child in ast.walk(function)]
+    found = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in masks_in_indices(tree)
+        if node not in host
+    ]
+    assert found == []
+
+
+def test_core_names_no_method_and_no_model():
+    """Words of the field are fine; names of what strategies and adapters bring are not."""
+    from lightkv.core.plugins import registry
+
+    names = {name for name in registry().presets if name != "lightkv"}
+    names |= {name for name in registry().adapters if name != "generic"}
+    names |= {"llava", "fastv", "tome", "qwen", "gemma", "llama", "clip", "siglip", "transformers"}
+    names |= {"pyramiddrop", "sparsevlm", "prumerge", "bipartite"}
+    words = re.compile(r"\b(" + "|".join(sorted(names)) + r")\b", re.IGNORECASE)
+    found = []
+    for path in CORE:
+        tree = ast.parse(path.read_text())
+        documentation = docstrings(tree)
+        for node in ast.walk(tree):
+            text = None
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = None if node in documentation else node.value
+            elif isinstance(node, (ast.Name, ast.Attribute)):
+                text = node.id if isinstance(node, ast.Name) else node.attr
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                text = ast.unparse(node).replace("lightkv", "")
+            if text and words.search(text):
+                found.append(f"{path.name}:{node.lineno}: {text}")
+    assert found == []
+
+
+def docstrings(tree):
+    """Constants that are expression statements: what a docstring says does not bind the code."""
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+
+
+@pytest.mark.parametrize("folder", ["lightkv", "tests"])
+def test_files_are_short(folder):
+    root = PACKAGE.parent / folder
+    long = {
+        str(path): count
+        for path in root.rglob("*.py")
+        if (count := len(path.read_text().splitlines())) >= 400
+    }
+    assert long == {}
+
+
+LAZY = ("transformers", "sklearn", "typer", "hypothesis", "pytest", "torchvision")
+
+
+def test_importing_is_light():
+    """`import lightkv` brings torch, and nothing that only models, tests or the command line need."""
+    code = f"import lightkv, sys; print([m for m in {LAZY!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_public_names_exist_and_are_documented():
+    for name in lightkv.__all__:
+        assert getattr(lightkv, name).__doc__, name
