@@ -174,7 +174,9 @@ def _plain(value: Any) -> Any:
 
 
 def _spec_error(cls: type[BaseModel], where: str, error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
+    # A key that is not known is the likelier cause of one that is missing.
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     keys = [str(part) for part in first["loc"] if str(part) not in ("Recipe", "str", "dict")]
     name = keys[0] if keys else ""
     hint = f"its keys are: {', '.join(cls.model_fields)}"
