@@ -12,7 +12,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 # `pytest --hypothesis-profile=long` looks further, with another seed each time.
-settings.register_profile("long", max_examples=400, deadline=None)
+settings.register_profile("long", max_examples=150, deadline=None)
 settings.load_profile("ci")
 
 

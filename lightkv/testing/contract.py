@@ -69,17 +69,17 @@ class AdapterSuite(AdapterBench):
         """Generated tokens get the rotary angles that the uncompressed model gives them."""
         model = self.make_model()
         inputs, decoder = self.make_inputs(model, MIXED), self.decoder(model)
-        last: Any = decoder.layers[-1]  # type: ignore[index,union-attr]
+        last: Any = decoder.layers[-1]  # type: ignore[index]
         with Recorder.on(decoder, last) as plain:
             self.generate(model, inputs)
         with self.session(model, MIXED), Recorder.on(decoder, last) as squeezed:
             self.generate(model, inputs)
         assert len(plain.rotary) == len(squeezed.rotary) == self.steps
         assert squeezed.rotary[0][0].shape[1] < plain.rotary[0][0].shape[1]
-        for one, other in zip(plain.rotary[1:], squeezed.rotary[1:], strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-        for one, other in zip(plain.position_ids, squeezed.position_ids, strict=True):
-            assert torch.equal(one, other)
+        for tables, same in zip(plain.rotary[1:], squeezed.rotary[1:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(tables, same, strict=True))
+        for ids, same_ids in zip(plain.position_ids, squeezed.position_ids, strict=True):
+            assert torch.equal(ids, same_ids)
 
     def test_positions_policies(self) -> None:
         """Renumbering changes the result, a barycentre only where tokens merge."""
@@ -205,7 +205,7 @@ class AdapterSuite(AdapterBench):
         """The score of the best beam is that of the masked model on the same tokens."""
         model, prompts, beams = self.make_model(), MIXED[:2], 3
         inputs, decoder = self.make_inputs(model, prompts), self.decoder(model)
-        first: Any = decoder.layers[0]  # type: ignore[index,union-attr]
+        first: Any = decoder.layers[0]  # type: ignore[index]
         with (
             self.session(model, prompts, "random", trace=True) as session,
             Recorder.on(decoder, first) as recorder,
@@ -271,7 +271,7 @@ class AdapterSuite(AdapterBench):
         out.logits[:, -1].float().logsumexp(-1).sum().backward()
         found = [p.grad for p in self.decoder(model).parameters() if p.grad is not None]
         assert all(bool(torch.isfinite(grad).all()) for grad in found)
-        first: Any = self.decoder(model).layers[0]  # type: ignore[index,union-attr]
+        first: Any = self.decoder(model).layers[0]  # type: ignore[index]
         assert any(bool((p.grad != 0).any()) for p in first.parameters() if p.grad is not None)
 
 

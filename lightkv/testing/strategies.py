@@ -193,7 +193,7 @@ class StrategySuite:
             assert bool(torch.isfinite(low.hidden_states).all())
         hidden = case.hidden().requires_grad_()
         last = Chain.run(self.stages_for(case), hidden, case.layout()).last
-        last.hidden_states.square().sum().backward()
+        torch.autograd.backward(last.hidden_states.square().sum())
         assert hidden.grad is not None
         assert bool(torch.isfinite(hidden.grad).all())
 
