@@ -156,7 +156,13 @@ class TokenIndex:
     text: torch.Tensor
 
     def to(self, device: torch.device) -> TokenIndex:
-        return TokenIndex(self.flat.to(device), self.origin.to(device), self.text.to(device))
+        # Not waiting is safe towards a device only: what comes back to the host must have arrived.
+        skip = device.type != "cpu"
+        return TokenIndex(
+            self.flat.to(device, non_blocking=skip),
+            self.origin.to(device, non_blocking=skip),
+            self.text.to(device, non_blocking=skip),
+        )
 
 
 @dataclass(frozen=True, eq=False)

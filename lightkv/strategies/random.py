@@ -29,7 +29,8 @@ class Noise(Scorer):
             (self.seed * 1_000_003 + context.run) * 1_009 + context.stage
         )
         noise = torch.rand(inputs.hidden_states.shape[1], generator=generator)
-        return noise.to(inputs.vision.device).index_select(0, inputs.rank)
+        # Made on the host, where it is the same for every device; the copy does not wait.
+        return noise.to(inputs.vision.device, non_blocking=True).index_select(0, inputs.rank)
 
 
 PRESET = PipelineSpec(
