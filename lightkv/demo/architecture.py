@@ -85,13 +85,19 @@ def make_processor() -> LlavaProcessor:
     )
 
 
+START_LAYERS = 8
+"""Decoder layers at first: a shallow decoder learns to look things up in far fewer updates."""
+LAYERS = 12
+"""Decoder layers in the end (`deepen`)."""
+
+
 def normalise(pictures: NDArray[np.uint8]) -> torch.Tensor:
     """What the processor makes of pictures ``[B, 96, 96, 3]``: ``[B, 3, 96, 96]`` in -1 to 1."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
-def make_config() -> LlavaConfig:
-    """A CLIP tower of 3 layers and a Llama decoder of 8, both 128 wide: 2.4 M parameters."""
+def make_config(layers: int = LAYERS) -> LlavaConfig:
+    """A CLIP tower of 3 layers and a Llama decoder, both 128 wide: 3.2 M parameters at 12 layers."""
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=512,
@@ -105,7 +111,7 @@ def make_config() -> LlavaConfig:
         vocab_size=len(VOCABULARY),
         hidden_size=WIDTH,
         intermediate_size=384,
-        num_hidden_layers=8,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=512,
@@ -130,6 +136,6 @@ def make_config() -> LlavaConfig:
     )
 
 
-def make_model() -> LlavaForConditionalGeneration:
+def make_model(layers: int = LAYERS) -> LlavaForConditionalGeneration:
     """The untrained model; seed torch before."""
-    return LlavaForConditionalGeneration(make_config())
+    return LlavaForConditionalGeneration(make_config(layers))

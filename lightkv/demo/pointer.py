@@ -19,15 +19,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lightkv.demo.architecture import GROUND_WORD, WORD_ID
+from lightkv.demo.deepen import placed
 from lightkv.demo.packing import EVERYWHERE, IMAGE_END, NOWHERE, PREFIX_LENGTH, Batch
 from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS
 from lightkv.demo.tower import GROUND_WEIGHT
 
-NEAR_LAYER, FAR_LAYER = 3, 5
-"""Decoder layers (from 0) of the two hops: what is named, then what is asked."""
+HOPS = (3, 5)
+"""Layers of the shallow decoder (from 0) of the two hops: what is named, then what is asked."""
 POINTER_HEADS = 2
 _NAME = "lightkv_demo_pointer"
 _captured: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+_watched: list[int] = []
 
 
 def _attention(
@@ -40,8 +42,8 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """SDPA that keeps query and key ``[B, H, L, d]`` of the two layers of interest."""
     layer = cast(int, module.layer_idx)
-    if layer in (NEAR_LAYER, FAR_LAYER):
-        _captured[layer] = (query[:, :POINTER_HEADS], key[:, :POINTER_HEADS])
+    if layer in _watched:
+        _captured[_watched.index(layer)] = (query[:, :POINTER_HEADS], key[:, :POINTER_HEADS])
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -52,6 +54,7 @@ def pointing(decoder: PreTrainedModel) -> Iterator[dict[int, tuple[torch.Tensor,
     AttentionMaskInterface.register(_NAME, sdpa_mask)  # else masks are silently dropped
     before = decoder.config._attn_implementation
     decoder.config._attn_implementation = _NAME
+    _watched[:] = [placed(layer, decoder.config.num_hidden_layers) for layer in HOPS]
     try:
         yield _captured
     finally:
@@ -67,8 +70,8 @@ def pointer_loss(
     everywhere = functional.pad((batch.patches[..., 0] != 10).float(), (PREFIX_LENGTH, 0))
     everywhere[:, 0] = 1  # attention kept by <bos> then is 1 / (1 + digits): a count
     everywhere = everywhere / everywhere.sum(1, keepdim=True)
-    for hop, layer in enumerate((NEAR_LAYER, FAR_LAYER)):
-        query, key = captured[layer]
+    for hop in range(len(HOPS)):
+        query, key = captured[hop]
         target = batch.pointers[..., hop]
         sample, word = (target != NOWHERE).nonzero(as_tuple=True)
         logits = query[:, :, IMAGE_END:] @ key.transpose(-1, -2)

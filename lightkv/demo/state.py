@@ -44,16 +44,21 @@ def save_state(
     (folder / "state.json").write_text(json.dumps(progress, indent=1) + "\n")
 
 
+def read_progress(folder: Path) -> dict[str, Any]:
+    """The `progress` of a saved state."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "state.safetensors", framework="pt") as file:
+        progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+    return progress
+
+
 def load_state(
     folder: Path, modules: Mapping[str, nn.Module], optimizer: torch.optim.AdamW | None
 ) -> dict[str, Any]:
     """Read back what `save_state` wrote, in place; returns `progress`."""
-    from safetensors import safe_open
-
-    path = folder / "state.safetensors"
-    with safe_open(path, framework="pt") as file:
-        progress: dict[str, Any] = json.loads(file.metadata()["progress"])
-    tensors = load_file(path)
+    progress = read_progress(folder)
+    tensors = load_file(folder / "state.safetensors")
     for name, parameter in named_parameters(modules).items():
         parameter.data.copy_(tensors[f"parameter/{name}"])
         if optimizer and f"exp_avg/{name}" in tensors:

@@ -23,7 +23,8 @@ from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
 from lightkv.demo import pointer, state, tower
-from lightkv.demo.architecture import WIDTH, make_model, make_processor
+from lightkv.demo.architecture import LAYERS, START_LAYERS, WIDTH, make_model, make_processor
+from lightkv.demo.deepen import deepened
 from lightkv.demo.digits import augmented
 from lightkv.demo.packing import (
     Batch,
@@ -47,7 +48,8 @@ class Settings:
 
     seed: int = 0
     tower_steps: int = 1800
-    steps: int = 4200
+    deepen_at: int = 1200
+    steps: int = 1600
     batch_size: int = 32
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
@@ -65,6 +67,7 @@ class Progress:
     held_since: int = 0
     seconds: float = 0.0
     tower_done: bool = False
+    layers: int = START_LAYERS
 
 
 class Trainer:
@@ -75,26 +78,38 @@ class Trainer:
         self.settings, self.out = settings, out
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
-        self.model: LlavaForConditionalGeneration = make_model()
         self.heads = tower.PatchHeads(WIDTH)
         self.grounding = pointer.Grounding(WIDTH)
-        self.modules = {"model": self.model, "heads": self.heads, "grounding": self.grounding}
-        self.vision = self.model.model.vision_tower
+        self.adopt(make_model(START_LAYERS))
+        self.progress = Progress()
+        self.mask, self.positions = packed_mask(), packed_positions()
+        self.kinds = kind_of_position()
+        self.bank = augmented(np.random.default_rng([settings.seed, 0]), AUGMENTED_COPIES)
+        self.started = time.monotonic()
+
+    def adopt(self, model: LlavaForConditionalGeneration) -> None:
+        """Train `model` from now on, with fresh moments."""
+        self.model = model
+        self.modules = {"model": model, "heads": self.heads, "grounding": self.grounding}
+        self.vision = model.model.vision_tower
         frozen = {id(parameter) for parameter in self.vision.parameters()}
-        decoder = [x for x in self.model.parameters() if id(x) not in frozen]
+        decoder = [x for x in model.parameters() if id(x) not in frozen]
         self.trained = [*decoder, *self.grounding.parameters()]
         groups: list[dict[str, Any]] = [
             {"params": [x for x in self.trained if x.ndim > 1]},
             {"params": [x for x in self.trained if x.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(
-            groups, lr=0.0, betas=(0.9, 0.98), weight_decay=settings.weight_decay
+            groups, lr=0.0, betas=(0.9, 0.98), weight_decay=self.settings.weight_decay
         )
-        self.progress = Progress()
-        self.mask, self.positions = packed_mask(), packed_positions()
-        self.kinds = kind_of_position()
-        self.bank = augmented(np.random.default_rng([settings.seed, 0]), AUGMENTED_COPIES)
-        self.started = time.monotonic()
+
+    def deepen(self) -> None:
+        """Go on with a deeper decoder that computes the same."""
+        torch.manual_seed(self.settings.seed + 1)
+        self.adopt(deepened(self.model))
+        self.vision.requires_grad_(False)
+        self.progress.layers = LAYERS
+        self.log(f"decoder grown to {LAYERS} layers; test {format_accuracy(self.test_accuracy())}")
 
     def log(self, message: str) -> None:
         """Print and append a line to ``train.log``."""
@@ -116,6 +131,8 @@ class Trainer:
 
     def resume(self) -> None:
         """Go on from the saved state."""
+        if state.read_progress(self.out / "state").get("layers", START_LAYERS) == LAYERS:
+            self.adopt(make_model(LAYERS))
         progress = state.load_state(self.out / "state", self.modules, self.optimizer)
         self.progress = Progress(**progress)
         self.log(f"resumed at update {self.progress.updates}")
@@ -132,8 +149,15 @@ class Trainer:
         self.vision.requires_grad_(False)
         rates = list(tower.cosine_with_warmup(settings.steps, 150))
         while self.progress.updates < settings.steps:
+            if self.progress.layers < LAYERS and self.progress.updates >= settings.deepen_at:
+                self.deepen()
+                self.save()
             done = self.progress.updates / settings.steps
-            accuracy = self.update(settings.learning_rate * rates[self.progress.updates], done)
+            # Fresh moments after growing: no full-size steps before they mean something.
+            warm = min(1.0, max(0, self.progress.updates - settings.deepen_at) / 40)
+            warm = warm if self.progress.layers == LAYERS else 1.0
+            rate = settings.learning_rate * rates[self.progress.updates] * warm
+            accuracy = self.update(rate, done)
             self.progress.updates += 1
             self.grow(accuracy)
             step = self.progress.updates
@@ -217,12 +241,17 @@ class Trainer:
 
     def export(self, folder: Path) -> None:
         """Write the checkpoint: a fresh model of the same config, nothing of the training."""
-        clean = make_model()
+        clean = make_model(self.progress.layers)
         clean.load_state_dict(self.model.state_dict())
         clean.generation_config.do_sample = False
         clean.generation_config.max_new_tokens = 2 * MAX_DIGITS + 2
-        clean.save_pretrained(folder)
+        clean.half().save_pretrained(folder)
         make_processor().save_pretrained(folder)
+        # Stored in half precision for its size; the config asks loaders for single precision.
+        config = json.loads((folder / "config.json").read_text())
+        for part in (config, config["text_config"], config["vision_config"]):
+            part["dtype"] = "float32"
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         self.log(f"checkpoint written to {folder}")
 
 
