@@ -1,4 +1,4 @@
-"""What LightKV sees of the question: weights yes, first-stage matching no, with uniform scores nothing."""
+"""What LightKV sees of the question: weights, not the first matching; with uniform scores nothing."""
 
 from __future__ import annotations
 
