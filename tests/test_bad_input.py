@@ -326,3 +326,18 @@ def test_a_pipeline_that_is_none(clean, tmp_path):
         enter(clean, {"scorer": "uniform", "matchers": "top-k"})
     with explained(ConfigError, "matcher", "its keys are", missing=True):
         enter(clean, {"scorer": "uniform"})
+
+
+@pytest.mark.parametrize("content", [{}, {"config.json": "{}"}, {"config.json": "not JSON"}])
+def test_a_directory_that_is_no_checkpoint(tmp_path, content):
+    from lightkv.cli.loading import load_model, read_config
+
+    for name, text in content.items():
+        (tmp_path / name).write_text(text)
+    with explained(ModelError, "checkpoint", "save_pretrained"):
+        load_model(str(tmp_path), "float32", "cpu")
+    if "{}" not in content.values():
+        with explained(ModelError, str(tmp_path)):
+            read_config(tmp_path)
+    with explained(ModelError, "no such directory"):
+        load_model(f"{tmp_path}/missing", "float32", "cpu")
