@@ -199,8 +199,15 @@ class Schedule:
                     remedy="give one entry for each stage, such as (4, 2, 1)",
                 )
             return cls(())
+        if num_layers < min_layer + count:
+            raise ConfigError(
+                f"{count} stages need {min_layer + count} layers or more, and there are {num_layers}",
+                field="windows",
+                value=list(windows),
+                remedy=f"use at most {max(0, num_layers - min_layer)} entries",
+            )
         lowest = _stack([min_layer + i for i in range(count)], [ratio] * count, num_layers)
-        if num_layers < min_layer + count or lowest > retention + TOLERANCE:
+        if lowest > retention + TOLERANCE:
             raise ConfigError(
                 f"{count} stages of ratio {ratio:g} in {num_layers} layers reach retentions "
                 f"from {lowest:.3f} to 1",
