@@ -58,6 +58,23 @@ class HFAdapter(Adapter):
         """The attention implementation that the decoder uses."""
         return getattr(self.decoder(model).config, "_attn_implementation", None)
 
+    def check(self, model: nn.Module) -> None:
+        """Refuse models whose layers need what the attachment does not do.
+
+        Raises:
+            ModelError: layers with sliding-window attention.
+        """
+        config = self.decoder(model).config
+        if uses_sliding_window(config):
+            raise ModelError(
+                "some decoder layers attend through a sliding window, whose masks depend on "
+                "original distances that compression changes",
+                field="model.config.sliding_window",
+                value=getattr(config, "sliding_window", None),
+                remedy="sliding-window decoders are not supported yet; checkpoints that were "
+                "trained with full attention load with sliding_window=None",
+            )
+
     # -- positions ----------------------------------------------------------------------------
 
     def keeps_positions(self, policy: PositionPolicy) -> bool:
@@ -88,7 +105,18 @@ class HFAdapter(Adapter):
         return decoder_shape(self.text_config(config))
 
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
+        self.check(model)
         return HFAttachment(self, model, engine, layout)
+
+
+def uses_sliding_window(config: Any) -> bool:
+    """Whether any layer of a text config attends through a sliding window."""
+    types = getattr(config, "layer_types", None)
+    if types:
+        return "sliding_attention" in types
+    if getattr(config, "use_sliding_window", True) is False:
+        return False
+    return getattr(config, "sliding_window", None) is not None
 
 
 def decoder_shape(config: Any) -> DecoderShape:
