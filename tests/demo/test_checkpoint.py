@@ -47,7 +47,7 @@ def test_auto_classes_load_it() -> None:
     processor = AutoProcessor.from_pretrained(checkpoint_path())
     assert isinstance(model, LlavaForConditionalGeneration)
     assert model.dtype == torch.float32
-    assert model.config.text_config.num_hidden_layers == 8
+    assert model.config.text_config.num_hidden_layers == 12
     scene = held_out_scenes(1)[0][0]
     inputs = processor(images=scene.image, text=prompt("list all digits"), return_tensors="pt")
     assert (inputs["input_ids"] == model.config.image_token_id).sum() == 144
