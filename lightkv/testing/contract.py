@@ -54,6 +54,20 @@ class AdapterSuite(AdapterBench):
         assert (found - plain).abs().max() > 10 * self.exact, "dropping had no effect at all"
 
     @both_attentions
+    @pytest.mark.parametrize("stages", [[(0, 0.5), (1, 0.5), (4, 0.9)], [(2, 0.999)]])
+    def test_before_the_decoder_and_dropping_all(
+        self, attention: str, stages: list[tuple[int, float]]
+    ) -> None:
+        """The same law where layer 0 is compressed already, and where no vision token is left."""
+        model = self.make_model(attention)
+        schedule = [{"after_layer": layer, "ratio": ratio} for layer, ratio in stages]
+        matcher = {"name": "top-k", "rounding": "floor"}
+        found, wanted = self.drop_and_mask(
+            model, MIXED, "random", eager=attention == "eager", schedule=schedule, matcher=matcher
+        )
+        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+
+    @both_attentions
     def test_batch_equals_single(self, attention: str) -> None:
         model = self.make_model(attention)
         with self.session(model, MIXED) as session:

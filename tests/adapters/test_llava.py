@@ -116,6 +116,36 @@ def test_a_second_turn_on_the_same_cache_equals_the_masked_model(attention):
     torch.testing.assert_close(found, wanted[:, -suite.steps :], atol=1e-5, rtol=0)
 
 
+def test_a_second_image_in_a_later_turn_is_compressed_too():
+    suite, prompts = TestLlava(), (Prompt(2, 1, 3, seed=1),)
+    model = suite.make_model()
+    more = inputs_of(model, Prompt(2, 1, 3, seed=7))
+    with suite.session(model, prompts) as session:
+        first = suite.generate(model, inputs_of(model, *prompts))
+        ids = torch.cat([first.sequences, more["input_ids"]], dim=1)
+        again = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        again["pixel_values"] = more["pixel_values"]
+        second = suite.generate(model, again, past_key_values=first.past_key_values)
+    counts = [report.samples[0].vision_tokens for report in session.reports]
+    assert counts == [(36, 36, 20, 20, 10, 10)] * 2
+    # Everything fed so far, less what the stages removed from each of the two images.
+    fed = second.sequences.shape[1] - 1
+    held = [layer.keys.shape[2] for layer in second.past_key_values.layers]
+    assert held == [fed - 2 * (36 - left) for left in counts[0]]
+
+
+def test_assisted_decoding_gives_the_same_tokens():
+    """Prompt look-up feeds candidates, verifies them in one pass and crops the cache."""
+    suite, prompts = TestLlava(), (Prompt(2, 1, 3, seed=1),)
+    model = suite.make_model()
+    inputs = inputs_of(model, *prompts)
+    with suite.session(model, prompts, "random"):
+        plain = suite.generate(model, inputs, max_new_tokens=8)
+    with suite.session(model, prompts, "random"):
+        assisted = suite.generate(model, inputs, max_new_tokens=8, prompt_lookup_num_tokens=2)
+    assert torch.equal(plain.sequences, assisted.sequences)
+
+
 def test_a_cache_that_grew_elsewhere_is_refused():
     model = tiny_llava()
     inputs = inputs_of(model, Prompt(2, 1, 3))
