@@ -90,13 +90,16 @@ def note(
 def summary(rows: dict[str, list[float]]) -> dict[str, Any]:
     """Means, and the gain with a 95 % normal interval."""
     gain = np.array(rows["gain"])
-    half = 1.96 * gain.std(ddof=1) / np.sqrt(gain.size) if gain.size > 1 else float("nan")
+    interval = None
+    if gain.size > 1:
+        half = 1.96 * gain.std(ddof=1) / np.sqrt(gain.size)
+        interval = [float(gain.mean() - half), float(gain.mean() + half)]
     return {
         "same_matching": float(np.mean(rows["same"])),
         "mean_weight_difference": float(np.mean(rows["mean"])),
         "max_weight_difference": float(np.max(rows["max"])),
-        "gain": float(gain.mean()) if gain.size else float("nan"),
-        "gain_interval": [float(gain.mean() - half), float(gain.mean() + half)],
+        "gain": float(gain.mean()) if gain.size else None,
+        "gain_interval": interval,
         "digits_merged": int(gain.size),
     }
 
@@ -119,12 +122,14 @@ def main() -> None:
         ) as run:
             results[name] = compare_questions(run, model, processor, scenes)
         for part, row in results[name].items():
-            low, high = row["gain_interval"]
+            gain = "no asked digit was merged"
+            if row["gain_interval"] is not None:
+                low, high = row["gain_interval"]
+                gain = f"gain {row['gain']:+.4f} [{low:+.4f}, {high:+.4f}]"
             print(
                 f"{name:>22} | {part:>11} | same matching {row['same_matching']:.3f} | "
                 f"|dw| mean {row['mean_weight_difference']:.4f} max "
-                f"{row['max_weight_difference']:.3f} | gain {row['gain']:+.4f} "
-                f"[{low:+.4f}, {high:+.4f}] over {row['digits_merged']} digits",
+                f"{row['max_weight_difference']:.3f} | {gain} ({row['digits_merged']} digits)",
                 flush=True,
             )
     if options.json:
