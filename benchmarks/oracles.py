@@ -1,0 +1,105 @@
+"""The differences behind the oracles, as measured on this machine.
+
+    python benchmarks/oracles.py [--only llava]
+
+For every adapter whose contract is in tests/adapters: identity (a matcher that keeps everything),
+drop ≡ mask (FastV and random, prefill and later steps) and batch ≡ single, largest absolute
+difference of logits in float32 over eager and sdpa. Then the golden vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from lightkv.testing import AdapterSuite
+from lightkv.testing.adapters import MIXED
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+
+
+def suites(only: str) -> list[tuple[str, AdapterSuite]]:
+    """An instance of each contract in tests/adapters."""
+    sys.path.insert(0, str(TESTS))
+    found = []
+    for path in sorted((TESTS / "adapters").glob("test_*.py")):
+        if only in path.stem:
+            module = _module(path)
+            found += [
+                (name.removeprefix("Test"), cls())
+                for name, cls in vars(module).items()
+                if isinstance(cls, type)
+                and issubclass(cls, AdapterSuite)
+                and cls is not AdapterSuite
+            ]
+    return found
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def identity(suite: AdapterSuite, attention: str) -> float:
+    """Largest difference of logits when every token survives."""
+    model: Any = suite.make_model(attention)
+    inputs = suite.make_inputs(model, MIXED)
+    plain = suite.logits(model, inputs)
+    with suite.session(model, MIXED, "lightkv", matcher="keep-all"):
+        return float((suite.logits(model, inputs) - plain).abs().max())
+
+
+def drop_and_mask(suite: AdapterSuite, attention: str) -> float:
+    """Largest difference between dropping and masking."""
+    worst = 0.0
+    for pipeline in ("random", "fastv"):
+        model = suite.make_model(attention)
+        found, wanted = suite.drop_and_mask(model, MIXED, pipeline, eager=attention == "eager")
+        worst = max(worst, float((found - wanted).abs().max()))
+    return worst
+
+
+def batch_and_single(suite: AdapterSuite, attention: str) -> float:
+    """Largest difference between a left-padded batch and its samples alone, over all presets."""
+    worst = 0.0
+    for preset in ("lightkv", "lightkv-release", "fastv", "tome", "random"):
+        model = suite.make_model(attention)
+        with suite.session(model, MIXED, preset):
+            batch = suite.logits(model, suite.make_inputs(model, MIXED))
+        for row, prompt in enumerate(MIXED):
+            with suite.session(model, [prompt], preset):
+                alone = suite.logits(model, suite.make_inputs(model, [prompt]))
+            worst = max(worst, float((batch[row] - alone[0]).abs().max()))
+    return worst
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="part of a test file's name")
+    only = parser.parse_args().only
+    print(f"{'contract':<22}{'identity':>12}{'drop = mask':>14}{'batch = single':>16}")
+    for name, suite in suites(only):
+        figures = [
+            max(measure(suite, attention) for attention in ("eager", "sdpa"))
+            for measure in (identity, drop_and_mask, batch_and_single)
+        ]
+        print(f"{name:<22}{figures[0]:>12.1e}{figures[1]:>14.1e}{figures[2]:>16.1e}", flush=True)
+    print("\ngolden vectors, largest absolute error of each file")
+    runpy.run_path(str(TESTS / "golden" / "test_golden.py"), run_name="__main__")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
