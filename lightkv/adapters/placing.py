@@ -69,13 +69,11 @@ def place(
     if total != times * offered or (times and len(counts) % max(times, 1)):
         raise _mismatch(what, total, offered)
     rows: list[list[View]] = []
-    cursor = 0
+    cursor = begin = 0
     for row, count in enumerate(counts):
-        if times > 1 and row % times:
-            start = begin
-        else:
-            start = begin = cursor
-        views, cursor = _fill(np.flatnonzero(placeholders[row]), pictures, start)
+        # A repeated row (beams) takes the pictures of the row that it repeats.
+        begin = begin if times > 1 and row % times else cursor
+        views, cursor = _fill(np.flatnonzero(placeholders[row]), pictures, begin)
         if sum(view.positions.size for view in views) != count:
             raise _mismatch(f"{what} in row {row}", int(count), sum(v.positions.size for v in views))
         rows.append(views)
