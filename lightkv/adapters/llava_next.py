@@ -1,4 +1,4 @@
-"""LLaVA-NeXT: a square base view, then the unpadded any-resolution grid with a newline after each row."""
+"""LLaVA-NeXT: a square base view, then the unpadded any-resolution grid, a newline after each row."""
 
 from __future__ import annotations
 
