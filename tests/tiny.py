@@ -7,6 +7,12 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
 )
 
 TEXT = {
@@ -23,8 +29,8 @@ TEXT = {
 }
 
 
-def tiny_llava(attn_implementation="sdpa", dtype=torch.float32, **changes):
-    vision = CLIPVisionConfig(
+def clip():
+    return CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -33,8 +39,11 @@ def tiny_llava(attn_implementation="sdpa", dtype=torch.float32, **changes):
         patch_size=8,
         projection_dim=32,
     )
+
+
+def tiny_llava(attn_implementation="sdpa", dtype=torch.float32, **changes):
     config = LlavaConfig(
-        vision_config=vision,
+        vision_config=clip(),
         text_config=LlamaConfig(**TEXT),
         image_token_id=5,
         image_seq_length=36,
@@ -49,3 +58,83 @@ def tiny_llama(attn_implementation="sdpa", dtype=torch.float32):
     config = LlamaConfig(**TEXT, attn_implementation=attn_implementation)
     torch.manual_seed(0)
     return LlamaForCausalLM(config).to(dtype).eval()
+
+
+def tiny_llava_next(attn_implementation="sdpa", dtype=torch.float32):
+    config = LlavaNextConfig(
+        vision_config=clip(),
+        text_config=LlamaConfig(**TEXT),
+        image_token_id=5,
+        image_seq_length=36,
+        image_grid_pinpoints=[[48, 96], [96, 48], [96, 96]],
+        attn_implementation=attn_implementation,
+    )
+    torch.manual_seed(0)
+    return LlavaNextForConditionalGeneration(config).to(dtype).eval()
+
+
+QWEN_TEXT = {
+    **TEXT,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+}
+QWEN_IDS = {
+    "image_token_id": 5,
+    "video_token_id": 6,
+    "vision_start_token_id": 7,
+    "vision_end_token_id": 8,
+}
+
+
+def tiny_qwen2_5_vl(attn_implementation="sdpa", dtype=torch.float32):
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 16,
+        "out_hidden_size": 64,
+        "fullatt_block_indexes": [1],
+    }
+    config = Qwen2_5_VLConfig(
+        vision_config=vision,
+        text_config=QWEN_TEXT,
+        attn_implementation=attn_implementation,
+        **QWEN_IDS,
+    )
+    torch.manual_seed(0)
+    return Qwen2_5_VLForConditionalGeneration(config).to(dtype).eval()
+
+
+def tiny_qwen2_vl(attn_implementation="sdpa", dtype=torch.float32):
+    vision = {
+        "depth": 2,
+        "embed_dim": 32,
+        "hidden_size": 64,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    config = Qwen2VLConfig(
+        vision_config=vision,
+        text_config=QWEN_TEXT,
+        attn_implementation=attn_implementation,
+        **QWEN_IDS,
+    )
+    torch.manual_seed(0)
+    return Qwen2VLForConditionalGeneration(config).to(dtype).eval()
+
+
+def left_padded(rows):
+    """Ids and mask of rows of different lengths."""
+    width = max(row.shape[0] for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, width - row.shape[0] :] = row
+        mask[number, width - row.shape[0] :] = 1
+    return ids, mask

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lightkv.adapters.capture import FeatureCapture
 from lightkv.adapters.inputs import ModelInputs, bind, read_inputs
 from lightkv.adapters.masks import build_mask, gather_mask, mask_style
 from lightkv.adapters.records import CacheRecord, refuse_unsupported
@@ -77,6 +78,7 @@ class HFAttachment(Attachment):
         }
         self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
         self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
+        self._capture = FeatureCapture(adapter.input_module(model), engine.profiler.start)
         self._inputs: ModelInputs | None = None
         self._arguments: Kwargs = {}
         self._forward: Forward | None = None
@@ -90,6 +92,7 @@ class HFAttachment(Attachment):
     def _hook(self) -> None:
         before = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
         outer = self._adapter.input_module(self._model)
+        self._capture.open()
         add = self._handles.append
         for module in self._adapter.vision_modules(self._model):
             add(module.register_forward_pre_hook(lambda *_: self._engine.profiler.start()))
@@ -107,6 +110,7 @@ class HFAttachment(Attachment):
         self._handles = []
         for tap in self._taps.values():
             tap.close()
+        self._capture.close()
         self._forward = self._inputs = None
         self._arguments = {}
 
@@ -114,7 +118,7 @@ class HFAttachment(Attachment):
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._engine.profiler.start()
-        self._inputs = read_inputs(module, args, kwargs)
+        self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._forward = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lightkv.core.errors import LayoutError
+from lightkv.core.errors import LayoutError, ModelError
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,47 @@ class ModelInputs:
         input_ids: `[B, Q]` on the host, or None.
         pads: left padding of each row.
         has_vision: whether this pass carries images or their features.
+        features: modality → arguments of the last call that made its features.
     """
 
     arguments: dict[str, Any]
     input_ids: npt.NDArray[np.int64] | None
     pads: tuple[int, ...]
     has_vision: bool
+    features: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def geometry(self, modality: str, name: str) -> Any:
+        """An argument of the feature call (`image_sizes`, `image_grid_thw`, …), however it came.
+
+        Raises:
+            ModelError: the features were computed where nobody could see their geometry.
+        """
+        if self.arguments.get(name) is not None:
+            return self.arguments[name]
+        if name in self.features.get(modality, {}):
+            return self.features[modality][name]
+        raise ModelError(
+            f"the geometry of the {modality} features is unknown: they were computed outside the "
+            "session",
+            field=name,
+            remedy=f"pass {name} and pixels to generate inside the session, or give the spans: "
+            "compress(model, …, layout=VisionLayout.from_spans(…))",
+        )
+
+    def placeholders(self, token_id: int) -> npt.NDArray[np.bool_]:
+        """`[B, N]` where a placeholder id stands.
+
+        Raises:
+            ModelError: embeddings were given instead of ids.
+        """
+        if self.input_ids is None:
+            raise ModelError(
+                "images were given without input_ids, so their places are unknown",
+                field="input_ids",
+                remedy="pass input_ids, or give the spans: "
+                "compress(model, …, layout=VisionLayout.from_spans(…))",
+            )
+        return np.asarray(self.input_ids == token_id)
 
     @property
     def length(self) -> int:
@@ -52,7 +87,12 @@ def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def read_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ModelInputs:
+def read_inputs(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    features: dict[str, dict[str, Any]] | None = None,
+) -> ModelInputs:
     """What the adapter needs to know of a forward pass (copies the ids to the host when needed)."""
     arguments = bind(module, args, kwargs)
     has_vision = any(_present(arguments.get(key)) for key in VISION_KEYS)
@@ -66,7 +106,7 @@ def read_inputs(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     host = None
     if ids is not None and length > 1 and has_vision:
         host = ids.detach().cpu().numpy()
-    return ModelInputs(arguments, host, pads, has_vision)
+    return ModelInputs(arguments, host, pads, has_vision, dict(features or {}))
 
 
 def _present(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import tiny_llava
+from tiny import left_padded, tiny_llava
 
 import lightkv
 from lightkv.adapters.inputs import read_inputs
@@ -22,15 +22,6 @@ def row_of(prompt):
     ids = torch.cat([text[: prompt.before], images, text[prompt.before :]])
     pixels = torch.randn(prompt.images, 3, 48, 48, generator=generator)
     return ids, pixels
-
-
-def left_padded(rows):
-    width = max(row.shape[0] for row in rows)
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
-    for number, row in enumerate(rows):
-        ids[number, width - row.shape[0] :] = row
-        mask[number, width - row.shape[0] :] = 1
-    return ids, mask.long()
 
 
 class TestLlava(AdapterSuite):

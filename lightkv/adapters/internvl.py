@@ -1,0 +1,93 @@
+"""InternVL (transformers-native): tiles of one picture stitched into a view, then the thumbnail.
+
+Each tile has `image_seq_length` tokens in raster order; tiles come row by row, the thumbnail last when
+there is more than one tile. Inputs do not say how the tiles lie; `tiles.arrangement` reads it off the
+pixels. Every video frame is a picture of one tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lightkv.adapters.hf import HFAdapter
+from lightkv.adapters.inputs import ModelInputs
+from lightkv.adapters.placing import Panel, Picture, merge_rows, place
+from lightkv.adapters.tiles import arrangement
+from lightkv.core.adapter import Adapter
+from lightkv.core.errors import LayoutError
+from lightkv.core.hookspecs import hookimpl
+from lightkv.core.layout import IntArray, VisionLayout
+
+
+class InternVLAdapter(HFAdapter):
+    """`InternVLForConditionalGeneration`."""
+
+    name = "internvl"
+    models = "InternVL (native checkpoints)"
+    model_types = ("internvl",)
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        config: Any = model.config
+        here = inputs.placeholders(config.image_token_id)
+        pixels = inputs.geometry("image", "pixel_values")
+        pictures = tiled_pictures(here, pixels, config.image_seq_length)
+        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+
+
+def tiled_pictures(here: Any, pixels: torch.Tensor, per_tile: int) -> list[Picture]:
+    """Pictures from runs of placeholders and the tiles `[tiles, C, S, S]` in the same order."""
+    runs = run_lengths(here)
+    if any(run % per_tile for run in runs):
+        raise LayoutError(
+            f"a run of {max(runs)} image placeholders is no multiple of {per_tile}",
+            field="input_ids",
+            remedy="let the processor expand the placeholders",
+        )
+    pictures, start = [], 0
+    for run in runs:
+        count = run // per_tile
+        # Beams repeat rows, but their tiles are given once.
+        tiles = pixels[start % len(pixels) : start % len(pixels) + count]
+        pictures.append(tiled_picture(tiles, per_tile))
+        start += count
+    unique = len(pixels) * per_tile
+    total = sum(picture.tokens for picture in pictures)
+    return pictures[: len(pictures) * unique // total] if total > unique else pictures
+
+
+def tiled_picture(tiles: torch.Tensor, per_tile: int) -> Picture:
+    """One picture of tiles `[n, C, S, S]`, the last a thumbnail if n > 1."""
+    side = round(per_tile**0.5)
+    whole = Panel.plain(1, side, side)
+    count = tiles.shape[0]
+    if count <= 1:
+        return Picture((whole,))
+    rows, columns = arrangement(tiles[:-1], tiles[-1])
+    return Picture((mosaic(rows, columns, side), whole))
+
+
+def mosaic(rows: int, columns: int, side: int) -> Panel:
+    """The stitched view of rows × columns tiles whose tokens come tile by tile."""
+    cells = np.arange(rows * side * columns * side, dtype=np.int64)
+    cells = cells.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
+    return Panel((1, rows * side, columns * side), cells)
+
+
+def run_lengths(here: Any) -> list[int]:
+    """Lengths of the runs of true in `[B, N]`, row after row."""
+    lengths: list[int] = []
+    for row in here:
+        edges = np.diff(np.concatenate([[0], row.astype(np.int8), [0]]))
+        starts: IntArray = np.flatnonzero(edges == 1)
+        lengths += [int(n) for n in np.flatnonzero(edges == -1) - starts]
+    return lengths
+
+
+@hookimpl
+def lightkv_adapters(register: Callable[[Adapter], None]) -> None:
+    register(InternVLAdapter())
