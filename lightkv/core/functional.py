@@ -104,7 +104,7 @@ def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
     )
     index = index.scatter(0, places, text % layout.length)
     valid = torch.arange(width, device=device)[None] < torch.tensor(counts, device=device)[:, None]
-    return PromptIndex(index.view(-1, width), valid, layout.valid_mask(device))
+    return PromptIndex(index.view(layout.batch_size, width), valid, layout.valid_mask(device))
 
 
 def _attention_view(

@@ -39,8 +39,9 @@ class StagePlan:
     """Index tables of one stage for one layout.
 
     Attributes:
-        rank: `[V₀]` (by origin) or `[V]` (by current rank) window number of each token.
-        by: what `rank` is indexed by.
+        order: `[V₀]` (by origin) or `[V]` (by current rank) sort key of each token: its window and,
+            inside the window, raster order.
+        by: what `order` is indexed by.
         buckets: windows in which something is removed.
         passing: `[Q]` places, in window-sorted order, of tokens that stay as they are.
         groups, pads, length: static state after the stage.
@@ -50,7 +51,7 @@ class StagePlan:
         token_rank: `[V]` raster rank of each current token in its sample.
     """
 
-    rank: torch.Tensor
+    order: torch.Tensor
     by: Literal["cell", "rank"]
     buckets: tuple[Bucket, ...]
     passing: torch.Tensor
@@ -73,7 +74,7 @@ class StagePlan:
             Bucket(b.population, b.keep, b.gather.to(device), b.slots) for b in self.buckets
         )
         return StagePlan(
-            self.rank.to(device),
+            self.order.to(device),
             self.by,
             buckets,
             self.passing.to(device),
@@ -126,7 +127,7 @@ def plan_stage(
         by = "rank"
     token_rank = np.concatenate([np.arange(n) for n in (0, *layout.vision_counts)])
     return StagePlan(
-        rank=torch.from_numpy(rank),
+        order=torch.from_numpy(rank if by == "rank" else _raster_within(layout, rank)),
         by=by,
         buckets=buckets,
         passing=torch.from_numpy(passing),
@@ -139,6 +140,23 @@ def plan_stage(
         filled=filled,
         token_rank=torch.from_numpy(token_rank.astype(np.int64)),
     )
+
+
+def _raster_within(layout: VisionLayout, rank: IntArray) -> IntArray:
+    """`[V₀]` sort keys: window by window and, inside a window, cell by cell in raster order.
+
+    Tiles of one picture come tile by tile in the sequence; a window that spans them is still worked
+    on in the raster order of the picture.
+    """
+    raster = [np.zeros(0, dtype=np.int64)]
+    for sample in layout.samples:
+        tokens = sample.tokens
+        frame, row, column = tokens.coordinates.T
+        order = np.lexsort((column, row, frame, tokens.view))
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        raster.append(place.astype(np.int64))
+    return rank * max(1, rank.size) + np.concatenate(raster)
 
 
 def _checked_keep(keep: KeepRule, population: int) -> int:

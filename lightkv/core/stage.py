@@ -238,8 +238,8 @@ class _StageWork:
         self.size = size
         self.metric = None if metric is None else metric.reshape(-1, metric.shape[-1])
         self.context = context
-        rank = plan.rank if plan.by == "rank" else plan.rank.index_select(0, index.origin)
-        self.order = torch.sort(rank, stable=True).indices
+        keys = plan.order if plan.by == "rank" else plan.order.index_select(0, index.origin)
+        self.order = torch.sort(keys, stable=True).indices
 
     def _blocks(self, bucket: Bucket) -> Iterator[slice]:
         """Runs of windows whose features fit the block size."""

@@ -129,7 +129,7 @@ def test_published_counts(preset, grid, windows, ratio, counts):
         plan = Stage.preset(preset, windows=window, ratio=ratio).plan(layout)
         # A plan knows all that follows; the places of survivors are not needed for counting.
         layout = layout.evolved(
-            plan.length, plan.groups, plan.pads, layout.token_index(plan.rank.device)
+            plan.length, plan.groups, plan.pads, layout.token_index(plan.order.device)
         )
         found.append(layout.vision_counts[0])
     assert found == counts
@@ -149,7 +149,7 @@ def test_six_windows_group_into_four_as_evenly_as_possible():
     plan = pipeline.stages[0].plan(layout)
     assert {(b.population, b.keep) for b in plan.buckets} == {(16, 8)}
     layout = layout.evolved(
-        plan.length, plan.groups, plan.pads, layout.token_index(plan.rank.device)
+        plan.length, plan.groups, plan.pads, layout.token_index(plan.order.device)
     )
     plan = pipeline.stages[1].plan(layout)
     windows = {b.population: b.gather.shape[0] for b in plan.buckets}

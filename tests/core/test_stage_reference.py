@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightkv import Stage, VisionLayout
+from lightkv import Stage, View, VisionLayout
+from lightkv.core.layout import SampleLayout
 from lightkv.core.roles import StageContext
 from lightkv.functional import compress_stage
 from lightkv.testing import cases
@@ -223,3 +224,19 @@ def test_single_precision_ratio_is_the_released_arithmetic():
 @pytest.mark.parametrize(("population", "keep"), [(7, 4), (8, 4), (1, 1), (0, 0)])
 def test_odd_windows_keep_the_larger_half(population, keep):
     assert Stage.preset("lightkv", ratio=0.5).matcher.keep(population, 0.5) == keep
+
+
+def test_windows_across_tiles_are_worked_on_in_raster_order():
+    """Two 2 × 2 tiles side by side, tile by tile in the sequence: one 2 × 4 picture."""
+    cells = np.array([0, 1, 4, 5, 2, 3, 6, 7])
+    view = View((1, 2, 4), np.arange(8), cells)
+    tiled = VisionLayout(8, (SampleLayout((view,)),))
+    plain = VisionLayout.from_spans([[(0, (1, 2, 4))]], length=8)
+    hidden = torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(0))
+    stage = Stage.preset("tome", ratio=0.5)
+    raster = compress_stage(hidden, plain, stage)
+    mixed = compress_stage(hidden[:, cells], tiled, stage)
+    survivors = torch.from_numpy(cells)[mixed.assignment.survivor]
+    order = survivors.argsort()
+    assert survivors[order].tolist() == raster.assignment.survivor.tolist()
+    torch.testing.assert_close(mixed.hidden_states[0, order], raster.hidden_states[0])
