@@ -62,6 +62,30 @@ class Adapter(ABC):
         """
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside a wrapper that only adds parameters (PEFT); other wrappers are refused.
+
+    Raises:
+        ModelError: a wrapper that replicates or compiles the whole model.
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ModelError(
+            "a replicated model runs in copies that hooks do not reach",
+            field="model",
+            value=type(model).__name__,
+            remedy="compress the inner model: compress(model.module, …)",
+        )
+    if hasattr(model, "_orig_mod"):
+        raise ModelError(
+            "a model that was compiled as a whole has shapes that compression changes",
+            field="model",
+            value=type(model).__name__,
+            remedy="compress the model before compiling it: compress(model._orig_mod, …)",
+        )
+    base = getattr(model, "get_base_model", None)
+    return base() if callable(base) else model
+
+
 def find_adapter(model: nn.Module, adapter: Adapter | str | None = None) -> Adapter:
     """The adapter for a model; the last registered match wins, so plugins can override.
 

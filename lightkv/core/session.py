@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightkv.core.adapter import Adapter, Attachment, find_adapter
+from lightkv.core.adapter import Adapter, Attachment, find_adapter, unwrap
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ConfigError, SessionError
 from lightkv.core.layout import VisionLayout
@@ -125,6 +125,7 @@ def prepare(
             value=type(model).__name__,
             remedy="load it with AutoModelForImageTextToText.from_pretrained(…) first",
         )
+    model = unwrap(model)
     chosen = find_adapter(model, adapter)
     if retention is not None:
         changes["retention"] = retention
@@ -171,8 +172,9 @@ def detach(target: Session | nn.Module) -> None:
     if isinstance(target, Session):
         target.detach()
         return
+    inner = unwrap(target)
     for session in list(_ACTIVE.values()):
-        if session.model is target:
+        if session.model is inner:
             session.detach()
 
 
