@@ -80,6 +80,29 @@ def place(
     return rows
 
 
+def originals(placeholders: npt.NDArray[np.bool_], offered: int) -> npt.NDArray[np.bool_]:
+    """Rows of `[B, N]` without the repetitions of beams.
+
+    Args:
+        placeholders: true at the positions of this kind of picture.
+        offered: vision tokens that the pixel inputs give, each picture once.
+    """
+    times = int(placeholders.sum()) // offered if offered else 1
+    return placeholders[:: max(times, 1)]
+
+
+def run_lengths(placeholders: npt.NDArray[np.bool_]) -> list[int]:
+    """Lengths of the runs of true in `[B, N]`, row after row."""
+    return [end - start for row in placeholders for start, end in runs(row)]
+
+
+def runs(row: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(start, end) of each run of true in `[N]`."""
+    edges = np.diff(np.concatenate([[0], row.astype(np.int8), [0]]))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return [(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
+
+
 def _fill(
     positions: IntArray, pictures: Sequence[Picture], start: int
 ) -> tuple[list[View], int]:
