@@ -86,11 +86,6 @@ class TestVideos(TestImages):
     def vision_mask(self, model, inputs, prompts):
         return inputs["input_ids"] == VIDEO
 
-    # What a role does to a frame does not depend on the kind of picture: shown once, for images.
-    test_every_preset_runs = None
-    test_gradients_flow = None
-    test_survives_an_error_inside_forward = None
-
 
 def split(canvas):
     """Tiles `[n, 3, 48, 48]` of a canvas in raster order."""
