@@ -63,14 +63,7 @@ def tiled_picture(tiles: torch.Tensor, per_tile: int) -> Picture:
     if count <= 1:
         return Picture((whole,))
     rows, columns = arrangement(tiles[:-1], tiles[-1])
-    return Picture((mosaic(rows, columns, side), whole))
-
-
-def mosaic(rows: int, columns: int, side: int) -> Panel:
-    """The stitched view of rows × columns tiles whose tokens come tile by tile."""
-    cells = np.arange(rows * side * columns * side, dtype=np.int64)
-    cells = cells.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
-    return Panel((1, rows * side, columns * side), cells)
+    return Picture((Panel.mosaic(rows, columns, side), whole))
 
 
 @hookimpl

@@ -31,6 +31,13 @@ class Panel:
         first = np.full(leading, SEPARATOR, dtype=np.int64)
         return cls((frames, rows, columns), np.concatenate([first, cells.reshape(-1)]))
 
+    @classmethod
+    def mosaic(cls, rows: int, columns: int, side: int) -> Panel:
+        """The stitched view of `rows` × `columns` tiles of side² tokens that come tile by tile."""
+        cells = np.arange(rows * side * columns * side, dtype=np.int64)
+        cells = cells.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
+        return cls((1, rows * side, columns * side), cells)
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
