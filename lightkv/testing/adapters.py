@@ -49,6 +49,9 @@ class AdapterBench:
     Class attributes:
         schedule: stages of all runs; at least two, none before layer 1.
         exact: largest float32 difference between two ways to compute the same thing.
+        beam_prompts: prompts of the tests that repeat rows.
+        cannot: "beams" or "sampling" (several sequences of one prompt) → why transformers itself
+            cannot do it for this family. Those tests are skipped with the reason.
     """
 
     schedule: ClassVar[Sequence[dict[str, Any]]] = (
@@ -57,6 +60,8 @@ class AdapterBench:
     )
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
+    beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
+    cannot: ClassVar[dict[str, str]] = {}
 
     # -- supplied by the family ------------------------------------------------------------------
 
@@ -108,7 +113,11 @@ class AdapterBench:
 
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
         """Greedy generation of `steps` tokens with logits; never stops early."""
+        config: Any = model.config
+        ids = (getattr(config, f"{kind}_token_id", None) for kind in ("image", "video"))
         arguments = {
+            # A generated placeholder would be one too many where everything is run in one pass.
+            "suppress_tokens": [token for token in ids if token is not None] or None,
             "max_new_tokens": self.steps,
             "do_sample": False,
             "eos_token_id": None,
