@@ -91,6 +91,10 @@ class AdapterBench:
         ids = torch.cat([inputs["input_ids"], tokens], dim=1)
         return {**inputs, "input_ids": ids, "attention_mask": self.longer_mask(inputs, tokens)}
 
+    def attends(self, whole: Inputs) -> torch.Tensor | None:
+        """`[B, N, N]` true where a query sees a key, where this family is not simply causal."""
+        return None
+
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns `layers`."""
         finder: Any = model.get_decoder
@@ -164,7 +168,8 @@ class AdapterBench:
         whole = self.extended(model, inputs, fed)
         valid = whole["attention_mask"].bool()
         length = valid.shape[1]
-        with masked_layers(layers, alive, valid, eager=eager), torch.no_grad():
+        masked = masked_layers(layers, alive, valid, eager=eager, attends=self.attends(whole))
+        with masked, torch.no_grad():
             out = model(**whole, position_ids=positions[..., :length], use_cache=False)
         return torch.as_tensor(out.logits[:, inputs["attention_mask"].shape[1] - 1 :])
 
