@@ -82,7 +82,9 @@ def place(
         begin = begin if times > 1 and row % times else cursor
         views, cursor = _fill(np.flatnonzero(placeholders[row]), pictures, begin)
         if sum(view.positions.size for view in views) != count:
-            raise _mismatch(f"{what} in row {row}", int(count), sum(v.positions.size for v in views))
+            raise _mismatch(
+                f"{what} in row {row}", int(count), sum(v.positions.size for v in views)
+            )
         rows.append(views)
     return rows
 
@@ -110,9 +112,7 @@ def runs(row: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
 
 
-def _fill(
-    positions: IntArray, pictures: Sequence[Picture], start: int
-) -> tuple[list[View], int]:
+def _fill(positions: IntArray, pictures: Sequence[Picture], start: int) -> tuple[list[View], int]:
     """Views for one row from `pictures[start:]`, and the number of the next unused picture."""
     views: list[View] = []
     used, number = 0, start
@@ -147,9 +147,7 @@ def uniform(picture: Picture, placeholders: npt.NDArray[np.bool_]) -> list[Pictu
     return [picture] * (total // picture.tokens)
 
 
-def merge_rows(
-    length: int, pads: Sequence[int], *kinds: Sequence[Sequence[View]]
-) -> VisionLayout:
+def merge_rows(length: int, pads: Sequence[int], *kinds: Sequence[Sequence[View]]) -> VisionLayout:
     """A layout from the views of several kinds (images, videos), numbered by place in each row."""
     samples = []
     for row, pad in enumerate(pads):

@@ -1,8 +1,8 @@
 """Layout truth: the cell that a layout gives to a token is the cell whose pixels move that token.
 
-    before = decoder_inputs(model, decoder, inputs)[0]
-    after = decoder_inputs(model, decoder, painted_inputs)[0]
-    check_painted(before, after, layout.samples[0], {0: (0, 0.40, 0.05)})
+before = decoder_inputs(model, decoder, inputs)[0]
+after = decoder_inputs(model, decoder, painted_inputs)[0]
+check_painted(before, after, layout.samples[0], {0: (0, 0.40, 0.05)})
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def decoder_inputs(model: nn.Module, decoder: nn.Module, inputs: dict[str, Any])
 
 def moved(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     """`[N]` how far each embedding of `[N, D]` moved, relative to its length."""
-    gap = (after.float() - before.float()).norm(dim=-1)
-    return gap / before.float().norm(dim=-1).clamp_min(1e-9)
+    gap: torch.Tensor = (after.float() - before.float()).norm(dim=-1)
+    length: torch.Tensor = before.float().norm(dim=-1)
+    return gap / length.clamp_min(1e-9)
 
 
 def cell_at(view: View, point: Point) -> int:

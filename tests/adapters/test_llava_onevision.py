@@ -121,15 +121,16 @@ def test_layout_truth(size, canvas, grid, pad):
     tokens = SIDE * SIDE + grid[0] * (grid[1] + 1)
     for y, x in points(*grid):
         row, column = int(y * grid[0]) + pad[0], int(x * grid[1]) + pad[1]
-        one, other = (
-            inputs_of(p, size, tokens) for p in (pixels, with_paint(pixels, row, column))
-        )
+        one, other = (inputs_of(p, size, tokens) for p in (pixels, with_paint(pixels, row, column)))
         sample = check_truth(LlavaOnevisionAdapter(), model, one, other, {1: (0, y, x)})
         assert sample.views[1].grid == (1, *grid)
 
 
 def test_layout_truth_of_a_grid_that_is_resized():
-    model, pixels = tiny(limit=2), torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(1))
+    model, pixels = (
+        tiny(limit=2),
+        torch.randn(3, 96, 96, generator=torch.Generator().manual_seed(1)),
+    )
     for y, x in points(8, 8):
         painted = with_paint(pixels, int(y * 12), int(x * 12))
         one, other = (inputs_of(p, (96, 96), 36 + 8 * 9) for p in (pixels, painted))

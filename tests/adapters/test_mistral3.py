@@ -49,7 +49,7 @@ def tiny(kind, attn_implementation="sdpa", dtype=torch.float32):
 
 def block(rows, columns):
     """What the processor writes: a break after each row, another token after the last."""
-    return ([*[IMAGE] * columns, BREAK] * rows)[:-1] + [END]
+    return [*([*[IMAGE] * columns, BREAK] * rows)[:-1], END]
 
 
 def padded(images):
