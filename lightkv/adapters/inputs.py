@@ -53,6 +53,9 @@ class ModelInputs:
         """The same, or None where nobody gave it."""
         if self.arguments.get(name) is not None:
             return self.arguments[name]
+        if self.arguments.get(PIXELS[modality]) is not None:
+            # The features of these pixels are still to be made: what was caught is of an earlier run.
+            return None
         return self.features.get(modality, {}).get(name)
 
     def placeholders(self, token_id: int) -> npt.NDArray[np.bool_]:
@@ -78,6 +81,7 @@ class ModelInputs:
         return int(self.arguments["inputs_embeds"].shape[1])
 
 
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 VISION_KEYS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs", "image_patches")
 
 

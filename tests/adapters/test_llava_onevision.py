@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from lightkv.adapters.llava_onevision import LlavaOnevisionAdapter
-from lightkv.testing import AdapterSuite
+from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.truth import points
 
 IMAGE, VIDEO, TILE, PATCH, SIDE = 5, 6, 48, 8, 6
@@ -149,3 +149,13 @@ def test_layout_truth_of_video_frames():
         painted[0, frame, :, top : top + size, left : left + size] += 3.0
         changed = {**inputs, "pixel_values_videos": painted}
         check_truth(LlavaOnevisionAdapter(), model, inputs, changed, {0: (frame, y, x)})
+
+
+def test_a_forward_pass_does_not_inherit_what_an_earlier_generation_was_given():
+    """Two base views in the first run; in the second, nothing is said and the image is alone."""
+    suite, model = TestImages(), tiny()
+    wide = inputs_of(torch.randn(3, 48, 96), WIDE, SIDE * SIDE + 4 * 13)
+    with suite.session(model, ()) as session:
+        suite.generate(model, suite.make_inputs(model, [Prompt(2, 2, 3)]))
+        model(**wide)
+    assert [report.samples[0].original for report in session.reports] == [74, 88]
