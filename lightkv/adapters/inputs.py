@@ -38,10 +38,9 @@ class ModelInputs:
         Raises:
             ModelError: the features were computed where nobody could see their geometry.
         """
-        if self.arguments.get(name) is not None:
-            return self.arguments[name]
-        if name in self.features.get(modality, {}):
-            return self.features[modality][name]
+        value = self.optional(modality, name)
+        if value is not None:
+            return value
         raise ModelError(
             f"the geometry of the {modality} features is unknown: they were computed outside the "
             "session",
@@ -49,6 +48,15 @@ class ModelInputs:
             remedy=f"pass {name} and pixels to generate inside the session, or give the spans: "
             "compress(model, …, layout=VisionLayout.from_spans(…))",
         )
+
+    def optional(self, modality: str, name: str) -> Any:
+        """The same, or None where nobody gave it."""
+        if self.arguments.get(name) is not None:
+            return self.arguments[name]
+        if self.arguments.get(PIXELS[modality]) is not None:
+            # The features of these pixels are still to be made: what was caught is of an earlier run.
+            return None
+        return self.features.get(modality, {}).get(name)
 
     def placeholders(self, token_id: int) -> npt.NDArray[np.bool_]:
         """`[B, N]` where a placeholder id stands.
@@ -73,6 +81,7 @@ class ModelInputs:
         return int(self.arguments["inputs_embeds"].shape[1])
 
 
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 VISION_KEYS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs", "image_patches")
 
 

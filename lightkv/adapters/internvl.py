@@ -16,12 +16,12 @@ from torch import nn
 
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import ModelInputs
-from lightkv.adapters.placing import Panel, Picture, merge_rows, place
+from lightkv.adapters.placing import Panel, Picture, merge_rows, originals, place, run_lengths
 from lightkv.adapters.tiles import arrangement
 from lightkv.core.adapter import Adapter
 from lightkv.core.errors import LayoutError
 from lightkv.core.hookspecs import hookimpl
-from lightkv.core.layout import IntArray, VisionLayout
+from lightkv.core.layout import VisionLayout
 
 
 class InternVLAdapter(HFAdapter):
@@ -41,23 +41,18 @@ class InternVLAdapter(HFAdapter):
 
 def tiled_pictures(here: Any, pixels: torch.Tensor, per_tile: int) -> list[Picture]:
     """Pictures from runs of placeholders and the tiles `[tiles, C, S, S]` in the same order."""
-    runs = run_lengths(here)
+    runs = run_lengths(originals(here, len(pixels) * per_tile))
     if any(run % per_tile for run in runs):
         raise LayoutError(
             f"a run of {max(runs)} image placeholders is no multiple of {per_tile}",
             field="input_ids",
             remedy="let the processor expand the placeholders",
         )
-    pictures, start = [], 0
-    for run in runs:
-        count = run // per_tile
-        # Beams repeat rows, but their tiles are given once.
-        tiles = pixels[start % len(pixels) : start % len(pixels) + count]
-        pictures.append(tiled_picture(tiles, per_tile))
-        start += count
-    unique = len(pixels) * per_tile
-    total = sum(picture.tokens for picture in pictures)
-    return pictures[: len(pictures) * unique // total] if total > unique else pictures
+    ends = np.cumsum([run // per_tile for run in runs], dtype=np.int64)
+    return [
+        tiled_picture(pixels[end - run // per_tile : end], per_tile)
+        for run, end in zip(runs, ends, strict=True)
+    ]
 
 
 def tiled_picture(tiles: torch.Tensor, per_tile: int) -> Picture:
@@ -68,24 +63,7 @@ def tiled_picture(tiles: torch.Tensor, per_tile: int) -> Picture:
     if count <= 1:
         return Picture((whole,))
     rows, columns = arrangement(tiles[:-1], tiles[-1])
-    return Picture((mosaic(rows, columns, side), whole))
-
-
-def mosaic(rows: int, columns: int, side: int) -> Panel:
-    """The stitched view of rows × columns tiles whose tokens come tile by tile."""
-    cells = np.arange(rows * side * columns * side, dtype=np.int64)
-    cells = cells.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
-    return Panel((1, rows * side, columns * side), cells)
-
-
-def run_lengths(here: Any) -> list[int]:
-    """Lengths of the runs of true in `[B, N]`, row after row."""
-    lengths: list[int] = []
-    for row in here:
-        edges = np.diff(np.concatenate([[0], row.astype(np.int8), [0]]))
-        starts: IntArray = np.flatnonzero(edges == 1)
-        lengths += [int(n) for n in np.flatnonzero(edges == -1) - starts]
-    return lengths
+    return Picture((Panel.mosaic(rows, columns, side), whole))
 
 
 @hookimpl

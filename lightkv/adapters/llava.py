@@ -23,6 +23,11 @@ class LlavaAdapter(HFAdapter):
     models = "LLaVA-v1.5"
     model_types = ("llava",)
 
+    def matches(self, model: nn.Module) -> bool:
+        # Pixtral towers keep the image's own size: another family (mistral3.py).
+        vision = getattr(getattr(model, "config", None), "vision_config", None)
+        return super().matches(model) and getattr(vision, "model_type", None) != "pixtral"
+
     def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
         config: Any = model.config
         here = inputs.placeholders(config.image_token_id)

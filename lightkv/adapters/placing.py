@@ -31,6 +31,13 @@ class Panel:
         first = np.full(leading, SEPARATOR, dtype=np.int64)
         return cls((frames, rows, columns), np.concatenate([first, cells.reshape(-1)]))
 
+    @classmethod
+    def mosaic(cls, rows: int, columns: int, side: int) -> Panel:
+        """The stitched view of `rows` × `columns` tiles of side² tokens that come tile by tile."""
+        cells = np.arange(rows * side * columns * side, dtype=np.int64)
+        cells = cells.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
+        return cls((1, rows * side, columns * side), cells)
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
@@ -80,6 +87,29 @@ def place(
             )
         rows.append(views)
     return rows
+
+
+def originals(placeholders: npt.NDArray[np.bool_], offered: int) -> npt.NDArray[np.bool_]:
+    """Rows of `[B, N]` without the repetitions of beams.
+
+    Args:
+        placeholders: true at the positions of this kind of picture.
+        offered: vision tokens that the pixel inputs give, each picture once.
+    """
+    times = int(placeholders.sum()) // offered if offered else 1
+    return placeholders[:: max(times, 1)]
+
+
+def run_lengths(placeholders: npt.NDArray[np.bool_]) -> list[int]:
+    """Lengths of the runs of true in `[B, N]`, row after row."""
+    return [end - start for row in placeholders for start, end in runs(row)]
+
+
+def runs(row: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """(start, end) of each run of true in `[N]`."""
+    edges = np.diff(np.concatenate([[0], row.astype(np.int8), [0]]))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return [(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
 
 
 def _fill(positions: IntArray, pictures: Sequence[Picture], start: int) -> tuple[list[View], int]:

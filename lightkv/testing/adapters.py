@@ -49,6 +49,9 @@ class AdapterBench:
     Class attributes:
         schedule: stages of all runs; at least two, none before layer 1.
         exact: largest float32 difference between two ways to compute the same thing.
+        beam_prompts: prompts of the tests that repeat rows.
+        cannot: "beams" or "sampling" (several sequences of one prompt) → why transformers itself
+            cannot do it for this family. Those tests are skipped with the reason.
     """
 
     schedule: ClassVar[Sequence[dict[str, Any]]] = (
@@ -57,6 +60,8 @@ class AdapterBench:
     )
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
+    beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
+    cannot: ClassVar[dict[str, str]] = {}
 
     # -- supplied by the family ------------------------------------------------------------------
 
@@ -86,6 +91,10 @@ class AdapterBench:
         ids = torch.cat([inputs["input_ids"], tokens], dim=1)
         return {**inputs, "input_ids": ids, "attention_mask": self.longer_mask(inputs, tokens)}
 
+    def attends(self, whole: Inputs) -> torch.Tensor | None:
+        """`[B, N, N]` true where a query sees a key, where this family is not simply causal."""
+        return None
+
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns `layers`."""
         finder: Any = model.get_decoder
@@ -108,7 +117,11 @@ class AdapterBench:
 
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
         """Greedy generation of `steps` tokens with logits; never stops early."""
+        config: Any = model.config
+        ids = (getattr(config, f"{kind}_token_id", None) for kind in ("image", "video"))
         arguments = {
+            # A generated placeholder would be one too many where everything is run in one pass.
+            "suppress_tokens": [token for token in ids if token is not None] or None,
             "max_new_tokens": self.steps,
             "do_sample": False,
             "eos_token_id": None,
@@ -155,7 +168,8 @@ class AdapterBench:
         whole = self.extended(model, inputs, fed)
         valid = whole["attention_mask"].bool()
         length = valid.shape[1]
-        with masked_layers(layers, alive, valid, eager=eager), torch.no_grad():
+        masked = masked_layers(layers, alive, valid, eager=eager, attends=self.attends(whole))
+        with masked, torch.no_grad():
             out = model(**whole, position_ids=positions[..., :length], use_cache=False)
         return torch.as_tensor(out.logits[:, inputs["attention_mask"].shape[1] - 1 :])
 

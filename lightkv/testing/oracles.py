@@ -45,7 +45,12 @@ def alive_by_layer(
 
 @contextmanager
 def masked_layers(
-    layers: Sequence[nn.Module], alive: Sequence[torch.Tensor], valid: torch.Tensor, *, eager: bool
+    layers: Sequence[nn.Module],
+    alive: Sequence[torch.Tensor],
+    valid: torch.Tensor,
+    *,
+    eager: bool,
+    attends: torch.Tensor | None = None,
 ) -> Iterator[None]:
     """Hide dropped key columns from attention in each layer; nothing is removed.
 
@@ -54,9 +59,11 @@ def masked_layers(
         alive: per layer `[B, N]`.
         valid: `[B, N]` false at padding.
         eager: whether attention takes float masks.
+        attends: `[B, N, N]` true where a query sees a key in this family; None for causal.
     """
     length = valid.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril()
+    base = causal if attends is None else attends[:, None]
     own = torch.eye(length, dtype=torch.bool)
 
     def replace(mask: torch.Tensor, module: nn.Module, args: Any, kwargs: Kwargs) -> Any:
@@ -70,7 +77,7 @@ def masked_layers(
     with ExitStack() as stack:
         for layer, keys in zip(layers, alive, strict=True):
             # Rows of dropped tokens see themselves, or their softmax would be over nothing.
-            mask = (causal & (keys & valid)[:, None, None, :]) | own
+            mask = (base & (keys & valid)[:, None, None, :]) | own
             handle = _with_kwargs(layer, partial(replace, mask))
             stack.callback(handle.remove)
         yield
