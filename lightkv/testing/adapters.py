@@ -48,6 +48,7 @@ class AdapterBench:
 
     Class attributes:
         schedule: stages of all runs; at least two, none before layer 1.
+        first_layer: layers that the family needs to run before the first stage.
         exact: largest float32 difference between two ways to compute the same thing.
     """
 
@@ -55,6 +56,7 @@ class AdapterBench:
         {"after_layer": 2, "ratio": 0.5, "windows": 2},
         {"after_layer": 4, "ratio": 0.5, "windows": 1},
     )
+    first_layer: ClassVar[int] = 0
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
 
