@@ -18,7 +18,13 @@ import torch
 from torch import nn
 
 from lightkv.core.session import Session, compress
-from lightkv.testing.oracles import Recorder, alive_by_layer, masked_layers
+from lightkv.testing.oracles import (
+    Recorder,
+    alive_by_layer,
+    causal_mask,
+    masked_layers,
+    windowed,
+)
 
 Inputs = dict[str, Any]
 
@@ -49,6 +55,7 @@ class AdapterBench:
     Class attributes:
         schedule: stages of all runs; at least two, none before layer 1.
         first_layer: layers that the family needs to run before the first stage.
+        windows: sliding window of each layer, None where it has none; empty if no layer slides.
         exact: largest float32 difference between two ways to compute the same thing.
     """
 
@@ -57,6 +64,7 @@ class AdapterBench:
         {"after_layer": 4, "ratio": 0.5, "windows": 1},
     )
     first_layer: ClassVar[int] = 0
+    windows: ClassVar[Sequence[int | None]] = ()
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
 
@@ -92,6 +100,16 @@ class AdapterBench:
         """The module that owns `layers`."""
         finder: Any = model.get_decoder
         return finder()  # type: ignore[no-any-return]
+
+    def own_masks(self, model: nn.Module, inputs: Inputs) -> Sequence[torch.Tensor] | None:
+        """Per layer `[B or 1, N, N]` true where the uncompressed model lets a row see a column.
+
+        None is causal. Padding need not be left out. The default knows windows only.
+        """
+        if not self.windows:
+            return None
+        length = inputs["attention_mask"].shape[1]
+        return [windowed(causal_mask(length), window)[None] for window in self.windows]
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -157,7 +175,8 @@ class AdapterBench:
         whole = self.extended(model, inputs, fed)
         valid = whole["attention_mask"].bool()
         length = valid.shape[1]
-        with masked_layers(layers, alive, valid, eager=eager), torch.no_grad():
+        own = self.own_masks(model, whole)
+        with masked_layers(layers, alive, valid, eager=eager, own=own), torch.no_grad():
             out = model(**whole, position_ids=positions[..., :length], use_cache=False)
         return torch.as_tensor(out.logits[:, inputs["attention_mask"].shape[1] - 1 :])
 

@@ -43,9 +43,27 @@ def alive_by_layer(
     return out
 
 
+def causal_mask(length: int) -> torch.Tensor:
+    """`[N, N]` true where a row may see a column."""
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def windowed(mask: torch.Tensor, window: int | None) -> torch.Tensor:
+    """A mask `[…, N, N]` without the columns that lie `window` or more before the row."""
+    if window is None:
+        return mask
+    places = torch.arange(mask.shape[-1])
+    return mask & (places[:, None] - places[None] < window)
+
+
 @contextmanager
 def masked_layers(
-    layers: Sequence[nn.Module], alive: Sequence[torch.Tensor], valid: torch.Tensor, *, eager: bool
+    layers: Sequence[nn.Module],
+    alive: Sequence[torch.Tensor],
+    valid: torch.Tensor,
+    *,
+    eager: bool,
+    own: Sequence[torch.Tensor] | None = None,
 ) -> Iterator[None]:
     """Hide dropped key columns from attention in each layer; nothing is removed.
 
@@ -54,10 +72,11 @@ def masked_layers(
         alive: per layer `[B, N]`.
         valid: `[B, N]` false at padding.
         eager: whether attention takes float masks.
+        own: per layer `[B or 1, N, N]` the model's own mask, causal if None.
     """
     length = valid.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    own = torch.eye(length, dtype=torch.bool)
+    masks = [causal_mask(length)[None]] * len(layers) if own is None else own
+    itself = torch.eye(length, dtype=torch.bool)
 
     def replace(mask: torch.Tensor, module: nn.Module, args: Any, kwargs: Kwargs) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -68,9 +87,9 @@ def masked_layers(
         return args, {**kwargs, "attention_mask": given.to(hidden.device)}
 
     with ExitStack() as stack:
-        for layer, keys in zip(layers, alive, strict=True):
+        for layer, keys, seen in zip(layers, alive, masks, strict=True):
             # Rows of dropped tokens see themselves, or their softmax would be over nothing.
-            mask = (causal & (keys & valid)[:, None, None, :]) | own
+            mask = (seen[:, None] & (keys & valid)[:, None, None, :]) | itself
             handle = _with_kwargs(layer, partial(replace, mask))
             stack.callback(handle.remove)
         yield
