@@ -49,6 +49,9 @@ class HFAttachment(Attachment):
         self._decoder = adapter.decoder(model)
         self._layers = list(adapter.layers(model))
         self._windows = adapter.windows(model)
+        self._kinds: list[str | None] = [None] * len(self._layers)
+        if not adapter.keeps_positions(engine.pipeline.positions):
+            self._kinds = [adapter.rotary_kind(self._decoder, i) for i in range(len(self._layers))]
         self._taps = {
             after - 1: Tap(adapter.attention(self._layers[after - 1]))
             for after, number in engine.pipeline.after_layers.items()
@@ -244,20 +247,21 @@ class HFAttachment(Attachment):
         out["attention_mask"] = forward.mask(index, hidden, kwargs.get("attention_mask"), style)
         embeddings = kwargs.get("position_embeddings")
         if forward.compressing:
-            out["position_embeddings"] = self._rotary(forward, hidden, embeddings)
+            out["position_embeddings"] = self._rotary(forward, index, hidden, embeddings)
         elif self._engine.pipeline.positions.decode == "contiguous":
             out["position_embeddings"] = self._shifted(forward, index, hidden, embeddings)
         return out
 
-    def _rotary(self, forward: Forward, hidden: torch.Tensor, embeddings: Any) -> Any:
+    def _rotary(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
         prefill = forward.prefill
         assert prefill is not None
         assert prefill.kept is not None
         stage, kept, positions = len(prefill.stages_done), prefill.kept, prefill.positions
         if positions is not None:
+            kind = self._kinds[index]
             return forward.once(
-                ("rotary", stage),
-                lambda: self._adapter.rotary(self._decoder, hidden, positions),
+                ("rotary", stage, kind),
+                lambda: self._adapter.rotary(self._decoder, hidden, positions, kind),
             )
         return forward.once(
             ("gathered", stage, id(embeddings)), lambda: gather_rotary(embeddings, kept)
@@ -277,9 +281,10 @@ class HFAttachment(Attachment):
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
             positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
             shift = torch.tensor(removed, device=hidden.device)[None, :, None]
-            return self._adapter.rotary(self._decoder, hidden, positions - shift)
+            return self._adapter.rotary(self._decoder, hidden, positions - shift, kind)
 
-        return forward.once(("shifted", removed), make)
+        kind = self._kinds[index]
+        return forward.once(("shifted", removed, kind), make)
 
     def _open_tap(self, forward: Forward, index: int, hidden: torch.Tensor) -> None:
         prefill = forward.prefill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -77,6 +78,15 @@ class HFAdapter(Adapter):
                 field="model.config.layer_types",
                 remedy="only layers of full and sliding-window attention are supported",
             )
+        both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+        if both_ways or getattr(config, "is_causal", True) is False:
+            raise ModelError(
+                "this decoder attends in both directions, so it has no prefill to compress",
+                field="model.config.use_bidirectional_attention"
+                if both_ways
+                else "model.config.is_causal",
+                remedy="compress a decoder that generates text",
+            )
         implementation = self.attention_implementation(model)
         masked = implementation in (None, "eager", "sdpa")
         if not masked and (self.windows(model) or not self.causal):
@@ -109,9 +119,26 @@ class HFAdapter(Adapter):
         """`[A, B, N]` rotary positions from the decoder's `position_ids` `[B, N]`."""
         return position_ids[None]
 
-    def rotary(self, decoder: nn.Module, hidden: torch.Tensor, positions: torch.Tensor) -> Any:
+    def rotary_kind(self, decoder: nn.Module, layer: int) -> str | None:
+        """Name of the rotary base of a layer, None where all layers have the same."""
+        emb: Any = decoder.rotary_emb
+        if "layer_type" not in inspect.signature(emb.forward).parameters:
+            return None
+        config: Any = decoder.config
+        return str(config.layer_types[layer])
+
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        kind: str | None = None,
+    ) -> Any:
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
-        return decoder.rotary_emb(hidden, position_ids=positions[0])  # type: ignore[operator]
+        emb: Any = decoder.rotary_emb
+        if kind is None:
+            return emb(hidden, position_ids=positions[0])
+        return emb(hidden, position_ids=positions[0], layer_type=kind)
 
     # -- facts --------------------------------------------------------------------------------
 

@@ -75,11 +75,14 @@ def turns(suite, model, cache, pipeline="random"):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("suite", SUITES)
-@pytest.mark.parametrize("sliding_cache", [True, False])
-def test_later_turns_see_what_lies_in_the_window(suite, attention, sliding_cache):
-    """Also on a cache that stores more than the windows, because it was made without a config."""
+@pytest.mark.parametrize("kind", ["sliding", "recording", "full"])
+def test_later_turns_see_what_lies_in_the_window(suite, attention, kind):
+    """Also on caches that store more: made without a config, or to be cropped (speculation)."""
     model = suite.make_model(attention)
-    cache = DynamicCache(config=model.config) if sliding_cache else DynamicCache()
+    cache = DynamicCache() if kind == "full" else DynamicCache(config=model.config)
+    for layer in cache.layers:
+        if kind == "recording" and layer.is_sliding:
+            layer.activate_past_recording()
     found, wanted = turns(suite, model, cache)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
