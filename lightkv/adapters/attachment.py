@@ -165,7 +165,9 @@ class HFAttachment(Attachment):
         forward = Forward(
             batch, queries, pads, cache, record, prefill, self._arguments, self._windows
         )
-        if prefill is not None and self._inputs is not None and not self._adapter.causal:
+        # On an empty cache the blocks are in the masks that transformers made.
+        filled = record is not None and record.length(0) > 0
+        if filled and prefill is not None and self._inputs is not None:
             blocks = self._adapter.blocks(self._inputs)
             forward.blocks = None if blocks is None else blocks[:, -queries:]
         return forward

@@ -79,7 +79,7 @@ class HFAdapter(Adapter):
                 remedy="only layers of full and sliding-window attention are supported",
             )
         both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
-        if both_ways or getattr(config, "is_causal", True) is False:
+        if self.causal and (both_ways or getattr(config, "is_causal", True) is False):
             raise ModelError(
                 "this decoder attends in both directions, so it has no prefill to compress",
                 field="model.config.use_bidirectional_attention"
@@ -105,7 +105,7 @@ class HFAdapter(Adapter):
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         """`[B, ≥ Q]` block of each token, negative outside; the last Q are those of this pass.
 
-        For families that are not `causal`: tokens of a block attend to one another.
+        Tokens of a block attend to one another. Asked when images arrive on a filled cache.
         """
         return None
 

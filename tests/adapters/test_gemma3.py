@@ -66,6 +66,12 @@ def tiny_gemma3(attn_implementation="sdpa", dtype=torch.float32):
     return model.to(dtype).eval()
 
 
+def tiny_text(attn_implementation="sdpa", dtype=torch.float32):
+    torch.manual_seed(0)
+    config = text_config(attn_implementation=attn_implementation)
+    return Gemma3ForCausalLM(config).to(dtype).eval()
+
+
 def row_of(prompt):
     generator = torch.Generator().manual_seed(prompt.seed)
     text = torch.randint(10, 200, (prompt.before + prompt.after,), generator=generator)
@@ -118,9 +124,7 @@ class TestGemma3Text(GenericSuite):
     windows = WINDOWS
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
-        torch.manual_seed(0)
-        config = text_config(attn_implementation=attn_implementation)
-        return Gemma3ForCausalLM(config).to(dtype).eval()
+        return tiny_text(attn_implementation, dtype)
 
 
 del GenericSuite
@@ -202,7 +206,8 @@ def test_what_cannot_be_right_is_refused():
     text._attn_implementation_internal = "flash_attention_2"
     with pytest.raises(ModelError, match="set_attn_implementation"):
         lightkv.attach(model, "fastv", adapter=Gemma3Adapter())
-    text._attn_implementation_internal = "sdpa"
-    text.use_bidirectional_attention = True
+    text = tiny_text()
+    text.config.use_bidirectional_attention = True
+    layout = lightkv.VisionLayout.from_spans([[(2, (1, 4, 4))]])
     with pytest.raises(ModelError, match="both directions"):
-        lightkv.attach(model, "fastv", adapter=Gemma3Adapter())
+        lightkv.attach(text, "fastv", adapter="generic", layout=layout)
