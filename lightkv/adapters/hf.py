@@ -81,11 +81,11 @@ class HFAdapter(Adapter):
         both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
         if self.causal and (both_ways or getattr(config, "is_causal", True) is False):
             raise ModelError(
-                "this decoder attends in both directions, so it has no prefill to compress",
+                "this decoder attends in both directions",
                 field="model.config.use_bidirectional_attention"
                 if both_ways
                 else "model.config.is_causal",
-                remedy="compress a decoder that generates text",
+                remedy="if only tokens of the prompt do, set `causal = False` in its adapter",
             )
         implementation = self.attention_implementation(model)
         masked = implementation in (None, "eager", "sdpa")

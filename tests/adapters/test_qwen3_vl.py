@@ -8,6 +8,8 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 import lightkv
 from lightkv.adapters.inputs import read_inputs
 from lightkv.adapters.qwen3_vl import Qwen3VLAdapter
+from lightkv.cli.command_plan import build_pipeline
+from lightkv.cli.loading import describe
 from lightkv.core.errors import ConfigError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.adapters import MIXED
@@ -180,6 +182,20 @@ def test_nothing_is_compressed_before_the_last_added_features():
             run.__enter__()
     with lightkv.compress(model, "lightkv", adapter=adapter, retention=0.7) as run:
         assert run.pipeline.schedule.after_layers[0] >= DEEP
+
+
+def test_plans_keep_to_the_first_layers_too(tmp_path, monkeypatch):
+    """`lightkv plan` solves and refuses as a session does."""
+    tiny_qwen3_vl().config.save_pretrained(tmp_path)
+    # Whether the adapter is registered depends on the metadata of the installed package.
+    monkeypatch.setattr("lightkv.core.adapter.find_adapter", lambda *_: Qwen3VLAdapter())
+    found = describe(str(tmp_path))
+    options = {"windows": None, "ratios": None, "min_layer": found.min_layer}
+    layers = found.shape.num_layers
+    solved = build_pipeline("lightkv", layers, 0.7, None, **options)
+    assert solved.schedule.after_layers[0] >= DEEP
+    with pytest.raises(ConfigError, match="use 3 … 8"):
+        build_pipeline("lightkv", layers, None, "2", **options)
 
 
 def test_the_first_stage_may_follow_the_last_added_features_at_once():
