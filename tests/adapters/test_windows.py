@@ -157,3 +157,14 @@ def test_layers_of_another_kind_are_refused():
     model.config.layer_types = ["full_attention", "chunked_attention"] * 3
     with pytest.raises(ModelError, match="chunked_attention"):
         lightkv.attach(model, "fastv", adapter="generic", layout=layout_of(PROMPT))
+
+
+@pytest.mark.parametrize("slides", [True, False])
+def test_only_sliding_models_keep_original_positions(slides):
+    model = tiny_mistral(window=WINDOW if slides else None)
+    suite = SUITES[0]
+    with suite.session(model, PROMPT) as run:
+        cache = suite.generate(model, suite.make_inputs(model, PROMPT)).past_key_values
+        record = run._attachment._records[cache]
+    kept = [any(s.origin is not None for s in segments) for segments in record.segments]
+    assert kept == [False, False, *[slides] * 4]
