@@ -18,7 +18,7 @@ from lightkv.adapters.capture import FeatureCapture
 from lightkv.adapters.inputs import ModelInputs, bind, read_inputs
 from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs
-from lightkv.adapters.records import CacheRecord, refuse_unsupported
+from lightkv.adapters.records import CacheRecord, refuse_unsupported, slides
 from lightkv.adapters.tap import Tap
 from lightkv.core.adapter import Attachment
 from lightkv.core.attention import QueryKeyView
@@ -139,7 +139,11 @@ class HFAttachment(Attachment):
         if forward is None:
             return
         if forward.prefill is not None:
-            report = self._engine.finish(forward.prefill, cached=forward.cache is not None)
+            report = self._engine.finish(
+                forward.prefill,
+                cached=forward.cache is not None,
+                keeps_all=forward.cache is not None and not slides(forward.cache),
+            )
             if forward.cache is not None:
                 self._reports[forward.cache] = report
         elif forward.cache is not None:

@@ -151,6 +151,11 @@ def visible_entries(cache: Any, layer: int, past: int) -> int:
     return int(min(stored, entry.sliding_window - 1, past))
 
 
+def slides(cache: Any) -> bool:
+    """Whether any layer of a cache forgets what lies outside a window."""
+    return any(getattr(layer, "is_sliding", False) for layer in getattr(cache, "layers", ()))
+
+
 def refuse_unsupported(cache: Any) -> None:
     """Raise for caches whose layers all have the same preallocated length."""
     if getattr(cache, "is_compileable", False):

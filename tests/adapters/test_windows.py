@@ -114,16 +114,20 @@ def test_guidance_reads_the_attention_that_the_layer_really_pays(attention):
     assert bool((score[-5:] > 0).all())
 
 
-def test_what_the_report_says_of_windows():
+@pytest.mark.parametrize("sliding_cache", [True, False])
+def test_what_the_report_says_of_windows(sliding_cache):
     """Vision tokens that were pushed out of a layer's cache are not counted."""
     model, suite = tiny_mistral(), SUITES[0]
+    cache = DynamicCache(config=model.config) if sliding_cache else DynamicCache()
     with suite.session(model, PROMPT) as run, torch.no_grad():
-        cache = model(**suite.make_inputs(model, PROMPT)).past_key_values
+        model(**suite.make_inputs(model, PROMPT), past_key_values=cache)
     sample, per_token = run.last.samples[0], 2 * 2 * 16 * 4
     assert sample.vision_tokens[0] == 24
-    assert sample.kv_bytes == tuple(layer.keys.shape[2] * per_token for layer in cache.layers)
-    # 5 text tokens follow the image, so 14 of the 19 places are left for it at most.
-    held = [min(count, WINDOW - 1 - 5) for count in sample.vision_tokens]
+    lengths = [layer.keys.shape[2] for layer in cache.layers]
+    assert sample.kv_bytes == tuple(length * per_token for length in lengths)
+    # 3 text tokens come before the image and 5 after it, so at most 14 of 19 places hold it.
+    most = WINDOW - 1 - 5 if sliding_cache else 24
+    held = [min(count, most) for count in sample.vision_tokens]
     assert sample.vision_kv_bytes == sum(held) * per_token
 
 
