@@ -8,8 +8,6 @@ states by compressed ones; it and those of all later layers replace masks and ro
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +16,13 @@ from torch import nn
 
 from lightkv.adapters.capture import FeatureCapture
 from lightkv.adapters.inputs import ModelInputs, bind, read_inputs
-from lightkv.adapters.masks import build_mask, gather_mask, mask_style
-from lightkv.adapters.records import CacheRecord, refuse_unsupported
+from lightkv.adapters.masks import mask_style
+from lightkv.adapters.passes import Forward, Kwargs
+from lightkv.adapters.records import CacheRecord, refuse_unsupported, slides
 from lightkv.adapters.tap import Tap
 from lightkv.core.adapter import Attachment
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.engine import Engine, Prefill
+from lightkv.core.engine import Engine
 from lightkv.core.errors import SessionError
 from lightkv.core.functional import prompt_index
 from lightkv.core.layout import VisionLayout
@@ -31,28 +30,6 @@ from lightkv.core.report import RunReport
 
 if TYPE_CHECKING:
     from lightkv.adapters.hf import HFAdapter
-
-Kwargs = dict[str, Any]
-
-
-@dataclass
-class Forward:
-    """State of one pass through the decoder."""
-
-    batch: int
-    queries: int
-    pads: tuple[int, ...]
-    cache: Any
-    record: CacheRecord | None
-    prefill: Prefill | None
-    decoder_arguments: Kwargs
-    memo: dict[Any, Any] = field(default_factory=dict)
-
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """`make()`, computed once for all layers that share `key` in this pass."""
-        if key not in self.memo:
-            self.memo[key] = make()
-        return self.memo[key]
 
 
 class HFAttachment(Attachment):
@@ -71,6 +48,10 @@ class HFAttachment(Attachment):
         self._given = layout
         self._decoder = adapter.decoder(model)
         self._layers = list(adapter.layers(model))
+        self._windows = adapter.windows(model)
+        self._kinds: list[str | None] = [None] * len(self._layers)
+        if not adapter.keeps_positions(engine.pipeline.positions):
+            self._kinds = [adapter.rotary_kind(self._decoder, i) for i in range(len(self._layers))]
         self._taps = {
             after - 1: Tap(adapter.attention(self._layers[after - 1]))
             for after, number in engine.pipeline.after_layers.items()
@@ -134,7 +115,7 @@ class HFAttachment(Attachment):
         if forward is None:
             return None
         new_hidden = self._compress(forward, index, hidden)
-        self._note_entries(forward, index, new_hidden)
+        forward.note_entries(index, new_hidden.shape[1])
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
         if index in self._taps and forward.prefill is not None:
             self._open_tap(forward, index, new_hidden)
@@ -158,7 +139,11 @@ class HFAttachment(Attachment):
         if forward is None:
             return
         if forward.prefill is not None:
-            report = self._engine.finish(forward.prefill, cached=forward.cache is not None)
+            report = self._engine.finish(
+                forward.prefill,
+                cached=forward.cache is not None,
+                keeps_all=forward.cache is not None and not slides(forward.cache),
+            )
             if forward.cache is not None:
                 self._reports[forward.cache] = report
         elif forward.cache is not None:
@@ -181,7 +166,15 @@ class HFAttachment(Attachment):
                 prefill.positions = self._positions(batch, queries, cache, hidden.device)
         else:
             self._engine.profiler.step_begin()
-        return Forward(batch, queries, pads, cache, record, prefill, self._arguments)
+        forward = Forward(
+            batch, queries, pads, cache, record, prefill, self._arguments, self._windows
+        )
+        # On an empty cache the blocks are in the masks that transformers made.
+        filled = record is not None and record.length(0) > 0
+        if filled and prefill is not None and self._inputs is not None:
+            blocks = self._adapter.blocks(self._inputs)
+            forward.blocks = None if blocks is None else blocks[:, -queries:]
+        return forward
 
     def _record(
         self, cache: Any, batch: int, queries: int, pads: tuple[int, ...]
@@ -246,81 +239,35 @@ class HFAttachment(Attachment):
             return hidden
         return forward.prefill.apply(index, hidden)
 
-    def _note_entries(self, forward: Forward, index: int, hidden: torch.Tensor) -> None:
-        record, prefill = forward.record, forward.prefill
-        if record is None:
-            return
-        pads = forward.pads if prefill is None else prefill.layout.pads
-        record.append(index, pads, hidden.shape[1])
-        if prefill is not None and prefill.kept is not None:
-            record.compressed[index] = True
-            before = prefill.stages_done[0][1].vision_counts
-            gone = (a - b for a, b in zip(before, prefill.layout.vision_counts, strict=True))
-            old = record.removed[index]
-            record.removed[index] = tuple(a + b for a, b in zip(old, gone, strict=True))
-
     def _layer_arguments(
         self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs
     ) -> Kwargs | None:
         """Mask, rotary embeddings and position ids of a layer that compression touched."""
-        prefill, record = forward.prefill, forward.record
-        compressing = prefill is not None and prefill.kept is not None
-        if not compressing and (record is None or not record.compressed[index]):
+        record = forward.record
+        if not forward.compressing and (record is None or not record.compressed[index]):
             return None
         out = dict(kwargs)
         # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
         out["position_ids"] = None
-        out["attention_mask"] = self._mask(forward, index, hidden, kwargs.get("attention_mask"))
+        style = mask_style(self._adapter.attention_implementation(self._model))
+        out["attention_mask"] = forward.mask(index, hidden, kwargs.get("attention_mask"), style)
         embeddings = kwargs.get("position_embeddings")
-        if compressing:
-            out["position_embeddings"] = self._rotary(forward, hidden, embeddings)
+        if forward.compressing:
+            out["position_embeddings"] = self._rotary(forward, index, hidden, embeddings)
         elif self._engine.pipeline.positions.decode == "contiguous":
             out["position_embeddings"] = self._shifted(forward, index, hidden, embeddings)
         return out
 
-    def _mask(
-        self, forward: Forward, index: int, hidden: torch.Tensor, given: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        prefill, record, device = forward.prefill, forward.record, hidden.device
-        new = hidden.shape[1]
-        total = new if record is None else record.length(index)
-        style = mask_style(self._adapter.attention_implementation(self._model))
-        if total == new and prefill is not None:
-            layout = prefill.layout
-            if given is not None:
-                key = ("mask", len(prefill.stages_done), id(given))
-                valid = layout.valid_mask(device) if any(layout.pads) else None
-                kept = prefill.kept
-                assert kept is not None
-                return forward.once(key, lambda: gather_mask(given, kept, valid))
-            segments = ((layout.pads, new),)
-        else:
-            assert record is not None
-            segments = tuple(record.segments[index])
-
-        def make() -> torch.Tensor | None:
-            one = CacheRecord([list(segments)], [True])
-            return build_mask(
-                one.valid(0, device),
-                forward.batch,
-                new,
-                total,
-                style=style,
-                dtype=hidden.dtype,
-                device=device,
-            )
-
-        return forward.once(("built", segments, new), make)
-
-    def _rotary(self, forward: Forward, hidden: torch.Tensor, embeddings: Any) -> Any:
+    def _rotary(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
         prefill = forward.prefill
         assert prefill is not None
         assert prefill.kept is not None
         stage, kept, positions = len(prefill.stages_done), prefill.kept, prefill.positions
         if positions is not None:
+            kind = self._kinds[index]
             return forward.once(
-                ("rotary", stage),
-                lambda: self._adapter.rotary(self._decoder, hidden, positions),
+                ("rotary", stage, kind),
+                lambda: self._adapter.rotary(self._decoder, hidden, positions, kind),
             )
         return forward.once(
             ("gathered", stage, id(embeddings)), lambda: gather_rotary(embeddings, kept)
@@ -340,9 +287,10 @@ class HFAttachment(Attachment):
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
             positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
             shift = torch.tensor(removed, device=hidden.device)[None, :, None]
-            return self._adapter.rotary(self._decoder, hidden, positions - shift)
+            return self._adapter.rotary(self._decoder, hidden, positions - shift, kind)
 
-        return forward.once(("shifted", removed), make)
+        kind = self._kinds[index]
+        return forward.once(("shifted", removed, kind), make)
 
     def _open_tap(self, forward: Forward, index: int, hidden: torch.Tensor) -> None:
         prefill = forward.prefill
@@ -350,11 +298,8 @@ class HFAttachment(Attachment):
         if not prefill.needs(index + 1):
             return
         prompt = prompt_index(prefill.layout, hidden.device)
-        record = forward.record
-        cached = None
-        if record is not None and record.length(index) > hidden.shape[1]:
-            valid = record.valid(index, hidden.device)
-            cached = None if valid is None else valid[:, : -hidden.shape[1]]
+        cached = forward.cached_valid(index, hidden.device)
+        causal = not self._windows and self._adapter.causal
 
         def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
             view = QueryKeyView(
@@ -364,6 +309,7 @@ class HFAttachment(Attachment):
                 prompt,
                 cached_valid=cached,
                 softcap=extra.get("softcap"),
+                mask=None if causal else extra.get("attention_mask"),
             )
             prefill.observe(index + 1, view)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from torch import nn
 
 from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.inputs import ModelInputs
+from lightkv.adapters.passes import Windows
 from lightkv.core.adapter import Adapter, Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError
@@ -23,6 +25,8 @@ class HFAdapter(Adapter):
     """Defaults for decoders of the Llama shape; a family overrides what differs."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
+    causal: ClassVar[bool] = True
+    """Whether a token never attends to later ones."""
 
     def matches(self, model: nn.Module) -> bool:
         return getattr(getattr(model, "config", None), "model_type", None) in self.model_types
@@ -62,18 +66,48 @@ class HFAdapter(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers with sliding-window attention.
+            ModelError: layers that are neither full nor sliding attention, or masks in a form that
+                cannot say what a compressed layer may attend to.
         """
         config = self.decoder(model).config
-        if uses_sliding_window(config):
+        kinds = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}
+        if kinds:
             raise ModelError(
-                "some decoder layers attend through a sliding window, whose masks depend on "
-                "original distances that compression changes",
-                field="model.config.sliding_window",
-                value=getattr(config, "sliding_window", None),
-                remedy="sliding-window decoders are not supported yet; checkpoints that were "
-                "trained with full attention load with sliding_window=None",
+                f"some decoder layers are of a kind without a cache of keys that can be shortened: "
+                f"{', '.join(sorted(kinds))}",
+                field="model.config.layer_types",
+                remedy="only layers of full and sliding-window attention are supported",
             )
+        both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+        if self.causal and (both_ways or getattr(config, "is_causal", True) is False):
+            raise ModelError(
+                "this decoder attends in both directions",
+                field="model.config.use_bidirectional_attention"
+                if both_ways
+                else "model.config.is_causal",
+                remedy="if only tokens of the prompt do, set `causal = False` in its adapter",
+            )
+        implementation = self.attention_implementation(model)
+        masked = implementation in (None, "eager", "sdpa")
+        if not masked and (self.windows(model) or not self.causal):
+            raise ModelError(
+                "this model's layers are not simply causal, and only the masks of eager and SDPA "
+                "attention can tell a compressed layer what it may attend to",
+                field="attn_implementation",
+                value=implementation,
+                remedy="model.set_attn_implementation('sdpa') (or 'eager')",
+            )
+
+    def windows(self, model: nn.Module) -> Windows:
+        """Sliding window of each decoder layer; empty if no layer has one."""
+        return sliding_windows(self.decoder(model).config, len(self.layers(model)))
+
+    def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
+        """`[B, ≥ Q]` block of each token, negative outside; the last Q are those of this pass.
+
+        Tokens of a block attend to one another. Asked when images arrive on a filled cache.
+        """
+        return None
 
     # -- positions ----------------------------------------------------------------------------
 
@@ -85,9 +119,26 @@ class HFAdapter(Adapter):
         """`[A, B, N]` rotary positions from the decoder's `position_ids` `[B, N]`."""
         return position_ids[None]
 
-    def rotary(self, decoder: nn.Module, hidden: torch.Tensor, positions: torch.Tensor) -> Any:
+    def rotary_kind(self, decoder: nn.Module, layer: int) -> str | None:
+        """Name of the rotary base of a layer, None where all layers have the same."""
+        emb: Any = decoder.rotary_emb
+        if "layer_type" not in inspect.signature(emb.forward).parameters:
+            return None
+        config: Any = decoder.config
+        return str(config.layer_types[layer])
+
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        kind: str | None = None,
+    ) -> Any:
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
-        return decoder.rotary_emb(hidden, position_ids=positions[0])  # type: ignore[operator]
+        emb: Any = decoder.rotary_emb
+        if kind is None:
+            return emb(hidden, position_ids=positions[0])
+        return emb(hidden, position_ids=positions[0], layer_type=kind)
 
     # -- facts --------------------------------------------------------------------------------
 
@@ -109,14 +160,17 @@ class HFAdapter(Adapter):
         return HFAttachment(self, model, engine, layout)
 
 
-def uses_sliding_window(config: Any) -> bool:
-    """Whether any layer of a text config attends through a sliding window."""
-    types = getattr(config, "layer_types", None)
-    if types:
-        return "sliding_attention" in types
-    if getattr(config, "use_sliding_window", True) is False:
-        return False
-    return getattr(config, "sliding_window", None) is not None
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def sliding_windows(config: Any, num_layers: int) -> Windows:
+    """Window of each layer of a text config, None where it attends to all; () if none slides."""
+    window = getattr(config, "sliding_window", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return ()
+    kinds = getattr(config, "layer_types", None) or [SLIDING] * num_layers
+    windows = tuple(int(window) if kind == SLIDING else None for kind in kinds)
+    return windows if any(windows) else ()
 
 
 def decoder_shape(config: Any) -> DecoderShape:
@@ -131,6 +185,7 @@ def decoder_shape(config: Any) -> DecoderShape:
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             intermediate_size=config.intermediate_size,
             vocab_size=config.vocab_size,
+            windows=sliding_windows(config, config.num_hidden_layers),
         )
     except AttributeError as error:
         raise ModelError(

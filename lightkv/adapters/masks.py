@@ -6,7 +6,40 @@ float `[B, 1, Q, K]` with 0 = attend (eager), boolean `[B, K]` (flash attention)
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+from torch import nn
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """Who sees whom in layers that are not simply causal.
+
+    Attributes:
+        window: a query sees keys less than this many original positions before it, None for all.
+        positions: `[B or 1, K]` original positions of the keys, with a window.
+        blocks: `[B, Q]` number of the block of each query, negative outside blocks. Tokens of a
+            block are new and see one another. None if there are no blocks.
+    """
+
+    window: int | None = None
+    positions: torch.Tensor | None = None
+    blocks: torch.Tensor | None = None
+
+    def limit(self, causal: torch.Tensor) -> torch.Tensor:
+        """`[B, 1, Q, K]` from the causal mask of that shape: window AND (causal OR same block)."""
+        queries, allowed = causal.shape[-2], causal
+        if self.blocks is not None:
+            ids = self.blocks
+            same = (ids[:, :, None] == ids[:, None, :]) & (ids >= 0)[:, :, None]
+            past = causal.shape[-1] - queries
+            allowed = allowed | nn.functional.pad(same, (past, 0))[:, None]
+        if self.window is not None and self.positions is not None:
+            own = self.positions[:, -queries:, None]
+            near = own - self.positions[:, None, :] < self.window
+            allowed = allowed & near[:, None]
+        return allowed
 
 
 def gather_mask(mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
@@ -43,21 +76,25 @@ def build_mask(
     style: str,
     dtype: torch.dtype,
     device: torch.device,
+    reach: Reach | None = None,
 ) -> torch.Tensor | None:
-    """The mask of `queries` new tokens at the end of `keys` entries, from padding alone.
+    """The mask of `queries` new tokens at the end of `keys` entries.
 
     Args:
         valid: `[B, keys]` false at padding, None if there is none.
+        reach: what else than order decides who sees whom, None if nothing does.
         style: `sdpa`, `eager` or `flash` (2-D).
         dtype: of the hidden states, for float masks.
     """
     if style == "flash":
         return valid
-    if valid is None and (queries == 1 or (queries == keys and style == "sdpa")):
+    if reach is None and valid is None and (queries == 1 or (queries == keys and style == "sdpa")):
         return None
     places = torch.arange(keys, device=device)
     allowed = places[None] <= (places[keys - queries :, None])
     allowed = allowed[None, None].expand(batch, 1, -1, -1)
+    if reach is not None:
+        allowed = reach.limit(allowed)
     if valid is not None:
         allowed = allowed & valid[:, None, None, :]
         allowed = _self_attending_padding(allowed, valid[:, keys - queries :])

@@ -8,7 +8,7 @@ reordering inside the Qwen2.5 tower is undone there. The three rotary axes are m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class QwenVLAdapter(HFAdapter):
 
     name = "qwen_vl"
     models = "Qwen2-VL, Qwen2.5-VL"
-    model_types = ("qwen2_vl", "qwen2_5_vl")
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         return [model.model.visual]  # type: ignore[union-attr,list-item]
@@ -52,7 +52,13 @@ class QwenVLAdapter(HFAdapter):
         # With four rows the first is the text position, used for masks only.
         return position_ids[-3:]
 
-    def rotary(self, decoder: nn.Module, hidden: torch.Tensor, positions: torch.Tensor) -> Any:
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        kind: str | None = None,
+    ) -> Any:
         return decoder.rotary_emb(hidden, positions)  # type: ignore[operator]
 
 

@@ -62,7 +62,8 @@ class Tap:
         self.close()
         scaling = kwargs.get("scaling")
         if look is not None:
-            look(query, key, query.shape[-1] ** -0.5 if scaling is None else scaling, kwargs)
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            look(query, key, scaling, {**kwargs, "attention_mask": mask})
         run = ALL_ATTENTION_FUNCTIONS.get_interface(own._attn_implementation, _eager(module))
         return run(module, query, key, value, mask, **kwargs)
 

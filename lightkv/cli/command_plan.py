@@ -62,7 +62,15 @@ def plan(
     shape = replace(described.shape, bytes_per_value=dtype_bytes)
     views = choose_views(described, vision_tokens, grid)
     layout = prompt_layout(views, TEXT_TOKENS if text_tokens is None else text_tokens)
-    pipeline = build_pipeline(strategy, shape.num_layers, retention, layers, windows, ratios)
+    pipeline = build_pipeline(
+        strategy,
+        shape.num_layers,
+        retention,
+        layers,
+        windows,
+        ratios,
+        min_layer=described.min_layer,
+    )
     savings = count_savings(pipeline, shape, layout, new_tokens)
     if json:
         print_json(_data(model, pipeline, views, dtype_bytes, savings))
@@ -135,6 +143,8 @@ def build_pipeline(
     layers: str | None,
     windows: str | None,
     ratios: str | None,
+    *,
+    min_layer: int = 0,
 ) -> Pipeline:
     """The strategy with a solved schedule, or with the stages that the options list.
 
@@ -155,7 +165,7 @@ def build_pipeline(
                     remedy="add --layers, such as --layers 15,23,31",
                 )
         changes = {} if retention is None else {"retention": retention}
-        return Pipeline.build(spec, num_layers, **changes)
+        return Pipeline.build(spec, num_layers, min_layer=min_layer, **changes)
     if retention is not None:
         raise ConfigError(
             "the layers and ratios fix the retention",
@@ -163,7 +173,8 @@ def build_pipeline(
             value=retention,
             remedy="leave one of --layers and --retention out",
         )
-    return Pipeline.build(spec, num_layers, schedule=_stages(spec, layers, windows, ratios))
+    stages = _stages(spec, layers, windows, ratios)
+    return Pipeline.build(spec, num_layers, min_layer=min_layer, schedule=stages)
 
 
 def _stages(

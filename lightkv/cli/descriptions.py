@@ -47,11 +47,13 @@ class Description:
         name: how the command line calls it, or the path it was read from.
         shape: of its decoder.
         views: of its usual input, one image; empty if that is not known.
+        min_layer: layers that must run before the first stage.
     """
 
     name: str
     shape: DecoderShape
     views: tuple[ViewSize, ...] = ()
+    min_layer: int = 0
 
 
 DESCRIPTIONS = {

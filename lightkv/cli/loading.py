@@ -54,7 +54,8 @@ def describe(source: str) -> Description:
             remedy=f"{nearest(source, DESCRIPTIONS)}There are: {', '.join(DESCRIPTIONS)}, {BUNDLED}",
         )
     config = read_config(path)
-    return Description(source, _shape(config), _views(config))
+    shape, min_layer = _sizes(config)
+    return Description(source, shape, _views(config), min_layer)
 
 
 def read_config(path: str | Path) -> Any:
@@ -82,8 +83,8 @@ def read_config(path: str | Path) -> Any:
         ) from error
 
 
-def _adapter(config: Any) -> Adapter:
-    """The adapter of the model's family, found on a model without weights.
+def _adapter(config: Any) -> tuple[Adapter, torch.nn.Module]:
+    """The adapter of the model's family, and the model without weights that it was found on.
 
     Raises:
         ModelError: not an image-text model, or none that an adapter serves.
@@ -103,20 +104,24 @@ def _adapter(config: Any) -> Adapter:
             field="model",
             remedy="give a vision-language model",
         ) from error
-    return find_adapter(model)
+    return find_adapter(model), model
 
 
-def _shape(config: Any) -> DecoderShape:
-    """Sizes of the decoder; those of a family without an adapter are read the `generic` way."""
+def _sizes(config: Any) -> tuple[DecoderShape, int]:
+    """Sizes of the decoder and layers before the first stage.
+
+    Those of a family without an adapter are read the `generic` way.
+    """
     import torch
 
     from lightkv.core.adapter import find_adapter
 
     try:
-        adapter = _adapter(config)
+        adapter, model = _adapter(config)
     except ModelError:
-        adapter = find_adapter(torch.nn.Module(), "generic")
-    return adapter.shape(config)
+        model = torch.nn.Module()
+        adapter = find_adapter(model, "generic")
+    return adapter.shape(config), adapter.min_layer(model)
 
 
 def _views(config: Any) -> tuple[Any, ...]:

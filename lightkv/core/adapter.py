@@ -51,6 +51,10 @@ class Adapter(ABC):
     def num_layers(self, model: nn.Module) -> int:
         """Decoder layers."""
 
+    def min_layer(self, model: nn.Module) -> int:
+        """Decoder layers that must have run before the first stage."""
+        return 0
+
     @abstractmethod
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
         """Hook the engine into the model.

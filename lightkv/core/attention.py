@@ -99,6 +99,8 @@ class QueryKeyView(AttentionView):
         prompt: prompt positions.
         cached_valid: `[B, K − N]` false where a cached key is padding; None when all are real.
         softcap: logit cap of models that use one, else None.
+        mask: `[B or 1, 1, N, K]` of the call, true (or 0 as float) where attention is allowed, for
+            layers that are not simply causal; None is the causal mask.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class QueryKeyView(AttentionView):
         *,
         cached_valid: torch.Tensor | None = None,
         softcap: float | None = None,
+        mask: torch.Tensor | None = None,
     ) -> None:
         self.prompt = prompt
         self._query = query.detach()
@@ -118,6 +121,7 @@ class QueryKeyView(AttentionView):
         self._softcap = softcap
         self._groups = query.shape[1] // key.shape[1]
         self._cached_valid = cached_valid
+        self._mask = mask
 
     @property
     def _block(self) -> int:
@@ -221,11 +225,19 @@ class QueryKeyView(AttentionView):
         query = self._grouped_query(start, stop)
         rows = index[:, None, None, :, None].expand(*query.shape[:3], -1, query.shape[-1])
         logits = self._logits(query.gather(3, rows), self._all_keys[:, start:stop])
-        past = self._all_keys.shape[2] - self._length
-        place = torch.arange(self._all_keys.shape[2], device=query.device) - past
-        allowed = (place <= index[..., None]) & self._key_valid()[:, None, :]
+        allowed = self._allowed(index)
         logits = logits.masked_fill(~allowed[:, None, None], torch.finfo(logits.dtype).min)
         return logits.softmax(-1)
+
+    def _allowed(self, index: torch.Tensor) -> torch.Tensor:
+        """`[B, R, K]` keys that the queries at `index` `[B, R]` attend to."""
+        count = self._all_keys.shape[2]
+        if self._mask is not None:
+            mask = self._mask[:, 0].expand(index.shape[0], -1, -1)
+            rows = mask.gather(1, index[..., None].expand(-1, -1, count))
+            return rows if rows.dtype == torch.bool else rows > torch.finfo(rows.dtype).min / 2
+        place = torch.arange(count, device=index.device) - (count - self._length)
+        return (place <= index[..., None]) & self._key_valid()[:, None, :]
 
 
 class TensorView(AttentionView):

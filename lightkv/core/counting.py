@@ -225,9 +225,11 @@ def _cost(
 ) -> Cost:
     lengths = [count + text for count in vision]
     steps = new_tokens - 1
+    # Where a layer slides, the text that follows pushes vision tokens out of its cache.
+    held = (max(0, shape.held(layer, n) - text) for layer, n in enumerate(lengths))
     return Cost(
         vision_tokens=tuple(vision),
-        vision_kv_bytes=shape.kv_bytes(vision),
+        vision_kv_bytes=shape.kv_bytes_per_token * sum(held),
         kv_bytes=shape.kv_bytes([length + steps for length in lengths]),
         prefill_flops=shape.prefill_flops(lengths),
         decode_flops=shape.decode_flops(lengths, steps),

@@ -7,7 +7,7 @@ the attention call before a stage, `Prefill.apply` at the stage, and `Engine.fin
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -192,9 +192,16 @@ class Engine:
         self.runs += 1
         return prefill
 
-    def finish(self, prefill: Prefill, cached: bool) -> RunReport:
-        """End a forward pass and report it."""
-        report = build_report(prefill, self.shape, cached=cached)
+    def finish(self, prefill: Prefill, cached: bool, *, keeps_all: bool = False) -> RunReport:
+        """End a forward pass and report it.
+
+        Args:
+            prefill: the pass.
+            cached: whether it filled a cache.
+            keeps_all: the cache stores what lies outside the windows of sliding layers too.
+        """
+        shape = replace(self.shape, windows=()) if keeps_all else self.shape
+        report = build_report(prefill, shape, cached=cached)
         self.profiler.close(report)
         self.reports.append(report)
         return report

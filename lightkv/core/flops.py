@@ -19,6 +19,8 @@ class DecoderShape:
     Attributes:
         gated_mlp: three projections (gate, up, down) instead of two.
         bytes_per_value: of a cached key or value (2 for half precision).
+        windows: sliding window of each layer, None where it attends to everything; empty if none
+            slides. A layer of window W caches its last W − 1 tokens.
     """
 
     num_layers: int
@@ -30,6 +32,7 @@ class DecoderShape:
     vocab_size: int
     gated_mlp: bool = True
     bytes_per_value: int = 2
+    windows: tuple[int | None, ...] = ()
 
     @property
     def layer_parameters(self) -> int:
@@ -42,6 +45,11 @@ class DecoderShape:
     def kv_bytes_per_token(self) -> int:
         """Bytes of the key and value of one token in one layer."""
         return 2 * self.num_kv_heads * self.head_dim * self.bytes_per_value
+
+    def held(self, layer: int, tokens: int) -> int:
+        """How many of `tokens` tokens the cache of a layer holds: the last ones."""
+        window = self.windows[layer] if self.windows else None
+        return tokens if window is None else min(tokens, window - 1)
 
     def layer_flops(self, queries: int, keys: int) -> int:
         """FLOPs of one layer for `queries` new tokens that attend to `keys` keys."""
@@ -60,12 +68,14 @@ class DecoderShape:
         """FLOPs of `tokens` decode steps on caches of `lengths[l]` entries."""
         total = 0
         for step in range(tokens):
-            total += sum(self.layer_flops(1, n + step + 1) for n in lengths) + self.head_flops(1)
+            keys = (self.held(layer, n + step) + 1 for layer, n in enumerate(lengths))
+            total += sum(self.layer_flops(1, n) for n in keys) + self.head_flops(1)
         return total
 
     def kv_bytes(self, lengths: Sequence[int]) -> int:
         """Bytes of a cache that holds `lengths[l]` tokens in layer l."""
-        return self.kv_bytes_per_token * sum(lengths)
+        held = (self.held(layer, tokens) for layer, tokens in enumerate(lengths))
+        return self.kv_bytes_per_token * sum(held)
 
 
 def guidance_flops(shape: DecoderShape, tokens: int, prompt: int) -> int:

@@ -41,8 +41,8 @@ class Recipe(BaseModel):
     ratio: float = 0.5
     after_layer: int | None = None
 
-    def schedule(self, num_layers: int) -> Schedule:
-        """The schedule for a decoder of `num_layers` layers.
+    def schedule(self, num_layers: int, min_layer: int = 0) -> Schedule:
+        """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
 
         Raises:
             ConfigError: the retention is out of reach; the message names the range.
@@ -50,12 +50,15 @@ class Recipe(BaseModel):
         if self.after_layer is not None:
             window = self.windows[0] if self.windows else None
             return Schedule.single(num_layers, self.retention, self.after_layer, window)
-        windows = list(self.windows)
+        windows, first = list(self.windows), max(min_layer, 1)
         while True:
             try:
-                return Schedule.for_retention(num_layers, self.retention, windows, self.ratio)
+                return Schedule.for_retention(
+                    num_layers, self.retention, windows, self.ratio, min_layer=first
+                )
             except ConfigError:
-                if not windows or len(windows) + 2 > num_layers or not 0 < self.retention <= 1:
+                most = num_layers - first
+                if not windows or len(windows) >= most or not 0 < self.retention <= 1:
                     raise
                 windows.append(windows[-1])
 
@@ -210,13 +213,19 @@ class Pipeline:
 
     @classmethod
     def build(
-        cls, source: PipelineSpec | str | Path | dict[str, Any], num_layers: int, **changes: Any
+        cls,
+        source: PipelineSpec | str | Path | dict[str, Any],
+        num_layers: int,
+        *,
+        min_layer: int = 0,
+        **changes: Any,
     ) -> Pipeline:
         """Components and schedule for a decoder.
 
         Args:
             source: a spec, a preset's name, a path to a YAML file or plain data.
             num_layers: decoder layers.
+            min_layer: layers that the model needs to run before the first stage.
             changes: `retention`, roles, `schedule` or `positions` to replace.
 
         Raises:
@@ -226,11 +235,11 @@ class Pipeline:
         if changes:
             spec = spec.updated(**changes)
         schedule = (
-            spec.schedule.schedule(num_layers)
+            spec.schedule.schedule(num_layers, min_layer)
             if isinstance(spec.schedule, Recipe)
             else Schedule(spec.schedule)
         )
-        schedule.check(num_layers)
+        schedule.check(num_layers, min_layer)
         positions = build_component("positions", spec.positions)
         assert isinstance(positions, PositionPolicy)
         stages = tuple(_build_stage(i, spec, entry) for i, entry in enumerate(schedule.stages))

@@ -30,6 +30,7 @@ class SampleReport:
         text_tokens: non-vision tokens, padding left out.
         vision_tokens: vision tokens that each layer sees and caches.
         kv_bytes: bytes of all its real cache entries in each layer.
+        vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
         flops, flops_vanilla: of its prefill, with and without compression.
         compression_flops: of guidance, matching and merging.
     """
@@ -37,6 +38,7 @@ class SampleReport:
     text_tokens: int
     vision_tokens: tuple[int, ...]
     kv_bytes: tuple[int, ...]
+    vision_kv_bytes: int
     flops: int
     flops_vanilla: int
     compression_flops: int
@@ -51,13 +53,6 @@ class SampleReport:
         """Achieved mean over the layers of the share of vision tokens kept (1 without images)."""
         layers = len(self.vision_tokens)
         return sum(self.vision_tokens) / (layers * self.original) if self.original else 1.0
-
-    @property
-    def vision_kv_bytes(self) -> int:
-        """Bytes of the vision tokens' keys and values over all layers."""
-        total = self.text_tokens + self.original
-        per_token = self.kv_bytes[0] // total if total else 0
-        return per_token * sum(self.vision_tokens)
 
 
 @dataclass
@@ -219,13 +214,15 @@ def build_report(prefill: Prefill, shape: DecoderShape, *, cached: bool) -> RunR
     layouts = _layouts_by_layer(prefill, shape.num_layers)
     rows = range(prefill.layout.batch_size)
     cache = tuple(
-        layout.batch_size * layout.length * shape.kv_bytes_per_token for layout in layouts
+        layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
+        for layer, layout in enumerate(layouts)
     )
+    held = _held_vision(shape, layouts)
     return RunReport(
         run=prefill.run,
         strategy=engine.pipeline.spec.name,
         planned_retention=engine.pipeline.retention,
-        samples=tuple(_sample_report(prefill, shape, layouts, row) for row in rows),
+        samples=tuple(_sample_report(prefill, shape, layouts, held[row], row) for row in rows),
         cache_bytes=cache if cached else None,
         trace=tuple(prefill.trace) if engine.trace else None,
         scores=tuple(prefill.scores) if engine.trace else None,
@@ -242,8 +239,22 @@ def _layouts_by_layer(prefill: Prefill, num_layers: int) -> list[VisionLayout]:
     return layouts
 
 
+def _held_vision(shape: DecoderShape, layouts: list[VisionLayout]) -> list[int]:
+    """Vision tokens of each row that the caches of all layers hold."""
+    totals = [0] * layouts[0].batch_size
+    masks: dict[int, torch.Tensor] = {}
+    for layer, layout in enumerate(layouts):
+        counts = layout.vision_counts
+        if (held := shape.held(layer, layout.length)) < layout.length:
+            if id(layout) not in masks:
+                masks[id(layout)] = layout.vision_mask()
+            counts = tuple(masks[id(layout)][:, -held:].sum(dim=1).tolist())
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+    return totals
+
+
 def _sample_report(
-    prefill: Prefill, shape: DecoderShape, layouts: list[VisionLayout], row: int
+    prefill: Prefill, shape: DecoderShape, layouts: list[VisionLayout], held: int, row: int
 ) -> SampleReport:
     vision = tuple(layout.vision_counts[row] for layout in layouts)
     text = layouts[0].text_counts[row]
@@ -251,7 +262,10 @@ def _sample_report(
     return SampleReport(
         text_tokens=text,
         vision_tokens=vision,
-        kv_bytes=tuple(shape.kv_bytes([n]) for n in lengths),
+        kv_bytes=tuple(
+            shape.held(layer, n) * shape.kv_bytes_per_token for layer, n in enumerate(lengths)
+        ),
+        vision_kv_bytes=held * shape.kv_bytes_per_token,
         flops=shape.prefill_flops(lengths),
         flops_vanilla=shape.prefill_flops([lengths[0]] * shape.num_layers),
         compression_flops=sum(

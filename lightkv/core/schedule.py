@@ -101,9 +101,16 @@ class Schedule:
     def after_layers(self) -> tuple[int, ...]:
         return tuple(stage.after_layer for stage in self.stages)
 
-    def check(self, num_layers: int) -> None:
-        """Raises `ConfigError` if a stage lies beyond a decoder of `num_layers` layers."""
+    def check(self, num_layers: int, min_layer: int = 0) -> None:
+        """Raises `ConfigError` for a stage before `min_layer` layers or beyond the decoder."""
         for number, stage in enumerate(self.stages):
+            if stage.after_layer < min_layer and stage.ratio > 0:
+                raise ConfigError(
+                    f"the first {min_layer} layers of this model need every vision token",
+                    field=f"schedule[{number}].after_layer",
+                    value=stage.after_layer,
+                    remedy=f"use {min_layer} … {num_layers - 1}",
+                )
             if stage.after_layer >= num_layers:
                 raise ConfigError(
                     f"the decoder has {num_layers} layers, so nothing is left to compress",

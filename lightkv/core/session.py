@@ -130,7 +130,7 @@ def prepare(
     if retention is not None:
         changes["retention"] = retention
     num_layers = chosen.num_layers(model)
-    built = Pipeline.build(pipeline, num_layers, **changes)
+    built = Pipeline.build(pipeline, num_layers, min_layer=chosen.min_layer(model), **changes)
     shape = chosen.shape(getattr(model, "config", None))
     shape = replace(shape, bytes_per_value=_dtype(model).itemsize)
     engine = Engine(built, shape, profile=profile, trace=trace, check_finite=check_finite)

@@ -18,7 +18,13 @@ import torch
 from torch import nn
 
 from lightkv.core.session import Session, compress
-from lightkv.testing.oracles import Recorder, alive_by_layer, masked_layers
+from lightkv.testing.oracles import (
+    Recorder,
+    alive_by_layer,
+    causal_mask,
+    masked_layers,
+    windowed,
+)
 
 Inputs = dict[str, Any]
 
@@ -48,6 +54,8 @@ class AdapterBench:
 
     Class attributes:
         schedule: stages of all runs; at least two, none before layer 1.
+        first_layer: layers that the family needs to run before the first stage.
+        windows: sliding window of each layer, None where it has none; empty if no layer slides.
         exact: largest float32 difference between two ways to compute the same thing.
         beam_prompts: prompts of the tests that repeat rows.
         cannot: "beams" or "sampling" (several sequences of one prompt) → why transformers itself
@@ -58,6 +66,8 @@ class AdapterBench:
         {"after_layer": 2, "ratio": 0.5, "windows": 2},
         {"after_layer": 4, "ratio": 0.5, "windows": 1},
     )
+    first_layer: ClassVar[int] = 0
+    windows: ClassVar[Sequence[int | None]] = ()
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
@@ -91,14 +101,20 @@ class AdapterBench:
         ids = torch.cat([inputs["input_ids"], tokens], dim=1)
         return {**inputs, "input_ids": ids, "attention_mask": self.longer_mask(inputs, tokens)}
 
-    def attends(self, whole: Inputs) -> torch.Tensor | None:
-        """`[B, N, N]` true where a query sees a key, where this family is not simply causal."""
-        return None
-
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns `layers`."""
         finder: Any = model.get_decoder
         return finder()  # type: ignore[no-any-return]
+
+    def own_masks(self, model: nn.Module, inputs: Inputs) -> Sequence[torch.Tensor] | None:
+        """Per layer `[B or 1, N, N]` true where the uncompressed model lets a row see a column.
+
+        None is causal. Padding need not be left out. The default knows windows only.
+        """
+        if not self.windows:
+            return None
+        length = inputs["attention_mask"].shape[1]
+        return [windowed(causal_mask(length), window)[None] for window in self.windows]
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -168,8 +184,8 @@ class AdapterBench:
         whole = self.extended(model, inputs, fed)
         valid = whole["attention_mask"].bool()
         length = valid.shape[1]
-        masked = masked_layers(layers, alive, valid, eager=eager, attends=self.attends(whole))
-        with masked, torch.no_grad():
+        own = self.own_masks(model, whole)
+        with masked_layers(layers, alive, valid, eager=eager, own=own), torch.no_grad():
             out = model(**whole, position_ids=positions[..., :length], use_cache=False)
         return torch.as_tensor(out.logits[:, inputs["attention_mask"].shape[1] - 1 :])
 

@@ -43,6 +43,19 @@ def alive_by_layer(
     return out
 
 
+def causal_mask(length: int) -> torch.Tensor:
+    """`[N, N]` true where a row may see a column."""
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def windowed(mask: torch.Tensor, window: int | None) -> torch.Tensor:
+    """A mask `[…, N, N]` without the columns that lie `window` or more before the row."""
+    if window is None:
+        return mask
+    places = torch.arange(mask.shape[-1])
+    return mask & (places[:, None] - places[None] < window)
+
+
 @contextmanager
 def masked_layers(
     layers: Sequence[nn.Module],
@@ -50,7 +63,7 @@ def masked_layers(
     valid: torch.Tensor,
     *,
     eager: bool,
-    attends: torch.Tensor | None = None,
+    own: Sequence[torch.Tensor] | None = None,
 ) -> Iterator[None]:
     """Hide dropped key columns from attention in each layer; nothing is removed.
 
@@ -59,12 +72,11 @@ def masked_layers(
         alive: per layer `[B, N]`.
         valid: `[B, N]` false at padding.
         eager: whether attention takes float masks.
-        attends: `[B, N, N]` true where a query sees a key in this family; None for causal.
+        own: per layer `[B or 1, N, N]` the model's own mask, causal if None.
     """
     length = valid.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    base = causal if attends is None else attends[:, None]
-    own = torch.eye(length, dtype=torch.bool)
+    masks = [causal_mask(length)[None]] * len(layers) if own is None else own
+    itself = torch.eye(length, dtype=torch.bool)
 
     def replace(mask: torch.Tensor, module: nn.Module, args: Any, kwargs: Kwargs) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -75,9 +87,9 @@ def masked_layers(
         return args, {**kwargs, "attention_mask": given.to(hidden.device)}
 
     with ExitStack() as stack:
-        for layer, keys in zip(layers, alive, strict=True):
+        for layer, keys, seen in zip(layers, alive, masks, strict=True):
             # Rows of dropped tokens see themselves, or their softmax would be over nothing.
-            mask = (base & (keys & valid)[:, None, None, :]) | own
+            mask = (seen[:, None] & (keys & valid)[:, None, None, :]) | itself
             handle = _with_kwargs(layer, partial(replace, mask))
             stack.callback(handle.remove)
         yield

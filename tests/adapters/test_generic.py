@@ -4,7 +4,6 @@ import pytest
 import torch
 from tiny import tiny_llama
 from torch import nn
-from transformers import MistralConfig, MistralForCausalLM
 
 import lightkv
 from lightkv.core.errors import ConfigError, LayoutError, ModelError
@@ -111,25 +110,3 @@ def test_other_padding_than_the_masks_is_refused():
         run = lightkv.compress(model, "fastv", adapter="generic", layout=layout)
         with pytest.raises(LayoutError, match="padding"), run:
             model(inputs_embeds=torch.randn(2, 24, 64), attention_mask=mask)
-
-
-def test_sliding_windows_are_refused_and_nothing_stays_attached():
-    sizes = {
-        "vocab_size": 100,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    layout = lightkv.VisionLayout.from_spans([[(2, (1, 6, 6))]])
-    embeds = torch.randn(1, 45, 64)
-    windowed = MistralForCausalLM(MistralConfig(**sizes, sliding_window=20))
-    refused = pytest.raises(ModelError, match="sliding")
-    with refused, lightkv.compress(windowed, "fastv", adapter="generic", layout=layout):
-        windowed(inputs_embeds=embeds)
-    assert not any(module._forward_pre_hooks for module in windowed.modules())
-    full = MistralForCausalLM(MistralConfig(**sizes, sliding_window=None))
-    with lightkv.compress(full, "fastv", adapter="generic", layout=layout) as run:
-        full(inputs_embeds=embeds)
-    assert run.last.retention < 1

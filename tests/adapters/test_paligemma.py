@@ -1,103 +1,147 @@
-"""The contract of the PaliGemma adapter: a prefix that sees itself in both directions."""
+"""The contract of the PaliGemma adapter, on tiny models of both versions with random weights."""
 
 import pytest
 import torch
-from rows import check_truth, left_padded, row_ids
 from tiny import TEXT
 from transformers import (
+    Gemma2Config,
     GemmaConfig,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
-    SiglipVisionConfig,
 )
 
 from lightkv.adapters.inputs import read_inputs
 from lightkv.adapters.paligemma import PaliGemmaAdapter
-from lightkv.core.errors import LayoutError
-from lightkv.testing import AdapterSuite
-from lightkv.testing.adapters import MIXED
-from lightkv.testing.truth import points
+from lightkv.core.errors import LayoutError, ModelError, SessionError
+from lightkv.testing import AdapterSuite, Prompt
+from lightkv.testing.oracles import causal_mask, windowed
 
-IMAGE, SIDE, PATCH = 5, 6, 8
+IMAGE, TOKENS, WINDOW = 5, 36, 24
+
+
+def tiny_paligemma(text, attn_implementation, dtype):
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 48,
+        "patch_size": 8,
+        "vision_use_head": False,
+        "projection_dim": 64,
+    }
+    config = PaliGemmaConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=IMAGE,
+        projection_dim=64,
+        attn_implementation=attn_implementation,
+    )
+    torch.manual_seed(0)
+    return PaliGemmaForConditionalGeneration(config).to(dtype).eval()
+
+
+def row_of(prompt):
+    generator = torch.Generator().manual_seed(prompt.seed)
+    text = torch.randint(10, 200, (prompt.before + prompt.after,), generator=generator)
+    images = torch.full((prompt.images * TOKENS,), IMAGE)
+    ids = torch.cat([text[: prompt.before], images, text[prompt.before :]])
+    return ids, torch.randn(prompt.images, 3, 48, 48, generator=generator)
 
 
 class TestPaliGemma(AdapterSuite):
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
-        vision = SiglipVisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=SIDE * PATCH,
-            patch_size=PATCH,
-            vision_use_head=False,
-            projection_dim=64,
-        )
-        config = PaliGemmaConfig(
-            vision_config=vision,
-            text_config=GemmaConfig(**{**TEXT, "num_key_value_heads": 1}, head_dim=16),
-            image_token_id=IMAGE,
-            projection_dim=64,
-            attn_implementation=attn_implementation,
-        )
-        torch.manual_seed(0)
-        return PaliGemmaForConditionalGeneration(config).to(dtype).eval()
+        text = GemmaConfig(**{**TEXT, "num_key_value_heads": 1}, head_dim=16)
+        return tiny_paligemma(text, attn_implementation, dtype)
 
     def make_inputs(self, model, prompts):
-        rows, pixels = [], []
-        for prompt in prompts:
-            ids, generator = row_ids(prompt, [[IMAGE] * SIDE * SIDE] * prompt.images)
-            rows.append(ids)
-            size = (prompt.images, 3, SIDE * PATCH, SIDE * PATCH)
-            pixels.append(torch.randn(*size, generator=generator))
-        inputs = left_padded(rows)
-        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+        rows, pixels = zip(*(row_of(prompt) for prompt in prompts), strict=True)
+        width = max(row.shape[0] for row in rows)
+        ids, mask = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(2))
+        for number, row in enumerate(rows):
+            ids[number, width - row.shape[0] :] = row
+            mask[number, width - row.shape[0] :] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
         if sum(prompt.images for prompt in prompts):
             inputs["pixel_values"] = torch.cat(pixels).to(model.dtype)
         return inputs
 
+    def extended(self, model, inputs, tokens):
+        types = torch.cat([inputs["token_type_ids"], torch.ones_like(tokens)], dim=1)
+        return {**super().extended(model, inputs, tokens), "token_type_ids": types}
+
+    def own_masks(self, model, inputs):
+        """Per layer `[B, N, N]`: (window AND causal) OR both in the prompt."""
+        prompt = inputs["token_type_ids"] == 0
+        same = prompt[:, :, None] & prompt[:, None]
+        causal = causal_mask(prompt.shape[1])
+        return [windowed(causal, window)[None] | same for window in self.windows or (None,) * 6]
+
     def options(self, model, prompts):
         return {"adapter": PaliGemmaAdapter()}
 
-    def extended(self, model, inputs, tokens):
-        whole = super().extended(model, inputs, tokens)
-        types = torch.cat([inputs["token_type_ids"], torch.ones_like(tokens)], dim=1)
-        return {**whole, "token_type_ids": types}
 
-    def attends(self, whole):
-        prefix = whole["token_type_ids"] == 0
-        length = prefix.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        return causal | (prefix[:, :, None] & prefix[:, None, :])
+class TestPaliGemma2(TestPaliGemma):
+    """Alternating sliding layers and capped logits, for which transformers has eager attention only."""
 
+    windows = (WINDOW, None) * 3
 
-def test_layout_truth():
-    suite = TestPaliGemma()
-    model, generator = suite.make_model(), torch.Generator().manual_seed(1)
-    ids = torch.tensor([[*[IMAGE] * 2 * SIDE * SIDE, 1, 50, 51]])
-    inputs = {
-        "input_ids": ids,
-        "token_type_ids": torch.zeros_like(ids),
-        "pixel_values": torch.randn(2, 3, SIDE * PATCH, SIDE * PATCH, generator=generator),
-    }
-    for number, (y, x) in enumerate(points(SIDE, SIDE)):
-        image, painted = number % 2, inputs["pixel_values"].clone()
-        top, left = int(y * SIDE) * PATCH, int(x * SIDE) * PATCH
-        painted[image, :, top : top + PATCH, left : left + PATCH] += 3.0
-        changed = {**inputs, "pixel_values": painted}
-        check_truth(PaliGemmaAdapter(), model, inputs, changed, {image: (0, y, x)})
+    def make_model(self, attn_implementation="eager", dtype=torch.float32):
+        if attn_implementation != "eager":
+            pytest.skip("Gemma 2 decoders run with eager attention only")
+        text = Gemma2Config(
+            **TEXT,
+            head_dim=16,
+            query_pre_attn_scalar=16,
+            sliding_window=WINDOW,
+            attn_logit_softcapping=2.0,
+        )
+        return tiny_paligemma(text, attn_implementation, dtype)
+
+    def masked_logits(self, *args, eager, **options):
+        return super().masked_logits(*args, eager=True, **options)
 
 
-def test_the_compressed_layers_are_not_causal():
-    """Against a causal reference the same run is wrong: the gathered mask keeps both directions."""
-    suite = TestPaliGemma()
-    suite.attends = lambda whole: None
-    found, causal = suite.drop_and_mask(suite.make_model(), MIXED[:1], "random", eager=False)
-    assert (found - causal).abs().max() > 1e-3
+SUITE = TestPaliGemma()
+
+
+def test_pixels_on_a_filled_cache_are_refused():
+    model = SUITE.make_model()
+    inputs = SUITE.make_inputs(model, [Prompt(0, 1, 3)])
+    inputs.pop("attention_mask")
+    with SUITE.session(model, []), torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+        with pytest.raises(SessionError, match="filled cache"):
+            model(**inputs, past_key_values=cache)
+
+
+def test_token_types_are_needed():
+    model = SUITE.make_model()
+    inputs = SUITE.make_inputs(model, [Prompt(0, 1, 3)])
+    inputs.pop("token_type_ids")
+    with pytest.raises(ModelError, match="token_type_ids"), SUITE.session(model, []):
+        model(**inputs)
 
 
 def test_a_wrong_number_of_placeholders_is_refused():
-    model = TestPaliGemma().make_model()
-    inputs = {"input_ids": torch.tensor([[*[IMAGE] * 35, 1]]), "pixel_values": torch.ones(1)}
-    with pytest.raises(LayoutError, match="each image takes 36"):
+    model = SUITE.make_model()
+    ids = torch.tensor([[*[IMAGE] * 35, 8]])
+    inputs = {"input_ids": ids, "pixel_values": torch.ones(1), "token_type_ids": ids * 0}
+    with pytest.raises(LayoutError, match="35 image placeholders, but each image takes 36"):
         PaliGemmaAdapter().layout(model, read_inputs(model.model, (), inputs))
+
+
+def test_a_question_after_the_first_answer_sees_what_was_kept():
+    """A later turn is causal; the same law holds for it."""
+    suite, prompts = TestPaliGemma2(), (Prompt(0, 1, 4, seed=3),)
+    model = suite.make_model()
+    turn = torch.randint(10, 200, (1, 25), generator=torch.Generator().manual_seed(4))
+    inputs = suite.make_inputs(model, prompts)
+    inputs.pop("attention_mask")
+    with suite.session(model, prompts, "random", trace=True) as session, torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+        found = model(input_ids=turn[:, :-1], past_key_values=cache).logits
+    positions = torch.arange(1, 100)[None]
+    wanted = suite.masked_logits(model, prompts, turn, positions, session, eager=False)
+    torch.testing.assert_close(found, wanted[:, 1:], atol=1e-5, rtol=0)

@@ -162,3 +162,28 @@ def test_what_a_schedule_prints_and_compares_by():
     assert len(schedule) == 1
     assert hash(schedule) == hash(Schedule(schedule.to_list()))
     assert schedule != Schedule([])
+
+
+@pytest.mark.parametrize("min_layer", [0, 1, 3, 8])
+def test_a_recipe_leaves_the_first_layers_alone(min_layer):
+    """The wanted retention is reached all the same, with later or stronger stages."""
+    schedule = Recipe(retention=0.7).schedule(28, min_layer)
+    assert schedule.after_layers[0] >= min_layer
+    assert abs(schedule.retention(28) - 0.7) <= 0.005
+
+
+def test_more_stages_where_the_first_layers_are_taken():
+    """Half of the layers must run first, so three stages of one half each are too few."""
+    schedule = Recipe(retention=0.59).schedule(12, 6)
+    assert schedule.after_layers[0] >= 6
+    assert abs(schedule.retention(12) - 0.59) <= 0.005
+    with pytest.raises(ConfigError, match="retention"):
+        Recipe(retention=0.5).schedule(12, 6)
+
+
+def test_a_stage_in_the_first_layers_is_refused_unless_it_removes_nothing():
+    early = Schedule([{"after_layer": 2, "ratio": 0.5}])
+    with pytest.raises(ConfigError, match=r"schedule\[0\].after_layer.*first 3 layers.*use 3 … 7"):
+        early.check(8, 3)
+    early.check(8, 2)
+    Schedule([{"after_layer": 2, "ratio": 0.0}]).check(8, 3)

@@ -1,0 +1,152 @@
+"""One pass through the decoder, and the attention mask of each of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lightkv.adapters.masks import Reach, build_mask, gather_mask
+from lightkv.adapters.records import (
+    CacheRecord,
+    Segment,
+    original_positions,
+    valid_entries,
+    visible_entries,
+)
+from lightkv.core.engine import Prefill
+
+Kwargs = dict[str, Any]
+Windows = tuple[int | None, ...]
+"""Sliding window of each layer (None where there is none); empty if no layer has any."""
+
+
+@dataclass
+class Forward:
+    """State of one pass through the decoder.
+
+    Attributes:
+        blocks: `[B, queries]` block of each new token where a pass on a filled cache attends in both
+            directions inside blocks, else None.
+        visible: cached entries that the current layer's attention sees.
+    """
+
+    batch: int
+    queries: int
+    pads: tuple[int, ...]
+    cache: Any
+    record: CacheRecord | None
+    prefill: Prefill | None
+    decoder_arguments: Kwargs
+    windows: Windows = ()
+    blocks: torch.Tensor | None = None
+    visible: int = 0
+    memo: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """`make()`, computed once for all layers that share `key` in this pass."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return self.memo[key]
+
+    @property
+    def compressing(self) -> bool:
+        """Whether a stage of this pass has removed tokens already."""
+        return self.prefill is not None and self.prefill.kept is not None
+
+    def note_entries(self, layer: int, entries: int) -> None:
+        """Put the new entries of a layer on the record, before the layer runs."""
+        record, prefill = self.record, self.prefill
+        if record is None:
+            return
+        self.visible = visible_entries(self.cache, layer, record.length(layer))
+        new = Segment(self.pads if prefill is None else prefill.layout.pads, entries)
+        if prefill is None or prefill.kept is None:
+            record.append(layer, new)
+            return
+        if self.windows:
+            new = new._replace(missing=self.queries - entries, origin=prefill.kept)
+        record.append(layer, new)
+        record.compressed[layer] = True
+        before = prefill.stages_done[0][1].vision_counts
+        gone = (a - b for a, b in zip(before, prefill.layout.vision_counts, strict=True))
+        old = record.removed[layer]
+        record.removed[layer] = tuple(a + b for a, b in zip(old, gone, strict=True))
+
+    def cached_valid(self, layer: int, device: torch.device) -> torch.Tensor | None:
+        """`[B, visible]` false at padding of the cached entries, None if there is none."""
+        valid = None if self.record is None else self.record.valid(layer, device)
+        if valid is None or not self.visible:
+            return None
+        past = valid.shape[1] - self._new(layer)
+        return valid[:, past - self.visible : past]
+
+    def _new(self, layer: int) -> int:
+        kept = None if self.prefill is None else self.prefill.kept
+        return self.queries if kept is None else kept.shape[1]
+
+    def mask(
+        self, layer: int, hidden: torch.Tensor, given: torch.Tensor | None, style: str
+    ) -> torch.Tensor | None:
+        """The mask of a layer that compression touched.
+
+        Args:
+            layer: its number.
+            hidden: `[B, N′, D]` what it will see.
+            given: the mask that transformers made for the uncompressed layer.
+            style: format, see `masks.mask_style`.
+        """
+        prefill, record, device = self.prefill, self.record, hidden.device
+        new = hidden.shape[1]
+        segments: tuple[Segment, ...]
+        if prefill is not None and not self.visible:
+            layout = prefill.layout
+            if given is not None:
+                assert prefill.kept is not None
+                kept = prefill.kept
+                valid = layout.valid_mask(device) if any(layout.pads) else None
+                key = ("mask", len(prefill.stages_done), id(given))
+                return self.once(key, lambda: gather_mask(given, kept, valid))  # type: ignore[no-any-return]
+            # Without a mask the whole prompt lies inside the window, if there is one.
+            segments, window = (Segment(layout.pads, new),), None
+        else:
+            assert record is not None
+            segments, window = tuple(record.segments[layer]), self._window(layer)
+
+        def make() -> torch.Tensor | None:
+            keys = self.visible + new
+            valid = valid_entries(segments, device)
+            return build_mask(
+                None if valid is None else valid[:, -keys:],
+                self.batch,
+                new,
+                keys,
+                style=style,
+                dtype=hidden.dtype,
+                device=device,
+                reach=self._reach(segments, keys, window, device),
+            )
+
+        return self.once(("built", segments, self.visible, new, window), make)  # type: ignore[no-any-return]
+
+    def _window(self, layer: int) -> int | None:
+        """The window of a layer, None also while everything that was fed lies inside it."""
+        window = self.windows[layer] if self.windows else None
+        assert self.record is not None
+        fed = sum(s.entries + s.missing for s in self.record.segments[layer])
+        return None if window is None or fed <= window else window
+
+    def _reach(
+        self, segments: tuple[Segment, ...], keys: int, window: int | None, device: torch.device
+    ) -> Reach | None:
+        blocks = self.blocks if self.visible else None
+        if window is None and blocks is None:
+            return None
+        if blocks is not None and self.prefill is not None and self.prefill.kept is not None:
+            blocks = blocks.gather(1, self.prefill.kept.to(blocks.device))
+        positions = None
+        if window is not None:
+            positions = original_positions(segments, device)[:, -keys:]
+        return Reach(window, positions, None if blocks is None else blocks.to(device))

@@ -1,0 +1,70 @@
+"""Layout truth: paint one place of the picture, and the token that moves most is the one it names."""
+
+import pytest
+import torch
+from test_gemma3 import tiny_gemma3
+from test_paligemma import TestPaliGemma as PaliGemmaSuite
+from test_qwen3_vl import END, IMAGE, START, kinds, tiny_qwen3_vl
+from transformers import Qwen2VLImageProcessor
+
+from lightkv.adapters.gemma3 import Gemma3Adapter
+from lightkv.adapters.inputs import read_inputs
+from lightkv.adapters.paligemma import PaliGemmaAdapter
+from lightkv.adapters.qwen3_vl import Qwen3VLAdapter
+
+MAKE_PALIGEMMA = PaliGemmaSuite().make_model
+del PaliGemmaSuite  # or it would be collected here too
+
+
+def moved(before, after):
+    """The number of the token that changed most."""
+    return int((after - before).flatten(0, -2).norm(dim=-1).argmax())
+
+
+def one_view(adapter, model, ids, inputs):
+    inputs = {"input_ids": ids, "token_type_ids": ids * 0, **inputs}
+    (view,) = adapter.layout(model, read_inputs(model.model, (), inputs)).samples[0].views
+    return view
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (1, 4), (5, 2)])
+@pytest.mark.parametrize(
+    ("adapter", "make"),
+    [(Gemma3Adapter(), tiny_gemma3), (PaliGemmaAdapter(), MAKE_PALIGEMMA)],
+)
+def test_squares(adapter, make, cell):
+    model, (row, column) = make(), cell
+    pixels = torch.zeros(1, 3, 48, 48)
+    painted = pixels.clone()
+    painted[:, :, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = 3.0
+    with torch.no_grad():
+        before, after = (
+            model.get_image_features(pixel_values=p, return_dict=True).pooler_output
+            for p in (pixels, painted)
+        )
+    view = one_view(adapter, model, torch.tensor([[9, *[5] * 36, 8]]), {"pixel_values": pixels})
+    assert view.cells[moved(before, after)] == row * 6 + column
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (1, 7), (3, 2)])
+def test_qwen3_vl_with_a_picture_of_three_to_one(cell):
+    """Pixels by the real image processor; its patches come in blocks of 2 × 2."""
+    model, (row, column) = tiny_qwen3_vl(), cell
+    processor = Qwen2VLImageProcessor(
+        patch_size=4, merge_size=2, temporal_patch_size=2, min_pixels=64, max_pixels=8192
+    )
+    picture = torch.full((3, 32, 96), 127, dtype=torch.uint8)
+    painted = picture.clone()
+    painted[:, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = 255
+    features, grid = [], None
+    for shown in (picture, painted):
+        made = processor(images=shown, return_tensors="pt")
+        grid = made["image_grid_thw"]
+        with torch.no_grad():
+            out = model.get_image_features(made["pixel_values"], grid, return_dict=True)
+        features.append(torch.cat(list(out.pooler_output)))
+    ids = torch.tensor([[START, *[IMAGE] * 48, END]])
+    inputs = {"mm_token_type_ids": kinds(ids), "pixel_values": made["pixel_values"]}
+    view = one_view(Qwen3VLAdapter(), model, ids, {**inputs, "image_grid_thw": grid})
+    assert view.grid == (1, 4, 12)
+    assert view.cells[moved(*features)] == row * 12 + column
