@@ -116,6 +116,7 @@ class Prefill:
                 positions=self.positions,
                 kept=kept,
                 pads=torch.tensor(result.layout.pads, device=device),
+                old_pads=torch.tensor(self.layout.pads, device=device),
                 vision=after.flat,
                 slot=result.assignment.slot,
                 share=result.assignment.weight,

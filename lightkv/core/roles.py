@@ -313,7 +313,7 @@ class PositionInput:
     Attributes:
         positions: `[A, B, N]` rotary positions before (A axes).
         kept: `[B, N′]` where each position of the new sequence was before.
-        pads: `[B]` left padding of the new rows.
+        pads, old_pads: `[B]` left padding of the rows after and before the stage.
         vision: `[V′]` flat places of the survivors in the new batch.
         slot: `[V]` slot of each token; `share` `[V]` its share; `before` `[V]` its flat place
             before the stage.
@@ -322,6 +322,7 @@ class PositionInput:
     positions: torch.Tensor
     kept: torch.Tensor
     pads: torch.Tensor
+    old_pads: torch.Tensor
     vision: torch.Tensor
     slot: torch.Tensor
     share: torch.Tensor

@@ -304,7 +304,11 @@ class Keep(PositionPolicy):
 
 
 class Renumber(PositionPolicy):
-    """Positions 0 … L′ − 1 after each stage; decoding goes on at the original length."""
+    """Contiguous positions after each stage, from the position of the row's first token on.
+
+    That is 0 … L′ − 1 in a first turn (1 … L′ where a family counts from 1); a later turn begins
+    where it would have begun. Decoding goes on at the original length.
+    """
 
     name = "renumber"
     source = "LightKV's released code; PyramidDrop, arXiv 2410.17247"
@@ -312,8 +316,10 @@ class Renumber(PositionPolicy):
     def positions(self, inputs: PositionInput) -> torch.Tensor:
         axes = inputs.positions.shape[0]
         length = inputs.kept.shape[1]
-        places = torch.arange(length, device=inputs.kept.device)[None] - inputs.pads[:, None]
-        return places.clamp(min=0)[None].expand(axes, -1, -1)
+        places = torch.arange(length, device=inputs.kept.device)[None]
+        rank = (places - inputs.pads[:, None]).clamp(min=0)
+        first = inputs.old_pads[:, None].clamp(max=inputs.positions.shape[2] - 1)
+        return inputs.positions.gather(2, first.expand(axes, -1, -1)) + rank
 
 
 class RenumberContiguous(Renumber):

@@ -70,13 +70,15 @@ class AdapterSuite(AdapterBench):
         torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
 
     @both_attentions
-    def test_batch_equals_single(self, attention: str) -> None:
+    @pytest.mark.parametrize("pipeline", ["lightkv", "lightkv-release"])
+    def test_batch_equals_single(self, attention: str, pipeline: str) -> None:
+        """Also with renumbered positions, which a row without images must not notice."""
         model = self.make_model(attention)
-        with self.session(model, MIXED) as session:
+        with self.session(model, MIXED, pipeline) as session:
             batch = self.logits(model, self.make_inputs(model, MIXED))
             rows = session.last.samples
         for row, prompt in enumerate(MIXED):
-            with self.session(model, [prompt]) as session:
+            with self.session(model, [prompt], pipeline) as session:
                 alone = self.logits(model, self.make_inputs(model, [prompt]))
             torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
             assert session.last.samples[0] == rows[row]

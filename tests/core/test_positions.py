@@ -1,5 +1,7 @@
 """Position policies on tensors: which rotary position each survivor carries."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -28,6 +30,7 @@ def inputs_of(step, axes=1):
         positions=positions,
         kept=result.kept,
         pads=torch.tensor(result.layout.pads),
+        old_pads=torch.tensor(layout.pads),
         vision=result.layout.token_index(CPU).flat,
         slot=result.assignment.slot,
         share=result.assignment.weight,
@@ -76,3 +79,14 @@ def test_a_batch_that_lost_all_vision_tokens(name):
     found = build_component("positions", name).positions(inputs_of(step))
     wanted = {"keep": None, "renumber": [0, 1, 2], "barycentric": [0, 2, 3]}[name]
     assert (None if found is None else found[0, 0].tolist()) == wanted
+
+
+@given(case=cases(stages=1))
+def test_renumber_goes_on_where_a_later_turn_begins(case):
+    step = step_of(case)
+    inputs = inputs_of(step)
+    later = replace(inputs, positions=inputs.positions + 100)
+    policy = build_component("positions", "renumber")
+    valid = step.result.layout.valid_mask()
+    moved = (policy.positions(later) - policy.positions(inputs))[0]
+    assert torch.equal(moved[valid], torch.full_like(moved[valid], 100))
