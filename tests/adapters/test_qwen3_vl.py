@@ -144,7 +144,7 @@ def test_dropping_from_clips_equals_masking(attention):
 
 
 def test_a_batch_of_clips_equals_its_rows():
-    Clips().test_batch_equals_single("sdpa")
+    Clips().test_batch_equals_single("sdpa", "lightkv")
 
 
 def test_a_video_is_one_view_of_frames_that_stand_apart():
