@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lightkv.adapters.capture import FeatureCapture
-from lightkv.adapters.inputs import ModelInputs, bind, read_inputs
+from lightkv.adapters.inputs import ModelInputs, bind, read_inputs, refuse_full_length
 from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs
 from lightkv.adapters.records import CacheRecord, refuse_unsupported, slides
@@ -77,6 +77,8 @@ class HFAttachment(Attachment):
         add = self._handles.append
         for module in self._adapter.vision_modules(self._model):
             add(module.register_forward_pre_hook(lambda *_: self._engine.profiler.start()))
+        if self._model is not outer:
+            add(before(self._model, self._on_call))
         add(before(outer, self._on_inputs))
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
@@ -96,6 +98,9 @@ class HFAttachment(Attachment):
         self._arguments = {}
 
     # -- hooks --------------------------------------------------------------------------------
+
+    def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        refuse_full_length(bind(module, args, kwargs))
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._engine.profiler.start()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lightkv.core.errors import LayoutError, ModelError
+from lightkv.core.errors import LayoutError, ModelError, SessionError
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,30 @@ def read_inputs(
     if ids is not None and length > 1 and has_vision:
         host = ids.detach().cpu().numpy()
     return ModelInputs(arguments, host, pads, has_vision, dict(features or {}))
+
+
+def refuse_full_length(arguments: dict[str, Any]) -> None:
+    """Refuse arguments that count positions of the uncompressed sequence, in a pass with images.
+
+    Raises:
+        SessionError: labels, or logits wanted at given positions.
+    """
+    if not any(_present(arguments.get(key)) for key in VISION_KEYS):
+        return
+    if arguments.get("labels") is not None:
+        raise SessionError(
+            "labels have one entry for each position of the prompt, but compressed layers give "
+            "fewer logits",
+            field="labels",
+            remedy="leave labels out and compute the loss from the last logits of the text after "
+            "the images, which all survive",
+        )
+    if isinstance(arguments.get("logits_to_keep"), torch.Tensor):
+        raise SessionError(
+            "positions of the uncompressed sequence are wanted, but compressed layers give fewer",
+            field="logits_to_keep",
+            remedy="pass a number: it counts from the end, and text after the images survives",
+        )
 
 
 def _present(value: Any) -> bool:

@@ -131,7 +131,8 @@ def _mismatch(what: str, found: int, expected: int) -> LayoutError:
     return LayoutError(
         f"{found} {what} placeholders, but the pixel inputs give {expected} tokens",
         field="input_ids",
-        remedy="let the processor expand the placeholders, one for each picture",
+        remedy="let the processor expand the placeholders, one for each picture, and pass the whole "
+        "prompt at once (no prefill_chunk_size)",
     )
 
 
@@ -142,7 +143,8 @@ def uniform(picture: Picture, placeholders: npt.NDArray[np.bool_]) -> list[Pictu
         raise LayoutError(
             f"{total} image placeholders, but each image takes {picture.tokens}",
             field="input_ids",
-            remedy="let the processor expand the placeholders, one for each picture",
+            remedy="let the processor expand the placeholders, one for each picture, and pass the whole "
+            "prompt at once (no prefill_chunk_size)",
         )
     return [picture] * (total // picture.tokens)
 

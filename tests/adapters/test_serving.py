@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DynamicCache, TextIteratorStreamer, pipeline
 
 import lightkv
-from lightkv.core.errors import ModelError
+from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes, prompt
 
@@ -117,3 +117,41 @@ def test_other_wrappers_are_refused_by_name(wrap: Any) -> None:
         pass
     assert type(wrapped).__name__ in str(error.value)
     assert error.value.remedy
+
+
+def test_labels_are_refused_and_the_loss_of_the_text_works() -> None:
+    model = tiny_llava().train()
+    batch = inputs()
+    with lightkv.compress(model, "lightkv", schedule=SCHEDULE):
+        with pytest.raises(SessionError, match="labels"):
+            model(**batch, labels=batch["input_ids"])
+        logits = model(**batch, logits_to_keep=3).logits
+    loss = nn.functional.cross_entropy(logits[0, :-1], batch["input_ids"][0, -2:])
+    loss.backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+    with lightkv.compress(model, "lightkv", schedule=SCHEDULE):
+        text = batch["input_ids"][:, -3:]
+        assert torch.isfinite(model(input_ids=text, labels=text).loss)
+
+
+def test_positions_of_the_full_prompt_and_chunks_are_refused() -> None:
+    model = tiny_llava()
+    with lightkv.compress(model, "lightkv", schedule=SCHEDULE):
+        with pytest.raises(SessionError, match="logits_to_keep"):
+            model(**inputs(), logits_to_keep=torch.tensor([40]))
+        with pytest.raises(LayoutError, match="prefill_chunk_size"):
+            generate(model, prefill_chunk_size=16)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_gradient_checkpointing_computes_the_same_gradients() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_llava().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        with lightkv.compress(model, "lightkv", schedule=SCHEDULE):
+            model(**inputs(), logits_to_keep=3, use_cache=False).logits.square().sum().backward()
+        last = model.model.language_model.layers[-1]
+        gradients.append(last.mlp.down_proj.weight.grad)
+    torch.testing.assert_close(*gradients)
