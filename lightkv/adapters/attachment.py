@@ -105,6 +105,9 @@ class HFAttachment(Attachment):
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._engine.profiler.start()
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
+        if self._inputs.length == 1 and not self._inputs.has_vision:
+            # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
+            self._capture.seen.clear()
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._forward = None
