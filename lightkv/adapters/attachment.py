@@ -100,7 +100,7 @@ class HFAttachment(Attachment):
     # -- hooks --------------------------------------------------------------------------------
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
-        refuse_full_length(bind(module, args, kwargs))
+        refuse_full_length(bind(module, args, kwargs), self._given is not None)
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._engine.profiler.start()
@@ -111,6 +111,8 @@ class HFAttachment(Attachment):
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._forward = None
+        # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
+        self._close_taps()
         self._arguments = bind(module, args, kwargs)
 
     def _on_layer(

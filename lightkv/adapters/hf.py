@@ -35,7 +35,14 @@ class HFAdapter(Adapter):
 
     def input_module(self, model: nn.Module) -> nn.Module:
         """The module whose forward receives ids, pixels and mask."""
-        return model.model  # type: ignore[return-value]
+        inner = getattr(model, "model", None)
+        if not isinstance(inner, nn.Module):
+            raise ModelError(
+                f"{type(model).__name__} is a part of a model",
+                field="model",
+                remedy="pass the whole model, the one with `generate`",
+            )
+        return inner
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns the decoder layers."""

@@ -76,9 +76,8 @@ class ModelInputs:
     @property
     def length(self) -> int:
         """New positions of this pass."""
-        if self.input_ids is not None:
-            return int(self.input_ids.shape[1])
-        return int(self.arguments["inputs_embeds"].shape[1])
+        ids = self.arguments.get("input_ids")
+        return int((self.arguments["inputs_embeds"] if ids is None else ids).shape[1])
 
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
@@ -118,13 +117,13 @@ def read_inputs(
     return ModelInputs(arguments, host, pads, has_vision, dict(features or {}))
 
 
-def refuse_full_length(arguments: dict[str, Any]) -> None:
+def refuse_full_length(arguments: dict[str, Any], spans_given: bool) -> None:
     """Refuse arguments that count positions of the uncompressed sequence, in a pass with images.
 
     Raises:
         SessionError: labels, or logits wanted at given positions.
     """
-    if not any(_present(arguments.get(key)) for key in VISION_KEYS):
+    if not spans_given and not any(_present(arguments.get(key)) for key in VISION_KEYS):
         return
     if arguments.get("labels") is not None:
         raise SessionError(
@@ -165,16 +164,12 @@ def left_padding(
     real = np.broadcast_to(real, (batch, real.shape[1]))
     pads = np.where(real.any(axis=1), real.argmax(axis=1), 0)
     expected = np.arange(real.shape[1])[None, :] >= pads[:, None]
-    caching = (
-        arguments.get("past_key_values") is not None or arguments.get("use_cache") is not False
-    )
-    if caching and not np.array_equal(real, expected):
+    if not np.array_equal(real, expected):
         raise LayoutError(
-            "the attention mask has padding after the first token, and generation continues "
-            "at the end of the row",
+            "the attention mask has padding after the first token; it would be scored as prompt, "
+            "and generation continues at the end of the row",
             field="attention_mask",
             value=f"row {int(np.argmax((real != expected).any(axis=1)))}",
-            remedy="set processor.tokenizer.padding_side = 'left' (or pass use_cache=False "
-            "for a forward pass without generation)",
+            remedy="set processor.tokenizer.padding_side = 'left'",
         )
     return tuple(int(pad) for pad in pads)

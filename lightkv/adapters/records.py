@@ -84,6 +84,8 @@ class CacheRecord:
         Raises:
             SessionError: a compressed cache grew outside its session.
         """
+        if not any(self.segments):
+            self._check_stranger(cache)
         for layer, segments in enumerate(self.segments):
             actual, known = int(cache.get_seq_length(layer)), self.length(layer)
             if actual < known:
@@ -97,6 +99,18 @@ class CacheRecord:
                     field="past_key_values",
                     remedy="continue a compressed cache inside the session that made it",
                 )
+
+    def _check_stranger(self, cache: Any) -> None:
+        """Refuse a cache that was compressed elsewhere (or copied): its masks are not known."""
+        lengths = {int(cache.get_seq_length(layer)) for layer in range(len(self.segments))}
+        if len(lengths) > 1:
+            raise SessionError(
+                "the layers of this cache hold different numbers of entries, and which tokens they "
+                "are is known only to the session that made it",
+                field="past_key_values",
+                value=sorted(lengths),
+                remedy="continue the cache itself, not a copy, inside its own session",
+            )
 
     def _trim(self, layer: int, count: int) -> None:
         segments = self.segments[layer]

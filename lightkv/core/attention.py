@@ -133,8 +133,9 @@ class QueryKeyView(AttentionView):
 
     def _logits(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """`[B, g, h′, Q, K]` × grouped keys `[B, g, K, d]` → float32 logits, heads not expanded."""
+        # Scaled before the product, which could overflow in half precision otherwise.
+        query = query * self._scaling
         logits = torch.matmul(query, key.unsqueeze(2).transpose(-1, -2)).float()
-        logits = logits.mul_(self._scaling)
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits

@@ -84,6 +84,8 @@ class Prefill:
         if not plan.removes:
             return hidden_states
         self._check(hidden_states, observed)
+        self._follow(hidden_states.device)
+        observed = observed.to(hidden_states.device)
         context = StageContext(after_layer, number, self.run, pipeline.num_layers, stage.ratio)
         result = run_stage(
             hidden_states,
@@ -103,6 +105,13 @@ class Prefill:
         if self.engine.check_finite:
             check_finite("hidden_states", hidden_states)
             check_finite("guidance", observed.score)
+
+    def _follow(self, device: torch.device) -> None:
+        """Bring the state of earlier stages along when the layers lie on several devices."""
+        for name in ("kept", "positions", "size"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.device != device:
+                setattr(self, name, tensor.to(device))
 
     def _move_positions(self, result: StageResult) -> None:
         """Apply the position policy; positions stay None under a policy that keeps them."""
@@ -165,6 +174,7 @@ class Engine:
         self.profiler = Profiler(profile)
         self.reports: deque[RunReport] = deque(maxlen=REPORTS)
         self.runs = 0
+        self.owner: object | None = None
         self._plans: OrderedDict[tuple[int, str, torch.device], StagePlan] = OrderedDict()
 
     def plan(self, number: int, layout: VisionLayout, device: torch.device) -> StagePlan:

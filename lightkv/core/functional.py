@@ -87,6 +87,9 @@ def compress_stage(
             stage.scorer.observe(view) if stage.scorer and stage.scorer.needs() else None,
             stage.matcher.observe(view) if stage.matcher.needs() else None,
         )
+    if check_finite:
+        _check_finite("guidance", observed.score)
+        _check_finite("metric", observed.metric)
     plan = stage.plan(layout).to(hidden_states.device)
     return run_stage(
         hidden_states, layout, stage, plan, observed=observed, size=size, context=context
@@ -121,6 +124,15 @@ def _attention_view(
     if query is not None and key is not None:
         for name, tensor in (("query", query), ("key", key)):
             _expect(name, tensor, (batch, None, length, None))
+        if query.shape[1] % key.shape[1] or query.shape[-1] != key.shape[-1]:
+            raise ConfigError(
+                f"{query.shape[1]} query heads of width {query.shape[-1]} do not share key heads of "
+                f"width {key.shape[-1]} evenly",
+                field="key",
+                value=tuple(key.shape),
+                remedy="the number of query heads is a multiple of the number of key heads, and "
+                "their widths are equal",
+            )
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         return QueryKeyView(query, key, scale, prompt)
     tensors = {}

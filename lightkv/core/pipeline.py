@@ -21,6 +21,7 @@ from lightkv.core.stage import Stage
 STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
 ComponentSpec = str | dict[str, Any]
 DEFAULT_RETENTION = 0.55
+DEFAULT_RATIO = 0.5
 _CPU = torch.device("cpu")
 
 
@@ -38,7 +39,7 @@ class Recipe(BaseModel):
 
     retention: float = DEFAULT_RETENTION
     windows: tuple[WindowSpec, ...] = (None, None, None)
-    ratio: float = 0.5
+    ratio: float = DEFAULT_RATIO
     after_layer: int | None = None
 
     def schedule(self, num_layers: int, min_layer: int = 0) -> Schedule:
@@ -101,6 +102,9 @@ class PipelineSpec(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
+            if isinstance(data.get("schedule"), list | tuple):
+                # The union's error names neither stage nor field; the schedule's own does.
+                Schedule(data["schedule"])
             raise _spec_error(cls, where, error) from error
 
     @classmethod

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.roles import WindowSpec
-
-TOLERANCE = 0.005
-"""Half a point: how far a solved schedule may be from the wanted retention."""
+from lightkv.core.solver import (
+    TOLERANCE,
+    check_retention,
+    check_solver_arguments,
+    more_stages,
+    solve,
+    stack,
+)
 
 
 class StageSpec(BaseModel):
@@ -169,7 +174,7 @@ class Schedule:
                 remedy="name a layer for each stage",
             )
         return cls(
-            StageSpec(after_layer=index + 1, windows=side, ratio=share)
+            {"after_layer": index + 1, "windows": side, "ratio": share}
             for index, side, share in zip(indices, sides, shares, strict=True)
         )
 
@@ -195,7 +200,8 @@ class Schedule:
         Raises:
             ConfigError: retention outside (0, 1], or out of reach; the reachable range is named.
         """
-        _check_retention(retention)
+        check_retention(retention)
+        check_solver_arguments(windows, ratio)
         count = len(windows)
         if retention == 1.0 or count == 0:
             if retention != 1.0:
@@ -213,24 +219,18 @@ class Schedule:
                 value=list(windows),
                 remedy=f"use at most {max(0, num_layers - min_layer)} entries",
             )
-        lowest = _stack([min_layer + i for i in range(count)], [ratio] * count, num_layers)
+        lowest = stack([min_layer + i for i in range(count)], [ratio] * count, num_layers)
         if lowest > retention + TOLERANCE:
             raise ConfigError(
                 f"{count} stages of ratio {ratio:g} in {num_layers} layers reach retentions "
                 f"from {lowest:.3f} to 1",
                 field="retention",
                 value=retention,
-                remedy=_more_stages(num_layers, retention, ratio, min_layer, count),
+                remedy=more_stages(num_layers, retention, ratio, min_layer, count),
             )
-        for used in range(count, 0, -1):
-            layers = _closest_layers(num_layers, retention, used, ratio, min_layer)
-            ratios = [ratio] * used
-            ratios[-1] = _last_ratio(layers, ratios, num_layers, retention)
-            reached = _stack(layers, ratios, num_layers)
-            if ratios[-1] > 0.0 and abs(reached - retention) <= TOLERANCE:
-                break
+        layers, ratios = solve(num_layers, retention, count, ratio, min_layer)
         return cls(
-            StageSpec(after_layer=layer, windows=window, ratio=share)
+            {"after_layer": layer, "windows": window, "ratio": share}
             for layer, window, share in zip(layers, windows, ratios, strict=False)
         )
 
@@ -243,9 +243,16 @@ class Schedule:
         Raises:
             ConfigError: the layers before the stage alone hold more than `retention`.
         """
-        _check_retention(retention)
+        check_retention(retention)
         if retention == 1.0:
             return cls(())
+        if after_layer < 0:
+            raise ConfigError(
+                "a stage acts after 0 or more layers",
+                field="after_layer",
+                value=after_layer,
+                remedy=f"use 0 … {num_layers - 1}",
+            )
         floor = after_layer / num_layers
         if retention <= floor:
             raise ConfigError(
@@ -256,7 +263,7 @@ class Schedule:
                 remedy="compress after an earlier layer",
             )
         ratio = 1.0 - (retention * num_layers - after_layer) / (num_layers - after_layer)
-        return cls([StageSpec(after_layer=after_layer, windows=windows, ratio=ratio)])
+        return cls([{"after_layer": after_layer, "windows": windows, "ratio": ratio}])
 
 
 # -- helpers --------------------------------------------------------------------------------------
@@ -310,85 +317,3 @@ def _broadcast(name: str, values: list[Any], count: int) -> list[Any]:
             remedy="give one for all stages or one for each",
         )
     return values
-
-
-def _check_retention(retention: float) -> None:
-    if not isinstance(retention, (int, float)) or not 0.0 < retention <= 1.0:
-        raise ConfigError(
-            "retention is a share of the vision KV cache",
-            field="retention",
-            value=retention,
-            remedy="use a number above 0 and at most 1, such as 0.55",
-        )
-
-
-def _stack(layers: Sequence[int], ratios: Sequence[float], num_layers: int) -> float:
-    total, share, previous = 0.0, 1.0, 0
-    for layer, ratio in zip(layers, ratios, strict=True):
-        total += share * (layer - previous)
-        share, previous = share * (1 - ratio), layer
-    return (total + share * (num_layers - previous)) / num_layers
-
-
-def _closest_layers(
-    num_layers: int, retention: float, count: int, ratio: float, min_layer: int
-) -> list[int]:
-    """Layers not above the target by more than the tolerance, closest to the published spacing.
-
-    Only schedules at or above the target can be repaired by a *larger* last ratio, and ratios are
-    at their limit; so candidates lie at or below it (or within the tolerance above).
-    """
-    gap = max(1.0, 0.2 * num_layers)
-
-    def cost(layers: Sequence[int]) -> tuple[float, float]:
-        reached = _stack(layers, [ratio] * count, num_layers)
-        short = max(0.0, retention - reached - TOLERANCE)
-        spread = sum((b - a - gap) ** 2 for a, b in itertools.pairwise(layers))
-        return short * num_layers + 0.05 * spread, abs(reached - retention)
-
-    def fits(layers: Sequence[int]) -> bool:
-        return _stack(layers, [ratio] * count, num_layers) <= retention + TOLERANCE
-
-    return list(_search(num_layers, count, min_layer, fits, cost))
-
-
-def _search(
-    num_layers: int,
-    count: int,
-    min_layer: int,
-    fits: Callable[[Sequence[int]], bool],
-    cost: Callable[[Sequence[int]], tuple[float, float]],
-) -> Sequence[int]:
-    """Exhaustive for few stages; for many, equal gaps only, so the search stays small."""
-    candidates: Iterable[Sequence[int]]
-    if math.comb(num_layers - min_layer, count) <= 50_000:
-        candidates = itertools.combinations(range(min_layer, num_layers), count)
-    else:
-        candidates = (
-            [first + gap * i for i in range(count)]
-            for first in range(min_layer, num_layers)
-            for gap in range(1, (num_layers - 1 - first) // max(1, count - 1) + 1)
-        )
-    return min((layers for layers in candidates if fits(layers)), key=cost)
-
-
-def _last_ratio(
-    layers: Sequence[int], ratios: Sequence[float], num_layers: int, retention: float
-) -> float:
-    """The last ratio that meets the target exactly, or the one given if it is already within reach."""
-    reached = _stack(layers, ratios, num_layers)
-    if abs(reached - retention) <= TOLERANCE:
-        return ratios[-1]
-    without = _stack(layers, [*ratios[:-1], 0.0], num_layers)
-    full = _stack(layers, [*ratios[:-1], 1.0], num_layers)
-    return min(ratios[-1], max(0.0, (without - retention) / (without - full)))
-
-
-def _more_stages(
-    num_layers: int, retention: float, ratio: float, min_layer: int, count: int
-) -> str:
-    for more in range(count + 1, num_layers - min_layer + 1):
-        lowest = _stack([min_layer + i for i in range(more)], [ratio] * more, num_layers)
-        if lowest <= retention + TOLERANCE:
-            return f"use {more} stages (windows with {more} entries) or a retention in that range"
-    return "use a retention in that range, or a strategy whose stages can remove more at once"

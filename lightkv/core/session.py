@@ -19,8 +19,14 @@ from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline, PipelineSpec
 from lightkv.core.report import RunReport
 
-# Sessions by the module that they hook; entries vanish with the session or the model.
-_ACTIVE: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
+# Sessions by the module that they hook. Keys and values are weak: an attached model that nobody
+# holds any more is let go, with its session.
+_ACTIVE: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
+
+
+def _active(key: nn.Module) -> Session | None:
+    held = _ACTIVE.get(key)
+    return None if held is None else held()
 
 
 class Session:
@@ -77,17 +83,20 @@ class Session:
             SessionError: the model is already in a session.
         """
         key = self.adapter.key_module(self.model)
-        if key in _ACTIVE:
+        other = _active(key)
+        if other is not None:
             raise SessionError(
                 f"{type(self.model).__name__} is already compressed by "
-                f"{_ACTIVE[key].pipeline.spec.name!r}",
+                f"{other.pipeline.spec.name!r}",
                 field="model",
-                value=_ACTIVE[key].pipeline.spec.name,
+                value=other.pipeline.spec.name,
                 remedy="leave that session first (or session.detach()); to combine methods build "
                 "one pipeline with several stages",
             )
         self._attachment = self.adapter.attach(self.model, self._engine, self._layout)
-        _ACTIVE[key] = self
+        _ACTIVE[key] = weakref.ref(self)
+        # The model's hooks hold the engine, and so the session, for as long as the model lives.
+        self._engine.owner = self
         return self
 
     def detach(self) -> None:
@@ -95,6 +104,7 @@ class Session:
         if self._attachment is not None:
             self._attachment.detach()
             self._attachment = None
+            self._engine.owner = None
             _ACTIVE.pop(self.adapter.key_module(self.model), None)
 
     def __repr__(self) -> str:
@@ -124,6 +134,13 @@ def prepare(
             field="model",
             value=type(model).__name__,
             remedy="load it with AutoModelForImageTextToText.from_pretrained(…) first",
+        )
+    if layout is not None and not isinstance(layout, VisionLayout):
+        raise ConfigError(
+            "a layout says where the vision tokens are",
+            field="layout",
+            value=type(layout).__name__,
+            remedy="VisionLayout.from_spans([[(start, (frames, rows, columns))]])",
         )
     model = unwrap(model)
     chosen = find_adapter(model, adapter)
@@ -173,9 +190,14 @@ def detach(target: Session | nn.Module) -> None:
         target.detach()
         return
     inner = unwrap(target)
-    for session in list(_ACTIVE.values()):
-        if session.model is inner:
+    for held in list(_ACTIVE.values()):
+        session = held()
+        if session is not None and inner in (session.model, _key(session)):
             session.detach()
+
+
+def _key(session: Session) -> nn.Module:
+    return session.adapter.key_module(session.model)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

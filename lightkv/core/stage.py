@@ -56,12 +56,20 @@ class Stage:
     windows: WindowSpec = None
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.ratio < 1.0:
+        if not isinstance(self.ratio, int | float) or not 0.0 <= self.ratio < 1.0:
             raise ConfigError(
                 "the removed share must be at least 0 and below 1",
                 field="ratio",
                 value=self.ratio,
                 remedy="0.5 removes half of the current vision tokens",
+            )
+        sides = self.windows.values() if isinstance(self.windows, dict) else [self.windows or 1]
+        if self.windows == 0 or not all(isinstance(n, int) and n >= 1 for n in sides):
+            raise ConfigError(
+                "windows per side must be whole numbers from 1 on",
+                field="windows",
+                value=self.windows,
+                remedy="such as 4, or {space: 4, time: 2}",
             )
         if self.ratio > self.matcher.max_ratio:
             raise ConfigError(
@@ -119,6 +127,11 @@ class Observed:
 
     score: torch.Tensor | None = None
     metric: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> Observed:
+        """The same on another device."""
+        score = None if self.score is None else self.score.to(device)
+        return Observed(score, None if self.metric is None else self.metric.to(device))
 
 
 @dataclass(frozen=True)

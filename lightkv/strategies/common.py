@@ -271,7 +271,9 @@ def slot_shares(inputs: MergeInput, weights: torch.Tensor) -> torch.Tensor:
     total = torch.zeros_like(weights).scatter_add(1, target, weights).gather(1, target)
     count = torch.zeros_like(weights).scatter_add(1, target, flows).gather(1, target)
     plain = flows / count.clamp(min=1.0)
-    return torch.where(total > 0, weights / torch.where(total > 0, total, 1.0), plain)
+    # Not `total > 0`: a NaN must spread to its slot and not turn into a plain mean.
+    empty = total == 0
+    return torch.where(empty, plain, weights / torch.where(empty, 1.0, total))
 
 
 def weighted_sum(inputs: MergeInput, share: torch.Tensor) -> torch.Tensor:

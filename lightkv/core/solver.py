@@ -1,0 +1,129 @@
+"""Which layers and ratios give a wanted retention: a small search, known on the host."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from lightkv.core.errors import ConfigError
+
+TOLERANCE = 0.005 + 1e-9
+"""Half a point: how far a solved schedule may be from the wanted retention."""
+
+
+def check_retention(retention: float) -> None:
+    if not isinstance(retention, (int, float)) or not 0.0 < retention <= 1.0:
+        raise ConfigError(
+            "retention is a share of the vision KV cache",
+            field="retention",
+            value=retention,
+            remedy="use a number above 0 and at most 1, such as 0.55",
+        )
+
+
+def check_solver_arguments(windows: object, ratio: object) -> None:
+    if not isinstance(windows, list | tuple):
+        raise ConfigError(
+            "the solver needs one entry for each stage",
+            field="windows",
+            value=windows,
+            remedy="give a list, such as [4, 2, 1]",
+        )
+    if not isinstance(ratio, int | float) or not 0.0 < ratio < 1.0:
+        raise ConfigError(
+            "the removed share of a stage must be above 0 and below 1",
+            field="ratio",
+            value=ratio,
+            remedy="0.5 removes half of the current vision tokens",
+        )
+
+
+def solve(
+    num_layers: int, retention: float, count: int, ratio: float, min_layer: int
+) -> tuple[Sequence[int], list[float]]:
+    """Layers and ratios of `count` stages, or of fewer where that many remove too much."""
+    best: tuple[float, Sequence[int], list[float]] | None = None
+    for used in range(count, 0, -1):
+        layers = _closest_layers(num_layers, retention, used, ratio, min_layer)
+        if layers is None:
+            break
+        ratios = [ratio] * used
+        ratios[-1] = _last_ratio(layers, ratios, num_layers, retention)
+        error = abs(stack(layers, ratios, num_layers) - retention)
+        if best is None or error < best[0]:
+            best = error, layers, ratios
+        if ratios[-1] > 0.0 and error <= TOLERANCE:
+            return layers, ratios
+    assert best is not None, "the caller has checked that `count` stages reach the target"
+    return best[1], best[2]
+
+
+def stack(layers: Sequence[int], ratios: Sequence[float], num_layers: int) -> float:
+    total, share, previous = 0.0, 1.0, 0
+    for layer, ratio in zip(layers, ratios, strict=True):
+        total += share * (layer - previous)
+        share, previous = share * (1 - ratio), layer
+    return (total + share * (num_layers - previous)) / num_layers
+
+
+def _closest_layers(
+    num_layers: int, retention: float, count: int, ratio: float, min_layer: int
+) -> Sequence[int] | None:
+    """Layers not above the target by more than the tolerance, closest to the published spacing.
+
+    Only schedules at or above the target can be repaired by a *larger* last ratio, and ratios are
+    at their limit; so candidates lie at or below it (or within the tolerance above).
+    """
+    gap = max(1.0, 0.2 * num_layers)
+
+    def cost(layers: Sequence[int]) -> tuple[float, float]:
+        reached = stack(layers, [ratio] * count, num_layers)
+        short = max(0.0, retention - reached - TOLERANCE)
+        spread = sum((b - a - gap) ** 2 for a, b in itertools.pairwise(layers))
+        return short * num_layers + 0.05 * spread, abs(reached - retention)
+
+    def fits(layers: Sequence[int]) -> bool:
+        return stack(layers, [ratio] * count, num_layers) <= retention + TOLERANCE
+
+    return _search(num_layers, count, min_layer, fits, cost)
+
+
+def _search(
+    num_layers: int,
+    count: int,
+    min_layer: int,
+    fits: Callable[[Sequence[int]], bool],
+    cost: Callable[[Sequence[int]], tuple[float, float]],
+) -> Sequence[int] | None:
+    """Exhaustive for few stages; for many, equal gaps only, so the search stays small."""
+    candidates: Iterable[Sequence[int]]
+    if math.comb(num_layers - min_layer, count) <= 50_000:
+        candidates = itertools.combinations(range(min_layer, num_layers), count)
+    else:
+        candidates = (
+            [first + gap * i for i in range(count)]
+            for first in range(min_layer, num_layers)
+            for gap in range(1, (num_layers - 1 - first) // max(1, count - 1) + 1)
+        )
+    return min((layers for layers in candidates if fits(layers)), key=cost, default=None)
+
+
+def _last_ratio(
+    layers: Sequence[int], ratios: Sequence[float], num_layers: int, retention: float
+) -> float:
+    """The last ratio that meets the target exactly, or the one given if it is already within reach."""
+    reached = stack(layers, ratios, num_layers)
+    if abs(reached - retention) <= TOLERANCE:
+        return ratios[-1]
+    without = stack(layers, [*ratios[:-1], 0.0], num_layers)
+    full = stack(layers, [*ratios[:-1], 1.0], num_layers)
+    return min(ratios[-1], max(0.0, (without - retention) / (without - full)))
+
+
+def more_stages(num_layers: int, retention: float, ratio: float, min_layer: int, count: int) -> str:
+    for more in range(count + 1, num_layers - min_layer + 1):
+        lowest = stack([min_layer + i for i in range(more)], [ratio] * more, num_layers)
+        if lowest <= retention + TOLERANCE:
+            return f"use {more} stages (windows with {more} entries) or a retention in that range"
+    return "use a retention in that range, or a strategy whose stages can remove more at once"
