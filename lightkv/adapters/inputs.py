@@ -110,7 +110,7 @@ def read_inputs(
     pads = (0,) * batch
     mask = arguments.get("attention_mask")
     if length > 1 and mask is not None:
-        pads = left_padding(mask, batch, length, arguments)
+        pads = left_padding(mask, batch, length)
     host = None
     if ids is not None and length > 1 and has_vision:
         host = ids.detach().cpu().numpy()
@@ -147,13 +147,11 @@ def _present(value: Any) -> bool:
     return value is not None
 
 
-def left_padding(
-    mask: torch.Tensor, batch: int, length: int, arguments: dict[str, Any]
-) -> tuple[int, ...]:
+def left_padding(mask: torch.Tensor, batch: int, length: int) -> tuple[int, ...]:
     """Left padding of each row from an attention mask.
 
     Raises:
-        LayoutError: padding on the right, or holes, where a cache is in use.
+        LayoutError: padding on the right, or holes.
     """
     if isinstance(mask, dict):
         return (0,) * batch

@@ -110,10 +110,6 @@ class Registry:
                     package,
                 )
 
-    def unregister(self, name: str) -> None:
-        """Forget the hooks of a plugin (its registrations are dropped by a new registry)."""
-        self._manager.unregister(name=name)
-
     def _add_component(self, cls: type[Component], package: str) -> None:
         role = getattr(cls, "role", None)
         if role not in ROLES or not getattr(cls, "name", ""):

@@ -44,12 +44,6 @@ class Profiler:
         if self.enabled and self._start is None:
             self._start = now()
 
-    def restart(self) -> None:
-        """A new request begins; forget an unfinished one."""
-        self._start = None
-        self.roles = {}
-        self.start()
-
     def discard(self) -> None:
         """The pass failed: forget what was timed."""
         self._start = self._step = None

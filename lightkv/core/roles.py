@@ -13,7 +13,6 @@ boolean-mask indexing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -343,8 +342,3 @@ class PositionPolicy(Component, ABC):
     @abstractmethod
     def positions(self, inputs: PositionInput) -> torch.Tensor | None:
         """`[A, B, N′]` new positions (fractions are legal), or None to keep each token's own."""
-
-
-def instantiate(cls: type[Component], parameters: Mapping[str, Any]) -> Component:
-    """A component from its class and the parameters of a spec."""
-    return cls(**dict(parameters))
