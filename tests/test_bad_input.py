@@ -167,7 +167,7 @@ def test_windows_that_are_no_windows(clean, windows):
 
 def test_windows_that_exceed_the_grid(clean):
     """Known only when the image is: the pass is stopped, and the session ends cleanly."""
-    session = lightkv.compress(clean, schedule=stages((2, 0.5, 7)))
+    session = lightkv.compress(clean, "lightkv", schedule=stages((2, 0.5, 7)))
     with explained(ConfigError, "schedule[0]", "7 windows", "at most 6"), session:
         run(clean)
     layout = VisionLayout.from_spans([[(2, (1, 3, 8))]])
@@ -295,7 +295,9 @@ def test_values_that_are_not_finite(clean, bad):
         weight = clean.get_decoder().layers[0].mlp.down_proj.weight
         kept = weight.clone()
         weight[0, 0] = bad
-        session = lightkv.compress(clean, schedule=stages((2, 0.5, 2)), check_finite=True)
+        session = lightkv.compress(
+            clean, "lightkv", schedule=stages((2, 0.5, 2)), check_finite=True
+        )
         with explained(NumericError, "hidden_states"), session:
             run(clean)
         weight.copy_(kept)

@@ -117,7 +117,7 @@ Source = PipelineSpec | str | Path | dict[str, Any]
 
 def prepare(
     model: nn.Module,
-    pipeline: Source = "lightkv",
+    pipeline: Source,
     *,
     retention: float | None = None,
     adapter: Adapter | str | None = None,
@@ -155,7 +155,7 @@ def prepare(
 
 
 @contextmanager
-def compress(model: nn.Module, pipeline: Source = "lightkv", **options: Any) -> Iterator[Session]:
+def compress(model: nn.Module, pipeline: Source, **options: Any) -> Iterator[Session]:
     """Compress the vision tokens of every prefill that runs inside the block.
 
         with lightkv.compress(model, "lightkv", retention=0.55) as run:
@@ -179,7 +179,7 @@ def compress(model: nn.Module, pipeline: Source = "lightkv", **options: Any) -> 
         session.detach()
 
 
-def attach(model: nn.Module, pipeline: Source = "lightkv", **options: Any) -> Session:
+def attach(model: nn.Module, pipeline: Source, **options: Any) -> Session:
     """As `compress`, for servers and notebooks: stays until `detach(model)`."""
     return prepare(model, pipeline, **options).attach()
 
