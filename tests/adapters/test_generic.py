@@ -85,7 +85,7 @@ def test_a_layout_of_another_batch_is_refused():
 
 def test_a_module_without_layers_is_refused():
     with pytest.raises(ModelError, match="writing-an-adapter"):
-        lightkv.compress(nn.Linear(2, 2), adapter="generic", layout=ONE).__enter__()
+        lightkv.compress(nn.Linear(2, 2), "fastv", adapter="generic", layout=ONE).__enter__()
 
 
 @pytest.mark.parametrize("pads", [None, [0, 3]])
