@@ -101,7 +101,9 @@ def main() -> None:
         with compressed(model, retention):
             for number, turns in enumerate(chats(options.chats)):
                 answers, lengths = talk(model, processor, turns)
-                right += torch.tensor([a == q.answer for a, (_, q) in zip(answers, turns)])
+                right += torch.tensor(
+                    [a == q.answer for a, (_, q) in zip(answers, turns, strict=True)]
+                )
                 if number == 0:
                     print(name if retention is None else f"{name}, retention {retention}")
                     show(turns, answers, lengths)
