@@ -55,7 +55,8 @@ class HFAttachment(Attachment):
         self._taps = {
             after - 1: Tap(adapter.attention(self._layers[after - 1]))
             for after, number in engine.pipeline.after_layers.items()
-            if engine.pipeline.stages[number].requires
+            if engine.pipeline.stages[number].decoder_requires
+            and not engine.pipeline.stages[number].peeks
         }
         self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
         self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()

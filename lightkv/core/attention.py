@@ -26,7 +26,23 @@ LAST_ROW = "last_row"
 KEYS = "keys"
 """`[B, Hₖᵥ, N, d]` keys of the layer, after rotary embedding."""
 
-REQUIREMENTS = (PROMPT_LOGITS, KEY_LSE, PROMPT_ROWS, LAST_ROW, KEYS)
+NEXT_LAST_ROW = "next_last_row"
+"""`last_row` of the layer *after* the stage, from its weights and the stage's input."""
+COLUMN_SUMS = "column_sums"
+"""`[B, H, N]` causal attention probability that each token receives, summed over all queries."""
+EMBEDDINGS = "embeddings"
+"""Not an attention quantity: `Scorer.start` is called with what enters the decoder."""
+
+REQUIREMENTS = (
+    PROMPT_LOGITS,
+    KEY_LSE,
+    PROMPT_ROWS,
+    LAST_ROW,
+    KEYS,
+    NEXT_LAST_ROW,
+    COLUMN_SUMS,
+    EMBEDDINGS,
+)
 
 BLOCK_ELEMENTS = 2**18
 """Logits formed at once, at least; more where the query itself is larger (see `_block`)."""
@@ -64,9 +80,14 @@ class Block:
 
 
 class AttentionView(ABC):
-    """Attention quantities of one layer, each computed only when asked for."""
+    """Attention quantities of one layer, each computed only when asked for.
+
+    Attributes:
+        state: what the scorer's `start` returned at the beginning of this prefill, or None.
+    """
 
     prompt: PromptIndex
+    state: torch.Tensor | None = None
 
     @abstractmethod
     def prompt_logits(self) -> Iterator[Block]:
@@ -87,6 +108,10 @@ class AttentionView(ABC):
     @abstractmethod
     def keys(self) -> torch.Tensor:
         """`[B, Hₖᵥ, N, d]` keys of this forward's tokens."""
+
+    @abstractmethod
+    def column_sums(self) -> torch.Tensor:
+        """`[B, H, N]` causal attention that each token receives, summed over the real queries."""
 
 
 class QueryKeyView(AttentionView):
@@ -210,6 +235,23 @@ class QueryKeyView(AttentionView):
     def keys(self) -> torch.Tensor:
         return self._all_keys[:, :, -self._length :]
 
+    def column_sums(self) -> torch.Tensor:
+        batch, _, count, _ = self._all_keys.shape
+        real = self.prompt.query_valid
+        sums = []
+        for start, stop in self._head_blocks(batch * self._groups * count):
+            heads = batch * (stop - start) * self._groups
+            step = max(1, self._block // max(1, heads * count))
+            total = torch.zeros(1, device=real.device)
+            for first in range(0, self._length, step):
+                rows = torch.arange(first, min(first + step, self._length), device=real.device)
+                index = rows.expand(batch, -1)
+                weight = real[:, first : first + step].float()[:, None, None, :, None]
+                block = self._causal_rows(index, start, stop) * weight
+                total = total + block.sum(dim=3)
+            sums.append(total.flatten(1, 2)[..., -self._length :])
+        return torch.cat(sums, dim=1)
+
     def _key_valid(self) -> torch.Tensor:
         """`[B, K]` false where a key, cached or new, is padding."""
         new = self.prompt.query_valid
@@ -276,6 +318,9 @@ class TensorView(AttentionView):
     def keys(self) -> torch.Tensor:
         return self._get(KEYS)
 
+    def column_sums(self) -> torch.Tensor:
+        return self._get(COLUMN_SUMS).float()
+
 
 ARGUMENT_OF = {
     PROMPT_LOGITS: "attention_logits [B, H, N, P] (or query and key)",
@@ -283,6 +328,7 @@ ARGUMENT_OF = {
     PROMPT_ROWS: "query [B, H, N, d] and key [B, Hkv, N, d]",
     LAST_ROW: "last_row [B, H, N] (or query and key)",
     KEYS: "key [B, Hkv, N, d]",
+    COLUMN_SUMS: "query [B, H, N, d] and key [B, Hkv, N, d]",
 }
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.attention import AttentionView
+from lightkv.core.attention import EMBEDDINGS, AttentionView
 from lightkv.core.errors import ConfigError, NumericError
 from lightkv.core.flops import DecoderShape
 from lightkv.core.layout import VisionLayout
@@ -21,7 +21,9 @@ from lightkv.core.plan import StagePlan
 from lightkv.core.profile import Profiler
 from lightkv.core.report import RunReport, build_report
 from lightkv.core.roles import PositionInput, StageContext
-from lightkv.core.stage import Observed, StageResult, run_stage
+from lightkv.core.stage import Observed, observes
+from lightkv.core.vision import VisionView
+from lightkv.core.work import StageResult, run_stage, start_input
 
 PLAN_CACHE = 64
 """Plans kept for layouts seen lately (a server sees few shapes again and again)."""
@@ -37,6 +39,7 @@ class Prefill:
         layout: the current layout; `lengths` and `layouts` what each layer saw.
         kept: `[B, N′]` original position of each current position, None before the first stage.
         positions: `[A, B, N′]` rotary positions, None while every token keeps its own.
+        vision: the encoder's view of the tokens, where a stage needs it.
         trace: the assignments of the stages so far.
     """
 
@@ -46,28 +49,44 @@ class Prefill:
     kept: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     size: torch.Tensor | None = None
+    vision: VisionView | None = None
     trace: list[Assignment] = field(default_factory=list)
     scores: list[torch.Tensor | None] = field(default_factory=list)
     stages_done: list[tuple[int, VisionLayout, VisionLayout]] = field(default_factory=list)
     _observed: dict[int, Observed] = field(default_factory=dict)
+    _states: dict[int, torch.Tensor | None] = field(default_factory=dict)
+
+    def start(self, hidden_states: torch.Tensor) -> None:
+        """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it."""
+        for number, stage in enumerate(self.engine.pipeline.stages):
+            if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs():
+                with torch.no_grad():
+                    given = start_input(hidden_states, self.layout)
+                    self._states[number] = stage.scorer.start(given)
 
     def needs(self, after_layer: int) -> frozenset[str]:
         """What the stage after that layer needs from its attention; empty if there is no stage."""
         number = self.engine.pipeline.after_layers.get(after_layer)
         if number is None or not any(self.layout.vision_counts):
             return frozenset()
-        return self.engine.pipeline.stages[number].requires
+        return self.engine.pipeline.stages[number].decoder_requires
+
+    def peeks(self, after_layer: int) -> bool:
+        """Whether the stage after that layer reads the attention of the layer behind it."""
+        number = self.engine.pipeline.after_layers.get(after_layer)
+        return number is not None and self.engine.pipeline.stages[number].peeks
 
     def observe(self, after_layer: int, attention: AttentionView) -> None:
         """Let scorer and matcher of the next stage read the attention call of layer λ − 1."""
         number = self.engine.pipeline.after_layers[after_layer]
         stage, profiler = self.engine.pipeline.stages[number], self.engine.profiler
         score = metric = None
+        attention.state = self._states.get(number)
         with torch.no_grad():
-            if stage.scorer is not None and stage.scorer.needs():
+            if stage.scorer is not None and observes(stage.scorer):
                 with profiler.timer("scoring"):
                     score = stage.scorer.observe(attention)
-            if stage.matcher.needs():
+            if observes(stage.matcher):
                 with profiler.timer("matching"):
                     metric = stage.matcher.observe(attention)
         self._observed[number] = Observed(score, metric)
@@ -85,7 +104,7 @@ class Prefill:
             return hidden_states
         self._check(hidden_states, observed)
         self._follow(hidden_states.device)
-        observed = observed.to(hidden_states.device)
+        observed = observed.looked(stage, self.vision).to(hidden_states.device)
         context = StageContext(after_layer, number, self.run, pipeline.num_layers, stage.ratio)
         result = run_stage(
             hidden_states,

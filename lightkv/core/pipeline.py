@@ -11,6 +11,7 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lightkv.core.attention import NEXT_LAST_ROW
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.plugins import build_component, get_preset
@@ -310,9 +311,18 @@ def _build_stage(number: int, spec: PipelineSpec, entry: StageSpec) -> Stage:
         if error.field == "ratio":
             error.field = f"schedule[{number}].ratio"
         raise
-    if entry.after_layer == 0 and stage.requires and entry.ratio > 0:
+    if entry.after_layer > 0 and stage.aggregator.space == "vision" and entry.ratio > 0:
         raise ConfigError(
-            f"the stage needs {', '.join(sorted(stage.requires))} of the layer before it, and "
+            f"aggregator {stage.aggregator.name!r} merges what enters the projector, which the "
+            "decoder's layers have replaced by then",
+            field=f"schedule[{number}].after_layer",
+            value=entry.after_layer,
+            remedy="use after_layer: 0",
+        )
+    behind = stage.decoder_requires - {NEXT_LAST_ROW}
+    if entry.after_layer == 0 and behind and entry.ratio > 0:
+        raise ConfigError(
+            f"the stage needs {', '.join(sorted(behind))} of the layer before it, and "
             "before the decoder there is none",
             field=f"schedule[{number}].after_layer",
             value=0,

@@ -10,7 +10,7 @@ import torch
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
-from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout
+from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, View
 from lightkv.core.roles import (
     PROTECTED,
     Aggregator,
@@ -54,11 +54,20 @@ class Whole(Partitioner):
             "sample": np.zeros_like(tokens.view),
         }[self.scope]
         label = np.where(tokens.separator, PROTECTED, label)
-        bands: tuple[Bands | None, ...] = tuple(
-            ((0,) * v.grid[0], (0,) * v.grid[1], (0,) * v.grid[2]) if self.scope == "view" else None
-            for v in sample.views
-        )
+        bands = tuple(one_band(v) if self.scope == "view" else None for v in sample.views)
         return Partition(label, bands=bands)
+
+
+def one_band(view: View) -> Bands:
+    """Bands of one window over the whole view."""
+    frames, rows, columns = view.grid
+    return (0,) * frames, (0,) * rows, (0,) * columns
+
+
+def each_cell(sample: SampleLayout, view: int) -> Bands:
+    """Bands as narrow as the cells of a view."""
+    frames, rows, columns = (tuple(range(side)) for side in sample.views[view].grid)
+    return frames, rows, columns
 
 
 class Windows(Partitioner):
@@ -72,11 +81,15 @@ class Windows(Partitioner):
     Attributes:
         clamp: use as many windows as an axis has bands where more are asked for, instead of an
             error (small images of dynamic-resolution models).
+        budget: `window`: each window gives the same share. `view`: the windows of a view share one
+            budget, so those with more redundancy give more; tokens still match inside their window
+            only. How many each window keeps then depends on values, the view's total does not.
     """
 
     name = "windows"
     source = "LightKV, arXiv 2605.00789, section 3 (spatial sub-windows)"
     clamp: bool = False
+    budget: Literal["window", "view"] = "window"
 
     def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
         space, time = _space_time(windows)
@@ -85,7 +98,8 @@ class Windows(Partitioner):
         all_bands: list[Bands | None] = []
         offset = 0
         for number in range(len(sample.views)):
-            bands = self._bands(number, groups.bands[number], space, time)
+            known = groups.bands[number] if self.budget == "window" else each_cell(sample, number)
+            bands = self._bands(number, known, space, time)
             here = tokens.view == number
             at = [np.asarray(axis, dtype=np.int64) for axis in bands]
             sides = [int(axis.max()) + 1 for axis in at]
@@ -94,7 +108,10 @@ class Windows(Partitioner):
             label[here] = np.where(tokens.separator[here], PROTECTED, window)
             offset += sides[0] * sides[1] * sides[2]
             all_bands.append(bands)
-        return Partition(label, bands=tuple(all_bands))
+        if self.budget == "window":
+            return Partition(label, bands=tuple(all_bands))
+        view = np.where(tokens.separator, PROTECTED, tokens.view)
+        return Partition(view, bands=tuple(map(one_band, sample.views)), inner=label.clip(min=0))
 
     def _bands(self, view: int, bands: Bands | None, space: int, time: int | None) -> Bands:
         if bands is None:

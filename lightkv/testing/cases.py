@@ -13,7 +13,8 @@ from lightkv.core.functional import compress_stage
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.core.roles import StageContext, WindowSpec
-from lightkv.core.stage import Stage, StageResult
+from lightkv.core.stage import Stage
+from lightkv.core.work import StageResult
 
 WIDTH = 8
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 4

@@ -10,7 +10,8 @@ from lightkv import Stage, VisionLayout
 from lightkv.core import attention as module
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.functional import prompt_index
-from lightkv.core.stage import Observed, run_stage
+from lightkv.core.stage import Observed
+from lightkv.core.work import run_stage
 from lightkv.strategies.guidance import CausalAttention, LastToken, PromptAttention
 from lightkv.testing import cases
 
