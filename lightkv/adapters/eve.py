@@ -68,7 +68,7 @@ class EVEAdapter(RemoteAdapter):
         self, attention: nn.Module, outputs: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         width: Any = attention.head_dim
-        query, key = (out.unflatten(-1, (-1, width)).transpose(1, 2) for out in outputs)
+        query, key = (out.view(*out.shape[:2], -1, width).transpose(1, 2) for out in outputs)
         return query, key
 
     def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:

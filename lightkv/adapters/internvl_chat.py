@@ -84,7 +84,8 @@ class InternVLChatAdapter(RemoteAdapter):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`wqkv` holds for each key head its queries, then the key, then the value."""
         sizes: Any = attention
-        packed = outputs[0].unflatten(-1, (sizes.num_key_value_heads, -1, sizes.head_dim))
+        batch, length = outputs[0].shape[:2]
+        packed = outputs[0].view(batch, length, sizes.num_key_value_heads, -1, sizes.head_dim)
         query = packed[..., :-2, :].flatten(2, 3)
         return query.transpose(1, 2), packed[..., -2, :].transpose(1, 2)
 
@@ -92,6 +93,15 @@ class InternVLChatAdapter(RemoteAdapter):
         here = inputs.placeholders(context_id(model))
         pixels = real_tiles(inputs.geometry("image", "pixel_values"), inputs.arguments)
         pictures = tiled_pictures(here, pixels, int(model.num_image_token))  # type: ignore[arg-type]
+        config: Any = model.config
+        if not config.use_thumbnail and any(len(picture.panels) > 1 for picture in pictures):
+            raise ModelError(
+                "how the tiles of a picture lie is read off its thumbnail, and there is none",
+                field="model.config.use_thumbnail",
+                value=False,
+                remedy="cut pictures with use_thumbnail=True, or give the spans: "
+                "compress(model, …, layout=VisionLayout.from_spans(…))",
+            )
         if getattr(model, "ps_version", "v2") == "v1":
             pictures = [transposed(picture) for picture in pictures]
         return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))

@@ -227,6 +227,13 @@ class RemoteAttachment(HFAttachment):
 
     # -- layers -------------------------------------------------------------------------------
 
+    def _on_layer(
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
+    ) -> tuple[tuple[Any, ...], Kwargs] | None:
+        # Masks and positions come by place where such code checkpoints gradients.
+        named = bind(layer, args, kwargs)
+        return super()._on_layer(index, layer, (named.pop("hidden_states"),), named)
+
     def _layer_arguments(
         self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs
     ) -> Kwargs | None:

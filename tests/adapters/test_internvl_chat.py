@@ -168,8 +168,12 @@ def test_without_raised_tables_the_hazard_is_real(monkeypatch):
 
 
 def test_dynamic_scaling_follows_the_uncompressed_length():
-    """The table's base changes at 32 positions; short layers must change it just the same."""
+    """The table's base changes at 32 positions; short layers must change it just the same.
+
+    One step only: later ones see keys of an older base, which one pass over everything does not.
+    """
     suite = TestInternVLChat()
+    suite.steps = 1
     model = suite.make_model(max_position_embeddings=32)
     found, wanted = suite.drop_and_mask(model, MIXED[:1], "random", eager=True)
     torch.testing.assert_close(found, wanted, atol=suite.exact, rtol=0)
@@ -186,6 +190,10 @@ def test_a_second_turn_on_the_same_cache():
         new = torch.randint(20, 200, (3, 4))
         mask = suite.longer_mask(inputs, new)
         positions = (mask.cumsum(-1) - 1)[:, -4:]
+        # Beams reorder rows: the tensors are new, their lengths tell.
+        order = torch.tensor([0, 1, 2])
+        moved = tuple(tuple(t.index_select(0, order) for t in pair) for pair in past)
+        again = lm(new, past_key_values=moved, attention_mask=mask, position_ids=positions)
         whole = lm(new, past_key_values=past, attention_mask=mask, position_ids=positions)
         steps, cache = [], past
         for step in range(4):
@@ -198,14 +206,42 @@ def test_a_second_turn_on_the_same_cache():
             cache = one.past_key_values
             steps.append(one.logits)
         torch.testing.assert_close(torch.cat(steps, 1), whole.logits, atol=1e-5, rtol=0)
-        # Beams reorder rows: the tensors are new, their lengths tell.
-        order = torch.tensor([0, 1, 2])
-        moved = tuple(tuple(t.index_select(0, order) for t in pair) for pair in past)
-        again = lm(new, past_key_values=moved, attention_mask=mask, position_ids=positions)
         assert torch.equal(again.logits, whole.logits)
         short = tuple((k[:, :, :-1], v[:, :, :-1]) for k, v in past)
         with pytest.raises(SessionError, match="different numbers"):
             lm(new, past_key_values=short, attention_mask=mask[:, 1:], position_ids=positions)
+
+
+def test_repeated_rows_share_the_selection_of_their_prompt():
+    """Rows are repeated inside `language_model.generate`, after the ids were seen."""
+    suite = TestInternVLChat()
+    model = suite.make_model()
+    inputs = suite.make_inputs(model, MIXED)
+    with suite.session(model, MIXED, "random") as session:
+        once = torch.stack(suite.generate(model, inputs).logits)
+    with suite.session(model, MIXED, "random") as session:
+        thrice = model.generate(**inputs, num_return_sequences=3, max_new_tokens=suite.steps)
+    assert len(session.last.samples) == 9
+    found = torch.stack(thrice.logits)[0].view(3, 3, -1)
+    torch.testing.assert_close(found, once[0][:, None].expand(-1, 3, -1), atol=suite.exact, rtol=0)
+
+
+def test_arguments_of_a_layer_may_come_by_place():
+    suite = TestInternVLChat()
+    model = suite.make_model()
+    inputs = suite.make_inputs(model, MIXED)
+    with suite.session(model, MIXED):
+        named = suite.logits(model, inputs)
+        model.language_model.model.by_place = True
+        assert torch.equal(suite.logits(model, inputs), named)
+
+
+def test_tiles_without_a_thumbnail_are_refused():
+    suite = TestInternVLChat()
+    model = suite.make_model()
+    model.config.use_thumbnail = False
+    inputs = suite.make_inputs(model, MIXED[:1])
+    refused(ModelError, "thumbnail", suite.session(model, ()), lambda: suite.call(model, inputs))
 
 
 def test_bad_input_is_refused():
@@ -227,7 +263,7 @@ def test_bad_input_is_refused():
         "embeddings reached",
         session(),
         lambda: model.language_model.generate(
-            inputs_embeds=embeddings, attention_mask=inputs["attention_mask"]
+            inputs_embeds=embeddings, attention_mask=inputs["attention_mask"], max_new_tokens=1
         ),
     )
     ids = torch.tensor([[7, *[IMAGE] * 10, 8]])

@@ -135,8 +135,19 @@ class InternLM2ForCausalLM(nn.Module):
             hidden_states=out.hidden_states,
         )
 
-    def generate(self, inputs_embeds=None, attention_mask=None, use_cache=True, **options):
+    def generate(
+        self,
+        inputs_embeds=None,
+        attention_mask=None,
+        use_cache=True,
+        num_return_sequences=1,
+        **options,
+    ):
         """Greedy, by the rules of the transformers 4 mixin: position ids come from the mask."""
+        inputs_embeds, attention_mask = (
+            given.repeat_interleave(num_return_sequences, dim=0)
+            for given in (inputs_embeds, attention_mask)
+        )
         state = SimpleNamespace(mask=attention_mask, past=None)
 
         def step(embeddings, tokens):

@@ -108,7 +108,12 @@ def float_mask(mask, batch, queries, past, dtype, device):
 
 
 class LegacyDecoder(nn.Module):
-    """A layer loop with tuple caches. Subclasses have `layers`, `norm` and an embedding."""
+    """A layer loop with tuple caches. Subclasses have `layers`, `norm` and an embedding.
+
+    With `by_place` the arguments of a layer have no names, as under gradient checkpointing.
+    """
+
+    by_place = False
 
     def forward(
         self,
@@ -134,14 +139,17 @@ class LegacyDecoder(nn.Module):
         cache, states, weights = (), (), ()
         for number, layer in enumerate(self.layers):
             states += (hidden,) if output_hidden_states else ()
-            outputs = layer(
-                hidden,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_value=None if past_key_values is None else past_key_values[number],
-                output_attentions=bool(output_attentions),
-                use_cache=use_cache,
-            )
+            arguments = {
+                "attention_mask": mask,
+                "position_ids": position_ids,
+                "past_key_value": None if past_key_values is None else past_key_values[number],
+                "output_attentions": bool(output_attentions),
+                "use_cache": use_cache,
+            }
+            if self.by_place:
+                outputs = layer(hidden, *arguments.values())
+            else:
+                outputs = layer(hidden, **arguments)
             assert isinstance(outputs, tuple)
             hidden = outputs[0]
             weights += (outputs[1],) if output_attentions else ()
