@@ -96,10 +96,7 @@ def write(path: Path, rows: list[tuple[str, str, list[float]]]) -> None:
     lines = [
         "| contract | class | identity | drop ≡ mask | batch ≡ single |",
         "|---|---|---|---|---|",
-        *(
-            f"| {name} | `{kind}` | {f[0]:.1g} | {f[1]:.1e} | {f[2]:.1e} |"
-            for name, kind, f in rows
-        ),
+        *(f"| {name} | {kind} | {f[0]:.1g} | {f[1]:.1e} | {f[2]:.1e} |" for name, kind, f in rows),
     ]
     before, _, after = path.read_text().split(MARK)
     path.write_text(f"{before}{MARK}\n" + "\n".join(lines) + f"\n{MARK}{after}")
@@ -115,12 +112,18 @@ def main() -> None:
     rows = []
     for name, suite in suites(options.only):
         figures = [worst(measure, suite) for measure in (identity, drop_and_mask, batch_and_single)]
-        rows.append((name, type(suite.make_model()).__name__, figures))
+        rows.append((name, kind_of(suite.make_model()), figures))
         print(f"{name:<22}{figures[0]:>12.1e}{figures[1]:>14.1e}{figures[2]:>16.1e}", flush=True)
     if options.write:
         write(options.write, rows)
     print("\ngolden vectors, largest absolute error of each file")
     runpy.run_path(str(TESTS / "golden" / "test_golden.py"), run_name="__main__")
+
+
+def kind_of(model: Any) -> str:
+    """The model's class in Markdown; what only stands in for published code is called that."""
+    stands_in = type(model).__module__.startswith("standins")
+    return f"`{type(model).__name__}`" + (" (stand-in)" if stands_in else "")
 
 
 def worst(measure: Callable[[AdapterSuite, str], float], suite: AdapterSuite) -> float:

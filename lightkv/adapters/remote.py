@@ -30,7 +30,13 @@ from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import ModelInputs, bind, left_padding, refuse_full_length
 from lightkv.adapters.passes import Forward, Kwargs, Windows
 from lightkv.adapters.remote_tap import ProjectionTap, tables_at
-from lightkv.adapters.tuple_cache import Lineage, TupleCache, checked_past, tuple_lengths
+from lightkv.adapters.tuple_cache import (
+    Lineage,
+    TupleCache,
+    checked_past,
+    returned_past,
+    tuple_lengths,
+)
 from lightkv.core.adapter import Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError
@@ -215,7 +221,7 @@ class RemoteAttachment(HFAttachment):
         super()._on_decoder_end(module, args, output)
         if output is None or forward is None or forward.cache is None:
             return
-        past = output[1] if isinstance(output, tuple) else output.past_key_values
+        past = returned_past(output, len(self._layers))
         if past is not None:
             self._hand_on(forward.cache, self._lineage.keep(past, self._fed(forward)))
 
@@ -255,7 +261,7 @@ class RemoteAttachment(HFAttachment):
         assert prefill.kept is not None
         stage, kept = len(prefill.stages_done), prefill.kept
         if prefill.positions is None:
-            make = partial(ids.expand(kept.shape[0], -1).gather, 1, kept)
+            make = partial(ids.expand(kept.shape[0], -1).gather, 1, kept.to(ids.device))
         else:
             # `_after_rotary` makes tables with a row for each token, in this order.
             make = partial(_numbered, kept)
@@ -285,7 +291,9 @@ class RemoteAttachment(HFAttachment):
             return None
         assert forward.prefill is not None
         positions = forward.prefill.positions
-        return None if positions is None else tables_at(tables, positions[0])
+        if positions is None:
+            return None
+        return tables_at(tables, positions[0].to(tables[0].device))
 
 
 def _numbered(kept: torch.Tensor) -> torch.Tensor:

@@ -100,3 +100,13 @@ def checked_past(past: Any, num_layers: int) -> Past | None:
             remedy="pass on what the model returned",
         )
     return past
+
+
+def returned_past(output: Any, num_layers: int) -> Past | None:
+    """The cache in what a decoder returned, as a plain tuple or with names; None without one."""
+    if not isinstance(output, tuple):
+        return output.past_key_values  # type: ignore[no-any-return]
+    # Hidden states stand in the same place where there is no cache: those are tensors.
+    past = output[1] if len(output) > 1 else None
+    pairs = isinstance(past, tuple) and all(isinstance(entry, tuple) for entry in past)
+    return past if pairs and len(past) == num_layers else None

@@ -11,7 +11,7 @@ from test_internvl_chat import TestInternVLChat as InternVLChatSuite
 from lightkv.adapters.eve import EVEAdapter
 from lightkv.adapters.internvl_chat import InternVLChatAdapter
 from lightkv.adapters.remote_tap import ProjectionTap, tables_at
-from lightkv.adapters.tuple_cache import Lineage
+from lightkv.adapters.tuple_cache import Lineage, returned_past
 from lightkv.core.errors import ModelError
 from lightkv.testing.adapters import Prompt
 from lightkv.testing.contract import Boom
@@ -115,6 +115,26 @@ def test_what_is_known_of_a_cache_dies_with_it():
     lineage.keep(kept, 5)
     assert lineage.find(cache(5, 3)).fed == 5
     assert lineage.find(cache(5, 4)) is None
+
+
+def test_the_cache_is_found_in_outputs_without_names():
+    states = torch.zeros(1, 4, 8)
+    past = tuple((torch.zeros(1, 1, n, 2), torch.zeros(1, 1, n, 2)) for n in (4, 3))
+    assert returned_past((states, past), 2) is past
+    assert returned_past((states, (states, states)), 2) is None
+    assert returned_past((states,), 2) is None
+
+
+@both
+def test_profiles_every_role(adapter, suite):
+    model = suite.make_model()
+    with suite.session(model, suite.batch, profile=True) as session:
+        suite.generate(model, suite.make_inputs(model, suite.batch))
+    report = session.last
+    assert set(report.role_times) == {"scoring", "matching", "aggregation"}
+    assert report.time_to_first_token > sum(report.role_times.values()) > 0
+    assert report.decode_steps == suite.steps - 1
+    assert report.time_per_token > 0
 
 
 @both
