@@ -130,10 +130,10 @@ class RemoteAttachment(HFAttachment):
 
     def _notice(self, arguments: Kwargs) -> None:
         """Keep the arguments of an outer call for the decoder pass that follows."""
-        self._outer = {} if self._given is not None else arguments
-        if self._given is None:
-            self._outer = self._adapter.seen(self._model, arguments)
-        refuse_full_length(self._outer or arguments, self._given is not None)
+        given = self._given is not None
+        seen = arguments if given else self._adapter.seen(self._model, arguments)
+        refuse_full_length(seen, given)
+        self._outer = {} if given else seen
 
     def _forget(self, *_: Any) -> None:
         self._outer = {}
