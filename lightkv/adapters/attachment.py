@@ -53,7 +53,7 @@ class HFAttachment(Attachment):
         if not adapter.keeps_positions(engine.pipeline.positions):
             self._kinds = [adapter.rotary_kind(self._decoder, i) for i in range(len(self._layers))]
         self._taps = {
-            after - 1: Tap(adapter.attention(self._layers[after - 1]))
+            after - 1: self._make_tap(self._layers[after - 1])
             for after, number in engine.pipeline.after_layers.items()
             if engine.pipeline.stages[number].requires
         }
@@ -69,6 +69,10 @@ class HFAttachment(Attachment):
         except BaseException:
             self.detach()
             raise
+
+    def _make_tap(self, layer: nn.Module) -> Any:
+        """What shows query and key of a layer's attention call: see `Tap`."""
+        return Tap(self._adapter.attention(layer))
 
     def _hook(self) -> None:
         before = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
@@ -109,7 +113,7 @@ class HFAttachment(Attachment):
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()
 
-    def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+    def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         self._forward = None
         # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
         self._close_taps()
@@ -163,7 +167,7 @@ class HFAttachment(Attachment):
 
     def _begin(self, hidden: torch.Tensor, kwargs: Kwargs) -> Forward:
         batch, queries = hidden.shape[:2]
-        cache = kwargs.get("past_key_values")
+        cache = self._cache_of(kwargs)
         pads = self._inputs.pads if self._inputs is not None else (0,) * batch
         if len(pads) != batch:
             pads = (0,) * batch
@@ -185,6 +189,10 @@ class HFAttachment(Attachment):
             blocks = self._adapter.blocks(self._inputs)
             forward.blocks = None if blocks is None else blocks[:, -queries:]
         return forward
+
+    def _cache_of(self, kwargs: Kwargs) -> Any:
+        """The cache of this pass, from the arguments of layer 0. Something that tells lengths."""
+        return kwargs.get("past_key_values")
 
     def _record(
         self, cache: Any, batch: int, queries: int, pads: tuple[int, ...]
