@@ -1,11 +1,11 @@
 """The differences behind the oracles, as measured on this machine.
 
-    python benchmarks/oracles.py [--only llava] [--write docs/models.md]
+    python benchmarks/oracles.py [--only llava]
 
 For every adapter whose contract is in tests/adapters: identity (a matcher that keeps everything),
 drop ≡ mask (FastV and random, prefill and later steps) and batch ≡ single, largest absolute
-difference of logits in float32 over eager and sdpa. Then the golden vectors. With `--write` the table
-replaces what stands between the marks `<!-- ORACLES -->` of a Markdown file.
+difference of logits in float32 over eager and sdpa. Then the golden vectors. `model_table.py`
+puts these figures into docs/models.md beside what the tests found.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from lightkv.testing import AdapterSuite
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 
 
-def suites(only: str) -> list[tuple[str, AdapterSuite]]:
-    """An instance of each contract in tests/adapters."""
+def named_suites(only: str) -> list[tuple[str, str, AdapterSuite]]:
+    """(test file, name, instance) of each contract in tests/adapters."""
     sys.path[:0] = [str(TESTS), str(TESTS / "adapters")]
     found = []
     for path in sorted((TESTS / "adapters").glob("test_*.py")):
         if only in path.stem:
             module = _module(path)
             found += [
-                (name.removeprefix("Test"), cls())
+                (path.stem, name.removeprefix("Test"), cls())
                 for name, cls in vars(module).items()
                 if isinstance(cls, type)
                 and issubclass(cls, AdapterSuite)
@@ -88,34 +88,15 @@ def batch_and_single(suite: AdapterSuite, attention: str) -> float:
     return worst
 
 
-MARK = "<!-- ORACLES -->"
-
-
-def write(path: Path, rows: list[tuple[str, str, list[float]]]) -> None:
-    """Put the table between the marks of a Markdown file."""
-    lines = [
-        "| contract | class | identity | drop ≡ mask | batch ≡ single |",
-        "|---|---|---|---|---|",
-        *(f"| {name} | {kind} | {f[0]:.1g} | {f[1]:.1e} | {f[2]:.1e} |" for name, kind, f in rows),
-    ]
-    before, _, after = path.read_text().split(MARK)
-    path.write_text(f"{before}{MARK}\n" + "\n".join(lines) + f"\n{MARK}{after}")
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="part of a test file's name")
-    parser.add_argument("--write", type=Path, help="Markdown file to put the table into")
     options = parser.parse_args()
     print(f"{'contract':<22}{'identity':>12}{'drop = mask':>14}{'batch = single':>16}")
-    rows = []
-    for name, suite in suites(options.only):
+    for _, name, suite in named_suites(options.only):
         figures = [worst(measure, suite) for measure in (identity, drop_and_mask, batch_and_single)]
-        rows.append((name, kind_of(suite.make_model()), figures))
         print(f"{name:<22}{figures[0]:>12.1e}{figures[1]:>14.1e}{figures[2]:>16.1e}", flush=True)
-    if options.write:
-        write(options.write, rows)
     print("\ngolden vectors, largest absolute error of each file")
     runpy.run_path(str(TESTS / "golden" / "test_golden.py"), run_name="__main__")
 
