@@ -320,6 +320,7 @@ class HFAttachment(Attachment):
                 cached_valid=cached,
                 softcap=extra.get("softcap"),
                 mask=None if causal else extra.get("attention_mask"),
+                heads=self._engine.heads,
             )
             prefill.observe(index + 1, view)
 

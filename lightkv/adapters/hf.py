@@ -13,10 +13,12 @@ from torch import nn
 from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.inputs import ModelInputs
 from lightkv.adapters.passes import Windows
+from lightkv.adapters.ranks import head_group
 from lightkv.core.adapter import Adapter, Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError
 from lightkv.core.flops import DecoderShape
+from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
 from lightkv.core.roles import PositionPolicy
 
@@ -161,6 +163,9 @@ class HFAdapter(Adapter):
 
     def shape(self, config: Any) -> DecoderShape:
         return decoder_shape(self.text_config(config))
+
+    def heads(self, model: nn.Module) -> HeadGroup:
+        return head_group(model, (self.attention(layer) for layer in self.layers(model)))
 
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
         self.check(model)

@@ -9,6 +9,7 @@ from torch import nn
 
 from lightkv.core.errors import ModelError, nearest
 from lightkv.core.flops import DecoderShape
+from lightkv.core.heads import HeadGroup
 from lightkv.core.plugins import registry
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Adapter(ABC):
     def min_layer(self, model: nn.Module) -> int:
         """Decoder layers that must have run before the first stage."""
         return 0
+
+    def heads(self, model: nn.Module) -> HeadGroup:
+        """The processes that share the attention heads of the decoder (tensor parallelism)."""
+        return HeadGroup()
 
     @abstractmethod
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
