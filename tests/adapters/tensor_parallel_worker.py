@@ -1,6 +1,6 @@
 """One process of two that hold a model together. Started by test_tensor_parallel.py, not by pytest.
 
-    RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 PYTHONPATH=tests:tests/adapters python tensor_parallel_worker.py FOLDER
+    RANK=0 WORLD_SIZE=2 PYTHONPATH=tests:tests/adapters python tensor_parallel_worker.py FOLDER
 
 Everything is computed by the single model first, then by the pair; what differs goes to a JSON file.
 """
