@@ -296,7 +296,8 @@ class HFAttachment(Attachment):
                 ),
             )
         return forward.once(
-            ("gathered", stage, id(embeddings)), lambda: gather_rotary(embeddings, kept)
+            ("gathered", stage, id(embeddings), hidden.device),
+            lambda: gather_rotary(embeddings, kept.to(hidden.device)),
         )
 
     def _shifted(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
@@ -347,10 +348,9 @@ class HFAttachment(Attachment):
 
 
 def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
-    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`."""
+    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`, on the device of `kept`."""
     out = []
     for table in embeddings:
-        index = kept.to(table.device)
-        table = table.expand(index.shape[0], -1, -1)
-        out.append(table.gather(1, index[:, :, None].expand(-1, -1, table.shape[-1])))
+        table = table.to(kept.device).expand(kept.shape[0], -1, -1)
+        out.append(table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1])))
     return tuple(out)
