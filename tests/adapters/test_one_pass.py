@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -215,6 +216,19 @@ def test_replicated_and_sharded_models_are_refused_by_name(one_process: None) ->
     sharded: Any = tiny_llava()
     fully_shard(sharded.model.language_model.layers[1], mesh=mesh)
     refused(sharded, "fully sharded")
+
+
+@pytest.mark.parametrize(
+    ("axis", "plan"), [("pp_size", {}), ("tp_size", {"norm": "sequence_parallel"})]
+)
+def test_other_ways_to_spread_a_model_are_refused(
+    one_process: None, axis: str, plan: dict[str, str]
+) -> None:
+    model: Any = tiny_llava()
+    model.config.distributed_config = SimpleNamespace(**{axis: 2})
+    model._tp_plan = plan
+    with pytest.raises(ModelError, match="spread over processes"), compressed(model):
+        pass
 
 
 # -- caches ----------------------------------------------------------------------------------------

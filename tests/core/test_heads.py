@@ -10,6 +10,8 @@ import torch
 
 from lightkv.core.flops import DecoderShape
 from lightkv.core.heads import HeadGroup
+from lightkv.core.layout import VisionLayout
+from lightkv.core.stage import Stage, run_stage
 
 
 class Meeting:
@@ -71,6 +73,21 @@ def test_all_take_the_first_process_s_decisions() -> None:
     for found in spread(2, lambda rank, heads: heads.agree(decisions[rank])):
         assert all(torch.equal(a, b) for a, b in zip(found, decisions[0], strict=True))
     assert spread(2, lambda rank, heads: heads.agree([])) == [[], []]
+
+
+def test_a_matching_is_taken_from_the_first_process() -> None:
+    """Also where the processes' hidden states differ and each would decide otherwise."""
+    layout = VisionLayout.from_spans([[(2, (1, 6, 6))]], length=45)
+    stage = Stage.preset("tome", windows=None, ratio=0.5)
+    hidden = [torch.randn(1, 45, 8) for _ in range(2)]
+    alone = [run_stage(h, layout, stage, stage.plan(layout)) for h in hidden]
+    assert not torch.equal(alone[0].assignment.slot, alone[1].assignment.slot)
+    together = spread(
+        2, lambda r, heads: run_stage(hidden[r], layout, stage, stage.plan(layout), heads=heads)
+    )
+    for result in together:
+        assert torch.equal(result.kept, alone[0].kept)
+        assert torch.equal(result.assignment.slot, alone[0].assignment.slot)
 
 
 def test_bytes_are_those_of_one_process_and_flops_those_of_all() -> None:
