@@ -15,6 +15,7 @@ import torch
 
 from lightkv.core.assignment import DROPPED, Assignment
 from lightkv.core.errors import ConfigError
+from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import TokenIndex, VisionLayout
 from lightkv.core.plan import Bucket, StagePlan, plan_stage
 from lightkv.core.plugins import build_component, get_preset
@@ -165,6 +166,7 @@ def run_stage(
     size: torch.Tensor | None = None,
     context: StageContext | None = None,
     timer: Timer = no_timer,
+    heads: HeadGroup | None = None,
 ) -> StageResult:
     """Compress the vision tokens of a batch by one stage.
 
@@ -177,6 +179,7 @@ def run_stage(
         size: `[V]` original tokens that each vision token holds; ones if None.
         context: where the stage runs.
         timer: called with a role's name around its work.
+        heads: the processes that must decide alike, this one alone by default.
     """
     device = hidden_states.device
     index = layout.token_index(device)
@@ -188,7 +191,9 @@ def run_stage(
         score = _score(hidden_states, index, stage, plan, observed, size, context)
     work = _StageWork(hidden_states, index, plan, score, size, observed.metric, context)
     with timer("matching"):
-        matches = [work.match(bucket, stage.matcher) for bucket in plan.buckets]
+        targets = [work.targets(bucket, stage.matcher) for bucket in plan.buckets]
+        targets = (heads or HeadGroup()).agree(targets)
+        matches = [work.match(*pair) for pair in zip(plan.buckets, targets, strict=True)]
     with timer("aggregation"):
         return work.finish(layout, matches, stage.aggregator)
 
@@ -262,12 +267,14 @@ class _StageWork:
         for start in range(0, windows, step):
             yield slice(start, min(windows, start + step))
 
-    def match(self, bucket: Bucket, matcher: Matcher) -> _Match:
+    def targets(self, bucket: Bucket, matcher: Matcher) -> torch.Tensor:
+        """`[G, n]` what the matcher says of the windows of a bucket."""
         tokens = self.order[bucket.gather]
-        targets = [
-            self._match_block(tokens[block], bucket.keep, matcher) for block in self._blocks(bucket)
-        ]
-        target = torch.cat(targets)
+        blocks = self._blocks(bucket)
+        return torch.cat([self._match_block(tokens[b], bucket.keep, matcher) for b in blocks])
+
+    def match(self, bucket: Bucket, target: torch.Tensor) -> _Match:
+        tokens = self.order[bucket.gather]
         places = torch.arange(bucket.population, device=target.device)
         leaves = (target != places).to(torch.uint8)
         survivors = torch.sort(leaves, dim=-1, stable=True).indices[:, : bucket.keep]
