@@ -11,8 +11,9 @@ import torch
 from lightkv.core.errors import SessionError
 from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
-from lightkv.testing.adapters import MIXED, AdapterBench, Prompt
+from lightkv.testing.adapters import MIXED, Prompt
 from lightkv.testing.oracles import Recorder, snapshot
+from lightkv.testing.serving import ServingTests
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
@@ -21,7 +22,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(AdapterBench):
+class AdapterSuite(ServingTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -226,7 +227,7 @@ class AdapterSuite(AdapterBench):
 
     def test_beams_share_the_selection_of_their_prompt(self) -> None:
         """The score of the best beam is that of the masked model on the same tokens."""
-        _need(self, "beams")
+        self.need("beams")
         model, prompts, beams = self.make_model(), self.beam_prompts, 3
         inputs, decoder = self.make_inputs(model, prompts), self.decoder(model)
         first: Any = decoder.layers[0]  # type: ignore[index]
@@ -251,7 +252,7 @@ class AdapterSuite(AdapterBench):
             )
 
     def test_sampling_repeats_under_a_seed(self) -> None:
-        _need(self, "sampling")
+        self.need("sampling")
         model = self.make_model()
         inputs = self.make_inputs(model, MIXED[:1])
 
@@ -298,11 +299,6 @@ class AdapterSuite(AdapterBench):
         assert all(bool(torch.isfinite(grad).all()) for grad in found)
         first: Any = self.decoder(model).layers[0]  # type: ignore[index]
         assert any(bool((p.grad != 0).any()) for p in first.parameters() if p.grad is not None)
-
-
-def _need(suite: AdapterBench, capability: str) -> None:
-    if capability in suite.cannot:
-        pytest.skip(f"transformers cannot: {suite.cannot[capability]}")
 
 
 def _check_samples(
