@@ -5,6 +5,7 @@ import pytest
 import test_glm4v
 import test_idefics3
 import test_internvl
+import test_llava_next
 import test_llava_onevision
 import test_mistral3
 import test_paligemma
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from rows import check_truth
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, pipeline
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorPil,
@@ -20,6 +21,10 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
 )
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
+from transformers.models.llava_next.image_processing_pil_llava_next import (
+    LlavaNextImageProcessorPil,
+)
+from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
@@ -131,6 +136,23 @@ def paligemma():
     return test_paligemma.TestPaliGemma(), PaliGemmaProcessor(images, words), "<image> what"
 
 
+def llava_next():
+    images = LlavaNextImageProcessorPil(
+        size={"shortest_edge": 48},
+        crop_size={"height": 48, "width": 48},
+        image_grid_pinpoints=test_llava_next.PINPOINTS,
+    )
+    processor = LlavaNextProcessor(
+        images,
+        tokenizer("<image>"),
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+    )
+    return test_llava_next.TestLlavaNext(), processor, "what <image> is"
+
+
 # Fuyu's needs torchvision, too: its PIL variant fails on its own tensors.
 FAMILIES = [mistral3, pixtral, idefics3, internvl, llava_onevision, glm4v, paligemma]
 
@@ -195,3 +217,17 @@ def test_tiles_lie_as_the_image_processor_cut_them(size):
     for image in (picture(width, height), Image.fromarray(page)):
         tiles = cut([image], return_tensors="pt")["pixel_values"]
         assert arrangement(tiles[:-1], tiles[-1]) == (rows, columns)
+
+
+@pytest.mark.parametrize("family", [idefics3, paligemma, llava_next], ids=lambda f: f.__name__)
+def test_the_pipeline_of_transformers_runs_compressed(family):
+    """Families whose whole processor can be built here; LLaVA's is in test_serving.py."""
+    suite, processor, text = family()
+    model = suite.make_model()
+    model.config.image_token_id = processor.image_token_id
+    ask = pipeline("image-text-to-text", model=model, processor=processor)
+    with suite.session(model, ()) as run:
+        out = ask(picture(240, 100), text=text, max_new_tokens=3, return_full_text=False)
+    assert isinstance(out[0]["generated_text"], str)
+    assert run.last.samples[0].original >= 36
+    assert run.last.retention < 0.7
