@@ -21,10 +21,12 @@ class FeatureCapture:
 
     Attributes:
         seen: modality → arguments by name.
+        modality: the modality whose features are being made right now, or None.
     """
 
     def __init__(self, module: nn.Module, before: Callable[[], None]) -> None:
         self.seen: dict[str, dict[str, Any]] = {}
+        self.modality: str | None = None
         self._module = module
         self._before = before
         self._wrapped: list[str] = []
@@ -57,6 +59,10 @@ class FeatureCapture:
             arguments = dict(bound.arguments)
             arguments.update(arguments.pop(extra, {}) if extra else {})
             self.seen[modality] = arguments
-            return method(*args, **kwargs)
+            self.modality = modality
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.modality = None
 
         return remembering
