@@ -1,0 +1,7 @@
+"""x"""
+
+from lightkv.testing import StrategySuite
+
+
+class TestDivPrune(StrategySuite):
+    preset = "divprune"

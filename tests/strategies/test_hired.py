@@ -1,0 +1,7 @@
+"""x"""
+
+from lightkv.testing import StrategySuite
+
+
+class TestHiRED(StrategySuite):
+    preset = "hired"
