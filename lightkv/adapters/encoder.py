@@ -126,11 +126,13 @@ class Recording:
         query: layer → `[I, leading, C]` query of the class token.
         key: layer → `[I, T, C]`.
         features: `[I, T′, Dᵥ]` what entered the projector.
+        encoded: patches of all images, the class tokens left out.
     """
 
     query: dict[int, torch.Tensor] = field(default_factory=dict)
     key: dict[int, torch.Tensor] = field(default_factory=dict)
     features: torch.Tensor | None = None
+    encoded: int = 0
 
 
 class EncoderRecorder:
@@ -166,14 +168,13 @@ class EncoderRecorder:
             return
         wanted = {layer % encoder.depth for layer in encoder_layers(self._needs)}
         for modality, layers in encoder.layers.items():
+            self._add(layers[0].k_proj, modality, self._count)  # type: ignore[arg-type]
             for layer in sorted(wanted):
                 attention: Any = layers[layer]
                 self._add(attention.q_proj, modality, partial(self._keep_query, layer))
                 self._add(attention.k_proj, modality, partial(self._keep_key, layer))
         if VISION_FEATURES in self._needs:
-            self._handles.append(
-                encoder.projector.register_forward_pre_hook(self._keep_features)
-            )
+            self._handles.append(encoder.projector.register_forward_pre_hook(self._keep_features))
 
     def close(self) -> None:
         """Remove the hooks. Safe to call twice."""
@@ -200,10 +201,13 @@ class EncoderRecorder:
         if encoder is None or inputs is None or not any(layout.vision_counts):
             return None
         parts = []
-        for table in patch_tables(self._adapter.kinds(self._model, inputs), layout):
+        made = {modality: recording.encoded for modality, recording in self._seen.items()}
+        for table in patch_tables(self._adapter.kinds(self._model, inputs), layout, made):
             recording = self._seen.get(table.modality)
             if recording is None:
                 raise _unseen(table.modality)
+            if recording.encoded != table.encoded:
+                raise _mismatch(table, recording.encoded)
             parts.append((table, recording))
         return EncoderView(encoder, parts)
 
@@ -219,6 +223,10 @@ class EncoderRecorder:
 
     def _recording(self, modality: str) -> Recording:
         return self._seen.setdefault(modality, Recording())
+
+    def _count(self, recording: Recording, output: torch.Tensor) -> None:
+        assert self._encoder is not None
+        recording.encoded = output.shape[0] * (output.shape[1] - self._encoder.leading)
 
     def _keep_query(self, layer: int, recording: Recording, output: torch.Tensor) -> None:
         assert self._encoder is not None
@@ -314,16 +322,7 @@ class EncoderView(VisionView):
         """What `read` `[I, patches, …]` says of each token; pooled tokens pool their patches."""
         total: torch.Tensor | None = None
         for table, recording in self._parts:
-            if not recording.key:
-                raise _unseen(table.modality)
             values = read(table.modality, recording).flatten(0, 1)
-            if values.shape[0] != table.encoded:
-                raise ModelError(
-                    f"the vision encoder made {values.shape[0]} patches, but these inputs show "
-                    f"{table.encoded}",
-                    field=table.modality,
-                    remedy="encode the pictures of a prompt inside the session, right before it",
-                )
             mine = _gathered(values, torch.from_numpy(table.patches), pool)
             total = mine if total is None else total + mine
         assert total is not None
@@ -339,6 +338,14 @@ def _gathered(
     taken = pool(values[index.clamp(min=0)], dim=1)
     shown = (index[:, 0] != NO_PATCH).view(-1, *[1] * (taken.dim() - 1))
     return torch.where(shown, taken, torch.zeros_like(taken))
+
+
+def _mismatch(table: PatchTable, made: int) -> ModelError:
+    return ModelError(
+        f"the vision encoder made {made} patches, but these inputs show {table.encoded}",
+        field=table.modality,
+        remedy="encode the pictures of a prompt inside the session, right before it",
+    )
 
 
 def _unseen(modality: str) -> ModelError:

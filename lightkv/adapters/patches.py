@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,9 +57,30 @@ def layout_of(kinds: Sequence[Kind], inputs: ModelInputs) -> VisionLayout:
     return merge_rows(inputs.length, inputs.pads, *views)
 
 
-def patch_tables(kinds: Sequence[Kind], layout: VisionLayout) -> list[PatchTable]:
-    """For each kind, the patches of all vision tokens of `layout`, sample after sample."""
-    return [_table(kind, layout) for kind in kinds if kind.here.any()]
+def patch_tables(
+    kinds: Sequence[Kind], layout: VisionLayout, encoded: Mapping[str, int]
+) -> list[PatchTable]:
+    """For each kind, the patches of all vision tokens of `layout`, sample after sample.
+
+    Args:
+        kinds: the pictures of the pass.
+        layout: their layout.
+        encoded: modality → patches that the encoder really made of its pictures.
+    """
+    return [_table(_once(kind, encoded), layout) for kind in kinds if kind.here.any()]
+
+
+def _once(kind: Kind, encoded: Mapping[str, int]) -> Kind:
+    """The kind with the pictures that were encoded, where the rows of beams repeat them."""
+    total, made = sum(map(_encoded, kind.pictures)), encoded.get(kind.modality, 0)
+    times = total // made if made else 1
+    if times < 2 or total % made or len(kind.here) % times:
+        return kind
+    starts = [begin for _, begin in place_numbered(kind.here, kind.pictures)]
+    starts.append(len(kind.pictures))
+    rows = range(0, len(kind.here), times)
+    own = [picture for row in rows for picture in kind.pictures[starts[row] : starts[row + 1]]]
+    return Kind(kind.modality, kind.here, own)
 
 
 def _table(kind: Kind, layout: VisionLayout) -> PatchTable:

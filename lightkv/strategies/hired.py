@@ -25,6 +25,10 @@ from lightkv.strategies.selection import best, kept_only, ranks, ranks_inside
 from lightkv.strategies.tiles import Tiles
 
 
+FRACTION_STEPS = 4096
+"""Fractions of a token are compared in steps of 1/4096; the lower tile goes first among equals."""
+
+
 class TileBudget(Matcher):
     """Keeps the most important tokens of each part of an image, within the part's budget.
 
@@ -112,8 +116,10 @@ class TileBudget(Matcher):
         quota = exact.floor()
         if self.remainders == "largest":
             left = share - quota.sum(dim=1, keepdim=True)
-            fraction = torch.where(claims > 0, exact - quota, -1.0)
-            one_more = (ranks(fraction) < left) & (claims > 0)
+            # In steps, or rounding would decide between fractions that are equal.
+            fraction = ((exact - quota) * FRACTION_STEPS).round()
+            order = ranks(torch.where(claims > 0, fraction, -1.0))
+            one_more = (order < left) & (claims > 0)
             quota = quota + one_more.float()
         return quota.long()
 

@@ -45,9 +45,7 @@ class Tiles(Partitioner):
             inner[tokens.view == views[0]] = 2 + 2 * self._base(at, base, grid, canvas)
         return Partition(label, inner=inner.clip(min=0))
 
-    def _base(
-        self, at: IntArray, base: View, grid: View, canvas: tuple[int, ...]
-    ) -> IntArray:
+    def _base(self, at: IntArray, base: View, grid: View, canvas: tuple[int, ...]) -> IntArray:
         """`[n]` tile that each cell `at` `[n, 2]` of the base view stands for."""
         _, rows, columns = base.grid
         if self.base == "strips":
@@ -58,9 +56,7 @@ class Tiles(Partitioner):
         return tile_of(centre, grid, (rows, columns), canvas)
 
 
-def tile_of(
-    at: IntArray, grid: View, side: tuple[int, ...], canvas: tuple[int, ...]
-) -> IntArray:
+def tile_of(at: IntArray, grid: View, side: tuple[int, ...], canvas: tuple[int, ...]) -> IntArray:
     """`[n]` tile that holds the cells `at` `[n, 2]` (row, column) of an unpadded grid."""
     sides = np.array(side)
     cut = (np.array(canvas) * sides - np.array(grid.grid[1:])) // 2

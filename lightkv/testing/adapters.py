@@ -17,7 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from lightkv.core.plugins import get_preset
 from lightkv.core.session import Session, compress
+from lightkv.core.stage import Stage
 from lightkv.testing.oracles import (
     Recorder,
     alive_by_layer,
@@ -49,6 +51,12 @@ MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=
 """Different lengths, different numbers of images, one without."""
 
 
+def encoder_needs(pipeline: str) -> frozenset[str]:
+    """What a preset reads of the vision encoder."""
+    roles = get_preset(pipeline).roles()
+    return Stage.from_roles(roles, ratio=0.0, windows=2).vision_requires
+
+
 class AdapterBench:
     """What a family supplies, and the runs that the contract is made of.
 
@@ -58,6 +66,7 @@ class AdapterBench:
         windows: sliding window of each layer, None where it has none; empty if no layer slides.
         exact: largest float32 difference between two ways to compute the same thing.
         beam_prompts: prompts of the tests that repeat rows.
+        class_token: whether the adapter offers a vision encoder with a class token.
         cannot: "beams" or "sampling" (several sequences of one prompt) → why transformers itself
             cannot do it for this family. Those tests are skipped with the reason.
     """
@@ -71,6 +80,7 @@ class AdapterBench:
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
+    class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
 
     # -- supplied by the family ------------------------------------------------------------------
@@ -130,6 +140,13 @@ class AdapterBench:
         """`compress` with the suite's schedule and the family's options."""
         options = {"schedule": list(self.schedule), **self.options(model, prompts), **changes}
         return compress(model, pipeline, **options)
+
+    def schedule_of(self, pipeline: str) -> list[dict[str, Any]]:
+        """The suite's schedule, or one stage as early as the family allows for presets that merge
+        before the projector."""
+        if encoder_needs(pipeline) and self.first_layer == 0:
+            return [{"after_layer": 0, "ratio": 0.5, "windows": 2}]
+        return list(self.schedule)
 
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
         """Greedy generation of `steps` tokens with logits; never stops early."""

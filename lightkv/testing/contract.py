@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from lightkv.core.errors import SessionError
+from lightkv.core.errors import ModelError, SessionError
 from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
-from lightkv.testing.adapters import MIXED, AdapterBench, Prompt
+from lightkv.core.vision import needs_class_token
+from lightkv.testing.adapters import MIXED, AdapterBench, Prompt, encoder_needs
 from lightkv.testing.oracles import Recorder, snapshot
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -195,8 +196,18 @@ class AdapterSuite(AdapterBench):
 
     @pytest.mark.parametrize("pipeline", sorted(registry().presets))
     def test_every_preset_runs(self, pipeline: str) -> None:
+        """Presets that read a class token are refused by name where the encoder has none."""
         model = self.make_model()
-        with self.session(model, MIXED, pipeline) as session:
+        needs = encoder_needs(pipeline)
+        if needs_class_token(needs) and not self.class_token:
+            before = snapshot(model)
+            schedule = self.schedule_of(pipeline)
+            with pytest.raises(ModelError, match="vision encoder"):
+                self.session(model, MIXED, pipeline, schedule=schedule).__enter__()
+            assert snapshot(model) == before
+            return
+        schedule = self.schedule_of(pipeline)
+        with self.session(model, MIXED, pipeline, schedule=schedule) as session:
             out = self.generate(model, self.make_inputs(model, MIXED))
         assert bool(torch.isfinite(torch.stack(out.logits)).all())
         assert session.last.retention < 1.0

@@ -280,7 +280,9 @@ def prumerge(seed, spatial=False, budget="static", summary=True, normalize="none
         if budget == "outliers":
             wanted = len(outlier_choice(a, n, spatial)) + summary
             total = min(total, max(1, wanted))
-            chosen = outlier_choice(a, total - summary, spatial) or ([] if summary else by_score(a)[:1])
+            chosen = outlier_choice(a, total - summary, spatial) or (
+                [] if summary else by_score(a)[:1]
+            )
         else:
             chosen = static_choice(a, total - summary, spatial)
         out = {}
@@ -360,7 +362,9 @@ def hired(seed, measure="mass", base="region", remainders="largest", alpha=0.5):
         exact = [(total - full) * c / (sum(claims) or 1) for c in claims]
         quota = [math.floor(e + 1e-9) for e in exact]
         if remainders == "largest":
-            fraction = [e - q if c else -1 for e, q, c in zip(exact, quota, claims, strict=True)]
+            # Fractions are compared in steps, because those of counts are often equal.
+            parts = zip(exact, quota, claims, strict=True)
+            fraction = [round((e - q) * 4096) if c else -1 for e, q, c in parts]
             for t in by_score(fraction)[: total - full - sum(quota)]:
                 quota[t] += claims[t] > 0
         chosen = by_score(score, range(first))[:full]
@@ -389,7 +393,9 @@ def hired_without_tiles(seed):
 
     def reference(tokens):
         score = [sum(row) for row in encoder.attention(-2)]
-        return {i: tokens[i] for i in by_score(score)[: math.floor(round(len(tokens) * (1 - ratio), 6))]}
+        return {
+            i: tokens[i] for i in by_score(score)[: math.floor(round(len(tokens) * (1 - ratio), 6))]
+        }
 
     roles = {
         "partitioner": "tiles",
