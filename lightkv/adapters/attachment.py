@@ -273,11 +273,11 @@ class HFAttachment(Attachment):
         if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
             return
         embeddings = kwargs["position_embeddings"]
+        shifted = forward.record is not None and forward.record.compressed[index]
         if forward.compressing:
             embeddings = self._rotary(forward, index, hidden, embeddings)
-        elif forward.record is not None and forward.record.compressed[index]:
-            if self._engine.pipeline.positions.decode == "contiguous":
-                embeddings = self._shifted(forward, index, hidden, embeddings)
+        elif shifted and self._engine.pipeline.positions.decode == "contiguous":
+            embeddings = self._shifted(forward, index, hidden, embeddings)
         layer = self._layers[index]
         view = peek(
             forward,

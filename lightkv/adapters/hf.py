@@ -13,8 +13,8 @@ from torch import nn
 from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.encoder import Encoder
 from lightkv.adapters.inputs import ModelInputs
-from lightkv.adapters.patches import Kind
 from lightkv.adapters.passes import Windows
+from lightkv.adapters.patches import Kind
 from lightkv.core.adapter import Adapter, Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError

@@ -24,7 +24,6 @@ from lightkv.core.vision import VisionView, vision_cls
 from lightkv.strategies.selection import best, kept_only, ranks, ranks_inside
 from lightkv.strategies.tiles import Tiles
 
-
 FRACTION_STEPS = 4096
 """Fractions of a token are compared in steps of 1/4096; the lower tile goes first among equals."""
 

@@ -50,7 +50,7 @@ class Outliers(Matcher):
             assignment is a map, and they may be in many groups or none.
     """
 
-    name = "outliers"
+    name = "class-outliers"
     source = "PruMerge, arXiv 2403.15388, section 3"
     needs_score = True
     spatial: bool = False
@@ -193,7 +193,7 @@ def _preset(name: str, spatial: bool, retention: float) -> PipelineSpec:
         source="Shang et al., ICCV 2025, arXiv 2403.15388",
         partitioner="whole",
         scorer={"name": "class-attention", "layer": -1, "heads": "joint"},
-        matcher={"name": "outliers", "spatial": True} if spatial else "outliers",
+        matcher={"name": "class-outliers", "spatial": True} if spatial else "class-outliers",
         aggregator="neighbour-sum",
         positions="renumber-contiguous",
         schedule=Recipe(retention=retention, after_layer=0, windows=(None,)),

@@ -142,10 +142,9 @@ class AdapterBench:
         return compress(model, pipeline, **options)
 
     def schedule_of(self, pipeline: str) -> list[dict[str, Any]]:
-        """The suite's schedule, or one stage as early as the family allows for presets that merge
-        before the projector."""
-        if encoder_needs(pipeline) and self.first_layer == 0:
-            return [{"after_layer": 0, "ratio": 0.5, "windows": 2}]
+        """The suite's schedule; one stage as early as can be for presets that read the encoder."""
+        if encoder_needs(pipeline):
+            return [{"after_layer": self.first_layer, "ratio": 0.5, "windows": 2}]
         return list(self.schedule)
 
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:

@@ -200,7 +200,7 @@ def test_a_batch_with_padding_equals_single_runs(family, preset):
 @pytest.mark.parametrize("pipeline", ["prumerge", "prumerge-plus"])
 def test_the_published_budget_follows_from_values(pipeline):
     suite, model = LlavaSuite(), tiny_llava()
-    matcher = {"name": "outliers", "spatial": pipeline != "prumerge", "budget": "outliers"}
+    matcher = {"name": "class-outliers", "spatial": pipeline != "prumerge", "budget": "outliers"}
     with lightkv.compress(model, pipeline, retention=0.9, matcher=matcher) as session:
         suite.generate(model, suite.make_inputs(model, MIXED))
     assert all(0 < s.retention < 0.92 for s in session.last.samples if s.original)

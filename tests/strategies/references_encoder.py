@@ -305,7 +305,12 @@ def prumerge(seed, spatial=False, budget="static", summary=True, normalize="none
     roles = {
         "partitioner": "whole",
         "scorer": {"name": "class-attention", "layer": -1, "heads": "joint"},
-        "matcher": {"name": "outliers", "spatial": spatial, "budget": budget, "summary": summary},
+        "matcher": {
+            "name": "class-outliers",
+            "spatial": spatial,
+            "budget": budget,
+            "summary": summary,
+        },
         "aggregator": {"name": "neighbour-sum", "normalize": normalize, "neighbours": neighbours},
     }
     return compare(rng, layout, encoder, ratio, roles, reference)

@@ -18,7 +18,7 @@ class TestPruMergePlus(StrategySuite):
 class TestPruMergeOfThePaper(StrategySuite):
     preset = {
         "scorer": {"name": "class-attention", "heads": "joint", "layer": -1},
-        "matcher": {"name": "outliers", "summary": False},
+        "matcher": {"name": "class-outliers", "summary": False},
         "aggregator": {"name": "neighbour-sum", "normalize": "mean"},
     }
 
