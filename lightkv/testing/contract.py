@@ -204,7 +204,7 @@ class AdapterSuite(AdapterBench):
             schedule = self.schedule_of(pipeline)
             # Where no stage may stand before the decoder, merging before the projector is the error.
             late = (ConfigError,) if self.first_layer else ()
-            with pytest.raises((ModelError, *late), match="vision encoder|enters the projector"):
+            with pytest.raises((ModelError, *late), match=r"vision encoder|enters the projector"):
                 self.session(model, MIXED, pipeline, schedule=schedule).__enter__()
             assert snapshot(model) == before
             return

@@ -9,7 +9,7 @@ from test_llava import TestLlava as LlavaSuite
 from test_qwen3_vl import TestQwen3VL as Qwen3Suite
 from test_qwen_vl import TestQwen25VL as QwenSuite
 
-from lightkv.core.attention import NEXT_LAST_ROW
+from lightkv.core.attention import EMBEDDINGS, LAST_ROW, NEXT_LAST_ROW
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError
 from lightkv.core.pipeline import Pipeline
@@ -24,6 +24,20 @@ SUITES = [LlavaSuite, QwenSuite, Gemma3Suite, Glm4vSuite, Qwen3Suite]
 PROMPTS = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2))
 
 
+class EntryNorm(AttentionScorer):
+    """Reads what enters the decoder at the beginning, and gives it back at the stage."""
+
+    name = "entry-norm"
+    requires = frozenset({EMBEDDINGS, LAST_ROW})
+
+    def start(self, inputs):
+        ROWS.append(inputs)
+        return inputs.hidden_states.norm(dim=-1)
+
+    def observe(self, attention):
+        return attention.state
+
+
 class NextLastToken(AttentionScorer):
     name = "next-last-token"
     requires = frozenset({NEXT_LAST_ROW})
@@ -36,14 +50,14 @@ class NextLastToken(AttentionScorer):
 ROWS = []
 
 
-def session_of(model, stages, suite, positions="keep"):
+def session_of(model, stages, suite, positions="keep", scorer=NextLastToken):
     """A session whose stages, (after_layer, ratio), rank by the layer behind them."""
     entries = [{"after_layer": after, "ratio": ratio} for after, ratio in stages]
     spec = Pipeline.build("random", 6, schedule=entries, positions=positions)
     made = tuple(
         Stage(
             partitioner=build_component("partitioner", {"name": "whole", "scope": "sample"}),
-            scorer=NextLastToken(),
+            scorer=scorer(),
             matcher=build_component("matcher", "top-k"),
             aggregator=build_component("aggregator", "drop"),
             ratio=ratio,
@@ -131,6 +145,23 @@ def test_cached_keys_are_attended_too(suite):
     session.detach()
     length = ROWS[0].shape[-1]
     torch.testing.assert_close(ROWS[0], wanted[..., -length:], atol=1e-5, rtol=0)
+
+
+def test_scorers_are_shown_what_enters_the_decoder():
+    suite = LlavaSuite()
+    model = suite.make_model()
+    inputs = suite.make_inputs(model, PROMPTS)
+    with torch.no_grad():
+        entry = model(**inputs, output_hidden_states=True).hidden_states[0]
+    ROWS.clear()
+    session = session_of(model, [(2, 0.5)], suite, scorer=EntryNorm).attach()
+    with torch.no_grad():
+        model(**inputs)
+    session.detach()
+    assert len(ROWS) == 1
+    assert torch.equal(ROWS[0].hidden_states, entry)
+    assert torch.equal(ROWS[0].vision, inputs["input_ids"] == 5)
+    assert session.last.retention < 1.0
 
 
 def test_packed_projections_are_refused_at_once():
