@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
+from lightkv.adapters.encoder import EncoderRecorder
 from lightkv.adapters.inputs import (
     ModelInputs,
     bind,
@@ -25,6 +26,7 @@ from lightkv.adapters.inputs import (
 from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs, moved_by
 from lightkv.adapters.passing import OnePass
+from lightkv.adapters.peek import check_peeks, peek
 from lightkv.adapters.records import (
     CacheRecord,
     check_made_here,
@@ -79,6 +81,10 @@ class HFAttachment(Attachment):
             self._on_features,
             engine.profiler.discard,
         )
+        check_peeks(adapter, model, engine.pipeline)
+        self._encoder = EncoderRecorder(
+            adapter, model, engine.pipeline, self._capture, spans_given=layout is not None
+        )
         self._pass = OnePass()
         self._count = FeatureCount()
         self._inputs: ModelInputs | None = None
@@ -102,6 +108,7 @@ class HFAttachment(Attachment):
         before = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
         outer = self._adapter.input_module(self._model)
         self._capture.open()
+        self._encoder.open()
         add = self._handles.append
         for module in self._adapter.vision_modules(self._model):
             add(module.register_forward_pre_hook(lambda *_: self._engine.profiler.start()))
@@ -123,6 +130,7 @@ class HFAttachment(Attachment):
         for tap in self._taps.values():
             tap.close()
         self._capture.close()
+        self._encoder.close()
         for cache, record in self._records.items():
             if any(record.compressed):
                 # The model's own masks do not fit it, and long windows would hide that.
@@ -178,6 +186,7 @@ class HFAttachment(Attachment):
         forward = self._forward
         if forward is None:
             return None
+        self._peek(forward, index, hidden, kwargs)
         new_hidden = self._compress(forward, index, hidden)
         forward.note_entries(index, new_hidden.shape[1])
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
@@ -197,6 +206,7 @@ class HFAttachment(Attachment):
         self._pass.leave(module)
         forward, self._forward, self._inputs = self._forward, None, None
         self._arguments, self._drafts, self._wanted = {}, 0, None
+        self._encoder.clear()
         if output is None:
             # Called all the same when the pass raised: there is nothing to report.
             self._engine.profiler.discard()
@@ -227,6 +237,8 @@ class HFAttachment(Attachment):
         prefill = None
         if layout is not None:
             prefill = self._engine.begin(layout)
+            prefill.vision = self._encoder.view(self._inputs, layout)
+            prefill.start(hidden)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):
                 prefill.positions = self._positions(batch, queries, cache, hidden.device)
         else:
@@ -326,7 +338,37 @@ class HFAttachment(Attachment):
     def _compress(self, forward: Forward, index: int, hidden: torch.Tensor) -> torch.Tensor:
         if forward.prefill is None:
             return hidden
-        return forward.prefill.apply(index, hidden)
+        hidden = forward.prefill.apply(index, hidden)
+        if forward.prefill.vision is not None and self._encoder.done(index):
+            # The encoder's keys and features need not live as long as the prefill.
+            forward.prefill.vision = None
+            self._encoder.clear()
+        return hidden
+
+    def _peek(self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs) -> None:
+        """Show the stage before layer `index` the attention that the layer would compute now."""
+        prefill = forward.prefill
+        if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
+            return
+        embeddings = kwargs["position_embeddings"]
+        shifted = forward.record is not None and forward.record.compressed[index]
+        if forward.compressing:
+            embeddings = self._rotary(forward, index, hidden, embeddings)
+        elif shifted and self._engine.pipeline.positions.decode == "contiguous":
+            embeddings = self._shifted(forward, index, hidden, embeddings)
+        layer = self._layers[index]
+        view = peek(
+            forward,
+            index,
+            layer,
+            self._adapter.attention(layer),
+            hidden,
+            embeddings,
+            kwargs.get("attention_mask"),
+            prompt_index(prefill.layout, hidden.device),
+            window=self._windows[index] if self._windows else None,
+        )
+        prefill.observe(index, view)
 
     def _layer_arguments(
         self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs

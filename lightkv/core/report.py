@@ -33,6 +33,7 @@ class SampleReport:
         vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
         flops, flops_vanilla: of its prefill, with and without compression.
         compression_flops: of guidance, matching and merging.
+        original: vision tokens before any stage, also one before the first layer.
     """
 
     text_tokens: int
@@ -42,11 +43,7 @@ class SampleReport:
     flops: int
     flops_vanilla: int
     compression_flops: int
-
-    @property
-    def original(self) -> int:
-        """Vision tokens before any stage."""
-        return self.vision_tokens[0] if self.vision_tokens else 0
+    original: int
 
     @property
     def retention(self) -> float:
@@ -259,6 +256,7 @@ def _sample_report(
     vision = tuple(layout.vision_counts[row] for layout in layouts)
     text = layouts[0].text_counts[row]
     lengths = [text + count for count in vision]
+    original = (prefill.stages_done[0][1] if prefill.stages_done else layouts[0]).vision_counts[row]
     return SampleReport(
         text_tokens=text,
         vision_tokens=vision,
@@ -267,11 +265,12 @@ def _sample_report(
         ),
         vision_kv_bytes=held * shape.kv_bytes_per_token,
         flops=shape.prefill_flops(lengths),
-        flops_vanilla=shape.prefill_flops([lengths[0]] * shape.num_layers),
+        flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(
             _stage_flops(prefill, shape, after, before, row)
             for after, before, _ in prefill.stages_done
         ),
+        original=original,
     )
 
 

@@ -19,7 +19,9 @@ import pytest
 import torch
 from torch import nn
 
+from lightkv.core.plugins import get_preset
 from lightkv.core.session import Session, compress
+from lightkv.core.stage import Stage
 from lightkv.testing.oracles import (
     Recorder,
     alive_by_layer,
@@ -53,6 +55,12 @@ MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=
 """Different lengths, different numbers of images, one without."""
 
 
+def encoder_needs(pipeline: str) -> frozenset[str]:
+    """What a preset reads of the vision encoder."""
+    roles = get_preset(pipeline).roles()
+    return Stage.from_roles(roles, ratio=0.0, windows=2).vision_requires
+
+
 class AdapterBench:
     """What a family supplies, and the runs that the contract is made of.
 
@@ -63,6 +71,7 @@ class AdapterBench:
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
+        class_token: whether the adapter offers a vision encoder with a class token.
         cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
             of one prompt), "later image" (in a turn on a filled cache), "assistant" (a model that
@@ -79,6 +88,7 @@ class AdapterBench:
     steps: ClassVar[int] = 4
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
+    class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
 
     # -- supplied by the family ------------------------------------------------------------------
@@ -183,6 +193,12 @@ class AdapterBench:
         """`compress` with the suite's schedule and the family's options."""
         options = {"schedule": list(self.schedule), **self.options(model, prompts), **changes}
         return compress(model, pipeline, **options)
+
+    def schedule_of(self, pipeline: str) -> list[dict[str, Any]]:
+        """The suite's schedule; one stage as early as can be for presets that read the encoder."""
+        if encoder_needs(pipeline):
+            return [{"after_layer": self.first_layer, "ratio": 0.5, "windows": 2}]
+        return list(self.schedule)
 
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
         """Greedy generation of `steps` tokens with logits; never stops early."""
