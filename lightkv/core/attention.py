@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -71,12 +71,14 @@ class Block:
 
     The values belong to whoever asked for them and may be overwritten.
 
-    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row.
+    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row; `columns`
+    are the block's prompt tokens among all P, `heads` its heads among all H.
     """
 
     values: torch.Tensor
     valid: torch.Tensor
     heads: slice
+    columns: slice = field(default_factory=lambda: slice(0, None))
 
 
 class AttentionView(ABC):
@@ -197,6 +199,7 @@ class QueryKeyView(AttentionView):
                     logits.flatten(1, 2),
                     self.prompt.valid[:, first:last],
                     slice(start * self._groups, stop * self._groups),
+                    slice(first, last),
                 )
 
     def key_lse(self, heads: slice) -> torch.Tensor:
@@ -221,6 +224,7 @@ class QueryKeyView(AttentionView):
                     probabilities.flatten(1, 2)[..., -self._length :],
                     self.prompt.valid[:, first:last],
                     slice(start * self._groups, stop * self._groups),
+                    slice(first, last),
                 )
 
     def last_row(self) -> torch.Tensor:

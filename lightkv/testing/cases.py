@@ -119,7 +119,10 @@ class Chain:
     def run(
         cls, stages: Sequence[Stage], hidden: torch.Tensor, layout: VisionLayout, *, run: int = 0
     ) -> Chain:
-        """All stages; each sees query and key made from the hidden states that reach it."""
+        """All stages; each sees query and key made from the hidden states that reach it.
+
+        The decoder is as deep as there are stages, and one layer more, with a stage after each layer.
+        """
         steps: list[Step] = []
         size = None
         for number, stage in enumerate(stages):
@@ -131,7 +134,13 @@ class Chain:
                 query=query,
                 key=key,
                 size=size,
-                context=StageContext(stage=number, run=run, ratio=stage.ratio),
+                context=StageContext(
+                    after_layer=number + 1,
+                    stage=number,
+                    run=run,
+                    num_layers=len(stages) + 1,
+                    ratio=stage.ratio,
+                ),
             )
             steps.append(Step(stage, hidden, layout, result))
             hidden, layout, size = result.hidden_states, result.layout, result.size
