@@ -10,7 +10,7 @@ import torch
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
-from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, View
+from lightkv.core.layout import Bands, Groups, SampleLayout, View
 from lightkv.core.roles import (
     PROTECTED,
     Aggregator,

@@ -68,6 +68,8 @@ class Pivots(Matcher):
         return alive.clamp(max=inputs.keep)
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
+        if inputs.keep == 0:
+            return torch.full_like(inputs.size, -1, dtype=torch.long)
         if self.threshold is not None:
             pivots, likeness = self._compared(inputs)
             # Pivots go first, the strongest of them foremost.

@@ -23,6 +23,9 @@ from lightkv.core.stage import from_attention
 from lightkv.core.vision import VisionView, is_vision
 from lightkv.strategies.matcher_wrappers import ComponentSpec, Gather, Protect
 
+Observation = torch.Tensor | None
+Which = Callable[[Scorer], bool]
+
 
 class ScorerWrapper(Scorer):
     """A scorer over others: passes on what they need and hands each what it observed.
@@ -50,52 +53,65 @@ class ScorerWrapper(Scorer):
 
     def start(self, inputs: StartInput) -> torch.Tensor | None:
         starts = [scorer.start(inputs) for scorer in self.inner if _starts(scorer)]
-        return self._together(starts, 0)
+        return self._together(starts, _starts, 0)
 
     def look(self, vision: VisionView) -> torch.Tensor | None:
         seen = [scorer.look(vision) for scorer in self.inner if _looks(scorer)]
-        return self._together(seen, -1)
+        return self._together(seen, _looks, -1)
 
     def observe(self, attention: AttentionView) -> torch.Tensor | None:
         state, observed = attention.state, []
-        parts = iter(_apart(state, self._count(_starts), 0))
         try:
-            for scorer in self.inner:
-                attention.state = next(parts) if _starts(scorer) else None
+            for scorer, part in zip(self.inner, self._apart(state, _starts, 0), strict=True):
+                attention.state = part
                 if _observes(scorer):
                     observed.append(scorer.observe(attention))
         finally:
             attention.state = state
-        return self._together(observed, 0)
+        return self._together(observed, _observes, 0)
 
     def score(self, inputs: ScoreInput) -> torch.Tensor:
-        observed = iter(_apart(inputs.observed, self._count(_observes), 0))
-        seen = iter(_apart(inputs.seen, self._count(_looks), -1))
-        scores = []
-        for scorer in self.inner:
-            own = replace(
-                inputs,
-                observed=next(observed) if _observes(scorer) else None,
-                seen=next(seen) if _looks(scorer) else None,
-            )
-            scores.append(scorer.score(own).float())
+        observed = self._apart(inputs.observed, _observes, 0)
+        seen = self._apart(inputs.seen, _looks, -1)
+        scores = [
+            scorer.score(replace(inputs, observed=one, seen=other)).float()
+            for scorer, one, other in zip(self.inner, observed, seen, strict=True)
+        ]
         return self.mix(scores, inputs)
 
-    def _count(self, which: Callable[[Scorer], bool]) -> int:
-        return sum(map(which, self.inner))
-
-    def _together(self, found: list[torch.Tensor | None], dim: int) -> torch.Tensor | None:
+    def _together(self, found: list[torch.Tensor | None], which: Which, dim: int) -> Observation:
+        """What the inner scorers `which` do something found, in one tensor."""
         there = [tensor for tensor in found if tensor is not None]
-        if len(there) < 2:
+        if len(there) < len(found):
+            return None
+        counts = [_tensors(scorer, which) for scorer in self.inner if which(scorer)]
+        if sum(counts) < 2:
             return there[0] if there else None
-        if len(there) != len(found) or any(t.shape != there[0].shape for t in there):
+        stacks = [
+            tensor.unsqueeze(dim) if count == 1 else tensor
+            for tensor, count in zip(there, counts, strict=True)
+        ]
+        if len({tensor.select(dim, 0).shape for tensor in stacks}) > 1:
             raise ConfigError(
                 "the inner scorers observe tensors of different shapes, which cannot travel together",
                 field=f"scorer {self.name!r}",
                 value=[scorer.name for scorer in self.inner],
                 remedy="combine scorers that each give one value for a position",
             )
-        return torch.stack(there, dim)
+        return torch.cat(stacks, dim)
+
+    def _apart(self, tensor: Observation, which: Which, dim: int) -> list[Observation]:
+        """The part of each inner scorer, None for those that have none."""
+        counts = [_tensors(scorer, which) for scorer in self.inner]
+        if tensor is None:
+            return [None] * len(counts)
+        if sum(counts) < 2:
+            return [tensor if count else None for count in counts]
+        parts = tensor.split(counts, dim)
+        found: list[Observation] = []
+        for part, count in zip(parts, counts, strict=True):
+            found.append(None if count == 0 else part.squeeze(dim) if count == 1 else part)
+        return found
 
 
 def _starts(scorer: Scorer) -> bool:
@@ -110,11 +126,11 @@ def _looks(scorer: Scorer) -> bool:
     return any(is_vision(need) for need in scorer.needs())
 
 
-def _apart(tensor: torch.Tensor | None, count: int, dim: int) -> Sequence[torch.Tensor | None]:
-    """What `count` inner scorers observed, one by one."""
-    if tensor is None or count < 2:
-        return [tensor] * count
-    return tensor.unbind(dim)
+def _tensors(scorer: Scorer, which: Which) -> int:
+    """How many tensors a scorer's observation holds: wrappers bring those of all they wrap."""
+    if isinstance(scorer, ScorerWrapper):
+        return sum(_tensors(inner, which) for inner in scorer.inner)
+    return int(which(scorer))
 
 
 def sample_mean(score: torch.Tensor, inputs: ScoreInput) -> torch.Tensor:
