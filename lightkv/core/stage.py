@@ -127,7 +127,7 @@ class Stage:
                 f"matcher {self.matcher.name!r} would match across the inner windows of "
                 f"{self.partitioner.name!r}",
                 field="matcher",
-                remedy="use a matcher that keeps to them, such as 'bipartite', or budget: window",
+                remedy="use a matcher that keeps to them, or budget: window",
             )
         return plan
 

@@ -275,13 +275,7 @@ class WeightedMean(Aggregator):
             return inputs.size
         if self.weights == "uniform":
             return torch.ones_like(inputs.size)
-        if inputs.score is None:
-            raise ConfigError(
-                "weights by score need a scorer",
-                field="aggregator 'weighted-mean', weights",
-                value=self.weights,
-                remedy="add a scorer, or use weights: size or uniform",
-            )
+        assert inputs.score is not None, "a stage without a scorer is refused (needs_score)"
         return inputs.score
 
 
