@@ -14,7 +14,7 @@ import numpy as np
 WIDTH, HEADS, KV_HEADS, HEAD_DIM = 12, 4, 2, 4
 BEFORE, AFTER = 3, 7
 GRIDS = ((4, 4), (5, 7), (9, 9), (12, 16), (3, 1))
-RATIOS = (0.25, 0.4, 0.5)
+RATIOS = (0.25, 0.4, 0.5, 0.85)
 
 
 @dataclass

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from references import DIFFERENCES
-from test_pyramiddrop import counts
+from references import DIFFERENCES, counts_after
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.pipeline import Pipeline
@@ -36,7 +35,7 @@ def test_the_published_count():
     """Called "128" by the code, which keeps 4 pivots and 8 times 16."""
     pipeline = Pipeline.build("dart", 32, retention=0.277)
     assert pipeline.schedule.after_layers == (2,)
-    assert counts(pipeline, (24, 24)) == [132]
+    assert counts_after(pipeline, (24, 24)) == [132]
 
 
 def stage_of(**parameters):

@@ -1,10 +1,8 @@
 """PyramidDrop: laws, slow reference, published counts."""
 
 import pytest
-import torch
-from references import DIFFERENCES
+from references import DIFFERENCES, counts_after
 
-from lightkv import VisionLayout
 from lightkv.core.attention import LAST_ROW, NEXT_LAST_ROW
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline import Pipeline
@@ -20,23 +18,10 @@ def test_it_agrees_with_the_slow_reference(name):
     assert DIFFERENCES[name]() <= 1e-5
 
 
-def counts(pipeline, tokens):
-    """Vision tokens after each stage."""
-    layout = VisionLayout.from_spans([[(5, (1, *tokens))]]).with_length(700)
-    found = []
-    for stage in pipeline.stages:
-        plan = stage.plan(layout)
-        layout = layout.evolved(
-            plan.length, plan.groups, plan.pads, layout.token_index(torch.device("cpu"))
-        )
-        found.append(plan.counts_after[0])
-    return found
-
-
 def test_the_published_schedule():
     pipeline = Pipeline.build("pyramiddrop", 32, retention=0.469)
     assert pipeline.schedule.after_layers == (8, 16, 24)
-    assert counts(pipeline, (24, 24)) == [288, 144, 72]
+    assert counts_after(pipeline, (24, 24)) == [288, 144, 72]
     assert pipeline.retention == 0.46875
 
 

@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from references import DIFFERENCES
-from test_pyramiddrop import counts
+from references import DIFFERENCES, counts_after
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.errors import ConfigError
@@ -50,7 +49,7 @@ def test_the_published_counts():
     assert matcher.split(204, 113) == (110, 3)
     pipeline = Pipeline.build("sparsevlm", 32, retention=0.359)
     assert pipeline.schedule.after_layers == (3, 7, 16)
-    assert counts(pipeline, (24, 24)) == [309, 204, 113]
+    assert counts_after(pipeline, (24, 24)) == [309, 204, 113]
 
 
 @pytest.mark.parametrize("population", [1, 2, 3, 11, 40, 333])
