@@ -1,11 +1,11 @@
 """The differences behind the oracles, as measured on this machine.
 
-    python benchmarks/oracles.py [--only llava] [--write docs/models.md]
+    python benchmarks/oracles.py [--only llava]
 
 For every adapter whose contract is in tests/adapters: identity (a matcher that keeps everything),
 drop ≡ mask (FastV and random, prefill and later steps) and batch ≡ single, largest absolute
-difference of logits in float32 over eager and sdpa. Then the golden vectors. With `--write` the table
-replaces what stands between the marks `<!-- ORACLES -->` of a Markdown file.
+difference of logits in float32 over eager and sdpa. Then the golden vectors. `model_table.py`
+puts these figures into docs/models.md beside what the tests found.
 """
 
 from __future__ import annotations
@@ -23,20 +23,19 @@ import pytest
 import torch
 
 from lightkv.testing import AdapterSuite
-from lightkv.testing.adapters import MIXED
 
 TESTS = Path(__file__).resolve().parent.parent / "tests"
 
 
-def suites(only: str) -> list[tuple[str, AdapterSuite]]:
-    """An instance of each contract in tests/adapters."""
+def named_suites(only: str) -> list[tuple[str, str, AdapterSuite]]:
+    """(test file, name, instance) of each contract in tests/adapters."""
     sys.path[:0] = [str(TESTS), str(TESTS / "adapters")]
     found = []
     for path in sorted((TESTS / "adapters").glob("test_*.py")):
         if only in path.stem:
             module = _module(path)
             found += [
-                (name.removeprefix("Test"), cls())
+                (path.stem, name.removeprefix("Test"), cls())
                 for name, cls in vars(module).items()
                 if isinstance(cls, type)
                 and issubclass(cls, AdapterSuite)
@@ -57,9 +56,9 @@ def _module(path: Path) -> ModuleType:
 def identity(suite: AdapterSuite, attention: str) -> float:
     """Largest difference of logits when every token survives."""
     model: Any = suite.make_model(attention)
-    inputs = suite.make_inputs(model, MIXED)
+    inputs = suite.make_inputs(model, suite.batch)
     plain = suite.logits(model, inputs)
-    with suite.session(model, MIXED, "lightkv", matcher="keep-all"):
+    with suite.session(model, suite.batch, "lightkv", matcher="keep-all"):
         return float((suite.logits(model, inputs) - plain).abs().max())
 
 
@@ -68,7 +67,9 @@ def drop_and_mask(suite: AdapterSuite, attention: str) -> float:
     worst = 0.0
     for pipeline in ("random", "fastv"):
         model = suite.make_model(attention)
-        found, wanted = suite.drop_and_mask(model, MIXED, pipeline, eager=attention == "eager")
+        found, wanted = suite.drop_and_mask(
+            model, suite.batch, pipeline, eager=attention == "eager"
+        )
         worst = max(worst, float((found - wanted).abs().max()))
     return worst
 
@@ -78,54 +79,40 @@ def batch_and_single(suite: AdapterSuite, attention: str) -> float:
     worst = 0.0
     for preset in ("lightkv", "lightkv-release", "fastv", "tome", "random"):
         model = suite.make_model(attention)
-        with suite.session(model, MIXED, preset):
-            batch = suite.logits(model, suite.make_inputs(model, MIXED))
-        for row, prompt in enumerate(MIXED):
+        with suite.session(model, suite.batch, preset):
+            batch = suite.logits(model, suite.make_inputs(model, suite.batch))
+        for row, prompt in enumerate(suite.batch):
             with suite.session(model, [prompt], preset):
                 alone = suite.logits(model, suite.make_inputs(model, [prompt]))
             worst = max(worst, float((batch[row] - alone[0]).abs().max()))
     return worst
 
 
-MARK = "<!-- ORACLES -->"
-
-
-def write(path: Path, rows: list[tuple[str, str, list[float]]]) -> None:
-    """Put the table between the marks of a Markdown file."""
-    lines = [
-        "| contract | class | identity | drop ≡ mask | batch ≡ single |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {name} | `{kind}` | {f[0]:.1g} | {f[1]:.1e} | {f[2]:.1e} |"
-            for name, kind, f in rows
-        ),
-    ]
-    before, _, after = path.read_text().split(MARK)
-    path.write_text(f"{before}{MARK}\n" + "\n".join(lines) + f"\n{MARK}{after}")
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="part of a test file's name")
-    parser.add_argument("--write", type=Path, help="Markdown file to put the table into")
     options = parser.parse_args()
     print(f"{'contract':<22}{'identity':>12}{'drop = mask':>14}{'batch = single':>16}")
-    rows = []
-    for name, suite in suites(options.only):
+    for _, name, suite in named_suites(options.only):
         figures = [worst(measure, suite) for measure in (identity, drop_and_mask, batch_and_single)]
-        rows.append((name, type(suite.make_model()).__name__, figures))
         print(f"{name:<22}{figures[0]:>12.1e}{figures[1]:>14.1e}{figures[2]:>16.1e}", flush=True)
-    if options.write:
-        write(options.write, rows)
     print("\ngolden vectors, largest absolute error of each file")
     runpy.run_path(str(TESTS / "golden" / "test_golden.py"), run_name="__main__")
+
+
+def kind_of(model: Any) -> str:
+    """The model's class in Markdown; what only stands in for published code is called that."""
+    stands_in = type(model).__module__.startswith("standins")
+    return f"`{type(model).__name__}`" + (" (stand-in)" if stands_in else "")
 
 
 def worst(measure: Callable[[AdapterSuite, str], float], suite: AdapterSuite) -> float:
     """The largest figure over the attention implementations that the family runs with."""
     found = []
     for attention in ("eager", "sdpa"):
+        if attention in suite.cannot:
+            continue
         try:
             found.append(measure(suite, attention))
         except pytest.skip.Exception:

@@ -18,6 +18,7 @@ from lightkv.adapters.capture import FeatureCapture
 from lightkv.adapters.inputs import ModelInputs, bind, read_inputs, refuse_full_length
 from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs
+from lightkv.adapters.passing import OnePass
 from lightkv.adapters.records import CacheRecord, refuse_unsupported, slides
 from lightkv.adapters.tap import Tap
 from lightkv.core.adapter import Attachment
@@ -53,14 +54,17 @@ class HFAttachment(Attachment):
         if not adapter.keeps_positions(engine.pipeline.positions):
             self._kinds = [adapter.rotary_kind(self._decoder, i) for i in range(len(self._layers))]
         self._taps = {
-            after - 1: Tap(adapter.attention(self._layers[after - 1]))
+            after - 1: self._make_tap(self._layers[after - 1])
             for after, number in engine.pipeline.after_layers.items()
             if engine.pipeline.stages[number].decoder_requires
             and not engine.pipeline.stages[number].peeks
         }
         self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
         self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
-        self._capture = FeatureCapture(adapter.input_module(model), engine.profiler.start)
+        self._capture = FeatureCapture(
+            adapter.input_module(model), engine.profiler.start, engine.profiler.discard
+        )
+        self._pass = OnePass()
         self._inputs: ModelInputs | None = None
         self._arguments: Kwargs = {}
         self._forward: Forward | None = None
@@ -70,6 +74,10 @@ class HFAttachment(Attachment):
         except BaseException:
             self.detach()
             raise
+
+    def _make_tap(self, layer: nn.Module) -> Any:
+        """What shows query and key of a layer's attention call: see `Tap`."""
+        return Tap(self._adapter.attention(layer))
 
     def _hook(self) -> None:
         before = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
@@ -81,6 +89,7 @@ class HFAttachment(Attachment):
         if self._model is not outer:
             add(before(self._model, self._on_call))
         add(before(outer, self._on_inputs))
+        add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
@@ -104,13 +113,21 @@ class HFAttachment(Attachment):
         refuse_full_length(bind(module, args, kwargs), self._given is not None)
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._pass.enter(module)
         self._engine.profiler.start()
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()
 
-    def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+    def _on_inputs_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if self._pass.leave(module) and output is None:
+            # It raised, perhaps before the decoder: what was timed so far belongs to no request.
+            self._inputs = None
+            self._engine.profiler.discard()
+
+    def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        self._pass.enter(module)
         self._forward = None
         # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
         self._close_taps()
@@ -129,7 +146,7 @@ class HFAttachment(Attachment):
         forward.note_entries(index, new_hidden.shape[1])
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
         if index in self._taps and forward.prefill is not None:
-            self._open_tap(forward, index, new_hidden)
+            self._open_tap(forward, index)
         if changed is None:
             return None
         if args:
@@ -141,6 +158,7 @@ class HFAttachment(Attachment):
             tap.close()
 
     def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        self._pass.leave(module)
         forward, self._forward, self._inputs = self._forward, None, None
         self._arguments = {}
         if output is None:
@@ -164,7 +182,7 @@ class HFAttachment(Attachment):
 
     def _begin(self, hidden: torch.Tensor, kwargs: Kwargs) -> Forward:
         batch, queries = hidden.shape[:2]
-        cache = kwargs.get("past_key_values")
+        cache = self._cache_of(kwargs)
         pads = self._inputs.pads if self._inputs is not None else (0,) * batch
         if len(pads) != batch:
             pads = (0,) * batch
@@ -186,6 +204,10 @@ class HFAttachment(Attachment):
             blocks = self._adapter.blocks(self._inputs)
             forward.blocks = None if blocks is None else blocks[:, -queries:]
         return forward
+
+    def _cache_of(self, kwargs: Kwargs) -> Any:
+        """The cache of this pass, from the arguments of layer 0. Something that tells lengths."""
+        return kwargs.get("past_key_values")
 
     def _record(
         self, cache: Any, batch: int, queries: int, pads: tuple[int, ...]
@@ -277,11 +299,14 @@ class HFAttachment(Attachment):
         if positions is not None:
             kind = self._kinds[index]
             return forward.once(
-                ("rotary", stage, kind),
-                lambda: self._adapter.rotary(self._decoder, hidden, positions, kind),
+                ("rotary", stage, kind, hidden.device),
+                lambda: self._adapter.rotary(
+                    self._decoder, hidden, positions.to(hidden.device), kind
+                ),
             )
         return forward.once(
-            ("gathered", stage, id(embeddings)), lambda: gather_rotary(embeddings, kept)
+            ("gathered", stage, id(embeddings), hidden.device),
+            lambda: gather_rotary(embeddings, kept.to(hidden.device)),
         )
 
     def _shifted(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
@@ -297,22 +322,25 @@ class HFAttachment(Attachment):
             if given is None:
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
             positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
+            positions = positions.to(hidden.device)
             shift = torch.tensor(removed, device=hidden.device)[None, :, None]
             return self._adapter.rotary(self._decoder, hidden, positions - shift, kind)
 
         kind = self._kinds[index]
-        return forward.once(("shifted", removed, kind), make)
+        return forward.once(("shifted", removed, kind, hidden.device), make)
 
-    def _open_tap(self, forward: Forward, index: int, hidden: torch.Tensor) -> None:
+    def _open_tap(self, forward: Forward, index: int) -> None:
         prefill = forward.prefill
         assert prefill is not None
         if not prefill.needs(index + 1):
             return
-        prompt = prompt_index(prefill.layout, hidden.device)
-        cached = forward.cached_valid(index, hidden.device)
         causal = not self._windows and self._adapter.causal
 
         def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
+            # The device that the layer runs on: accelerate moves its arguments after our hook.
+            device = query.device
+            prompt = prompt_index(prefill.layout, device)
+            cached = forward.cached_valid(index, device)
             view = QueryKeyView(
                 query,
                 key,
@@ -321,6 +349,7 @@ class HFAttachment(Attachment):
                 cached_valid=cached,
                 softcap=extra.get("softcap"),
                 mask=None if causal else extra.get("attention_mask"),
+                heads=self._engine.heads,
             )
             prefill.observe(index + 1, view)
 
@@ -328,10 +357,9 @@ class HFAttachment(Attachment):
 
 
 def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
-    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`."""
+    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`, on the device of `kept`."""
     out = []
     for table in embeddings:
-        index = kept.to(table.device)
-        table = table.expand(index.shape[0], -1, -1)
-        out.append(table.gather(1, index[:, :, None].expand(-1, -1, table.shape[-1])))
+        table = table.to(kept.device).expand(kept.shape[0], -1, -1)
+        out.append(table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1])))
     return tuple(out)

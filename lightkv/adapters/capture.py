@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,17 +18,28 @@ METHODS = {"image": "get_image_features", "video": "get_video_features"}
 
 
 class FeatureCapture:
-    """Remembers the arguments of the last feature calls of a module.
+    """Remembers the arguments of the last feature calls of a module, for each thread.
 
-    Attributes:
-        seen: modality → arguments by name.
+    Args:
+        module: the instance with the methods.
+        before, failed: called before a call, and when it raised.
     """
 
-    def __init__(self, module: nn.Module, before: Callable[[], None]) -> None:
-        self.seen: dict[str, dict[str, Any]] = {}
+    def __init__(
+        self, module: nn.Module, before: Callable[[], None], failed: Callable[[], None]
+    ) -> None:
+        self._local = threading.local()
         self._module = module
         self._before = before
+        self._failed = failed
         self._wrapped: list[str] = []
+
+    @property
+    def seen(self) -> dict[str, dict[str, Any]]:
+        """Modality → arguments by name. A generation makes features and runs in one thread."""
+        if not hasattr(self._local, "seen"):
+            self._local.seen = {}
+        return self._local.seen  # type: ignore[no-any-return]
 
     def open(self) -> None:
         """Wrap the methods of this instance; its class is not touched."""
@@ -42,7 +54,7 @@ class FeatureCapture:
         for name in self._wrapped:
             vars(self._module).pop(name, None)
         self._wrapped = []
-        self.seen = {}
+        self._local = threading.local()
 
     def _wrap(self, modality: str, method: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(method)
@@ -57,6 +69,11 @@ class FeatureCapture:
             arguments = dict(bound.arguments)
             arguments.update(arguments.pop(extra, {}) if extra else {})
             self.seen[modality] = arguments
-            return method(*args, **kwargs)
+            try:
+                return method(*args, **kwargs)
+            except BaseException:
+                self.seen.pop(modality, None)
+                self._failed()
+                raise
 
         return remembering

@@ -13,10 +13,12 @@ from torch import nn
 from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.inputs import ModelInputs
 from lightkv.adapters.passes import Windows
+from lightkv.adapters.ranks import head_group
 from lightkv.core.adapter import Adapter, Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError
 from lightkv.core.flops import DecoderShape
+from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
 from lightkv.core.roles import PositionPolicy
 
@@ -162,8 +164,27 @@ class HFAdapter(Adapter):
     def shape(self, config: Any) -> DecoderShape:
         return decoder_shape(self.text_config(config))
 
+    def heads(self, model: nn.Module) -> HeadGroup:
+        return head_group(model, (self.attention(layer) for layer in self.layers(model)))
+
+    def _refuse_compiled(self, model: nn.Module) -> None:
+        """Refuse modules with our hooks on them that are compiled (others may be)."""
+        layers = list(self.layers(model))
+        hooked = [model, self.input_module(model), self.decoder(model), *layers]
+        for module in hooked + [self.attention(layer) for layer in layers]:
+            if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+                raise ModelError(
+                    "it is compiled, and a compiled decoder has shapes that compression changes",
+                    field="model",
+                    value=type(module).__name__,
+                    remedy="leave the decoder and its layers uncompiled, or undo it "
+                    "(layer._orig_mod; model._compiled_call_impl = None); the vision tower and the "
+                    "layers' own parts, such as mlp, may be compiled",
+                )
+
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
         self.check(model)
+        self._refuse_compiled(model)
         return HFAttachment(self, model, engine, layout)
 
 

@@ -107,8 +107,8 @@ class Forward:
                 assert prefill.kept is not None
                 kept = prefill.kept
                 valid = layout.valid_mask(device) if any(layout.pads) else None
-                key = ("mask", len(prefill.stages_done), id(given))
-                return self.once(key, lambda: gather_mask(given, kept, valid))  # type: ignore[no-any-return]
+                key = ("mask", len(prefill.stages_done), id(given), device)
+                return self.once(key, lambda: gather_mask(given.to(device), kept.to(device), valid))  # type: ignore[no-any-return]
             # Without a mask the whole prompt lies inside the window, if there is one.
             segments, window = (Segment(layout.pads, new),), None
         else:
@@ -129,7 +129,7 @@ class Forward:
                 reach=self._reach(segments, keys, window, device),
             )
 
-        return self.once(("built", segments, self.visible, new, window), make)  # type: ignore[no-any-return]
+        return self.once(("built", segments, self.visible, new, window, device), make)  # type: ignore[no-any-return]
 
     def _window(self, layer: int) -> int | None:
         """The window of a layer, None also while everything that was fed lies inside it."""
@@ -145,7 +145,7 @@ class Forward:
         if window is None and blocks is None:
             return None
         if blocks is not None and self.prefill is not None and self.prefill.kept is not None:
-            blocks = blocks.gather(1, self.prefill.kept.to(blocks.device))
+            blocks = blocks.to(device).gather(1, self.prefill.kept.to(device))
         positions = None
         if window is not None:
             positions = original_positions(segments, device)[:, -keys:]

@@ -55,6 +55,14 @@ class CacheRecord:
             [(0,) * batch for _ in range(num_layers)],
         )
 
+    def copy(self) -> CacheRecord:
+        """A record that can grow on its own (a cache that is a value is continued, not changed)."""
+        return CacheRecord(
+            [list(segments) for segments in self.segments],
+            list(self.compressed),
+            list(self.removed),
+        )
+
     def length(self, layer: int) -> int:
         """Entries that the layer should hold."""
         return sum(segment.entries for segment in self.segments[layer])

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from lightkv.core.errors import ModelError, nearest
 from lightkv.core.flops import DecoderShape
+from lightkv.core.heads import HeadGroup
 from lightkv.core.plugins import registry
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ class Adapter(ABC):
         """Decoder layers that must have run before the first stage."""
         return 0
 
+    def heads(self, model: nn.Module) -> HeadGroup:
+        """The processes that share the attention heads of the decoder (tensor parallelism)."""
+        return HeadGroup()
+
     @abstractmethod
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
         """Hook the engine into the model.
@@ -70,7 +76,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     """The model inside a wrapper that only adds parameters (PEFT); other wrappers are refused.
 
     Raises:
-        ModelError: a wrapper that replicates or compiles the whole model.
+        ModelError: a wrapper that replicates, shards or compiles the whole model.
     """
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ModelError(
@@ -86,8 +92,25 @@ def unwrap(model: nn.Module) -> nn.Module:
             value=type(model).__name__,
             remedy="compress the model before compiling it: compress(model._orig_mod, …)",
         )
+    _refuse_fully_sharded(model)
     base = getattr(model, "get_base_model", None)
     return base() if callable(base) else model
+
+
+def _refuse_fully_sharded(model: nn.Module) -> None:
+    if not torch.distributed.is_available():
+        return
+    from torch.distributed import fsdp
+
+    kinds = (fsdp.FullyShardedDataParallel, fsdp.FSDPModule)
+    sharded = next((module for module in model.modules() if isinstance(module, kinds)), None)
+    if sharded is not None:
+        raise ModelError(
+            "a fully sharded model runs another batch in every process, each with its own lengths",
+            field="model",
+            value=type(sharded).__name__,
+            remedy="for inference load it with tp_plan='auto' or device_map='auto' instead",
+        )
 
 
 def find_adapter(model: nn.Module, adapter: Adapter | str | None = None) -> Adapter:

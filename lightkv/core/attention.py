@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lightkv.core.errors import ConfigError
+from lightkv.core.heads import HeadGroup
 
 PROMPT_LOGITS = "prompt_logits"
 """`[B, H, N, P]` scaled logits before the mask: all tokens as queries, prompt tokens as keys."""
@@ -71,8 +72,9 @@ class Block:
 
     The values belong to whoever asked for them and may be overwritten.
 
-    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row; `columns`
-    are the block's prompt tokens among all P, `heads` its heads among all H.
+    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row. `columns`
+    are the block's prompt tokens among all P. `heads` counts the heads of this process (see
+    `AttentionView.heads`).
     """
 
     values: torch.Tensor
@@ -85,10 +87,14 @@ class AttentionView(ABC):
     """Attention quantities of one layer, each computed only when asked for.
 
     Attributes:
+        prompt: where the prompt tokens are.
+        heads: reduces over heads. A tensor-parallel process holds only its share of them, so sums,
+            means and maxima over heads must go through it.
         state: what the scorer's `start` returned at the beginning of this prefill, or None.
     """
 
     prompt: PromptIndex
+    heads: HeadGroup
     state: torch.Tensor | None = None
 
     @abstractmethod
@@ -128,6 +134,7 @@ class QueryKeyView(AttentionView):
         softcap: logit cap of models that use one, else None.
         mask: `[B or 1, 1, N, K]` of the call, true (or 0 as float) where attention is allowed, for
             layers that are not simply causal; None is the causal mask.
+        heads: the processes that share the heads, this one alone by default.
     """
 
     def __init__(
@@ -140,8 +147,10 @@ class QueryKeyView(AttentionView):
         cached_valid: torch.Tensor | None = None,
         softcap: float | None = None,
         mask: torch.Tensor | None = None,
+        heads: HeadGroup | None = None,
     ) -> None:
         self.prompt = prompt
+        self.heads = heads or HeadGroup()
         self._query = query.detach()
         self._all_keys = key.detach()
         self._scaling = scaling
@@ -292,6 +301,7 @@ class TensorView(AttentionView):
 
     def __init__(self, prompt: PromptIndex, tensors: dict[str, torch.Tensor]) -> None:
         self.prompt = prompt
+        self.heads = HeadGroup()
         self._tensors = tensors
 
     def _get(self, name: str) -> torch.Tensor:

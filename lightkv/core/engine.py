@@ -15,12 +15,13 @@ from lightkv.core.assignment import Assignment
 from lightkv.core.attention import EMBEDDINGS, AttentionView
 from lightkv.core.errors import ConfigError, NumericError
 from lightkv.core.flops import DecoderShape
+from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline
 from lightkv.core.plan import StagePlan
 from lightkv.core.profile import Profiler
 from lightkv.core.report import RunReport, build_report
-from lightkv.core.roles import PositionInput, StageContext
+from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.stage import Observed, observes
 from lightkv.core.vision import VisionView
 from lightkv.core.work import StageResult, run_stage, start_input
@@ -85,10 +86,10 @@ class Prefill:
         with torch.no_grad():
             if stage.scorer is not None and observes(stage.scorer):
                 with profiler.timer("scoring"):
-                    score = stage.scorer.observe(attention)
+                    score = _observe(stage.scorer, attention)
             if observes(stage.matcher):
                 with profiler.timer("matching"):
-                    metric = stage.matcher.observe(attention)
+                    metric = _observe(stage.matcher, attention)
         self._observed[number] = Observed(score, metric)
 
     def apply(self, after_layer: int, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -115,6 +116,7 @@ class Prefill:
             size=self.size,
             context=context,
             timer=self.engine.profiler.timer,
+            heads=self.engine.heads,
         )
         self._move_positions(result)
         self._advance(after_layer, result)
@@ -175,6 +177,7 @@ class Engine:
         trace: keep assignments and importances with each report (`RunReport.provenance`).
         check_finite: stop with `NumericError` when a stage meets NaN or infinity (reads a value on
             the host at each stage). Off, a NaN goes where it would have gone without compression.
+        heads: the processes that share the attention heads, this one alone by default.
     """
 
     def __init__(
@@ -185,11 +188,13 @@ class Engine:
         profile: bool = False,
         trace: bool = False,
         check_finite: bool = False,
+        heads: HeadGroup | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.shape = shape
         self.trace = trace
         self.check_finite = check_finite
+        self.heads = heads or HeadGroup()
         self.profiler = Profiler(profile)
         self.reports: deque[RunReport] = deque(maxlen=REPORTS)
         self.runs = 0
@@ -235,6 +240,26 @@ class Engine:
         self.profiler.close(report)
         self.reports.append(report)
         return report
+
+
+def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
+    """What a component reads off the attention call, over the heads of all processes.
+
+    Raises:
+        ConfigError: heads are spread over processes, and it looked at this one's only.
+    """
+    heads = attention.heads
+    before = heads.reductions
+    observed = component.observe(attention)
+    if heads.size > 1 and heads.reductions == before:
+        raise ConfigError(
+            f"the model's heads are spread over {heads.size} processes, and this component reads "
+            "those of its own process only",
+            field=f"{component.role} {component.name!r}",
+            remedy="reduce over heads with attention.heads.sum, .mean, .max or .total "
+            "(docs/writing-a-strategy.md, Heads)",
+        )
+    return observed
 
 
 def check_finite(name: str, tensor: torch.Tensor | None) -> None:

@@ -21,6 +21,8 @@ class DecoderShape:
         bytes_per_value: of a cached key or value (2 for half precision).
         windows: sliding window of each layer, None where it attends to everything; empty if none
             slides. A layer of window W caches its last W − 1 tokens.
+        processes: among how many processes the heads are spread. Bytes are those of one process,
+            FLOPs those of all together.
     """
 
     num_layers: int
@@ -33,6 +35,7 @@ class DecoderShape:
     gated_mlp: bool = True
     bytes_per_value: int = 2
     windows: tuple[int | None, ...] = ()
+    processes: int = 1
 
     @property
     def layer_parameters(self) -> int:
@@ -43,8 +46,9 @@ class DecoderShape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of the key and value of one token in one layer."""
-        return 2 * self.num_kv_heads * self.head_dim * self.bytes_per_value
+        """Bytes of the key and value of one token in one layer, in one process."""
+        held = self.num_kv_heads // self.processes
+        return 2 * held * self.head_dim * self.bytes_per_value
 
     def held(self, layer: int, tokens: int) -> int:
         """How many of `tokens` tokens the cache of a layer holds: the last ones."""

@@ -149,8 +149,11 @@ def prepare(
     num_layers = chosen.num_layers(model)
     built = Pipeline.build(pipeline, num_layers, min_layer=chosen.min_layer(model), **changes)
     shape = chosen.shape(getattr(model, "config", None))
-    shape = replace(shape, bytes_per_value=_dtype(model).itemsize)
-    engine = Engine(built, shape, profile=profile, trace=trace, check_finite=check_finite)
+    heads = chosen.heads(model)
+    shape = replace(shape, bytes_per_value=_dtype(model).itemsize, processes=heads.size)
+    engine = Engine(
+        built, shape, profile=profile, trace=trace, check_finite=check_finite, heads=heads
+    )
     return Session(model, built, chosen, engine, layout)
 
 

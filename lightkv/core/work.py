@@ -15,6 +15,7 @@ import torch
 from lightkv.core.assignment import DROPPED, Assignment
 from lightkv.core.attention import PromptIndex
 from lightkv.core.errors import ConfigError
+from lightkv.core.heads import HeadGroup
 from lightkv.core.inputs import (
     MatchInput,
     Merged,
@@ -68,6 +69,7 @@ def run_stage(
     size: torch.Tensor | None = None,
     context: StageContext | None = None,
     timer: Timer = no_timer,
+    heads: HeadGroup | None = None,
 ) -> StageResult:
     """Compress the vision tokens of a batch by one stage.
 
@@ -80,7 +82,9 @@ def run_stage(
         size: `[V]` original tokens that each vision token holds; ones if None.
         context: where the stage runs.
         timer: called with a role's name around its work.
+        heads: the processes that must decide alike, this one alone by default.
     """
+    group = heads or HeadGroup()
     device = hidden_states.device
     index = layout.token_index(device)
     context = context or StageContext(ratio=stage.ratio)
@@ -94,11 +98,12 @@ def run_stage(
         around = Surroundings(hidden_states, prompt_index(layout, device), observed.metric)
     work = _StageWork(hidden_states, index, plan, score, size, observed, context, around)
     if stage.matcher.dynamic and plan.removes:
-        counts = work.counts(stage.matcher)
+        counts = work.counts(stage.matcher, group)
         work = work.replanned(stage.plan(layout, counts).to(device))
         plan = work.plan
     with timer("matching"):
-        matches = [work.match(bucket, stage.matcher) for bucket in plan.buckets]
+        targets = group.agree([work.targets(bucket, stage.matcher) for bucket in plan.buckets])
+        matches = [work.match(*pair) for pair in zip(plan.buckets, targets, strict=True)]
     with timer("aggregation"):
         return work.finish(layout, matches, stage.aggregator)
 
@@ -215,16 +220,18 @@ class _StageWork:
         parts = (self.score, self.size, self.observed, self.context, self.around)
         return _StageWork(self.hidden_states, self.index, plan, *parts)
 
-    def counts(self, matcher: Matcher) -> dict[int, int]:
+    def counts(self, matcher: Matcher, group: HeadGroup) -> dict[int, int]:
         """Survivors of each window under a dynamic budget: the one place that waits for values."""
         found: dict[int, int] = {}
+        asked = []
         for bucket in self.plan.buckets:
             tokens = self.order[bucket.gather]
             parts = [
                 matcher.count(self._match_input(tokens[block], bucket.keep))
                 for block in self._blocks(bucket)
             ]
-            counts = torch.cat(parts)
+            asked.append(torch.cat(parts))
+        for bucket, counts in zip(self.plan.buckets, group.agree(asked), strict=True):
             if counts.is_meta:
                 raise ConfigError(
                     f"matcher {matcher.name!r} decides from values how many tokens survive, and on "
@@ -235,12 +242,14 @@ class _StageWork:
             found.update(zip(bucket.windows.tolist(), counts.tolist(), strict=True))
         return found
 
-    def match(self, bucket: Bucket, matcher: Matcher) -> _Match:
+    def targets(self, bucket: Bucket, matcher: Matcher) -> torch.Tensor:
+        """`[G, n]` what the matcher says of the windows of a bucket."""
         tokens = self.order[bucket.gather]
-        targets = [
-            self._match_block(tokens[block], bucket.keep, matcher) for block in self._blocks(bucket)
-        ]
-        target = torch.cat(targets)
+        blocks = self._blocks(bucket)
+        return torch.cat([self._match_block(tokens[b], bucket.keep, matcher) for b in blocks])
+
+    def match(self, bucket: Bucket, target: torch.Tensor) -> _Match:
+        tokens = self.order[bucket.gather]
         places = torch.arange(bucket.population, device=target.device)
         leaves = (target != places).to(torch.uint8)
         survivors = torch.sort(leaves, dim=-1, stable=True).indices[:, : bucket.keep]

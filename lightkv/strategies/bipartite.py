@@ -50,7 +50,7 @@ class Bipartite(Matcher):
     def observe(self, attention: AttentionView) -> torch.Tensor | None:
         if self.metric != "keys":
             return None
-        return attention.keys().float().mean(dim=1)
+        return attention.heads.mean(attention.keys().float())
 
     def features(self, inputs: MatchInput) -> torch.Tensor:
         """`[G, n, …]` what tokens are compared by."""

@@ -58,7 +58,7 @@ class Pivots(Matcher):
 
     def observe(self, attention: AttentionView) -> torch.Tensor:
         """`[B, N, 1]` L1 norm of each token's keys, all heads together."""
-        return attention.keys().float().abs().sum(dim=(1, 3)).unsqueeze(-1)
+        return attention.heads.sum(attention.keys().float().abs().sum(dim=-1)).unsqueeze(-1)
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
         assert self.threshold is not None

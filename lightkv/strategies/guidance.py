@@ -43,7 +43,7 @@ class PromptAttention(AttentionScorer):
             share = self._normalised(attention, block)
             # Columns beyond a row's prompt may overflow (`keys`), and infinity times 0 is NaN.
             total = total + torch.where(block.valid[:, None, :], share.sum(dim=1), 0.0).sum(dim=-1)
-        return torch.where(valid, total, 0.0)
+        return attention.heads.total(torch.where(valid, total, 0.0))
 
     def _normalised(self, attention: AttentionView, block: Block) -> torch.Tensor:
         """`[B, h, N, P′]` attention of the block."""
@@ -71,7 +71,7 @@ class CausalAttention(AttentionScorer):
         for block in attention.prompt_rows():
             rows = block.values.sum(dim=1)
             total = total + torch.where(block.valid[:, :, None], rows, 0.0).sum(dim=1)
-        return total
+        return attention.heads.total(total)
 
 
 class LastToken(AttentionScorer):
@@ -82,4 +82,4 @@ class LastToken(AttentionScorer):
     requires = frozenset({LAST_ROW})
 
     def observe(self, attention: AttentionView) -> torch.Tensor:
-        return attention.last_row().mean(dim=1)
+        return attention.heads.mean(attention.last_row())

@@ -27,7 +27,7 @@ class NextLastToken(AttentionScorer):
     requires = frozenset({NEXT_LAST_ROW})
 
     def observe(self, attention: AttentionView) -> torch.Tensor:
-        return attention.last_row().mean(dim=1)
+        return attention.heads.mean(attention.last_row())
 
 
 PRESET = PipelineSpec(

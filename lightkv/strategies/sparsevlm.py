@@ -82,13 +82,13 @@ class TextRaters(AttentionScorer):
         raters = attention.state
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, device=valid.device)
-        seen = torch.zeros((), device=valid.device)
+        heads = 0
         for block in attention.prompt_rows():
             weight = raters[:, block.columns]
-            heads = block.values.shape[1]
             total = total + torch.einsum("bhpn,bp->bn", block.values, weight)
-            seen = seen + heads * weight.sum(dim=1)
-        return total / seen.clamp(min=1.0)[..., None]
+            heads = max(heads, block.heads.stop)
+        count = raters.sum(dim=1, keepdim=True).clamp(min=1.0)
+        return attention.heads.total(total / count) / max(1, heads * attention.heads.size)
 
 
 def _relevance(inputs: StartInput, text: torch.Tensor) -> torch.Tensor:
@@ -157,7 +157,7 @@ class Recycle(Matcher):
             total = torch.einsum("bhpn,bp->bnp", block.values, raters[:, block.columns])
             rows[..., block.columns] += total
             heads = max(heads, block.heads.stop)
-        return rows / max(1, heads)
+        return attention.heads.total(rows) / max(1, heads * attention.heads.size)
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
         population = inputs.tokens.shape[1]

@@ -57,9 +57,11 @@ class AdapterBench:
         first_layer: layers that the family needs to run before the first stage.
         windows: sliding window of each layer, None where it has none; empty if no layer slides.
         exact: largest float32 difference between two ways to compute the same thing.
+        batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
-        cannot: "beams" or "sampling" (several sequences of one prompt) → why transformers itself
-            cannot do it for this family. Those tests are skipped with the reason.
+        cannot: "beams", "sampling" (several sequences of one prompt), or the name of an attention
+            implementation → why this family cannot do it without lightkv either. Those tests are
+            skipped with the reason.
     """
 
     schedule: ClassVar[Sequence[dict[str, Any]]] = (
@@ -70,6 +72,7 @@ class AdapterBench:
     windows: ClassVar[Sequence[int | None]] = ()
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
+    batch: ClassVar[tuple[Prompt, ...]] = MIXED
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
     cannot: ClassVar[dict[str, str]] = {}
 
@@ -115,6 +118,28 @@ class AdapterBench:
             return None
         length = inputs["attention_mask"].shape[1]
         return [windowed(causal_mask(length), window)[None] for window in self.windows]
+
+    def call(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
+        """One forward pass; `changes` are `use_cache` and `position_ids`."""
+        return model(**inputs, **changes)
+
+    def valid(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
+        """`[B, N]` false at padding of what the decoder gets."""
+        return torch.as_tensor(inputs["attention_mask"]).bool()
+
+    def part(self, layer: nn.Module, name: str) -> nn.Module:
+        """The submodule of a decoder layer that is called `self_attn` or `mlp` elsewhere."""
+        return getattr(layer, name)  # type: ignore[no-any-return]
+
+    def cached(self, cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Key and value of each layer, from a cache that is of the kind the model itself makes."""
+        assert type(cache).__module__.startswith("transformers.")
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def record(self, model: nn.Module, layer: int) -> AbstractContextManager[Recorder]:
+        """Record the positions that reach the decoder and the rotary angles of one layer."""
+        decoder: Any = self.decoder(model)
+        return Recorder.on(decoder, decoder.layers[layer])
 
     # -- runs ------------------------------------------------------------------------------------
 
@@ -182,12 +207,12 @@ class AdapterBench:
         added = torch.ones(fed.shape, dtype=torch.bool)
         alive = [torch.cat([keys, added], dim=1) for keys in alive]
         whole = self.extended(model, inputs, fed)
-        valid = whole["attention_mask"].bool()
+        valid = self.valid(model, whole)
         length = valid.shape[1]
         own = self.own_masks(model, whole)
         with masked_layers(layers, alive, valid, eager=eager, own=own), torch.no_grad():
-            out = model(**whole, position_ids=positions[..., :length], use_cache=False)
-        return torch.as_tensor(out.logits[:, inputs["attention_mask"].shape[1] - 1 :])
+            out = self.call(model, whole, position_ids=positions[..., :length], use_cache=False)
+        return torch.as_tensor(out.logits[:, self.valid(model, inputs).shape[1] - 1 :])
 
     def drop_and_mask(
         self,
@@ -200,10 +225,9 @@ class AdapterBench:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of a compressed generation, and of the uncompressed model under masks."""
         inputs = self.make_inputs(model, prompts)
-        decoder: Any = self.decoder(model)
         with (
             self.session(model, prompts, pipeline, trace=True, **changes) as session,
-            Recorder.on(decoder, decoder.layers[0]) as recorder,
+            self.record(model, 0) as recorder,
         ):
             out = self.generate(model, inputs)
         tokens = self.new_tokens(out)

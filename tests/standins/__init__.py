@@ -1,0 +1,1 @@
+"""Structural stand-ins for modelling code that ships with checkpoints and cannot be had here."""

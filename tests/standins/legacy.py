@@ -1,0 +1,184 @@
+"""What the two stand-ins share: a decoder as modelling code for transformers 4 builds it.
+
+Structure only, with tiny random weights, written from a description of the published attribute
+layout. Nothing here is a copy of published code, and nothing was checked against it.
+"""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        wide = x.float()
+        return self.weight * (wide * (wide.square().mean(-1, True) + 1e-6).rsqrt()).to(x.dtype)
+
+
+class LegacyRotary(nn.Module):
+    """Tables that are cut to `seq_len` rows: an index beyond them is an IndexError."""
+
+    def __init__(self, dim, rows, *, leading=0, base=10000.0, dynamic=None):
+        super().__init__()
+        self.dim, self.rows, self.leading, self.base, self.dynamic = (
+            dim,
+            rows,
+            leading,
+            base,
+            dynamic,
+        )
+        self.built = 0
+        self._build(rows)
+
+    def _build(self, length):
+        """Dynamic scaling changes the base once a sequence is longer than the table was."""
+        base = self.base
+        if self.dynamic and length > self.rows:
+            grown = self.dynamic * length / self.rows - (self.dynamic - 1)
+            base *= grown ** (self.dim / (self.dim - 2))
+        frequencies = base ** (-torch.arange(0, self.dim, 2).float() / self.dim)
+        angles = torch.arange(length).float()[:, None] * frequencies
+        angles = torch.cat([angles, angles], dim=-1).view(*[1] * self.leading, length, self.dim)
+        self.register_buffer("cos_cached", angles.cos(), persistent=False)
+        self.register_buffer("sin_cached", angles.sin(), persistent=False)
+        self.built = length
+
+    def forward(self, x, seq_len=None):
+        if seq_len > self.built:
+            self._build(seq_len)
+        cos, sin = self.cos_cached[..., :seq_len, :], self.sin_cached[..., :seq_len, :]
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def apply_rotary(states, tables, position_ids):
+    cos, sin = (t.reshape(-1, t.shape[-1])[position_ids].unsqueeze(1) for t in tables)
+    half = states.shape[-1] // 2
+    turned = torch.cat((-states[..., half:], states[..., :half]), dim=-1)
+    return (states * cos) + (turned * sin)
+
+
+def attend(query, key, value, attention_mask):
+    """Eager attention; the size of the mask is checked strictly."""
+    batch, heads, queries, dim = query.shape
+    groups = heads // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    weights = query @ key.transpose(2, 3) / dim**0.5
+    if attention_mask is not None:
+        wanted = (batch, 1, queries, key.shape[2])
+        if attention_mask.shape != wanted:
+            raise ValueError(
+                f"Attention mask should be of size {wanted}, but is {attention_mask.shape}"
+            )
+        weights = weights + attention_mask
+    weights = weights.float().softmax(-1).to(query.dtype)
+    return (weights @ value).transpose(1, 2).reshape(batch, queries, heads * dim), weights
+
+
+class LegacyAttention(nn.Module):
+    """Everything after the projections."""
+
+    def finish(self, query, key, value, mask, position_ids, past_key_value, use_cache):
+        entries = key.shape[2] + (past_key_value[0].shape[2] if past_key_value is not None else 0)
+        tables = self.rotary_emb(value, seq_len=entries)
+        query = apply_rotary(query, tables, position_ids)
+        key = apply_rotary(key, tables, position_ids)
+        if past_key_value is not None:
+            key = torch.cat([past_key_value[0], key], dim=2)
+            value = torch.cat([past_key_value[1], value], dim=2)
+        out, weights = attend(query, key, value, mask)
+        return out, weights, (key, value) if use_cache else None
+
+
+def float_mask(mask, batch, queries, past, dtype, device):
+    """`[B, 1, Q, K]` from a 2-D mask of all entries of *layer 0*."""
+    keys = past + queries
+    lowest = torch.finfo(dtype).min
+    if mask.shape != (batch, keys):
+        raise RuntimeError(f"mask {tuple(mask.shape)} does not fit {keys} entries of layer 0")
+    causal = torch.full((queries, queries), lowest, dtype=dtype, device=device).triu(1)
+    causal = torch.cat([causal.new_zeros(queries, past), causal], dim=1)
+    hidden = (mask[:, None, None, :] == 0).expand(batch, 1, queries, keys)
+    return causal.expand(batch, 1, -1, -1).masked_fill(hidden, lowest)
+
+
+class LegacyDecoder(nn.Module):
+    """A layer loop with tuple caches. Subclasses have `layers`, `norm` and an embedding.
+
+    With `by_place` the arguments of a layer have no names, as under gradient checkpointing.
+    """
+
+    by_place = False
+
+    def forward(
+        self,
+        input_ids=None,
+        attention_mask=None,
+        position_ids=None,
+        past_key_values=None,
+        inputs_embeds=None,
+        use_cache=None,
+        output_attentions=None,
+        output_hidden_states=None,
+        return_dict=None,
+    ):
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        hidden = self.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, queries = hidden.shape[:2]
+        past = 0 if past_key_values is None else past_key_values[0][0].shape[2]
+        if position_ids is None:
+            position_ids = torch.arange(past, past + queries, device=hidden.device)[None]
+        if attention_mask is None:
+            attention_mask = torch.ones(batch, past + queries, dtype=torch.bool)
+        mask = float_mask(attention_mask, batch, queries, past, hidden.dtype, hidden.device)
+        cache, states, weights = (), (), ()
+        for number, layer in enumerate(self.layers):
+            states += (hidden,) if output_hidden_states else ()
+            arguments = {
+                "attention_mask": mask,
+                "position_ids": position_ids,
+                "past_key_value": None if past_key_values is None else past_key_values[number],
+                "output_attentions": bool(output_attentions),
+                "use_cache": use_cache,
+            }
+            if self.by_place:
+                outputs = layer(hidden, *arguments.values())
+            else:
+                outputs = layer(hidden, **arguments)
+            assert isinstance(outputs, tuple)
+            hidden = outputs[0]
+            weights += (outputs[1],) if output_attentions else ()
+            cache += (outputs[2 if output_attentions else 1],) if use_cache else ()
+        hidden = self.norm(hidden)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=cache if use_cache else None,
+            hidden_states=(*states, hidden) if output_hidden_states else None,
+            attentions=weights or None,
+        )
+
+
+def layer_outputs(hidden, weights, cache, output_attentions, use_cache):
+    return (hidden, *((weights,) if output_attentions else ()), *((cache,) if use_cache else ()))
+
+
+def greedy(step, first, max_new_tokens, suppress_tokens=None, **_):
+    """Greedy decoding by `step(model_inputs, tokens)`, which gives the next model output."""
+    logits, tokens, out = [], [], step(first, None)
+    for number in range(max_new_tokens):
+        logits.append(out.logits[:, -1].float())
+        scores = logits[-1].clone()
+        scores[:, list(suppress_tokens or ())] = -torch.inf
+        tokens.append(scores.argmax(-1, keepdim=True))
+        if number + 1 < max_new_tokens:
+            out = step(None, tokens[-1])
+    return SimpleNamespace(
+        sequences=torch.cat(tokens, dim=1),
+        logits=tuple(logits),
+        past_key_values=out.past_key_values,
+    )
