@@ -141,7 +141,22 @@ def roles_of(scorer, matcher, aggregator):
 def test_every_pair_builds_with_a_scorer(matcher, aggregator):
     """Refusals are for what cannot work: nothing is refused for lack of imagination."""
     for scorer in SCORERS:
+        if scorer == "next-last-token" and matcher == "pivots":
+            continue  # one reads the layer after the stage, the other the layer before
         Pipeline.build(roles_of(scorer, matcher, aggregator), 4)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "matcher"),
+    [
+        ("next-last-token", "pivots"),
+        ({"name": "sum", "of": ["next-last-token", "last-token"]}, "top-k"),
+        ("next-last-token", {"name": "bipartite", "metric": "keys"}),
+    ],
+)
+def test_reading_two_layers_in_one_stage_is_refused(scorer, matcher):
+    with pytest.raises(ConfigError, match="layer before it or of the layer after"):
+        Pipeline.build(roles_of(scorer, matcher, "drop"), 4)
 
 
 @pytest.mark.parametrize("aggregator", ["weighted-mean"])
