@@ -367,6 +367,8 @@ class HFAttachment(Attachment):
             kwargs.get("attention_mask"),
             prompt_index(prefill.layout, hidden.device),
             window=self._windows[index] if self._windows else None,
+            drafts=self._drafts,
+            heads=self._engine.heads,
         )
         prefill.observe(index, view)
 

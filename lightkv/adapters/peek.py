@@ -17,6 +17,7 @@ from lightkv.adapters.passes import Forward
 from lightkv.adapters.records import original_positions, visible_entries
 from lightkv.core.attention import NEXT_LAST_ROW, AttentionView, Block, PromptIndex
 from lightkv.core.errors import ConfigError, ModelError
+from lightkv.core.heads import HeadGroup
 from lightkv.core.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class PeekView(AttentionView):
         allowed: `[B, K]` what the last position attends to.
         length: N.
         scaling, softcap: of the logits.
+        heads: the processes that share the heads, this one alone by default.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class PeekView(AttentionView):
         *,
         scaling: float,
         softcap: float | None = None,
+        heads: HeadGroup | None = None,
     ) -> None:
         self.prompt = prompt
+        self.heads = heads or HeadGroup()
         self._query, self._key, self._allowed = query, key, allowed
         self._length, self._scaling, self._softcap = length, scaling, softcap
 
@@ -124,6 +128,8 @@ def peek(
     prompt: PromptIndex,
     *,
     window: int | None,
+    drafts: int = 0,
+    heads: HeadGroup | None = None,
 ) -> PeekView:
     """What layer `index` would compute on `[B, N, D]`, the input of the stage before it.
 
@@ -133,26 +139,39 @@ def peek(
         mask: the layer's uncompressed mask, looked at where the cache is empty.
         prompt: prompt positions.
         window: of the layer's sliding attention, or None.
+        drafts: positions at the end that are guesses (assisted decoding); the last token is the one
+            before them.
+        heads: the processes that share the heads.
     """
+    last = hidden.shape[1] - 1 - drafts
+    if drafts:
+        prompt = prompt.without_last(drafts)
     block: Any = layer
     own: Any = attention
     with torch.no_grad():
         normed = getattr(block, NORM)(hidden)
         cos, sin = embeddings
         key = _projected(own, "k", normed)
-        query = _projected(own, "q", normed[:, -1:])
+        query = _projected(own, "q", normed[:, last : last + 1])
         rotate = _rotary(attention)
         assert rotate is not None
         key = rotate(key, key, cos, sin)[1]
-        query = rotate(query, query, cos[:, -1:], sin[:, -1:])[0]
+        query = rotate(query, query, cos[:, last : last + 1], sin[:, last : last + 1])[0]
         past = _past(forward, index)
         if past:
             held = forward.cache.layers[index].keys[:, :, -past:]
             key = torch.cat([held.to(key.dtype), key], dim=2)
-        allowed = _allowed(forward, index, past, mask, prompt, window)
+        allowed = _allowed(forward, index, past, mask, prompt, window, drafts)
     softcap = getattr(own, "attn_logit_softcapping", None)
     return PeekView(
-        query, key, allowed, hidden.shape[1], prompt, scaling=own.scaling, softcap=softcap
+        query,
+        key,
+        allowed,
+        hidden.shape[1],
+        prompt,
+        scaling=own.scaling,
+        softcap=softcap,
+        heads=heads,
     )
 
 
@@ -177,12 +196,13 @@ def _allowed(
     mask: torch.Tensor | None,
     prompt: PromptIndex,
     window: int | None,
+    drafts: int,
 ) -> torch.Tensor:
     """`[B, K]` what the last position attends to: all that is real and inside the window."""
     real = prompt.query_valid
     kept = None if forward.prefill is None else forward.prefill.kept
     if not past:
-        return real & _masked(mask, kept, real)
+        return real & _masked(mask, kept, real, drafts)
     assert forward.record is not None
     batch, device = real.shape[0], real.device
     cached = forward.record.valid(index, device)
@@ -196,16 +216,16 @@ def _allowed(
     old = original_positions(segments, device)[:, -past:].expand(batch, -1)
     new = torch.arange(real.shape[1], device=device).expand(batch, -1) if kept is None else kept
     places = torch.cat([old, fed + new.to(device)], dim=1)
-    return allowed & (fed + forward.queries - 1 - places < window)
+    return allowed & (fed + forward.queries - 1 - drafts - places < window)
 
 
 def _masked(
-    mask: torch.Tensor | None, kept: torch.Tensor | None, real: torch.Tensor
+    mask: torch.Tensor | None, kept: torch.Tensor | None, real: torch.Tensor, drafts: int
 ) -> torch.Tensor:
     """`[B, N]` the last row of the uncompressed mask `[B or 1, 1, M, M]` at the kept columns."""
     if mask is None or mask.dim() != 4:
         # Without one the prompt is causal and inside the window; flash attention's has only padding.
         return torch.ones_like(real)
-    row = mask[:, 0, -1].to(real.device).expand(real.shape[0], -1)
+    row = mask[:, 0, -1 - drafts].to(real.device).expand(real.shape[0], -1)
     allowed = row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
     return allowed if kept is None else allowed.gather(1, kept.to(real.device))

@@ -40,6 +40,7 @@ class ScoreInput:
         observed: what `observe` returned, or None.
         context: where the stage runs.
         seen: `[V]` what `look` returned for these tokens, or None.
+        window: `[V]` window of each token, numbered over the batch, or None outside a stage.
     """
 
     hidden_states: torch.Tensor
@@ -49,6 +50,7 @@ class ScoreInput:
     observed: torch.Tensor | None
     context: StageContext
     seen: torch.Tensor | None = None
+    window: torch.Tensor | None = None
 
     @property
     def sample(self) -> torch.Tensor:

@@ -34,6 +34,10 @@ class Recipe(BaseModel):
         windows: one entry for each stage; the last is repeated where more stages are needed.
         ratio: removed share of each stage.
         after_layer: a single stage after this many layers, with its ratio solved, instead.
+        depths: stages after these shares of the depth instead, such as (0.25, 0.5, 0.75). What they
+            keep is then raised to one common power that meets `retention`.
+        ratios: with `depths`, the removed share of each stage that the power starts from; `ratio`
+            for all if None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +46,8 @@ class Recipe(BaseModel):
     windows: tuple[WindowSpec, ...] = (None, None, None)
     ratio: float = DEFAULT_RATIO
     after_layer: int | None = None
+    depths: tuple[float, ...] | None = None
+    ratios: tuple[float, ...] | None = None
 
     def schedule(self, num_layers: int, min_layer: int = 0) -> Schedule:
         """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
@@ -52,6 +58,11 @@ class Recipe(BaseModel):
         if self.after_layer is not None:
             window = self.windows[0] if self.windows else None
             return Schedule.single(num_layers, self.retention, self.after_layer, window)
+        if self.depths is not None:
+            ratios = self.ratios or (self.ratio,) * len(self.depths)
+            return Schedule.at_depths(
+                num_layers, self.retention, self.depths, ratios, self.windows, max(min_layer, 1)
+            )
         windows, first = list(self.windows), max(min_layer, 1)
         while True:
             try:

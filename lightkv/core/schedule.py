@@ -17,10 +17,12 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.roles import WindowSpec
 from lightkv.core.solver import (
     TOLERANCE,
+    check_depths,
     check_retention,
     check_solver_arguments,
     more_stages,
     solve,
+    solve_power,
     stack,
 )
 
@@ -232,6 +234,51 @@ class Schedule:
         return cls(
             {"after_layer": layer, "windows": window, "ratio": share}
             for layer, window, share in zip(layers, windows, ratios, strict=False)
+        )
+
+    @classmethod
+    def at_depths(
+        cls,
+        num_layers: int,
+        retention: float,
+        depths: Sequence[float],
+        ratios: Sequence[float],
+        windows: Sequence[WindowSpec] = (None,),
+        min_layer: int = 1,
+    ) -> Schedule:
+        """Stages at fixed shares of the depth, whose kept shares follow from the retention.
+
+        Stage i stands after round(depths[i] · num_layers) layers, later where an earlier stage or
+        `min_layer` is in the way, and keeps (1 − ratios[i])^t. One power t for all meets the
+        retention; t = 1, the ratios as they are, where these are within half a point of it.
+
+        Raises:
+            ConfigError: depths that do not increase, or the layers before the first stage alone
+                hold more than `retention`.
+        """
+        check_retention(retention)
+        check_depths(depths, ratios)
+        if retention == 1.0:
+            return cls(())
+        layers: list[int] = []
+        for depth in depths:
+            layer = max(math.floor(depth * num_layers + 0.5), min_layer)
+            layer = max(layer, layers[-1] + 1) if layers else layer
+            if layer < num_layers:
+                layers.append(layer)
+        if not layers or retention <= layers[0] / num_layers:
+            floor = layers[0] / num_layers if layers else 1.0
+            raise ConfigError(
+                f"stages at these depths of {num_layers} layers reach retentions above {floor:.3f}",
+                field="retention",
+                value=retention,
+                remedy="use a retention above it, or earlier depths in the recipe",
+            )
+        solved = solve_power(num_layers, retention, layers, ratios[: len(layers)])
+        sides = [windows[min(i, len(windows) - 1)] if windows else None for i in range(len(layers))]
+        return cls(
+            {"after_layer": layer, "windows": side, "ratio": share}
+            for layer, side, share in zip(layers, sides, solved, strict=True)
         )
 
     @classmethod

@@ -172,7 +172,8 @@ class Chain:
     ) -> Chain:
         """All stages; each sees query and key made from the hidden states that reach it.
 
-        Stages that read the vision encoder see one made from the tokens of the beginning.
+        Stages that read the vision encoder see one made from the tokens of the beginning. The decoder
+        is as deep as there are stages, and one layer more, with a stage after each layer.
         """
         steps: list[Step] = []
         size, vision = None, SyntheticVision(hidden, layout)
@@ -186,7 +187,13 @@ class Chain:
                 key=key,
                 size=size,
                 vision=vision,
-                context=StageContext(stage=number, run=run, ratio=stage.ratio),
+                context=StageContext(
+                    after_layer=number + 1,
+                    stage=number,
+                    run=run,
+                    num_layers=len(stages) + 1,
+                    ratio=stage.ratio,
+                ),
             )
             steps.append(Step(stage, hidden, layout, result))
             hidden, layout, size = result.hidden_states, result.layout, result.size
