@@ -238,7 +238,7 @@ class HFAttachment(Attachment):
         if layout is not None:
             prefill = self._engine.begin(layout)
             prefill.vision = self._encoder.view(self._inputs, layout)
-            prefill.start(hidden)
+            prefill.start(hidden, self._drafts)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):
                 prefill.positions = self._positions(batch, queries, cache, hidden.device)
         else:

@@ -26,10 +26,12 @@ class Guided(Bipartite):
     """Merges the pairs of smallest cost (1 − cos(x_α, x_β)) · (ξ_α + ξ_β).
 
     The top ⌊protect · n⌋ tokens of a window by importance are never sources; they may be
-    destinations. The others alternate as in `bipartite`. Importances are divided by their mean, so
+    destinations. The others are split into sources and destinations by `split`. Importances are divided by their mean, so
     costs of windows that share a budget can be compared. Lower index wins among equals.
 
     Attributes:
+        split: `alternate`: every other token is a source, as in `bipartite`. `importance`: the less
+            important half are sources, so that what the prompt looks at stays and takes in the rest.
         protect: share of a window's tokens that are never sources. One stage removes at most half
             of the others, so `max_ratio` is (1 − protect)/2.
         normalize: what importances are divided by: the mean of the `window` (which is the view
@@ -40,6 +42,7 @@ class Guided(Bipartite):
     name = "guided"
     source = "this project: bipartite matching with importances in the cost"
     needs_score = True
+    split: Literal["alternate", "importance"] = "alternate"
     protect: float = Field(default=0.0, ge=0.0, lt=1.0)
     normalize: Literal["window", "inner"] = "window"
 
@@ -64,9 +67,20 @@ class Guided(Bipartite):
         return merge_best(best, partner, inputs.keep)
 
     def _sources(self, score: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
-        """`[G, n]` true at every other token, from the first, of the free ones of a window."""
-        protected = int(np.floor(self.protect * score.shape[1] + 1e-9))
+        """`[G, n]` true at the tokens that may merge into others."""
+        count = score.shape[1]
+        protected = int(np.floor(self.protect * count + 1e-9))
         order = torch.sort(score, dim=-1, descending=True, stable=True).indices
+        if self.split == "importance":
+            low = order[:, max(protected, count - count // 2) :]
+            return torch.zeros_like(score, dtype=torch.bool).scatter(1, low, True)
+        return self._alternate(order, protected, score, window)
+
+    @staticmethod
+    def _alternate(
+        order: torch.Tensor, protected: int, score: torch.Tensor, window: torch.Tensor
+    ) -> torch.Tensor:
+        """`[G, n]` true at every other token, from the first, of the free ones of a window."""
         free = torch.ones_like(score).scatter(1, order[:, :protected], 0.0)
         count = free.cumsum(dim=1)
         before = torch.zeros_like(count).scatter_add(1, window, free).cumsum(dim=1)
