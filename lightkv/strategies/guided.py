@@ -26,8 +26,9 @@ class Guided(Bipartite):
     """Merges the pairs of smallest cost (1 − cos(x_α, x_β)) · (ξ_α + ξ_β).
 
     The top ⌊protect · n⌋ tokens of a window by importance are never sources; they may be
-    destinations. The others are split into sources and destinations by `split`. Importances are divided by their mean, so
-    costs of windows that share a budget can be compared. Lower index wins among equals.
+    destinations. The others are split into sources and destinations by `split`. Importances are
+    divided by their mean, so costs of windows that share a budget can be compared. Lower index wins
+    among equals.
 
     Attributes:
         split: `alternate`: every other token is a source, as in `bipartite`. `importance`: the less
