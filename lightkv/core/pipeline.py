@@ -38,6 +38,8 @@ class Recipe(BaseModel):
             keep is then raised to one common power that meets `retention`.
         ratios: with `depths`, the removed share of each stage that the power starts from; `ratio`
             for all if None.
+        overrides: role → component that replaces the pipeline's, one entry for each stage; the last
+            is repeated where there are more stages.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,7 @@ class Recipe(BaseModel):
     after_layer: int | None = None
     depths: tuple[float, ...] | None = None
     ratios: tuple[float, ...] | None = None
+    overrides: tuple[dict[str, Any], ...] = ()
 
     def schedule(self, num_layers: int, min_layer: int = 0) -> Schedule:
         """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
@@ -55,6 +58,16 @@ class Recipe(BaseModel):
         Raises:
             ConfigError: the retention is out of reach; the message names the range.
         """
+        placed = self._placed(num_layers, min_layer)
+        if not self.overrides:
+            return placed
+        last = len(self.overrides) - 1
+        return Schedule(
+            stage.model_copy(update={"overrides": self.overrides[min(number, last)]})
+            for number, stage in enumerate(placed.stages)
+        )
+
+    def _placed(self, num_layers: int, min_layer: int) -> Schedule:
         if self.after_layer is not None:
             window = self.windows[0] if self.windows else None
             return Schedule.single(num_layers, self.retention, self.after_layer, window)
