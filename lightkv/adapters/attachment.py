@@ -106,13 +106,14 @@ class HFAttachment(Attachment):
         if self._model is not outer:
             add(before(self._model, self._on_call))
         add(before(outer, self._on_inputs))
-        add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
         for index in self._taps:
             add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
+        # After the decoder's, which may be a hook of the same module.
+        add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
 
     def detach(self) -> None:
         for handle in self._handles:
@@ -192,8 +193,12 @@ class HFAttachment(Attachment):
             tap.close()
 
     def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if not self._pass.mine():
+            # It was refused at the decoder: what is here belongs to the pass of another thread.
+            return
         self._pass.leave(module)
-        forward, self._forward, self._inputs = self._forward, None, None
+        forward, self._forward = self._forward, None
+        self._inputs = self._found = None
         self._arguments, self._drafts, self._wanted = {}, 0, None
         if output is None:
             # Called all the same when the pass raised: there is nothing to report.
