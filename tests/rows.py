@@ -9,13 +9,16 @@ BETWEEN = 11
 """A text token between two images."""
 
 
-def row_ids(prompt, blocks):
-    """Ids of a prompt whose images are written as `blocks` (lists of ids), and its generator."""
+def row_ids(prompt, blocks, *, apart=True):
+    """Ids of a prompt whose images are written as `blocks` (lists of ids), and its generator.
+
+    With `apart` a text token stands between two images.
+    """
     generator = torch.Generator().manual_seed(prompt.seed)
     text = torch.randint(20, 200, (prompt.before + prompt.after,), generator=generator).tolist()
     ids = text[: prompt.before]
     for number, block in enumerate(blocks):
-        ids += ([BETWEEN] if number else []) + list(block)
+        ids += ([BETWEEN] if number and apart else []) + list(block)
     return torch.tensor(ids + text[prompt.before :]), generator
 
 
@@ -27,6 +30,20 @@ def left_padded(rows):
         ids[number, width - row.shape[0] :] = row
         mask[number, width - row.shape[0] :] = 1
     return {"input_ids": ids, "attention_mask": mask.long()}
+
+
+def grids_later(model, whole, later):
+    """A turn for models with grids: positions need all grids, the encoder only the new pixels.
+
+    `generate` would encode as many pictures as there are grids, so the features are made before.
+    """
+    call = {name: whole[name] for name in later if not name.startswith("pixel_values")}
+    features = {}
+    for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
+        if pixels in later:
+            make = getattr(model, f"get_{kind}_features")
+            features[kind] = make(later[pixels], later[f"{kind}_grid_thw"])
+    return {**call, "mm_encoder_outputs": features} if features else call
 
 
 def check_truth(adapter, model, inputs, painted, views):

@@ -127,14 +127,3 @@ def tiny_qwen2_vl(attn_implementation="sdpa", dtype=torch.float32):
     )
     torch.manual_seed(0)
     return Qwen2VLForConditionalGeneration(config).to(dtype).eval()
-
-
-def left_padded(rows):
-    """Ids and mask of rows of different lengths."""
-    width = max(row.shape[0] for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids[number, width - row.shape[0] :] = row
-        mask[number, width - row.shape[0] :] = 1
-    return ids, mask

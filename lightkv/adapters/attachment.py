@@ -14,12 +14,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lightkv.adapters.capture import FeatureCapture
-from lightkv.adapters.inputs import ModelInputs, bind, read_inputs, refuse_full_length
+from lightkv.adapters.capture import FeatureCapture, FeatureCount
+from lightkv.adapters.inputs import (
+    ModelInputs,
+    bind,
+    drafted,
+    read_inputs,
+    refuse_full_length,
+)
 from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs
 from lightkv.adapters.passing import OnePass
-from lightkv.adapters.records import CacheRecord, refuse_unsupported, slides
+from lightkv.adapters.records import (
+    CacheRecord,
+    check_made_here,
+    refuse_outside,
+    refuse_unsupported,
+    slides,
+)
+from lightkv.adapters.rotary import Rotary
 from lightkv.adapters.tap import Tap
 from lightkv.core.adapter import Attachment
 from lightkv.core.attention import QueryKeyView
@@ -50,9 +63,7 @@ class HFAttachment(Attachment):
         self._decoder = adapter.decoder(model)
         self._layers = list(adapter.layers(model))
         self._windows = adapter.windows(model)
-        self._kinds: list[str | None] = [None] * len(self._layers)
-        if not adapter.keeps_positions(engine.pipeline.positions):
-            self._kinds = [adapter.rotary_kind(self._decoder, i) for i in range(len(self._layers))]
+        self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
         self._taps = {
             after - 1: self._make_tap(self._layers[after - 1])
             for after, number in engine.pipeline.after_layers.items()
@@ -61,10 +72,17 @@ class HFAttachment(Attachment):
         self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
         self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
         self._capture = FeatureCapture(
-            adapter.input_module(model), engine.profiler.start, engine.profiler.discard
+            adapter.input_module(model),
+            engine.profiler.start,
+            self._on_features,
+            engine.profiler.discard,
         )
         self._pass = OnePass()
+        self._count = FeatureCount()
         self._inputs: ModelInputs | None = None
+        self._found: VisionLayout | None = None
+        self._drafts = 0
+        self._wanted: Any = None
         self._arguments: Kwargs = {}
         self._forward: Forward | None = None
         self._handles: list[Any] = []
@@ -88,13 +106,14 @@ class HFAttachment(Attachment):
         if self._model is not outer:
             add(before(self._model, self._on_call))
         add(before(outer, self._on_inputs))
-        add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
         for index in self._taps:
             add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
+        # After the decoder's, which may be a hook of the same module.
+        add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
 
     def detach(self) -> None:
         for handle in self._handles:
@@ -103,26 +122,43 @@ class HFAttachment(Attachment):
         for tap in self._taps.values():
             tap.close()
         self._capture.close()
-        self._forward = self._inputs = None
+        for cache, record in self._records.items():
+            if any(record.compressed):
+                # The model's own masks do not fit it, and long windows would hide that.
+                cache.update = refuse_outside
+        self._forward = self._inputs = self._found = None
         self._arguments = {}
 
     # -- hooks --------------------------------------------------------------------------------
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
-        refuse_full_length(bind(module, args, kwargs), self._given is not None)
+        arguments = bind(module, args, kwargs)
+        refuse_full_length(arguments, self._given is not None)
+        self._drafts, self._wanted = drafted(arguments), arguments.get("logits_to_keep")
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._pass.enter(module)
         self._engine.profiler.start()
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
+        self._found, self._count = None, FeatureCount()
+        if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
+            # Before the model looks itself: its complaint about placeholders names no input.
+            self._found = self._adapter.layout(self._model, self._inputs)
+            self._count.expect(self._inputs, sum(self._found.vision_counts))
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()
 
+    def _on_features(self, modality: str, output: Any) -> None:
+        self._count.made(modality, output, self._capture.seen[modality])
+
     def _on_inputs_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        if self._pass.leave(module) and output is None:
+        if not self._pass.leave(module):
+            return
+        self._inputs = self._found = None
+        self._count = FeatureCount()
+        if output is None:
             # It raised, perhaps before the decoder: what was timed so far belongs to no request.
-            self._inputs = None
             self._engine.profiler.discard()
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
@@ -157,9 +193,13 @@ class HFAttachment(Attachment):
             tap.close()
 
     def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if not self._pass.mine():
+            # It was refused at the decoder: what is here belongs to the pass of another thread.
+            return
         self._pass.leave(module)
-        forward, self._forward, self._inputs = self._forward, None, None
-        self._arguments = {}
+        forward, self._forward = self._forward, None
+        self._inputs = self._found = None
+        self._arguments, self._drafts, self._wanted = {}, 0, None
         if output is None:
             # Called all the same when the pass raised: there is nothing to report.
             self._engine.profiler.discard()
@@ -214,7 +254,7 @@ class HFAttachment(Attachment):
         if cache is None:
             return None
         refuse_unsupported(cache)
-        record = self._records.get(cache)
+        record, inputs = self._records.get(cache), self._inputs
         if record is None or len(record.removed[0]) != batch:
             if record is not None and any(record.compressed):
                 raise SessionError(
@@ -223,9 +263,24 @@ class HFAttachment(Attachment):
                     remedy="expand the inputs before the prefill (num_return_sequences, num_beams)",
                 )
             record = CacheRecord.empty(len(self._layers), batch)
+            shape = self._engine.shape
+            check_made_here(cache, batch, len(self._layers), shape.num_kv_heads, shape.head_dim)
+            past = int(cache.get_seq_length(0))
+            record.reconcile(cache, inputs.past_pads(past) if past and inputs else (0,) * batch)
             self._records[cache] = record
-        record.reconcile(cache, (0,) * batch)
-        if record.compressed[0] and queries > 1 and record.length(0):
+        else:
+            record.reconcile(cache, (0,) * batch)
+        if record.compressed[0] and record.length(0) and self._lacks_positions():
+            raise SessionError(
+                "layer 0 is compressed, so the model cannot tell from the cache where the next "
+                "token stands",
+                field="position_ids",
+                remedy="pass position_ids that count the whole prompt (generate does), or use "
+                "after_layer >= 1",
+            )
+        # A pass that checks drafts wants all its logits, and its tokens are known to be new.
+        new_turn = queries > 1 and self._wanted != queries
+        if record.compressed[0] and new_turn and record.length(0):
             raise SessionError(
                 "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
                 "are cached already",
@@ -243,11 +298,16 @@ class HFAttachment(Attachment):
         inputs = self._inputs
         if inputs is None or queries == 1:
             return None
-        layout = self._adapter.layout(self._model, inputs) if inputs.has_vision else None
+        layout = self._found
         if layout is None and fresh:
             rows = [[] for _ in inputs.pads]  # type: ignore[var-annotated]
             layout = VisionLayout.from_spans(rows, length=queries, pads=inputs.pads)
         return layout
+
+    def _lacks_positions(self) -> bool:
+        """Whether the caller left it to the model to count positions."""
+        inputs = self._inputs
+        return inputs is not None and inputs.arguments.get("position_ids") is None
 
     def _given_layout(self, queries: int, batch: int) -> VisionLayout:
         assert self._given is not None
@@ -285,48 +345,10 @@ class HFAttachment(Attachment):
         out["attention_mask"] = forward.mask(index, hidden, kwargs.get("attention_mask"), style)
         embeddings = kwargs.get("position_embeddings")
         if forward.compressing:
-            out["position_embeddings"] = self._rotary(forward, index, hidden, embeddings)
-        elif self._engine.pipeline.positions.decode == "contiguous":
-            out["position_embeddings"] = self._shifted(forward, index, hidden, embeddings)
+            out["position_embeddings"] = self._rotary.kept(forward, index, hidden, embeddings)
+        elif self._rotary.contiguous:
+            out["position_embeddings"] = self._rotary.shifted(forward, index, hidden, embeddings)
         return out
-
-    def _rotary(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
-        prefill = forward.prefill
-        assert prefill is not None
-        assert prefill.kept is not None
-        stage, kept, positions = len(prefill.stages_done), prefill.kept, prefill.positions
-        if positions is not None:
-            kind = self._kinds[index]
-            return forward.once(
-                ("rotary", stage, kind, hidden.device),
-                lambda: self._adapter.rotary(
-                    self._decoder, hidden, positions.to(hidden.device), kind
-                ),
-            )
-        return forward.once(
-            ("gathered", stage, id(embeddings), hidden.device),
-            lambda: gather_rotary(embeddings, kept.to(hidden.device)),
-        )
-
-    def _shifted(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
-        """Rotary embeddings of new tokens that follow this layer's own, shorter, prompt."""
-        assert forward.record is not None
-        removed = forward.record.removed[index]
-        if not any(removed):
-            return embeddings
-
-        def make() -> Any:
-            past = forward.record.length(0) - forward.queries if forward.record else 0
-            given = self._arguments.get("position_ids")
-            if given is None:
-                given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
-            positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
-            positions = positions.to(hidden.device)
-            shift = torch.tensor(removed, device=hidden.device)[None, :, None]
-            return self._adapter.rotary(self._decoder, hidden, positions - shift, kind)
-
-        kind = self._kinds[index]
-        return forward.once(("shifted", removed, kind, hidden.device), make)
 
     def _open_tap(self, forward: Forward, index: int) -> None:
         prefill = forward.prefill
@@ -334,6 +356,7 @@ class HFAttachment(Attachment):
         if not prefill.needs(index + 1):
             return
         causal = not self._windows and self._adapter.causal
+        drafts = self._drafts
 
         def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
             # The device that the layer runs on: accelerate moves its arguments after our hook.
@@ -349,16 +372,8 @@ class HFAttachment(Attachment):
                 softcap=extra.get("softcap"),
                 mask=None if causal else extra.get("attention_mask"),
                 heads=self._engine.heads,
+                drafts=drafts,
             )
             prefill.observe(index + 1, view)
 
         self._taps[index].open(look)
-
-
-def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
-    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`, on the device of `kept`."""
-    out = []
-    for table in embeddings:
-        table = table.to(kept.device).expand(kept.shape[0], -1, -1)
-        out.append(table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1])))
-    return tuple(out)

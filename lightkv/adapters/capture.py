@@ -12,7 +12,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+
+from lightkv.adapters.inputs import ModelInputs
+from lightkv.core.errors import LayoutError
 
 METHODS = {"image": "get_image_features", "video": "get_video_features"}
 
@@ -26,11 +30,16 @@ class FeatureCapture:
     """
 
     def __init__(
-        self, module: nn.Module, before: Callable[[], None], failed: Callable[[], None]
+        self,
+        module: nn.Module,
+        before: Callable[[], None],
+        after: Callable[[str, Any], None],
+        failed: Callable[[], None],
     ) -> None:
         self._local = threading.local()
         self._module = module
         self._before = before
+        self._after = after
         self._failed = failed
         self._wrapped: list[str] = []
 
@@ -70,10 +79,78 @@ class FeatureCapture:
             arguments.update(arguments.pop(extra, {}) if extra else {})
             self.seen[modality] = arguments
             try:
-                return method(*args, **kwargs)
+                output = method(*args, **kwargs)
+                self._after(modality, output)
+                return output
             except BaseException:
                 self.seen.pop(modality, None)
                 self._failed()
                 raise
 
         return remembering
+
+
+class FeatureCount:
+    """Compares the placeholders of one pass with the features that its pixels give."""
+
+    def __init__(self) -> None:
+        self._found: int | None = None
+        self._pixels: dict[str, Any] = {}
+        self._outputs: dict[str, Any] = {}
+
+    def expect(self, inputs: ModelInputs, found: int) -> None:
+        """A pass with `found` placeholders begins; `generate` made its features before.
+
+        Raises:
+            LayoutError: they are not as many.
+        """
+        self._pixels = inputs.pixels
+        self._outputs = dict(inputs.arguments.get("mm_encoder_outputs") or {})
+        self._found = found
+        self._check()
+
+    def made(self, modality: str, output: Any, arguments: dict[str, Any]) -> None:
+        """The model made features inside the pass, or somebody did outside of any.
+
+        Raises:
+            LayoutError: as `expect`.
+        """
+        pixels = self._pixels.get(modality)
+        # The pixels are compared because an interrupted pass (Ctrl-C) leaves its inputs behind.
+        if pixels is not None and any(pixels is value for value in arguments.values()):
+            self._outputs[modality] = output
+            self._check()
+
+    def _check(self) -> None:
+        if self._found is not None and self._pixels.keys() <= self._outputs.keys():
+            found, self._found = self._found, None
+            check_features(found, self._outputs)
+
+
+def feature_tokens(output: Any) -> int | None:
+    """Vision tokens that the features of one modality hold, None if their form is not known."""
+    features: Any = getattr(output, "pooler_output", None)
+    if features is None:
+        features = getattr(output, "last_hidden_state", output)
+    parts = [features] if isinstance(features, torch.Tensor) else features
+    if not isinstance(parts, list | tuple) or not all(isinstance(p, torch.Tensor) for p in parts):
+        return None
+    return sum(int(part.numel()) // int(part.shape[-1]) for part in parts if part.numel())
+
+
+def check_features(found: int, outputs: dict[str, Any]) -> None:
+    """Refuse features that are not as many as their placeholders (of all modalities together).
+
+    Raises:
+        LayoutError: with both numbers.
+    """
+    counts = [feature_tokens(output) for output in outputs.values() if output is not None]
+    if not counts or None in counts or (total := sum(n for n in counts if n)) == found:
+        return
+    raise LayoutError(
+        f"the prompt has {found} placeholders, but the pixel inputs give {total} vision tokens",
+        field="input_ids",
+        value=found,
+        remedy="let the processor expand the placeholders, one for each picture, and pass the whole "
+        "prompt at once (no prefill_chunk_size)",
+    )

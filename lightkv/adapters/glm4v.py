@@ -59,7 +59,9 @@ def token_types(inputs: ModelInputs) -> npt.NDArray[np.int64]:
             field="mm_token_type_ids",
             remedy="pass everything that the processor returns, mm_token_type_ids included",
         )
-    return np.asarray(types[:, -inputs.length :].detach().cpu().numpy())
+    found = np.asarray(types[:, -inputs.length :].detach().cpu().numpy())
+    # Drafts of assisted decoding stand after the prompt without types: they are text.
+    return np.pad(found, ((0, 0), (0, inputs.length - found.shape[1])))
 
 
 @hookimpl

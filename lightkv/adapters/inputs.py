@@ -74,6 +74,19 @@ class ModelInputs:
         return np.asarray(self.input_ids == token_id)
 
     @property
+    def pixels(self) -> dict[str, Any]:
+        """Modality → pixels whose features are still to be made in this pass."""
+        given = {kind: self.arguments.get(key) for kind, key in PIXELS.items()}
+        return {kind: pixels for kind, pixels in given.items() if pixels is not None}
+
+    def past_pads(self, past: int) -> tuple[int, ...]:
+        """Left padding of `past` cached entries, none where no 2-D mask tells."""
+        mask = self.arguments.get("attention_mask")
+        if not isinstance(mask, torch.Tensor) or mask.shape[1:] != (past + self.length,):
+            return (0,) * len(self.pads)
+        return left_padding(mask[:, :past], len(self.pads), past)
+
+    @property
     def length(self) -> int:
         """New positions of this pass."""
         ids = self.arguments.get("input_ids")
@@ -105,7 +118,7 @@ def read_inputs(
     arguments = bind(module, args, kwargs)
     has_vision = any(_present(arguments.get(key)) for key in VISION_KEYS)
     ids = arguments.get("input_ids")
-    tensor = ids if ids is not None else arguments.get("inputs_embeds")
+    tensor: Any = ids if ids is not None else arguments.get("inputs_embeds")
     batch, length = tensor.shape[:2]
     pads = (0,) * batch
     mask = arguments.get("attention_mask")
@@ -139,6 +152,17 @@ def refuse_full_length(arguments: dict[str, Any], spans_given: bool) -> None:
             field="logits_to_keep",
             remedy="pass a number: it counts from the end, and text after the images survives",
         )
+
+
+def drafted(arguments: dict[str, Any]) -> int:
+    """How many tokens at the end of a prompt are guesses that `generate` wants checked.
+
+    Assisted decoding feeds them with the prompt. They show in the logits that it asks for, one for
+    each guess and one more; images that `generate` encoded tell its passes from those of others.
+    """
+    wanted = arguments.get("logits_to_keep")
+    encoded = _present(arguments.get("mm_encoder_outputs"))
+    return max(wanted - 1, 0) if encoded and isinstance(wanted, int) else 0
 
 
 def _present(value: Any) -> bool:

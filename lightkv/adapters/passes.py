@@ -17,10 +17,22 @@ from lightkv.adapters.records import (
     visible_entries,
 )
 from lightkv.core.engine import Prefill
+from lightkv.core.layout import VisionLayout
 
 Kwargs = dict[str, Any]
 Windows = tuple[int | None, ...]
 """Sliding window of each layer (None where there is none); empty if no layer has any."""
+
+
+def moved_by(shift: tuple[int, ...], device: torch.device) -> torch.Tensor | int:
+    """`[1, B, 1]` of a shift for each row, 0 if there is none."""
+    return torch.tensor(shift, device=device)[None, :, None] if any(shift) else 0
+
+
+def text_after_images(layout: VisionLayout) -> int:
+    """Positions at the end of every row that stand after its images."""
+    ends = [int(s.positions.max()) + 1 for s in layout.samples if s.positions.size]
+    return layout.length - max(ends, default=0)
 
 
 @dataclass
@@ -31,6 +43,8 @@ class Forward:
         blocks: `[B, queries]` block of each new token where a pass on a filled cache attends in both
             directions inside blocks, else None.
         visible: cached entries that the current layer's attention sees.
+        shifts: layer that a stage of this pass shortened → tokens that earlier passes removed there,
+            of each row.
     """
 
     batch: int
@@ -43,6 +57,7 @@ class Forward:
     windows: Windows = ()
     blocks: torch.Tensor | None = None
     visible: int = 0
+    shifts: dict[int, tuple[int, ...]] = field(default_factory=dict)
     memo: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -68,11 +83,13 @@ class Forward:
             return
         if self.windows:
             new = new._replace(missing=self.queries - entries, origin=prefill.kept)
-        record.append(layer, new)
+        first = prefill.stages_done[0][1]
+        record.append(layer, new._replace(tail=text_after_images(first)))
         record.compressed[layer] = True
-        before = prefill.stages_done[0][1].vision_counts
-        gone = (a - b for a, b in zip(before, prefill.layout.vision_counts, strict=True))
-        old = record.removed[layer]
+        gone = (
+            a - b for a, b in zip(first.vision_counts, prefill.layout.vision_counts, strict=True)
+        )
+        old = self.shifts[layer] = record.removed[layer]
         record.removed[layer] = tuple(a + b for a, b in zip(old, gone, strict=True))
 
     def cached_valid(self, layer: int, device: torch.device) -> torch.Tensor | None:

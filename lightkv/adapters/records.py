@@ -25,12 +25,15 @@ class Segment(NamedTuple):
         origin: `[B, entries]` original position of each entry, counted from the beginning of the
             stretch; None where they follow one another. Sliding windows are measured in them;
             where no layer slides, `missing` and `origin` are left out.
+        tail: entries at the end that stand after all images, in every row; None if no stage removed
+            anything.
     """
 
     pads: tuple[int, ...]
     entries: int
     missing: int = 0
     origin: torch.Tensor | None = None
+    tail: int | None = None
 
 
 @dataclass
@@ -72,8 +75,10 @@ class CacheRecord:
         segments = self.segments[layer]
         whole = new.origin is None and not any(new.pads)
         if segments and whole and segments[-1].origin is None:
-            last = segments[-1]
-            segments[-1] = last._replace(entries=last.entries + new.entries)
+            last, tail = segments[-1], new.tail
+            if tail is None and last.tail is not None:
+                tail = last.tail + new.entries
+            segments[-1] = last._replace(entries=last.entries + new.entries, tail=tail)
         else:
             segments.append(new)
 
@@ -90,12 +95,15 @@ class CacheRecord:
             pads: left padding to assume for entries that were made outside any session.
 
         Raises:
-            SessionError: a compressed cache grew outside its session.
+            SessionError: a compressed cache grew outside its session, or was cropped so that its
+                layers no longer hold the same text.
         """
         if not any(self.segments):
             self._check_stranger(cache)
+        lengths = [int(cache.get_seq_length(layer)) for layer in range(len(self.segments))]
+        self._check_crop([self.length(layer) - n for layer, n in enumerate(lengths)], any(lengths))
         for layer, segments in enumerate(self.segments):
-            actual, known = int(cache.get_seq_length(layer)), self.length(layer)
+            actual, known = lengths[layer], self.length(layer)
             if actual < known:
                 self._trim(layer, known - actual)
             elif actual > known and not segments:
@@ -120,6 +128,29 @@ class CacheRecord:
                 remedy="continue the cache itself, not a copy, inside its own session",
             )
 
+    def _check_crop(self, cuts: Sequence[int], anything_left: bool) -> None:
+        """Refuse crops after which the layers hold different parts of the sequence."""
+        if max(cuts) <= 0 or not anything_left or not any(self.compressed):
+            return
+        if len(set(cuts)) > 1:
+            raise SessionError(
+                "the layers of this cache lost different numbers of entries: it was cropped layer "
+                "by layer, or a forward pass on it was interrupted",
+                field="past_key_values",
+                value=sorted(set(cuts)),
+                remedy="crop all layers at once (cache.crop(-n)), or begin a new sequence",
+            )
+        tails = [tail for tail in map(text_since_images, self.segments) if tail is not None]
+        if tails and cuts[0] > min(tails):
+            raise SessionError(
+                f"a crop of {cuts[0]} entries reaches into an image, of which the layers hold "
+                "different numbers of tokens",
+                field="past_key_values",
+                value=cuts[0],
+                remedy=f"crop at most the {min(tails)} entries of text after it, or begin a new "
+                "sequence",
+            )
+
     def _trim(self, layer: int, count: int) -> None:
         segments = self.segments[layer]
         while count > 0 and segments:
@@ -127,11 +158,22 @@ class CacheRecord:
             if last.entries > count:
                 left = last.entries - count
                 origin = None if last.origin is None else last.origin[:, :left]
-                segments.append(last._replace(entries=left, origin=origin))
+                tail = None if last.tail is None else last.tail - count
+                segments.append(last._replace(entries=left, origin=origin, tail=tail))
             count -= last.entries
         if not segments:
             self.compressed[layer] = False
             self.removed[layer] = (0,) * len(self.removed[layer])
+
+
+def text_since_images(segments: Sequence[Segment]) -> int | None:
+    """Entries at the end, after everything that a stage shortened; None if nothing was."""
+    text = 0
+    for segment in reversed(segments):
+        if segment.tail is not None:
+            return text + segment.tail
+        text += segment.entries
+    return None
 
 
 def valid_entries(segments: Sequence[Segment], device: torch.device) -> torch.Tensor | None:
@@ -171,6 +213,54 @@ def visible_entries(cache: Any, layer: int, past: int) -> int:
     stored = entry.keys.shape[-2] if entry.is_initialized else 0
     # While past states are recorded (assisted decoding) more is stored than attention is given.
     return int(min(stored, entry.sliding_window - 1, past))
+
+
+def check_made_here(cache: Any, batch: int, num_layers: int, kv_heads: int, width: int) -> None:
+    """Refuse a filled cache that this decoder cannot have made.
+
+    Args:
+        cache: never seen before by the session.
+        batch: rows of this pass.
+        num_layers: decoder layers of the model.
+        kv_heads: heads of keys in each layer; fewer are there where layers are split over devices.
+        width: of a head.
+    """
+    held = [layer for layer in getattr(cache, "layers", ()) if layer.get_seq_length() > 0]
+    if len(held) not in (0, num_layers):
+        raise SessionError(
+            f"the cache has entries in {len(held)} layers, but this decoder has {num_layers}",
+            field="past_key_values",
+            value=len(held),
+            remedy="pass a cache that the same model filled, or none",
+        )
+    keys = [getattr(layer, "keys", None) for layer in held]
+    check_keys([key for key in keys if key is not None], batch, kv_heads, width)
+
+
+def check_keys(keys: Sequence[torch.Tensor], batch: int, kv_heads: int, width: int) -> None:
+    """The same for the keys of each layer; those that are no `[B, Hₖᵥ, K, d]` are left out."""
+    for key in keys:
+        if key.dim() != 4 or not key.numel():
+            continue
+        rows, heads, _, size = key.shape
+        if rows != batch or kv_heads % heads or size != width:
+            raise SessionError(
+                f"the cache holds {rows} rows of {heads} heads of width {size}, but this pass has "
+                f"{batch} rows of {kv_heads} heads of width {width}",
+                field="past_key_values",
+                value=tuple(key.shape),
+                remedy="pass a cache that the same model filled for the same rows, or none",
+            )
+
+
+def refuse_outside(*_: Any, **__: Any) -> Any:
+    """What a compressed cache answers to new entries once its session is over."""
+    raise SessionError(
+        "this cache was compressed, and which tokens its layers hold is known only to the session "
+        "that made it, which is over",
+        field="past_key_values",
+        remedy="continue it inside that session (lightkv.attach keeps one open), or begin a new cache",
+    )
 
 
 def slides(cache: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -48,6 +48,14 @@ class PromptIndex:
     index: torch.Tensor
     valid: torch.Tensor
     query_valid: torch.Tensor
+
+    def without_last(self, count: int) -> PromptIndex:
+        """The same prompt without the last `count` positions, as if they were padding."""
+        end = self.query_valid.shape[1] - count
+        before = torch.arange(self.query_valid.shape[1], device=self.index.device) < end
+        return replace(
+            self, valid=self.valid & (self.index < end), query_valid=self.query_valid & before
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,8 @@ class QueryKeyView(AttentionView):
         mask: `[B or 1, 1, N, K]` of the call, true (or 0 as float) where attention is allowed, for
             layers that are not simply causal; None is the causal mask.
         heads: the processes that share the heads, this one alone by default.
+        drafts: positions at the end that are guesses of what comes after the prompt (assisted
+            decoding). Nothing is scored by them.
     """
 
     def __init__(
@@ -124,8 +134,10 @@ class QueryKeyView(AttentionView):
         softcap: float | None = None,
         mask: torch.Tensor | None = None,
         heads: HeadGroup | None = None,
+        drafts: int = 0,
     ) -> None:
-        self.prompt = prompt
+        self.prompt = prompt.without_last(drafts) if drafts else prompt
+        self._drafts = drafts
         self.heads = heads or HeadGroup()
         self._query = query.detach()
         self._all_keys = key.detach()
@@ -212,7 +224,8 @@ class QueryKeyView(AttentionView):
 
     def last_row(self) -> torch.Tensor:
         batch, _, count, _ = self._all_keys.shape
-        index = torch.full((batch, 1), self._length - 1, device=self._query.device)
+        last = self._length - 1 - self._drafts
+        index = torch.full((batch, 1), last, device=self._query.device)
         parts = [
             self._causal_rows(index, start, stop).flatten(1, 2)[:, :, 0, -self._length :]
             for start, stop in self._head_blocks(batch * self._groups * count)

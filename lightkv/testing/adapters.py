@@ -12,11 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial, reduce
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import nn
 
+from lightkv.core.errors import SessionError
 from lightkv.core.session import Session, compress
 from lightkv.testing.oracles import (
     Recorder,
@@ -27,6 +30,8 @@ from lightkv.testing.oracles import (
 )
 
 Inputs = dict[str, Any]
+BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "mm_token_type_ids")
+"""Inputs with an entry for each position of the prompt."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=
 """Different lengths, different numbers of images, one without."""
 
 
+PAIR = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
+"""An image each and different lengths of text."""
+
+
 class AdapterBench:
     """What a family supplies, and the runs that the contract is made of.
 
@@ -59,9 +68,15 @@ class AdapterBench:
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
-        cannot: "beams", "sampling" (several sequences of one prompt), or the name of an attention
-            implementation → why this family cannot do it without lightkv either. Those tests are
-            skipped with the reason.
+        cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
+            of it are skipped with the reason. There are "beams" and "sampling" (several sequences
+            of one prompt), "later image" (in a turn on a filled cache), "cache objects" (of the
+            caller; also "cropping", "quantised cache", "offloaded cache", "refusing copies"),
+            "assisted" (decoding from drafts), "assistant" (a model that makes them), "streaming",
+            "gradient checkpointing", "embeddings" (instead of ids, with images), "placeholders" (in
+            the ids), and the names of attention implementations.
+        pair: prompts of two rows with an image each, for conversations.
+        outside_error: what a compressed cache raises when it goes on after its session.
     """
 
     schedule: ClassVar[Sequence[dict[str, Any]]] = (
@@ -75,6 +90,8 @@ class AdapterBench:
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
     cannot: ClassVar[dict[str, str]] = {}
+    pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
+    outside_error: ClassVar[type[Exception] | tuple[type[Exception], ...]] = SessionError
 
     # -- supplied by the family ------------------------------------------------------------------
 
@@ -104,6 +121,24 @@ class AdapterBench:
         ids = torch.cat([inputs["input_ids"], tokens], dim=1)
         return {**inputs, "input_ids": ids, "attention_mask": self.longer_mask(inputs, tokens)}
 
+    def joined(self, first: Inputs, later: Inputs) -> Inputs:
+        """One prompt from two: tokens side by side, the pixels one after the other."""
+        out = dict(first)
+        for name, value in later.items():
+            axis = 1 if name in BY_TOKEN else 0
+            out[name] = joined(first[name], value, axis) if name in first else value
+        return out
+
+    def later_call(self, model: nn.Module, whole: Inputs, later: Inputs) -> Inputs:
+        """What `generate` takes for a turn on a filled cache.
+
+        Args:
+            model: the model; the call is made inside the session.
+            whole: the conversation so far and the new turn, all pixels row after row.
+            later: the new turn alone.
+        """
+        return {name: (whole if name in BY_TOKEN else later)[name] for name in later}
+
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns `layers`."""
         finder: Any = model.get_decoder
@@ -120,7 +155,10 @@ class AdapterBench:
         return [windowed(causal_mask(length), window)[None] for window in self.windows]
 
     def call(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
-        """One forward pass; `changes` are `use_cache` and `position_ids`."""
+        """One forward pass; `changes` are arguments beside the inputs (`use_cache`, `labels`, …).
+
+        `position_ids` are left out where the outer forward has no such argument.
+        """
         return model(**inputs, **changes)
 
     def valid(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
@@ -136,12 +174,36 @@ class AdapterBench:
         assert type(cache).__module__.startswith("transformers.")
         return [(layer.keys, layer.values) for layer in cache.layers]
 
+    def cache_of(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        """A cache with key and value of each layer, of the kind the model itself makes."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (key, value) in enumerate(pairs):
+            cache.update(key, value, layer)
+        return cache
+
+    def cache_length(self, cache: Any) -> int:
+        """Positions that layer 0 was fed."""
+        return int(cache.get_seq_length())
+
+    def spoiled(self, model: nn.Module, inputs: Inputs, prompts: Sequence[Prompt]) -> Inputs:
+        """The inputs with text in place of the last placeholder of the first row."""
+        ids = inputs["input_ids"].clone()
+        ids[0, int(self.vision_mask(model, inputs, prompts)[0].nonzero().max())] = 9
+        return {**inputs, "input_ids": ids}
+
     def record(self, model: nn.Module, layer: int) -> AbstractContextManager[Recorder]:
         """Record the positions that reach the decoder and the rotary angles of one layer."""
         decoder: Any = self.decoder(model)
         return Recorder.on(decoder, decoder.layers[layer])
 
     # -- runs ------------------------------------------------------------------------------------
+
+    def need(self, capability: str) -> None:
+        """Skip the running test, with the reason, where the family lacks a capability."""
+        if capability in self.cannot:
+            pytest.skip(f"cannot: {self.cannot[capability]}")
 
     @staticmethod
     def longer_mask(inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
@@ -177,6 +239,11 @@ class AdapterBench:
     def logits(self, model: nn.Module, inputs: Inputs, **changes: Any) -> torch.Tensor:
         """`[B, steps, vocabulary]` logits of a greedy generation."""
         return torch.stack(self.generate(model, inputs, **changes).logits, dim=1)
+
+    def answer(self, inputs: Inputs, out: Any) -> torch.Tensor:
+        """`[B, T]` all tokens that `generate` added to `inputs`."""
+        prompt = inputs["attention_mask"].shape[1] if "input_ids" in inputs else 0
+        return torch.as_tensor(out.sequences[:, prompt:])
 
     def new_tokens(self, out: Any) -> torch.Tensor:
         """`[B, steps]` generated tokens."""
@@ -234,3 +301,96 @@ class AdapterBench:
         positions = recorder.all_position_ids(tokens.shape[0])
         reference = self.masked_logits(model, prompts, tokens, positions, session, eager=eager)
         return torch.stack(out.logits, dim=1), reference
+
+    def converse(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Prompt],
+        later: Prompt,
+        pipeline: Any,
+        *,
+        eager: bool,
+        outside: bool = False,
+        **changes: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor, Session]:
+        """A second turn `later`, the same in each row, on the cache that the first turn left.
+
+        With `outside` the first turn runs before the session, uncompressed.
+
+        Returns its logits, those of the uncompressed model that is given each row's conversation in
+        one pass, without padding, and cannot see what either turn dropped; and the session.
+        """
+        turns = [self.make_inputs(model, rows) for rows in (prompts, [later] * len(prompts))]
+        plain = self.generate(model, turns[0]) if outside else None
+        with self.session(model, prompts, pipeline, trace=True, **changes) as session:
+            first = plain or self.generate(model, turns[0])
+            answer = self.new_tokens(first)
+            rows = [
+                self._conversation(model, p, answer[r : r + 1], later)
+                for r, p in enumerate(prompts)
+            ]
+            whole = self.joined(self.extended(model, turns[0], answer), turns[1])
+            pixels = [{k: v for k, v in row.items() if k not in BY_TOKEN} for row in rows]
+            whole |= reduce(partial(AdapterBench.joined, self), pixels)
+            second = self.generate(
+                model,
+                self.later_call(model, whole, turns[1]),
+                past_key_values=first.past_key_values,
+            )
+        alive = self._alive(model, session, turns, (prompts, [later] * len(prompts)))
+        fed, wanted = self.new_tokens(second)[:, :-1], []
+        layers: Any = self.decoder(model).layers
+        for row, inputs in enumerate(rows):
+            inputs = self.extended(model, inputs, fed[row : row + 1])
+            valid = self.valid(model, inputs)
+            new = torch.ones(1, self.steps - 1, dtype=torch.bool)
+            kept = [torch.cat([keys[row : row + 1], new], dim=1) for keys in alive]
+            kept = [keys[:, -valid.shape[1] :] for keys in kept]
+            own = self.own_masks(model, inputs)
+            with masked_layers(layers, kept, valid, eager=eager, own=own), torch.no_grad():
+                out = self.call(model, inputs, use_cache=False)
+                wanted.append(out.logits[:, -self.steps :])
+        return torch.stack(second.logits, dim=1), torch.cat(wanted), session
+
+    def _conversation(
+        self, model: nn.Module, prompt: Prompt, answer: torch.Tensor, later: Prompt
+    ) -> Inputs:
+        """First prompt, answer `[1, T]` and later prompt of one row in one pass."""
+        first, more = (self.make_inputs(model, [each]) for each in (prompt, later))
+        return self.joined(self.extended(model, first, answer), more)
+
+    def _alive(
+        self,
+        model: nn.Module,
+        session: Session,
+        turns: Sequence[Inputs],
+        prompts: Sequence[Sequence[Prompt]],
+    ) -> list[torch.Tensor]:
+        """Per layer `[B, N]` what both turns left, the first answer between them."""
+        stages, count = session.pipeline.schedule.after_layers, len(self.decoder(model).layers)  # type: ignore[arg-type]
+        # The latest reports are those of the turns with images, latest first.
+        reports, parts = list(session.reports), []
+        for inputs, rows in reversed(list(zip(turns, prompts, strict=True))):
+            vision = self.vision_mask(model, inputs, rows)
+            trace = reports.pop().trace if reports and bool(vision.any()) else None
+            whole = [torch.ones_like(vision)] * count
+            parts.append(whole if trace is None else alive_by_layer(vision, stages, trace, count))
+        answer = torch.ones(len(prompts[0]), self.steps, dtype=torch.bool)
+        return [
+            torch.cat([one, answer, two], dim=1) for one, two in zip(*reversed(parts), strict=True)
+        ]
+
+
+def joined(first: torch.Tensor, later: torch.Tensor, axis: int) -> torch.Tensor:
+    """Concatenation along an axis; the other axes are filled up with zeros where they differ."""
+    sizes = [max(pair) for pair in zip(first.shape, later.shape, strict=True)]
+    parts = []
+    for tensor in (first, later):
+        want = [
+            own if n == axis else size
+            for n, (own, size) in enumerate(zip(tensor.shape, sizes, strict=True))
+        ]
+        filled = tensor.new_zeros(want)
+        filled[tuple(slice(size) for size in tensor.shape)] = tensor
+        parts.append(filled)
+    return torch.cat(parts, dim=axis)

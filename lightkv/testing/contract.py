@@ -13,6 +13,7 @@ from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
 from lightkv.testing.adapters import AdapterBench, Prompt
 from lightkv.testing.oracles import snapshot
+from lightkv.testing.serving import ServingTests
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
@@ -21,7 +22,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(AdapterBench):
+class AdapterSuite(ServingTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -230,7 +231,7 @@ class AdapterSuite(AdapterBench):
 
     def test_beams_share_the_selection_of_their_prompt(self) -> None:
         """The score of the best beam is that of the masked model on the same tokens."""
-        _need(self, "beams")
+        self.need("beams")
         model, prompts, beams = self.make_model(), self.beam_prompts, 3
         inputs = self.make_inputs(model, prompts)
         with (
@@ -254,7 +255,7 @@ class AdapterSuite(AdapterBench):
             )
 
     def test_sampling_repeats_under_a_seed(self) -> None:
-        _need(self, "sampling")
+        self.need("sampling")
         model = self.make_model()
         inputs = self.make_inputs(model, self.batch[:1])
 
@@ -303,13 +304,8 @@ class AdapterSuite(AdapterBench):
         assert any(bool((p.grad != 0).any()) for p in first.parameters() if p.grad is not None)
 
 
-def _need(suite: AdapterBench, capability: str) -> None:
-    if capability in suite.cannot:
-        pytest.skip(f"cannot do {capability} without lightkv either: {suite.cannot[capability]}")
-
-
 def _model(suite: AdapterBench, attention: str) -> Any:
-    _need(suite, attention)
+    suite.need(attention)
     return suite.make_model(attention)
 
 

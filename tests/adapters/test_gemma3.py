@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rows import left_padded, row_ids
 from test_generic import TestGeneric as GenericSuite
 from tiny import TEXT
 from transformers import (
@@ -16,7 +17,7 @@ from lightkv.adapters.gemma3 import Gemma3Adapter
 from lightkv.adapters.inputs import read_inputs
 from lightkv.core.errors import LayoutError, ModelError
 from lightkv.testing import AdapterSuite, Prompt
-from lightkv.testing.oracles import alive_by_layer, causal_mask, masked_layers, windowed
+from lightkv.testing.oracles import causal_mask, windowed
 
 IMAGE, START, END, SIDE = 5, 6, 7, 6
 WINDOWS = (24, 24, None, 24, 24, None)
@@ -73,10 +74,8 @@ def tiny_text(attn_implementation="sdpa", dtype=torch.float32):
 
 
 def row_of(prompt):
-    generator = torch.Generator().manual_seed(prompt.seed)
-    text = torch.randint(10, 200, (prompt.before + prompt.after,), generator=generator)
-    image = torch.tensor([START, *[IMAGE] * SIDE * SIDE, END]).repeat(prompt.images)
-    ids = torch.cat([text[: prompt.before], image, text[prompt.before :]])
+    image = [START, *[IMAGE] * SIDE * SIDE, END]
+    ids, generator = row_ids(prompt, [image] * prompt.images, apart=False)
     return ids, torch.randn(prompt.images, 3, 48, 48, generator=generator)
 
 
@@ -96,13 +95,8 @@ class TestGemma3(AdapterSuite):
 
     def make_inputs(self, model, prompts):
         rows, pixels = zip(*(row_of(prompt) for prompt in prompts), strict=True)
-        width = max(row.shape[0] for row in rows)
-        ids, mask = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(2))
-        for number, row in enumerate(rows):
-            ids[number, width - row.shape[0] :] = row
-            mask[number, width - row.shape[0] :] = 1
-        types = (ids == IMAGE).long()
-        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        inputs = left_padded(rows)
+        inputs["token_type_ids"] = (inputs["input_ids"] == IMAGE).long()
         if sum(prompt.images for prompt in prompts):
             inputs["pixel_values"] = torch.cat(pixels).to(model.dtype)
         return inputs
@@ -129,47 +123,6 @@ class TestGemma3Text(GenericSuite):
 
 del GenericSuite
 SUITE = TestGemma3()
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_an_image_in_a_later_turn_is_a_block_of_its_own(attention):
-    """Its tokens see one another, and what the layer kept of the first image in the window."""
-    model = tiny_gemma3(attention)
-    one, two = (SUITE.make_inputs(model, [Prompt(2, 1, 3, seed=seed)]) for seed in (1, 2))
-    with SUITE.session(model, [], "random", trace=True) as session:
-        first = SUITE.generate(model, one)
-        ids = torch.cat([first.sequences, two["input_ids"]], dim=1)
-        types = (ids == IMAGE).long()
-        again = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": types}
-        again["pixel_values"] = two["pixel_values"]
-        second = SUITE.generate(model, again, past_key_values=first.past_key_values)
-        stages = session.pipeline.schedule.after_layers
-        traces = [report.trace for report in session.reports]
-    whole, length = second.sequences[:, :-1], ids.shape[1]
-    start = first.sequences.shape[1]
-    alive = [torch.ones_like(whole, dtype=torch.bool)] * len(WINDOWS)
-    for trace, part in zip(traces, (slice(0, start), slice(start, None)), strict=True):
-        vision = torch.zeros_like(whole, dtype=torch.bool)
-        vision[:, part] = whole[:, part] == IMAGE
-        parts = alive_by_layer(vision, stages, trace, len(WINDOWS))
-        alive = [old & new for old, new in zip(alive, parts, strict=True)]
-    layers, valid = model.get_decoder().layers, torch.ones_like(whole, dtype=torch.bool)
-    pixels = torch.cat([one["pixel_values"], two["pixel_values"]])
-    masks = masked_layers(layers, alive, valid, eager=attention == "eager", own=own_masks(whole))
-    with masks, torch.no_grad():
-        wanted = model(input_ids=whole, pixel_values=pixels, use_cache=False).logits
-    found = torch.stack(second.logits, dim=1)
-    torch.testing.assert_close(found, wanted[:, length - 1 :], atol=1e-5, rtol=0)
-
-
-def test_assisted_decoding_gives_the_same_tokens():
-    model = tiny_gemma3()
-    inputs = SUITE.make_inputs(model, [Prompt(2, 1, 3, seed=1)])
-    with SUITE.session(model, [], "random"):
-        plain = SUITE.generate(model, inputs, max_new_tokens=12)
-    with SUITE.session(model, [], "random"):
-        assisted = SUITE.generate(model, inputs, max_new_tokens=12, prompt_lookup_num_tokens=2)
-    assert torch.equal(plain.sequences, assisted.sequences)
 
 
 def test_each_rotary_base_follows_the_position_policy():

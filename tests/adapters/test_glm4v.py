@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rows import check_truth, left_padded, row_ids
+from rows import check_truth, grids_later, left_padded, row_ids
 from tiny import TEXT
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 
@@ -91,6 +91,9 @@ class TestImages(AdapterSuite):
         whole = super().extended(model, inputs, tokens)
         types = inputs["mm_token_type_ids"]
         return {**whole, "mm_token_type_ids": torch.cat([types, torch.zeros_like(tokens)], dim=1)}
+
+    def later_call(self, model, whole, later):
+        return grids_later(model, whole, later)
 
 
 class TestVideos(TestImages):

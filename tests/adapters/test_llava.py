@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny import left_padded, tiny_llava
+from rows import left_padded, row_ids
+from tiny import tiny_llava
 
 import lightkv
 from lightkv.adapters.inputs import read_inputs
@@ -16,12 +17,8 @@ SCHEDULE = list(AdapterSuite.schedule)
 
 
 def row_of(prompt):
-    generator = torch.Generator().manual_seed(prompt.seed)
-    text = torch.randint(10, 200, (prompt.before + prompt.after,), generator=generator)
-    images = torch.full((prompt.images * SIDE * SIDE,), IMAGE)
-    ids = torch.cat([text[: prompt.before], images, text[prompt.before :]])
-    pixels = torch.randn(prompt.images, 3, 48, 48, generator=generator)
-    return ids, pixels
+    ids, generator = row_ids(prompt, [[IMAGE] * SIDE * SIDE] * prompt.images, apart=False)
+    return ids, torch.randn(prompt.images, 3, 48, 48, generator=generator)
 
 
 class TestLlava(AdapterSuite):
@@ -30,8 +27,7 @@ class TestLlava(AdapterSuite):
 
     def make_inputs(self, model, prompts):
         rows, pixels = zip(*(row_of(prompt) for prompt in prompts), strict=True)
-        ids, mask = left_padded(rows)
-        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs = left_padded(rows)
         if sum(prompt.images for prompt in prompts):
             inputs["pixel_values"] = torch.cat(pixels).to(model.dtype)
         return inputs
@@ -81,60 +77,74 @@ def test_embeddings_without_ids_are_refused_or_take_spans():
     assert run.last.samples[0].original == 36
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_a_second_turn_on_the_same_cache_equals_the_masked_model(attention):
-    """Text that follows in a later call sees, in each layer, what that layer kept."""
-    suite, prompts = TestLlava(), (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
-    model = suite.make_model(attention)
-    inputs = suite.make_inputs(model, prompts)
-    turn = torch.randint(10, 200, (2, 3), generator=torch.Generator().manual_seed(4))
-    decoder = suite.decoder(model)
-    with (
-        suite.session(model, prompts, "random", trace=True) as session,
-        Recorder.on(decoder, decoder.layers[0]) as recorder,
-    ):
-        first = suite.generate(model, inputs)
-        ids = torch.cat([first.sequences, turn], dim=1)
-        mask = torch.cat([inputs["attention_mask"], torch.ones(2, suite.steps + 3).long()], dim=1)
-        again = {"input_ids": ids, "attention_mask": mask}
-        second = suite.generate(model, again, past_key_values=first.past_key_values)
-    fed = torch.cat([suite.new_tokens(first), turn, suite.new_tokens(second)], dim=1)
-    positions = recorder.all_position_ids(2)
-    wanted = suite.masked_logits(
-        model, prompts, fed, positions, session, eager=attention == "eager"
-    )
-    found = torch.stack(second.logits, dim=1)
-    torch.testing.assert_close(found, wanted[:, -suite.steps :], atol=1e-5, rtol=0)
-
-
-def test_a_second_image_in_a_later_turn_is_compressed_too():
+def test_contiguous_positions_go_on_in_a_later_turn_with_an_image():
+    """In each layer the second picture follows what that layer kept of the first turn."""
     suite, prompts = TestLlava(), (Prompt(2, 1, 3, seed=1),)
     model = suite.make_model()
-    more = inputs_of(model, Prompt(2, 1, 3, seed=7))
-    with suite.session(model, prompts) as session:
-        first = suite.generate(model, inputs_of(model, *prompts))
-        ids = torch.cat([first.sequences, more["input_ids"]], dim=1)
-        again = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        again["pixel_values"] = more["pixel_values"]
-        second = suite.generate(model, again, past_key_values=first.past_key_values)
-    counts = [report.samples[0].vision_tokens for report in session.reports]
-    assert counts == [(36, 36, 20, 20, 10, 10)] * 2
-    # Everything fed so far, less what the stages removed from each of the two images.
-    fed = second.sequences.shape[1] - 1
-    held = [layer.keys.shape[2] for layer in second.past_key_values.layers]
-    assert held == [fed - 2 * (36 - left) for left in counts[0]]
+    decoder = model.get_decoder()
+    for layer in (2, 5):
+        with suite.session(model, prompts, positions="renumber-contiguous"):
+            first = suite.generate(model, suite.make_inputs(model, prompts))
+            call = suite._next_turn(model, first, prompts, Prompt(2, 1, 3, seed=7))
+            held = first.past_key_values.layers[layer].keys.shape[2]
+            with Recorder.on(decoder, decoder.layers[layer]) as recorder:
+                suite.generate(model, call, past_key_values=first.past_key_values)
+        for tables in recorder.rotary:
+            places = torch.arange(held, held + tables[0].shape[1])[None]
+            wanted = decoder.rotary_emb(torch.zeros(1), places)
+            torch.testing.assert_close(tables, tuple(wanted))
+            held += tables[0].shape[1]
 
 
-def test_assisted_decoding_gives_the_same_tokens():
-    """Prompt look-up feeds candidates, verifies them in one pass and crops the cache."""
-    suite, prompts = TestLlava(), (Prompt(2, 1, 3, seed=1),)
+def test_a_loop_without_positions_is_refused_where_layer_0_is_compressed():
+    model = tiny_llava()
+    inputs = inputs_of(model, Prompt(2, 1, 3))
+    inputs.pop("attention_mask")
+    step = {"input_ids": torch.tensor([[9]])}
+    schedule = [{"after_layer": 0, "ratio": 0.5}]
+    with lightkv.compress(model, "random", schedule=schedule), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        with pytest.raises(SessionError, match="after_layer >= 1"):
+            model(**step, past_key_values=cache)
+        length = inputs["input_ids"].shape[1]
+        model(**step, past_key_values=cache, position_ids=torch.tensor([[length]]))
+    assert cache.get_seq_length() == length - 18 + 1
+
+
+def test_drafts_are_checked_where_layer_0_is_compressed():
+    """Also there; a new turn is refused, because transformers would feed cached tokens again."""
+    suite, prompts = TestLlava(), (Prompt(2, 1, 3),)
     model = suite.make_model()
-    inputs = inputs_of(model, *prompts)
-    with suite.session(model, prompts, "random"):
-        plain = suite.generate(model, inputs, max_new_tokens=8)
-    with suite.session(model, prompts, "random"):
-        assisted = suite.generate(model, inputs, max_new_tokens=8, prompt_lookup_num_tokens=2)
-    assert torch.equal(plain.sequences, assisted.sequences)
+    inputs, few = suite.make_inputs(model, prompts), suite._few_tokens(model)
+    options = {"suppress_tokens": few, "max_new_tokens": 12}
+    look_up = {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}
+    schedule = [{"after_layer": 0, "ratio": 0.5}]
+    with lightkv.compress(model, "random", schedule=schedule):
+        plain = suite.generate(model, inputs, **options)
+    with lightkv.compress(model, "random", schedule=schedule):
+        fast = suite.generate(model, inputs, **options, **look_up)
+        assert torch.equal(plain.sequences, fast.sequences)
+        call = suite._next_turn(model, fast, prompts)
+        with pytest.raises(SessionError, match="after_layer >= 1"):
+            suite.generate(model, call, past_key_values=fast.past_key_values)
+
+
+def test_a_pass_that_was_interrupted_spoils_its_cache():
+    model = tiny_llava()
+    inputs = inputs_of(model, Prompt(2, 1, 3))
+    step = {"input_ids": torch.tensor([[9]])}
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with lightkv.compress(model, "lightkv", schedule=SCHEDULE), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        handle = model.get_decoder().layers[3].register_forward_pre_hook(fail)
+        with pytest.raises(KeyboardInterrupt):
+            model(**step, past_key_values=cache)
+        handle.remove()
+        with pytest.raises(SessionError, match="interrupted"):
+            model(**step, past_key_values=cache)
 
 
 def test_a_cache_that_grew_elsewhere_is_refused():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from tiny import left_padded, tiny_llava_next
+from rows import left_padded, row_ids
+from tiny import tiny_llava_next
 
 from lightkv.adapters.inputs import read_inputs
 from lightkv.adapters.llava_next import LlavaNextAdapter, unpadded_grid
@@ -44,14 +45,11 @@ class TestLlavaNext(AdapterSuite):
     def make_inputs(self, model, prompts):
         rows, pictures = [], []
         for prompt in prompts:
-            generator = torch.Generator().manual_seed(prompt.seed)
-            text = torch.randint(10, 200, (prompt.before + prompt.after,), generator=generator)
             own = [picture_of(prompt, number) for number in range(prompt.images)]
-            places = torch.full((sum(tokens_of(size) for size, _ in own),), IMAGE)
-            rows.append(torch.cat([text[: prompt.before], places, text[prompt.before :]]))
+            blocks = [[IMAGE] * tokens_of(size) for size, _ in own]
+            rows.append(row_ids(prompt, blocks, apart=False)[0])
             pictures += own
-        ids, mask = left_padded(rows)
-        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs = left_padded(rows)
         if pictures:
             most = max(tiles.shape[0] for _, tiles in pictures)
             pixels = torch.zeros(len(pictures), most, 3, TILE, TILE)

@@ -17,8 +17,11 @@ from lightkv.testing.truth import points
 
 IMAGE, VIDEO, TILE, PATCH, SIDE = 5, 6, 48, 8, 6
 PINPOINTS = [[48, 96], [96, 48], [96, 96], [48, 144]]
-WIDE = (30, 96)
-"""Height and width of an image whose 6 × 12 canvas shows 4 × 12 cells, one row of padding each side."""
+WIDE, TALL = (30, 96), (96, 33)
+"""Height and width of images whose canvas has a row, or column, of padding on each side.
+
+The canvas of 6 × 12 shows 4 × 12 cells, and that of 12 × 6 shows 12 × 4.
+"""
 
 
 def tiny(attn_implementation="sdpa", dtype=torch.float32, limit=9):
@@ -45,15 +48,17 @@ def tiny(attn_implementation="sdpa", dtype=torch.float32, limit=9):
 
 
 class TestImages(AdapterSuite):
-    """One wide image in the first prompt, two base views in the second."""
+    """A wide or a tall image in prompts with one, base views in prompts with more."""
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         return tiny(attn_implementation, dtype)
 
     def make_inputs(self, model, prompts):
-        rows, pixels, counts = [], [], []
+        rows, pixels, counts, sizes = [], [], [], []
         for prompt in prompts:
-            tokens = SIDE * SIDE + (4 * 13 if prompt.images == 1 else 1)
+            size, tokens = [(WIDE, 4 * 13), (TALL, 12 * 5)][prompt.seed % 2 == 0]
+            tokens = SIDE * SIDE + (tokens if prompt.images == 1 else 1)
+            sizes += [size] * prompt.images
             ids, generator = row_ids(prompt, [[IMAGE] * tokens] * prompt.images)
             rows.append(ids)
             pixels.append(torch.randn(prompt.images, 3, 3, TILE, TILE, generator=generator))
@@ -61,7 +66,7 @@ class TestImages(AdapterSuite):
         inputs = left_padded(rows)
         if sum(counts):
             inputs["pixel_values"] = torch.cat(pixels).to(model.dtype)
-            inputs["image_sizes"] = torch.tensor([WIDE] * sum(counts))
+            inputs["image_sizes"] = torch.tensor(sizes)
             inputs["batch_num_images"] = torch.tensor(counts)
         return inputs
 
@@ -110,7 +115,7 @@ def with_paint(canvas, row, column):
     ("size", "canvas", "grid", "pad"),
     [
         (WIDE, (6, 12), (4, 12), (1, 0)),
-        ((96, 33), (12, 6), (12, 4), (0, 1)),
+        (TALL, (12, 6), (12, 4), (0, 1)),
         ((96, 95), (12, 12), (12, 12), (0, 0)),
         ((47, 140), (6, 18), (6, 18), (0, 0)),
     ],

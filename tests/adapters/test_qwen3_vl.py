@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rows import grids_later, left_padded, row_ids
 from tiny import TEXT
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
@@ -15,7 +16,8 @@ from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.adapters import MIXED
 
 IMAGE, VIDEO, START, END = 5, 6, 7, 8
-GRID = (1, 8, 12)
+GRIDS = ((1, 8, 12), (1, 12, 8), (1, 8, 16))
+"""(frames, rows, columns) of patches before merging; images of a batch differ in size."""
 CLIP = (3, 8, 8)
 DEEP = 3
 
@@ -57,21 +59,10 @@ def patches(grids, generator):
 
 
 def row_of(prompt):
-    generator = torch.Generator().manual_seed(prompt.seed)
-    text = torch.randint(10, 200, (prompt.before + prompt.after,), generator=generator)
-    tokens = GRID[1] * GRID[2] // 4
-    image = torch.tensor([START, *[IMAGE] * tokens, END]).repeat(prompt.images)
-    ids = torch.cat([text[: prompt.before], image, text[prompt.before :]])
-    return ids, patches([GRID] * prompt.images, generator)
-
-
-def left_padded(rows):
-    width = max(row.shape[0] for row in rows)
-    ids, mask = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
-    for number, row in enumerate(rows):
-        ids[number, width - row.shape[0] :] = row
-        mask[number, width - row.shape[0] :] = 1
-    return ids, mask.long()
+    grids = [GRIDS[(prompt.seed + n) % len(GRIDS)] for n in range(prompt.images)]
+    images = [[START, *[IMAGE] * (h * w // 4), END] for _, h, w in grids]
+    ids, generator = row_ids(prompt, images, apart=False)
+    return ids, patches(grids, generator), grids
 
 
 def kinds(ids):
@@ -89,13 +80,12 @@ class TestQwen3VL(AdapterSuite):
         return tiny_qwen3_vl(attn_implementation, dtype)
 
     def make_inputs(self, model, prompts):
-        rows, pixels = zip(*(row_of(prompt) for prompt in prompts), strict=True)
-        ids, mask = left_padded(rows)
-        inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": kinds(ids)}
-        images = sum(prompt.images for prompt in prompts)
-        if images:
+        rows, pixels, grids = zip(*(row_of(prompt) for prompt in prompts), strict=True)
+        inputs = left_padded(rows)
+        inputs["mm_token_type_ids"] = kinds(inputs["input_ids"])
+        if any(grids):
             inputs["pixel_values"] = torch.cat(pixels).to(model.dtype)
-            inputs["image_grid_thw"] = torch.tensor([GRID] * images)
+            inputs["image_grid_thw"] = torch.tensor([grid for own in grids for grid in own])
         return inputs
 
     def extended(self, model, inputs, tokens):
@@ -105,6 +95,9 @@ class TestQwen3VL(AdapterSuite):
     def options(self, model, prompts):
         return {"adapter": Qwen3VLAdapter()}
 
+    def later_call(self, model, whole, later):
+        return grids_later(model, whole, later)
+
 
 class Clips(TestQwen3VL):
     """Prompts that hold clips instead of images: a run of tokens for each temporal patch."""
@@ -113,16 +106,12 @@ class Clips(TestQwen3VL):
         tokens = CLIP[1] * CLIP[2] // 4
         rows, clips = [], 0
         for prompt in prompts:
-            generator = torch.Generator().manual_seed(prompt.seed)
-            text = torch.randint(10, 200, (prompt.before + prompt.after,), generator=generator)
-            parts = [text[: prompt.before]]
-            for _ in range(prompt.images):
-                for frame in range(CLIP[0]):
-                    parts.append(torch.tensor([20 + frame, START, *[VIDEO] * tokens, END]))
+            run = [START, *[VIDEO] * tokens, END]
+            clip = [id for frame in range(CLIP[0]) for id in (20 + frame, *run)]
+            rows.append(row_ids(prompt, [clip] * prompt.images)[0])
             clips += prompt.images
-            rows.append(torch.cat([*parts, text[prompt.before :]]))
-        ids, mask = left_padded(rows)
-        inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": kinds(ids)}
+        inputs = left_padded(rows)
+        inputs["mm_token_type_ids"] = kinds(inputs["input_ids"])
         if clips:
             videos = [
                 patches([CLIP] * p.images, torch.Generator().manual_seed(p.seed)) for p in prompts
@@ -145,6 +134,23 @@ def test_dropping_from_clips_equals_masking(attention):
 
 def test_a_batch_of_clips_equals_its_rows():
     Clips().test_batch_equals_single("sdpa", "lightkv")
+
+
+@pytest.mark.parametrize("later", [Prompt(3, 1, 4, seed=7), Prompt(3, 0, 4, seed=7)])
+def test_later_turns_after_clips(later):
+    suite, first = Clips(), (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
+    found, wanted, _ = suite.converse(suite.make_model(), first, later, "random", eager=False)
+    torch.testing.assert_close(found, wanted, atol=suite.exact, rtol=0)
+
+
+def test_windows_over_space_and_time_of_clips():
+    suite = Clips()
+    model, windows = suite.make_model(), {"space": 2, "time": 3}
+    schedule = [{"after_layer": 4, "ratio": 0.5, "windows": windows}]
+    prompts = (Prompt(2, 1, 3),)
+    with suite.session(model, prompts, schedule=schedule) as run:
+        suite.generate(model, suite.make_inputs(model, prompts))
+    assert run.last.samples[0].vision_tokens == (48,) * 4 + (24,) * 5
 
 
 def test_a_video_is_one_view_of_frames_that_stand_apart():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from tiny import left_padded, tiny_qwen2_5_vl, tiny_qwen2_vl
+from rows import grids_later, left_padded, row_ids
+from tiny import tiny_qwen2_5_vl, tiny_qwen2_vl
 
-import lightkv
 from lightkv.adapters.inputs import read_inputs
 from lightkv.adapters.qwen_vl import QwenVLAdapter
 from lightkv.testing import AdapterSuite, Prompt
@@ -24,19 +24,14 @@ def inputs_of(prompts, grids=GRIDS, token=IMAGE, dtype=torch.float32):
     kind = "image" if token == IMAGE else "video"
     rows, own, pixels = [], [], []
     for prompt in prompts:
-        generator = torch.Generator().manual_seed(prompt.seed)
-        text = torch.randint(10, 200, (prompt.before + prompt.after,), generator=generator)
-        parts = [text[: prompt.before]]
-        for number in range(prompt.images):
-            grid = grids[(prompt.seed + number) % len(grids)]
-            places = torch.full((tokens_of(grid),), token)
-            parts += [torch.tensor([START]), places, torch.tensor([END])]
-            own.append(grid)
-            pixels.append(torch.randn(np.prod(grid), PIXELS, generator=generator))
-        rows.append(torch.cat([*parts, text[prompt.before :]]))
-    ids, mask = left_padded(rows)
-    types = (ids == IMAGE).long() + 2 * (ids == VIDEO).long()
-    inputs = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types}
+        grid_of = [grids[(prompt.seed + n) % len(grids)] for n in range(prompt.images)]
+        ids, generator = row_ids(prompt, [[START, *[token] * tokens_of(g), END] for g in grid_of])
+        rows.append(ids)
+        own += grid_of
+        pixels += [torch.randn(np.prod(g), PIXELS, generator=generator) for g in grid_of]
+    inputs = left_padded(rows)
+    ids = inputs["input_ids"]
+    inputs["mm_token_type_ids"] = (ids == IMAGE).long() + 2 * (ids == VIDEO).long()
     if own:
         name = "pixel_values" if kind == "image" else "pixel_values_videos"
         inputs[name] = torch.cat(pixels).to(dtype)
@@ -62,18 +57,55 @@ class TestQwen25VL(AdapterSuite):
         longer["mm_token_type_ids"] = torch.cat([types, types.new_zeros(tokens.shape)], dim=1)
         return longer
 
+    def later_call(self, model, whole, later):
+        return grids_later(model, whole, later)
+
 
 class TestQwen2VL(TestQwen25VL):
     build = staticmethod(tiny_qwen2_vl)
 
 
+class Films(TestQwen25VL):
+    """Prompts that hold a video of 64 frames: 32 temporal patches of 8 × 8 tokens."""
+
+    grid = (32, 16, 16)
+    schedule = (
+        {"after_layer": 2, "ratio": 0.5, "windows": {"space": 4, "time": 2}},
+        {"after_layer": 4, "ratio": 0.5, "windows": {"space": 2, "time": 1}},
+    )
+
+    def make_inputs(self, model, prompts):
+        return inputs_of(prompts, [self.grid], VIDEO, dtype=model.dtype)
+
+    def vision_mask(self, model, inputs, prompts):
+        return inputs["input_ids"] == VIDEO
+
+
+FILM = (Prompt(3, 1, 5, seed=1),)
+
+
 def test_video_windows_span_space_and_time():
-    model, grid = tiny_qwen2_5_vl(), (4, 8, 12)
-    inputs = inputs_of([Prompt(3, 1, 5)], [grid], VIDEO)
-    schedule = [{"after_layer": 2, "ratio": 0.5, "windows": {"space": 2, "time": 2}}]
-    with lightkv.compress(model, "lightkv", adapter=QwenVLAdapter(), schedule=schedule) as run:
-        model.generate(**inputs, max_new_tokens=3, do_sample=False, eos_token_id=None)
-    assert run.last.samples[0].vision_tokens == (96, 96, 48, 48, 48, 48)
+    suite = Films()
+    model = suite.make_model()
+    with suite.session(model, FILM) as run:
+        suite.generate(model, suite.make_inputs(model, FILM))
+    assert run.last.samples[0].vision_tokens == (2048, 2048, 1024, 1024, 512, 512)
+
+
+def test_dropping_from_a_film_equals_masking():
+    suite = Films()
+    model = suite.make_model()
+    found, wanted = suite.drop_and_mask(model, FILM, "random", eager=False)
+    torch.testing.assert_close(found, wanted, atol=suite.exact, rtol=0)
+
+
+def test_a_film_may_come_in_a_later_turn():
+    suite = Films()
+    suite.grid = (4, 16, 8)
+    model = suite.make_model()
+    first = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
+    found, wanted, _ = suite.converse(model, first, Prompt(3, 1, 4), "random", eager=False)
+    torch.testing.assert_close(found, wanted, atol=suite.exact, rtol=0)
 
 
 @pytest.mark.parametrize("build", [tiny_qwen2_5_vl, tiny_qwen2_vl])

@@ -1,0 +1,363 @@
+"""Tests of `AdapterSuite` for what stands around a prefill: later turns, other caches, drafts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from functools import partial
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightkv.core.errors import LightKVError, SessionError
+from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt
+from lightkv.testing.doubles import Assistant, FedTokens, Numbers, quantised_bytes
+
+both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+
+TEXT, IMAGE = Prompt(3, 0, 4, seed=7), Prompt(2, 1, 3, seed=7)
+"""What may come next."""
+
+
+class ServingTests(AdapterBench):
+    """Part of `AdapterSuite`."""
+
+    # -- later turns on the cache of the first -----------------------------------------------------
+
+    @both_attentions
+    def test_second_turn_of_text(self, attention: str) -> None:
+        """Its tokens see, in each layer, what that layer kept of the image."""
+        self.need(attention)
+        model = self.make_model(attention)
+        eager = attention == "eager"
+        found, wanted, session = self.converse(model, self.pair, TEXT, "random", eager=eager)
+        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        assert len(session.reports) == 1
+
+    @pytest.mark.parametrize(
+        ("attention", "outside"),
+        [("eager", False), ("sdpa", False), ("eager", True), ("sdpa", True)],
+    )
+    def test_second_turn_with_a_new_image(self, attention: str, outside: bool) -> None:
+        """It is compressed as the first was, and sees what is left of that.
+
+        Also where the first turn ran without a session: the padding in its cache stays hidden.
+        """
+        self.need("later image")
+        self.need(attention)
+        model = self.make_model(attention)
+        eager = attention == "eager"
+        found, wanted, session = self.converse(
+            model, self.pair, IMAGE, "random", eager=eager, outside=outside
+        )
+        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        assert len(session.reports) == (1 if outside else 2)
+        for report in session.reports:
+            counts = [sample.vision_tokens for sample in report.samples]
+            assert all(count[-1] < count[0] for count in counts)
+
+    def test_a_cache_made_outside_goes_on_as_it_was(self) -> None:
+        """Text on an uncompressed cache is not compressed; nothing changes."""
+        model = self.make_model()
+        first = self.generate(model, self.make_inputs(model, self.pair))
+        call = self._next_turn(model, first, self.pair)
+        cache = copy.deepcopy(first.past_key_values)
+        plain = self.generate(model, call, past_key_values=cache)
+        with self.session(model, self.pair):
+            same = self.generate(model, call, past_key_values=first.past_key_values)
+        torch.testing.assert_close(
+            torch.stack(same.logits), torch.stack(plain.logits), atol=self.exact, rtol=0
+        )
+
+    def test_a_compressed_cache_belongs_to_its_session(self) -> None:
+        """Another session refuses it, and outside it takes no more entries."""
+        model = self.make_model()
+        inputs = self.make_inputs(model, self.pair[:1])
+        with self.session(model, self.pair[:1]):
+            first = self.generate(model, inputs)
+            call = self._next_turn(model, first, self.pair[:1])
+        with pytest.raises(SessionError) as elsewhere, self.session(model, self.pair[:1]):
+            self.generate(model, call, past_key_values=first.past_key_values)
+        assert elsewhere.value.field == "past_key_values"
+        assert elsewhere.value.remedy
+        with pytest.raises(self.outside_error) as outside:
+            self.generate(model, call, past_key_values=first.past_key_values)
+        if isinstance(outside.value, SessionError):
+            assert "session" in str(outside.value)
+            assert outside.value.field == "past_key_values"
+            assert outside.value.remedy
+
+    def test_a_copy_of_a_compressed_cache_is_refused(self) -> None:
+        self.need("refusing copies")
+        model = self.make_model()
+        with self.session(model, self.pair[:1]):
+            first = self.generate(model, self.make_inputs(model, self.pair[:1]))
+            call = self._next_turn(model, first, self.pair[:1])
+            copies = copy.deepcopy(first.past_key_values)
+            with pytest.raises(SessionError) as copied:
+                self.generate(model, call, past_key_values=copies)
+        assert copied.value.field == "past_key_values"
+        assert copied.value.remedy
+
+    def test_a_cache_of_another_model_is_refused(self) -> None:
+        model = self.make_model()
+        inputs = self.make_inputs(model, self.pair[:1])
+        made = self.cached(self.generate(model, inputs).past_key_values)
+        keys, layers = made[0][0], len(made)
+        other = {
+            "layers": (layers - 1, keys),
+            "width": (layers, keys.repeat(1, 1, 1, 2)),
+            "rows": (layers, keys.repeat(2, 1, 1, 1)),
+        }
+        for count, tensor in other.values():
+            cache = self.cache_of([(tensor, tensor)] * count)
+            with pytest.raises(SessionError) as error, self.session(model, self.pair[:1]):
+                self._step(model, cache)
+            assert error.value.field == "past_key_values"
+            assert error.value.value is not None
+
+    # -- caches ------------------------------------------------------------------------------------
+
+    def test_dynamic_cache_of_the_caller(self) -> None:
+        self.need("cache objects")
+        model = self.make_model()
+        inputs = self.make_inputs(model, self.batch)
+        with self.session(model, self.batch):
+            plain = self.generate(model, inputs)
+            own = self.generate(model, inputs, past_key_values=self._cache(model))
+        assert torch.equal(torch.stack(plain.logits), torch.stack(own.logits))
+        lengths = [
+            [key.shape[2] for key, _ in self.cached(out.past_key_values)] for out in (plain, own)
+        ]
+        assert lengths[0] == lengths[1]
+
+    def test_quantised_cache(self) -> None:
+        """Compression compounds: its bytes shrink as its entries do, and little is lost."""
+        self.need("quantised cache")
+        pytest.importorskip("optimum.quanto")
+        model = self.make_model()
+        inputs = self.make_inputs(model, self.pair)
+        settings = {"backend": "quanto", "nbits": 4, "residual_length": 8, "q_group_size": 16}
+        options = {"cache_implementation": "quantized", "cache_config": settings}
+        if any(self.windows):
+            with pytest.raises(ValueError, match="only full attention layers"):
+                self.generate(model, inputs, **options)
+            pytest.skip("cannot: transformers quantises caches of full attention layers only")
+        runs = [self.generate(model, inputs), self.generate(model, inputs, **options)]
+        with self.session(model, self.pair):
+            runs += [self.generate(model, inputs), self.generate(model, inputs, **options)]
+        layers = [run.past_key_values.layers for run in runs]
+        for exact, plain, kept, small in zip(*layers, strict=True):
+            lengths = exact.get_seq_length(), kept.get_seq_length()
+            prompt = [length - self.steps + 1 for length in lengths]
+            assert small.get_seq_length() == lengths[1]
+            assert quantised_bytes(plain) * prompt[1] == quantised_bytes(small) * prompt[0]
+            assert quantised_bytes(small) < kept.keys.nbytes
+        assert layers[3][-1].get_seq_length() < layers[3][0].get_seq_length()
+        # The prefill attends to exact keys; what follows loses about as much as without lightkv.
+        lost = [(runs[n].logits[1] - runs[n + 1].logits[1]).abs().max() for n in (0, 2)]
+        assert torch.equal(runs[2].logits[0], runs[3].logits[0])
+        assert 0 < lost[1] < 3 * lost[0]
+
+    def test_offloaded_cache(self) -> None:
+        self.need("offloaded cache")
+        if not torch.cuda.is_available():
+            model = self.make_model()
+            inputs = self.make_inputs(model, self.pair)
+            with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|accelerator"):
+                self.generate(model, inputs, cache_implementation="offloaded")
+            pytest.skip("transformers moves an offloaded cache with CUDA streams only")
+        model = self.make_model().cuda()
+        inputs = {k: v.cuda() for k, v in self.make_inputs(model, self.pair).items()}
+        with self.session(model, self.pair):
+            plain = self.generate(model, inputs)
+            moved = self.generate(model, inputs, cache_implementation="offloaded")
+        assert torch.equal(torch.stack(plain.logits), torch.stack(moved.logits))
+
+    def test_a_cropped_cache_goes_on_where_it_was_cut(self) -> None:
+        """Tokens that the caller takes back are gone in every layer."""
+        self.need("cropping")
+        model = self.make_model()
+        prompts = self.pair[:1]
+        inputs = self.make_inputs(model, prompts)
+        with self.session(model, prompts, "fastv"):
+            found = []
+            for extra in (2, 0):
+                cache = self._cache(model)
+                cache.activate_past_recording()
+                count = self.steps - 2 + extra
+                first = self.generate(model, inputs, past_key_values=cache, max_new_tokens=count)
+                cache.crop(-extra)
+                first.sequences = first.sequences[:, : first.sequences.shape[1] - extra]
+                call = self._next_turn(model, first, prompts)
+                out = self.generate(model, call, past_key_values=cache)
+                found.append(torch.stack(out.logits))
+            torch.testing.assert_close(*found, atol=self.exact, rtol=0)
+            # All text since the image, of both turns, and two tokens more.
+            vision = self.vision_mask(model, inputs, prompts)[0]
+            text = call["attention_mask"].shape[1] - 1 - int(vision.nonzero().max())
+            cache.crop(-(text + self.steps - 1 + 2))
+            with pytest.raises(SessionError, match="reaches into an image") as error:
+                self._step(model, cache)
+            assert error.value.field == "past_key_values"
+
+    # -- generation --------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("pipeline", ["lightkv", "fastv"])
+    @pytest.mark.parametrize("draft", ["lookup", "assistant"])
+    def test_assisted_decoding(self, pipeline: str, draft: str) -> None:
+        """Drafts are checked in one pass and rejected ones cropped; neither leaves a trace."""
+        self.need("assisted")
+        if draft == "assistant":
+            self.need("assistant")
+        model = self.make_model()
+        prompts = self.pair[:1]
+        inputs = self.make_inputs(model, prompts)
+        few = self._few_tokens(model)
+        if draft == "lookup":
+            options: dict[str, Any] = {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}
+        else:
+            options = {"assistant_model": (helper := Assistant(model)).model}
+        with self.session(model, prompts, pipeline) as session:
+            plain = self.generate(model, inputs, suppress_tokens=few, max_new_tokens=12)
+            if draft == "assistant":
+                helper.guess(plain.sequences[0])
+            fed = FedTokens(self.decoder(model))
+            fast = self.generate(model, inputs, suppress_tokens=few, max_new_tokens=12, **options)
+            fed.close()
+        assert torch.equal(plain.sequences, fast.sequences)
+        torch.testing.assert_close(
+            torch.stack(plain.logits), torch.stack(fast.logits), atol=self.exact, rtol=0
+        )
+        if draft == "assistant":
+            assert fed.passes < 12, "no draft was ever accepted"
+            assert fed.tokens > fast.sequences.shape[1] - 1, "no draft was ever rejected"
+        assert len({report.retention for report in session.reports}) == 1
+
+    def test_a_compressed_assistant(self) -> None:
+        """Each model in a session of its own. transformers shows images to the first one only."""
+        self.need("assisted")
+        self.need("assistant")
+        model = self.make_model()
+        helper, prompts = Assistant(model).model, self.pair[:1]
+        inputs, few = self.make_inputs(model, prompts), self._few_tokens(model)
+        options = {"suppress_tokens": few, "max_new_tokens": 12}
+        with self.session(model, prompts):
+            plain = self.generate(model, inputs, **options)
+            with self.session(helper, prompts, "fastv"):
+                fast = self.generate(model, inputs, assistant_model=helper, **options)
+        assert torch.equal(plain.sequences, fast.sequences)
+
+    def test_streaming(self) -> None:
+        """From a thread, as servers do."""
+        self.need("streaming")
+        from transformers import TextIteratorStreamer
+
+        model = self.make_model()
+        prompts = self.pair[:1]
+        inputs = self.make_inputs(model, prompts)
+        streamer = TextIteratorStreamer(Numbers(), skip_prompt="input_ids" in inputs, timeout=60)
+        with self.session(model, prompts):
+            whole = self.generate(model, inputs)
+            thread = Thread(
+                target=self.generate, args=(model, inputs), kwargs={"streamer": streamer}
+            )
+            thread.start()
+            text = "".join(streamer)
+            thread.join()
+        assert text.split() == [str(int(token)) for token in self.new_tokens(whole)[0]]
+
+    # -- training ----------------------------------------------------------------------------------
+
+    def test_gradient_checkpointing(self) -> None:
+        """The loss of the text after the images has the same gradients."""
+        self.need("gradient checkpointing")
+        found = []
+        for checkpointing in (False, True):
+            model = self.make_model().train()
+            if checkpointing:
+                plain: Any = model
+                plain.gradient_checkpointing_enable({"use_reentrant": False})
+            with self.session(model, self.pair):
+                out = model(**self.make_inputs(model, self.pair), logits_to_keep=3, use_cache=False)
+                out.logits.float().square().sum().backward()
+            layers: Any = self.decoder(model).layers
+            last = layers[-1]
+            found.append([p.grad for p in last.parameters() if p.grad is not None])
+        assert found[0]
+        torch.testing.assert_close(*found)
+
+    def test_labels_are_refused(self) -> None:
+        model = self.make_model()
+        inputs = self.make_inputs(model, self.pair)
+        labels = inputs["attention_mask"]
+        with self.session(model, self.pair), pytest.raises(SessionError) as error:
+            self.call(model, inputs, labels=labels)
+        assert error.value.field == "labels"
+
+    # -- inputs that do not fit ----------------------------------------------------------------------
+
+    def test_placeholders_that_do_not_match_the_pixels(self) -> None:
+        """One too few, or one picture too few: lightkv says so before transformers does."""
+        self.need("placeholders")
+        model = self.make_model()
+        inputs = self.make_inputs(model, self.pair[:1])
+        two = self.make_inputs(model, [replace(self.pair[0], images=2)])
+        fewer = {name: (two if name in BY_TOKEN else inputs)[name] for name in inputs}
+        spoiled = self.spoiled(model, inputs, self.pair[:1])
+        calls = (
+            partial(self.call, model, spoiled),
+            partial(self.generate, model, spoiled),
+            # `generate` itself would look for the grids of the missing picture first.
+            partial(self.call, model, fewer),
+        )
+        with self.session(model, self.pair[:1]) as session:
+            for call in calls:
+                with pytest.raises(LightKVError) as error:
+                    call()
+                assert error.value.field
+                assert error.value.remedy
+        assert not session.reports
+
+    def test_embeddings_need_ids_or_spans(self) -> None:
+        self.need("embeddings")
+        model = self.make_model()
+        prompts = self.pair[:1]
+        inputs = self.make_inputs(model, prompts)
+        plain: Any = model
+        embeddings = plain.get_input_embeddings()(inputs.pop("input_ids"))
+        with self.session(model, prompts), pytest.raises(LightKVError) as error:
+            model(inputs_embeds=embeddings, **inputs)
+        assert error.value.field == "input_ids"
+        assert "layout" in str(error.value.remedy)
+
+    # -- parts -------------------------------------------------------------------------------------
+
+    def _next_turn(
+        self, model: nn.Module, first: Any, prompts: Any, later: Prompt = TEXT
+    ) -> Inputs:
+        """Arguments for a turn of text after `first`, what `generate` returned for `prompts`."""
+        start = self.make_inputs(model, prompts)
+        more = self.make_inputs(model, [later] * len(prompts))
+        whole = self.joined(self.extended(model, start, self.answer(start, first)), more)
+        return self.later_call(model, whole, more)
+
+    def _cache(self, model: nn.Module) -> Any:
+        from transformers import DynamicCache
+
+        config: Any = model.config
+        return DynamicCache(config=config.get_text_config(decoder=True))
+
+    def _step(self, model: nn.Module, cache: Any) -> None:
+        inputs = {"input_ids": torch.tensor([[20]])}
+        places = torch.tensor([[self.cache_length(cache)]])
+        with torch.no_grad():
+            self.call(model, inputs, position_ids=places, past_key_values=cache)
+
+    def _few_tokens(self, model: nn.Module) -> list[int]:
+        """What to suppress so that generated tokens repeat and look-ups find something."""
+        config: Any = model.config
+        return [t for t in range(config.get_text_config().vocab_size) if not 30 <= t < 36]
