@@ -24,7 +24,7 @@ from lightkv.adapters.inputs import (
     refuse_full_length,
 )
 from lightkv.adapters.masks import mask_style
-from lightkv.adapters.passes import Forward, Kwargs, moved_by
+from lightkv.adapters.passes import Forward, Kwargs
 from lightkv.adapters.passing import OnePass
 from lightkv.adapters.peek import check_peeks, peek
 from lightkv.adapters.records import (
@@ -34,6 +34,7 @@ from lightkv.adapters.records import (
     refuse_unsupported,
     slides,
 )
+from lightkv.adapters.rotary import Rotary
 from lightkv.adapters.tap import Tap
 from lightkv.core.adapter import Attachment
 from lightkv.core.attention import QueryKeyView
@@ -64,9 +65,7 @@ class HFAttachment(Attachment):
         self._decoder = adapter.decoder(model)
         self._layers = list(adapter.layers(model))
         self._windows = adapter.windows(model)
-        self._kinds: list[str | None] = [None] * len(self._layers)
-        if not adapter.keeps_positions(engine.pipeline.positions):
-            self._kinds = [adapter.rotary_kind(self._decoder, i) for i in range(len(self._layers))]
+        self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
         self._taps = {
             after - 1: self._make_tap(self._layers[after - 1])
             for after, number in engine.pipeline.after_layers.items()
@@ -115,13 +114,14 @@ class HFAttachment(Attachment):
         if self._model is not outer:
             add(before(self._model, self._on_call))
         add(before(outer, self._on_inputs))
-        add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
         for index in self._taps:
             add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
+        # After the decoder's, which may be a hook of the same module.
+        add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
 
     def detach(self) -> None:
         for handle in self._handles:
@@ -203,8 +203,12 @@ class HFAttachment(Attachment):
             tap.close()
 
     def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if not self._pass.mine():
+            # It was refused at the decoder: what is here belongs to the pass of another thread.
+            return
         self._pass.leave(module)
-        forward, self._forward, self._inputs = self._forward, None, None
+        forward, self._forward = self._forward, None
+        self._inputs = self._found = None
         self._arguments, self._drafts, self._wanted = {}, 0, None
         self._encoder.clear()
         if output is None:
@@ -386,53 +390,10 @@ class HFAttachment(Attachment):
         out["attention_mask"] = forward.mask(index, hidden, kwargs.get("attention_mask"), style)
         embeddings = kwargs.get("position_embeddings")
         if forward.compressing:
-            out["position_embeddings"] = self._rotary(forward, index, hidden, embeddings)
-        elif self._engine.pipeline.positions.decode == "contiguous":
-            out["position_embeddings"] = self._shifted(forward, index, hidden, embeddings)
+            out["position_embeddings"] = self._rotary.kept(forward, index, hidden, embeddings)
+        elif self._rotary.contiguous:
+            out["position_embeddings"] = self._rotary.shifted(forward, index, hidden, embeddings)
         return out
-
-    def _rotary(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
-        prefill = forward.prefill
-        assert prefill is not None
-        assert prefill.kept is not None
-        stage, kept, positions = len(prefill.stages_done), prefill.kept, prefill.positions
-        if positions is not None:
-            kind = self._kinds[index]
-            contiguous = self._engine.pipeline.positions.decode == "contiguous"
-            shift = forward.shifts.get(index, ()) if contiguous else ()
-            return forward.once(
-                ("rotary", stage, kind, shift, hidden.device),
-                lambda: self._adapter.rotary(
-                    self._decoder,
-                    hidden,
-                    positions.to(hidden.device) - moved_by(shift, hidden.device),
-                    kind,
-                ),
-            )
-        return forward.once(
-            ("gathered", stage, id(embeddings), hidden.device),
-            lambda: gather_rotary(embeddings, kept.to(hidden.device)),
-        )
-
-    def _shifted(self, forward: Forward, index: int, hidden: torch.Tensor, embeddings: Any) -> Any:
-        """Rotary embeddings of new tokens that follow this layer's own, shorter, prompt."""
-        assert forward.record is not None
-        removed = forward.record.removed[index]
-        if not any(removed):
-            return embeddings
-
-        def make() -> Any:
-            past = forward.record.length(0) - forward.queries if forward.record else 0
-            given = self._arguments.get("position_ids")
-            if given is None:
-                given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
-            positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
-            positions = positions.to(hidden.device)
-            shift = moved_by(removed, hidden.device)
-            return self._adapter.rotary(self._decoder, hidden, positions - shift, kind)
-
-        kind = self._kinds[index]
-        return forward.once(("shifted", removed, kind, hidden.device), make)
 
     def _open_tap(self, forward: Forward, index: int) -> None:
         prefill = forward.prefill
@@ -461,12 +422,3 @@ class HFAttachment(Attachment):
             prefill.observe(index + 1, view)
 
         self._taps[index].open(look)
-
-
-def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
-    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`, on the device of `kept`."""
-    out = []
-    for table in embeddings:
-        table = table.to(kept.device).expand(kept.shape[0], -1, -1)
-        out.append(table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1])))
-    return tuple(out)

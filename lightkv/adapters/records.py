@@ -233,17 +233,22 @@ def check_made_here(cache: Any, batch: int, num_layers: int, kv_heads: int, widt
             value=len(held),
             remedy="pass a cache that the same model filled, or none",
         )
-    for layer in held:
-        keys = getattr(layer, "keys", None)
-        if keys is None or keys.dim() != 4 or not keys.numel():
+    keys = [getattr(layer, "keys", None) for layer in held]
+    check_keys([key for key in keys if key is not None], batch, kv_heads, width)
+
+
+def check_keys(keys: Sequence[torch.Tensor], batch: int, kv_heads: int, width: int) -> None:
+    """The same for the keys of each layer; those that are no `[B, Hₖᵥ, K, d]` are left out."""
+    for key in keys:
+        if key.dim() != 4 or not key.numel():
             continue
-        rows, heads, _, size = keys.shape
+        rows, heads, _, size = key.shape
         if rows != batch or kv_heads % heads or size != width:
             raise SessionError(
                 f"the cache holds {rows} rows of {heads} heads of width {size}, but this pass has "
                 f"{batch} rows of {kv_heads} heads of width {width}",
                 field="past_key_values",
-                value=tuple(keys.shape),
+                value=tuple(key.shape),
                 remedy="pass a cache that the same model filled for the same rows, or none",
             )
 

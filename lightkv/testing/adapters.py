@@ -19,9 +19,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightkv.core.plugins import get_preset
+from lightkv.core.errors import SessionError
 from lightkv.core.session import Session, compress
-from lightkv.core.stage import Stage
 from lightkv.testing.oracles import (
     Recorder,
     alive_by_layer,
@@ -55,10 +54,8 @@ MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=
 """Different lengths, different numbers of images, one without."""
 
 
-def encoder_needs(pipeline: str) -> frozenset[str]:
-    """What a preset reads of the vision encoder."""
-    roles = get_preset(pipeline).roles()
-    return Stage.from_roles(roles, ratio=0.0, windows=2).vision_requires
+PAIR = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
+"""An image each and different lengths of text."""
 
 
 class AdapterBench:
@@ -74,8 +71,13 @@ class AdapterBench:
         class_token: whether the adapter offers a vision encoder with a class token.
         cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
-            of one prompt), "later image" (in a turn on a filled cache), "assistant" (a model that
-            drafts tokens), and the names of attention implementations.
+            of one prompt), "later image" (in a turn on a filled cache), "cache objects" (of the
+            caller; also "cropping", "quantised cache", "offloaded cache", "refusing copies"),
+            "assisted" (decoding from drafts), "assistant" (a model that makes them), "streaming",
+            "gradient checkpointing", "embeddings" (instead of ids, with images), "placeholders" (in
+            the ids), and the names of attention implementations.
+        pair: prompts of two rows with an image each, for conversations.
+        outside_error: what a compressed cache raises when it goes on after its session.
     """
 
     schedule: ClassVar[Sequence[dict[str, Any]]] = (
@@ -90,6 +92,8 @@ class AdapterBench:
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
     class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
+    pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
+    outside_error: ClassVar[type[Exception] | tuple[type[Exception], ...]] = SessionError
 
     # -- supplied by the family ------------------------------------------------------------------
 
@@ -153,7 +157,10 @@ class AdapterBench:
         return [windowed(causal_mask(length), window)[None] for window in self.windows]
 
     def call(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
-        """One forward pass; `changes` are `use_cache` and `position_ids`."""
+        """One forward pass; `changes` are arguments beside the inputs (`use_cache`, `labels`, …).
+
+        `position_ids` are left out where the outer forward has no such argument.
+        """
         return model(**inputs, **changes)
 
     def valid(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
@@ -168,6 +175,25 @@ class AdapterBench:
         """Key and value of each layer, from a cache that is of the kind the model itself makes."""
         assert type(cache).__module__.startswith("transformers.")
         return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def cache_of(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        """A cache with key and value of each layer, of the kind the model itself makes."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (key, value) in enumerate(pairs):
+            cache.update(key, value, layer)
+        return cache
+
+    def cache_length(self, cache: Any) -> int:
+        """Positions that layer 0 was fed."""
+        return int(cache.get_seq_length())
+
+    def spoiled(self, model: nn.Module, inputs: Inputs, prompts: Sequence[Prompt]) -> Inputs:
+        """The inputs with text in place of the last placeholder of the first row."""
+        ids = inputs["input_ids"].clone()
+        ids[0, int(self.vision_mask(model, inputs, prompts)[0].nonzero().max())] = 9
+        return {**inputs, "input_ids": ids}
 
     def record(self, model: nn.Module, layer: int) -> AbstractContextManager[Recorder]:
         """Record the positions that reach the decoder and the rotary angles of one layer."""
@@ -221,6 +247,11 @@ class AdapterBench:
     def logits(self, model: nn.Module, inputs: Inputs, **changes: Any) -> torch.Tensor:
         """`[B, steps, vocabulary]` logits of a greedy generation."""
         return torch.stack(self.generate(model, inputs, **changes).logits, dim=1)
+
+    def answer(self, inputs: Inputs, out: Any) -> torch.Tensor:
+        """`[B, T]` all tokens that `generate` added to `inputs`."""
+        prompt = inputs["attention_mask"].shape[1] if "input_ids" in inputs else 0
+        return torch.as_tensor(out.sequences[:, prompt:])
 
     def new_tokens(self, out: Any) -> torch.Tensor:
         """`[B, steps]` generated tokens."""
@@ -319,13 +350,14 @@ class AdapterBench:
         layers: Any = self.decoder(model).layers
         for row, inputs in enumerate(rows):
             inputs = self.extended(model, inputs, fed[row : row + 1])
-            valid = inputs["attention_mask"].bool()
+            valid = self.valid(model, inputs)
             new = torch.ones(1, self.steps - 1, dtype=torch.bool)
             kept = [torch.cat([keys[row : row + 1], new], dim=1) for keys in alive]
             kept = [keys[:, -valid.shape[1] :] for keys in kept]
             own = self.own_masks(model, inputs)
             with masked_layers(layers, kept, valid, eager=eager, own=own), torch.no_grad():
-                wanted.append(model(**inputs, use_cache=False).logits[:, -self.steps :])
+                out = self.call(model, inputs, use_cache=False)
+                wanted.append(out.logits[:, -self.steps :])
         return torch.stack(second.logits, dim=1), torch.cat(wanted), session
 
     def _conversation(

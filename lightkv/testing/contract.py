@@ -12,8 +12,8 @@ from lightkv.core.errors import ConfigError, ModelError, SessionError
 from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
 from lightkv.core.vision import needs_class_token
-from lightkv.testing.adapters import AdapterBench, Prompt, encoder_needs
-from lightkv.testing.oracles import snapshot
+from lightkv.testing.adapters import AdapterBench, Prompt
+from lightkv.testing.oracles import encoder_needs, snapshot
 from lightkv.testing.serving import ServingTests
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
