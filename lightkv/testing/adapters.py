@@ -25,6 +25,7 @@ from lightkv.testing.oracles import (
     Recorder,
     alive_by_layer,
     causal_mask,
+    encoder_needs,
     masked_layers,
     windowed,
 )
