@@ -354,12 +354,7 @@ class HFAttachment(Attachment):
         prefill = forward.prefill
         if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
             return
-        embeddings = kwargs["position_embeddings"]
-        shifted = forward.record is not None and forward.record.compressed[index]
-        if forward.compressing:
-            embeddings = self._rotary(forward, index, hidden, embeddings)
-        elif shifted and self._engine.pipeline.positions.decode == "contiguous":
-            embeddings = self._shifted(forward, index, hidden, embeddings)
+        embeddings = self._rotary.of_layer(forward, index, hidden, kwargs["position_embeddings"])
         layer = self._layers[index]
         view = peek(
             forward,
@@ -389,10 +384,7 @@ class HFAttachment(Attachment):
         style = mask_style(self._adapter.attention_implementation(self._model))
         out["attention_mask"] = forward.mask(index, hidden, kwargs.get("attention_mask"), style)
         embeddings = kwargs.get("position_embeddings")
-        if forward.compressing:
-            out["position_embeddings"] = self._rotary.kept(forward, index, hidden, embeddings)
-        elif self._rotary.contiguous:
-            out["position_embeddings"] = self._rotary.shifted(forward, index, hidden, embeddings)
+        out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out
 
     def _open_tap(self, forward: Forward, index: int) -> None:

@@ -75,7 +75,7 @@ class AdapterBench:
             of one prompt), "later image" (in a turn on a filled cache), "cache objects" (of the
             caller; also "cropping", "quantised cache", "offloaded cache", "refusing copies"),
             "assisted" (decoding from drafts), "assistant" (a model that makes them), "streaming",
-            "gradient checkpointing", "embeddings" (instead of ids, with images), "placeholders" (in
+            "gradient checkpointing", "next layer" (reading its attention), "embeddings" (instead of ids, with images), "placeholders" (in
             the ids), and the names of attention implementations.
         pair: prompts of two rows with an image each, for conversations.
         outside_error: what a compressed cache raises when it goes on after its session.

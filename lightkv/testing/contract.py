@@ -13,7 +13,7 @@ from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
 from lightkv.core.vision import needs_class_token
 from lightkv.testing.adapters import AdapterBench, Prompt
-from lightkv.testing.oracles import encoder_needs, snapshot
+from lightkv.testing.oracles import encoder_needs, peeks, snapshot
 from lightkv.testing.serving import ServingTests
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -202,6 +202,10 @@ class AdapterSuite(ServingTests):
     def test_every_preset_runs(self, pipeline: str) -> None:
         """Presets that read a class token are refused by name where the encoder has none."""
         model = self.make_model()
+        if peeks(pipeline) and "next layer" in self.cannot:
+            with pytest.raises(ModelError, match="next_last_row"):
+                self.session(model, self.batch, pipeline).__enter__()
+            return
         needs = encoder_needs(pipeline)
         if needs_class_token(needs) and not self.class_token:
             before = snapshot(model)

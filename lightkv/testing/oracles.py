@@ -154,3 +154,8 @@ def encoder_needs(pipeline: str) -> frozenset[str]:
     """What a preset reads of the vision encoder."""
     roles = get_preset(pipeline).roles()
     return Stage.from_roles(roles, ratio=0.0, windows=2).vision_requires
+
+
+def peeks(pipeline: str) -> bool:
+    """Whether a preset reads the attention of the layer after the stage."""
+    return Stage.from_roles(get_preset(pipeline).roles(), ratio=0.0, windows=2).peeks
