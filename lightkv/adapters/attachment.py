@@ -30,6 +30,8 @@ from lightkv.adapters.peek import check_peeks, peek
 from lightkv.adapters.records import (
     CacheRecord,
     check_made_here,
+    refuse_after_layer_0,
+    refuse_other_rows,
     refuse_outside,
     refuse_unsupported,
     slides,
@@ -39,7 +41,6 @@ from lightkv.adapters.tap import Tap
 from lightkv.core.adapter import Attachment
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.engine import Engine
-from lightkv.core.errors import SessionError
 from lightkv.core.functional import prompt_index
 from lightkv.core.layout import VisionLayout
 from lightkv.core.report import RunReport
@@ -269,12 +270,7 @@ class HFAttachment(Attachment):
         refuse_unsupported(cache)
         record, inputs = self._records.get(cache), self._inputs
         if record is None or len(record.removed[0]) != batch:
-            if record is not None and any(record.compressed):
-                raise SessionError(
-                    f"the cache was made for {len(record.removed[0])} rows, not {batch}",
-                    field="past_key_values",
-                    remedy="expand the inputs before the prefill (num_return_sequences, num_beams)",
-                )
+            refuse_other_rows(record, batch)
             record = CacheRecord.empty(len(self._layers), batch)
             shape = self._engine.shape
             check_made_here(cache, batch, len(self._layers), shape.num_kv_heads, shape.head_dim)
@@ -283,24 +279,10 @@ class HFAttachment(Attachment):
             self._records[cache] = record
         else:
             record.reconcile(cache, (0,) * batch)
-        if record.compressed[0] and record.length(0) and self._lacks_positions():
-            raise SessionError(
-                "layer 0 is compressed, so the model cannot tell from the cache where the next "
-                "token stands",
-                field="position_ids",
-                remedy="pass position_ids that count the whole prompt (generate does), or use "
-                "after_layer >= 1",
-            )
         # A pass that checks drafts wants all its logits, and its tokens are known to be new.
         new_turn = queries > 1 and self._wanted != queries
-        if record.compressed[0] and new_turn and record.length(0):
-            raise SessionError(
-                "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
-                "are cached already",
-                field="schedule[0].after_layer",
-                value=0,
-                remedy="use after_layer >= 1 to continue a chat on the same cache",
-            )
+        if record.compressed[0] and record.length(0):
+            refuse_after_layer_0(new_turn, self._lacks_positions())
         return record
 
     def _layout(self, cache: Any, queries: int, batch: int) -> VisionLayout | None:

@@ -277,3 +277,33 @@ def refuse_unsupported(cache: Any) -> None:
             field="past_key_values",
             remedy="use the default DynamicCache (leave cache_implementation unset)",
         )
+
+
+def refuse_other_rows(record: CacheRecord | None, batch: int) -> None:
+    """Raise if a compressed cache goes on with another number of rows."""
+    if record is not None and any(record.compressed):
+        raise SessionError(
+            f"the cache was made for {len(record.removed[0])} rows, not {batch}",
+            field="past_key_values",
+            remedy="expand the inputs before the prefill (num_return_sequences, num_beams)",
+        )
+
+
+def refuse_after_layer_0(new_turn: bool, lacks_positions: bool) -> None:
+    """Raise for what a cache whose layer 0 is compressed cannot go on with."""
+    if lacks_positions:
+        raise SessionError(
+            "layer 0 is compressed, so the model cannot tell from the cache where the next "
+            "token stands",
+            field="position_ids",
+            remedy="pass position_ids that count the whole prompt (generate does), or use "
+            "after_layer >= 1",
+        )
+    if new_turn:
+        raise SessionError(
+            "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
+            "are cached already",
+            field="schedule[0].after_layer",
+            value=0,
+            remedy="use after_layer >= 1 to continue a chat on the same cache",
+        )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, ClassVar
 
@@ -29,34 +28,13 @@ from lightkv.testing.oracles import (
     masked_layers,
     windowed,
 )
+from lightkv.testing.prompts import MIXED, PAIR, Prompt
+
+__all__ = ["MIXED", "PAIR", "AdapterBench", "Inputs", "Prompt"]
 
 Inputs = dict[str, Any]
 BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs with an entry for each position of the prompt."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt: text tokens, images, text tokens. Equal prompts must give equal inputs.
-
-    Attributes:
-        before, after: text tokens around the images.
-        images: how many.
-        seed: of ids and pixels.
-    """
-
-    before: int = 3
-    images: int = 1
-    after: int = 5
-    seed: int = 0
-
-
-MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=3))
-"""Different lengths, different numbers of images, one without."""
-
-
-PAIR = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
-"""An image each and different lengths of text."""
 
 
 class AdapterBench:
@@ -75,8 +53,9 @@ class AdapterBench:
             of one prompt), "later image" (in a turn on a filled cache), "cache objects" (of the
             caller; also "cropping", "quantised cache", "offloaded cache", "refusing copies"),
             "assisted" (decoding from drafts), "assistant" (a model that makes them), "streaming",
-            "gradient checkpointing", "next layer" (reading its attention), "embeddings" (instead of ids, with images), "placeholders" (in
-            the ids), and the names of attention implementations.
+            "gradient checkpointing", "next layer" (reading its attention), "embeddings" (instead of
+            ids, with images), "placeholders" (in the ids), and the names of attention
+            implementations.
         pair: prompts of two rows with an image each, for conversations.
         outside_error: what a compressed cache raises when it goes on after its session.
     """

@@ -12,8 +12,9 @@ from lightkv.core.errors import ConfigError, ModelError, SessionError
 from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
 from lightkv.core.vision import needs_class_token
-from lightkv.testing.adapters import AdapterBench, Prompt
+from lightkv.testing.adapters import AdapterBench
 from lightkv.testing.oracles import encoder_needs, peeks, snapshot
+from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
