@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.roles import WindowSpec
@@ -24,30 +24,53 @@ from lightkv.core.solver import (
     stack,
 )
 
+Site = Literal["layers", "cache"]
+"""Where a stage acts: on hidden states between layers, or on each layer's keys and values."""
+Scope = Literal["vision", "all"]
+"""Which cache entries take part: those of vision tokens, or text as well."""
+
 
 class StageSpec(BaseModel):
     """One entry of a schedule.
 
     Attributes:
-        after_layer: λ, decoder layers that see the tokens uncompressed by this stage.
+        site: `layers`: hidden states, after λ layers; `cache`: keys and values of every layer, once
+            the layer has run in the prefill.
+        after_layer: λ, decoder layers that see the tokens uncompressed by this stage; None on the
+            cache site.
         ratio: ρ, share of the current vision tokens that the stage removes, in [0, 1).
         windows: windows per side of each view (`4`), `{space: 4, time: 2}`, or None for the
             partitioner's own default.
+        scope: `all` lets text entries take part too (cache site only).
         overrides: role → component spec that replaces the pipeline's in this stage.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    after_layer: int
+    site: Site = "layers"
+    after_layer: int | None = Field(default=None, validate_default=True)
     ratio: float
     windows: WindowSpec = None
+    scope: Scope = "vision"
     overrides: dict[str, Any] = {}
 
     @field_validator("after_layer")
     @classmethod
-    def _layer_is_natural(cls, value: int) -> int:
-        if value < 0:
+    def _layer_is_natural(cls, value: int | None, info: ValidationInfo) -> int | None:
+        on_cache = info.data.get("site") == "cache"
+        if on_cache and value is not None:
+            raise ValueError("a stage on the cache acts in every layer: leave after_layer out")
+        if value is None and not on_cache:
+            raise ValueError("a stage between layers says after how many of them it acts")
+        if value is not None and value < 0:
             raise ValueError("a stage acts after 0 or more layers")
+        return value
+
+    @field_validator("scope")
+    @classmethod
+    def _scope_is_of_the_cache(cls, value: Scope, info: ValidationInfo) -> Scope:
+        if value == "all" and info.data.get("site") != "cache":
+            raise ValueError("text tokens take part on the cache site only")
         return value
 
     @field_validator("ratio")
@@ -67,16 +90,28 @@ class StageSpec(BaseModel):
 
 
 class Schedule:
-    """An increasing sequence of stages.
+    """An increasing sequence of stages between layers, and at most one on the cache after them.
 
     Raises:
-        ConfigError: layers not strictly increasing, windows that grow, a ratio outside [0, 1).
+        ConfigError: layers not strictly increasing, windows that grow, a ratio outside [0, 1), a
+            stage after one on the cache.
     """
 
     def __init__(self, stages: Iterable[StageSpec | dict[str, Any]]) -> None:
         self.stages = tuple(_stage(i, stage) for i, stage in enumerate(stages))
         for number, (before, after) in enumerate(itertools.pairwise(self.stages), start=1):
-            if after.after_layer <= before.after_layer:
+            if before.site == "cache":
+                raise ConfigError(
+                    "the cache is compressed once, when everything between the layers is done",
+                    field=f"schedule[{number}].site",
+                    value=after.site,
+                    remedy="list one stage with site: cache, as the last",
+                )
+            if (
+                after.after_layer is not None
+                and before.after_layer is not None
+                and after.after_layer <= before.after_layer
+            ):
                 raise ConfigError(
                     f"stage {number} comes after layer {after.after_layer}, "
                     f"not later than stage {number - 1} (after layer {before.after_layer})",
@@ -94,7 +129,9 @@ class Schedule:
 
     def __repr__(self) -> str:
         stages = ", ".join(
-            f"λ={s.after_layer} ρ={s.ratio:.4g}" + (f" w={s.windows}" if s.windows else "")
+            ("cache" if s.site == "cache" else f"λ={s.after_layer}")
+            + f" ρ={s.ratio:.4g}"
+            + (f" w={s.windows}" if s.windows else "")
             for s in self.stages
         )
         return f"Schedule({stages})"
@@ -104,11 +141,20 @@ class Schedule:
 
     @property
     def after_layers(self) -> tuple[int, ...]:
-        return tuple(stage.after_layer for stage in self.stages)
+        """λ of the stages between layers."""
+        return tuple(s.after_layer for s in self.stages if s.after_layer is not None)
+
+    @property
+    def cache(self) -> StageSpec | None:
+        """The stage on the cache, if there is one."""
+        last = self.stages[-1] if self.stages else None
+        return last if last is not None and last.site == "cache" else None
 
     def check(self, num_layers: int, min_layer: int = 0) -> None:
         """Raises `ConfigError` for a stage before `min_layer` layers or beyond the decoder."""
         for number, stage in enumerate(self.stages):
+            if stage.after_layer is None:
+                continue
             if stage.after_layer < min_layer and stage.ratio > 0:
                 raise ConfigError(
                     f"the first {min_layer} layers of this model need every vision token",
@@ -125,12 +171,16 @@ class Schedule:
                 )
 
     def shares(self, num_layers: int) -> tuple[float, ...]:
-        """Share of the vision tokens that each layer sees, without rounding to whole tokens."""
+        """Share of the vision tokens that each layer caches, without rounding to whole tokens.
+
+        That is what it sees, less what a stage on the cache removes.
+        """
         self.check(num_layers)
+        left = 1.0 if self.cache is None else 1.0 - self.cache.ratio
         shares, share, stages = [], 1.0, {s.after_layer: s.ratio for s in self.stages}
         for layer in range(num_layers):
             share *= 1.0 - stages.get(layer, 0.0)
-            shares.append(share)
+            shares.append(share * left)
         return tuple(shares)
 
     def retention(self, num_layers: int) -> float:
@@ -179,6 +229,21 @@ class Schedule:
         )
 
     # -- solvers --------------------------------------------------------------------------------
+
+    @classmethod
+    def on_cache(
+        cls, retention: float, windows: WindowSpec = None, scope: Scope = "vision"
+    ) -> Schedule:
+        """One stage on the cache of every layer: 1 − ρ = retention.
+
+        Raises:
+            ConfigError: retention outside (0, 1].
+        """
+        check_retention(retention)
+        if retention == 1.0:
+            return cls(())
+        stage = {"site": "cache", "windows": windows, "scope": scope, "ratio": 1.0 - retention}
+        return cls([stage])
 
     @classmethod
     def for_retention(
@@ -281,7 +346,7 @@ def _stage(number: int, stage: StageSpec | dict[str, Any]) -> StageSpec:
             str(first.get("msg", error)),
             field=f"schedule[{number}]" + (f".{where}" if where else ""),
             value=first.get("input"),
-            remedy="a stage is {after_layer: 15, windows: 4, ratio: 0.5}",
+            remedy="a stage is {after_layer: 15, windows: 4, ratio: 0.5}, or {site: cache, ratio: 0.5}",
         ) from error
 
 

@@ -151,6 +151,7 @@ def _score(
         observed.score,
         context,
         None if seen is None else seen.index_select(0, index.origin),
+        plan.counts_before,
     )
     return stage.scorer.score(inputs)
 
