@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lightkv.adapters import eviction
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
 from lightkv.adapters.inputs import (
     ModelInputs,
@@ -31,6 +32,7 @@ from lightkv.adapters.records import (
     refuse_outside,
     refuse_unsupported,
     slides,
+    tells_fed,
 )
 from lightkv.adapters.tap import Tap
 from lightkv.core.adapter import Attachment
@@ -61,16 +63,12 @@ class HFAttachment(Attachment):
         self._given = layout
         self._decoder = adapter.decoder(model)
         self._layers = list(adapter.layers(model))
+        eviction.check_pipeline(adapter, model, engine)
         self._windows = adapter.windows(model)
         self._kinds: list[str | None] = [None] * len(self._layers)
         if not adapter.keeps_positions(engine.pipeline.positions):
             self._kinds = [adapter.rotary_kind(self._decoder, i) for i in range(len(self._layers))]
-        self._taps = {
-            after - 1: self._make_tap(self._layers[after - 1])
-            for after, number in engine.pipeline.after_layers.items()
-            if engine.pipeline.stages[number].decoder_requires
-            and not engine.pipeline.stages[number].peeks
-        }
+        self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
         self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
         self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
         self._capture = FeatureCapture(
@@ -112,6 +110,8 @@ class HFAttachment(Attachment):
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
+        for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
+            add(layer.register_forward_hook(partial(self._on_layer_end, index)))
         for index in self._taps:
             add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
@@ -189,6 +189,9 @@ class HFAttachment(Attachment):
             return (new_hidden, *args[1:]), changed
         return (), {**changed, "hidden_states": new_hidden}
 
+    def _on_layer_end(self, index: int, *_: Any) -> None:
+        eviction.evict(self._forward, index)
+
     def _close_taps(self, *_: Any) -> None:
         for tap in self._taps.values():
             tap.close()
@@ -251,6 +254,9 @@ class HFAttachment(Attachment):
         if cache is None:
             return None
         refuse_unsupported(cache)
+        on_cache = self._engine.pipeline.schedule.cache
+        if on_cache is not None and on_cache.ratio > 0:
+            eviction.check_cache(cache, whole=on_cache.scope == "all", drafts=self._drafts)
         record, inputs = self._records.get(cache), self._inputs
         if record is None or len(record.removed[0]) != batch:
             if record is not None and any(record.compressed):
@@ -267,7 +273,9 @@ class HFAttachment(Attachment):
             self._records[cache] = record
         else:
             record.reconcile(cache, (0,) * batch)
-        if record.compressed[0] and record.length(0) and self._lacks_positions():
+        # A cache with a stage of its own says itself how much was fed.
+        short = record.compressed[0] and record.length(0) > 0 and not tells_fed(cache)
+        if short and self._lacks_positions():
             raise SessionError(
                 "layer 0 is compressed, so the model cannot tell from the cache where the next "
                 "token stands",
@@ -277,7 +285,7 @@ class HFAttachment(Attachment):
             )
         # A pass that checks drafts wants all its logits, and its tokens are known to be new.
         new_turn = queries > 1 and self._wanted != queries
-        if record.compressed[0] and new_turn and record.length(0):
+        if short and new_turn:
             raise SessionError(
                 "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
                 "are cached already",
@@ -378,7 +386,7 @@ class HFAttachment(Attachment):
             return embeddings
 
         def make() -> Any:
-            past = forward.record.length(0) - forward.queries if forward.record else 0
+            past = forward.record.fed(0) - forward.queries if forward.record else 0
             given = self._arguments.get("position_ids")
             if given is None:
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
@@ -393,7 +401,9 @@ class HFAttachment(Attachment):
     def _open_tap(self, forward: Forward, index: int) -> None:
         prefill = forward.prefill
         assert prefill is not None
-        if not prefill.needs(index + 1):
+        between, on_cache = bool(prefill.needs(index + 1)), bool(prefill.cache_needs())
+        on_cache = on_cache and forward.cache is not None
+        if not between and not on_cache:
             return
         causal = not self._windows and self._adapter.causal
         drafts = self._drafts
@@ -413,8 +423,12 @@ class HFAttachment(Attachment):
                 mask=None if causal else extra.get("attention_mask"),
                 heads=self._engine.heads,
                 drafts=drafts,
+                weights=forward.key_weights(index, device),
             )
-            prefill.observe(index + 1, view)
+            if between:
+                prefill.observe(index + 1, view)
+            if on_cache:
+                prefill.observe_cache(index, view)
 
         self._taps[index].open(look)
 

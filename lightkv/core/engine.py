@@ -68,6 +68,7 @@ class Prefill:
     cache_costs: dict[str, list[int]] = field(default_factory=dict)
     _observed: dict[int, Observed] = field(default_factory=dict)
     _observed_in: dict[int, Observed] = field(default_factory=dict)
+    _logs: tuple[torch.Tensor, torch.Tensor] | None = None
     _source: tuple[VisionLayout, VisionLayout] | None = None
     _states: dict[int, torch.Tensor | None] = field(default_factory=dict)
 
@@ -176,6 +177,21 @@ class Prefill:
         places = self.layout.token_index(device).flat
         rows = rows.index_copy(0, places, self.size.to(device))
         return rows.index_select(0, source.token_index(device).flat)
+
+    def log_sizes(self, done: CachedLayer | None = None) -> torch.Tensor | None:
+        """`[B, N′]` log of the original tokens that each position holds, if attention is to know.
+
+        Args:
+            done: what became of a layer's entries; the tokens between layers if None.
+        """
+        size, layout = (self.size, self.layout) if done is None else (done.size, done.layout)
+        if not self.engine.pipeline.spec.proportional or size is None:
+            return None
+        if self._logs is None or self._logs[0] is not size:
+            rows = torch.zeros(layout.batch_size * layout.length, device=size.device)
+            rows = rows.index_copy(0, layout.token_index(size.device).flat, size.float().log())
+            self._logs = size, rows.view(layout.batch_size, layout.length)
+        return self._logs[1]
 
     # -- between layers ---------------------------------------------------------------------------
 

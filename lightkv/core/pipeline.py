@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lightkv.core.building import STAGE_ROLES, build_rounds
-from lightkv.core.cache import plan_rounds, planned
+from lightkv.core.cache import needs_of_call, plan_rounds, planned
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.plugins import build_component, get_preset
@@ -293,6 +293,14 @@ class Pipeline:
             for number, entry in enumerate(self.schedule.stages)
             if entry.ratio > 0 and entry.after_layer is not None
         }
+
+    @property
+    def tapped_layers(self) -> tuple[int, ...]:
+        """Layers whose own attention call some stage reads."""
+        if self.rounds and needs_of_call(self.rounds[0]):
+            return tuple(range(self.num_layers))
+        stages = ((after, self.stages[number]) for after, number in self.after_layers.items())
+        return tuple(after - 1 for after, s in stages if s.decoder_requires and not s.peeks)
 
     @property
     def retention(self) -> float:

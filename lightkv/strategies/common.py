@@ -322,14 +322,6 @@ class Keep(PositionPolicy):
         return None
 
 
-class KeepContiguous(Keep):
-    """As `keep`, and generated tokens are numbered by the compressed length of each layer."""
-
-    name = "keep-contiguous"
-    source = "ElasticCache, arXiv 2407.18121 (released code: the cache's own length)"
-    decode = "contiguous"
-
-
 class Renumber(PositionPolicy):
     """Contiguous positions after each stage, from the position of the row's first token on.
 
@@ -388,7 +380,6 @@ COMPONENTS: tuple[type[Component], ...] = (
     Drop,
     WeightedMean,
     Keep,
-    KeepContiguous,
     Renumber,
     RenumberContiguous,
     Barycentric,

@@ -16,6 +16,15 @@ from lightkv.core.attention import COLUMN_SUMS, AttentionView
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
 from lightkv.core.roles import AttentionScorer, Component, Matcher, MatchInput
+from lightkv.strategies.common import Keep
+
+
+class KeepContiguous(Keep):
+    """As `keep`, and generated tokens are numbered by the compressed length of each layer."""
+
+    name = "keep-contiguous"
+    source = "ElasticCache, arXiv 2407.18121 (released code: the cache's own length)"
+    decode = "contiguous"
 
 
 class ReceivedAttention(AttentionScorer):
@@ -83,6 +92,7 @@ PRESET = PipelineSpec(
 
 @hookimpl
 def lightkv_components(register: Callable[[type[Component]], None]) -> None:
+    register(KeepContiguous)
     register(ReceivedAttention)
     register(Anchors)
 
