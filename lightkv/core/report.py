@@ -228,7 +228,7 @@ def build_report(prefill: Prefill, shape: DecoderShape, *, cached: bool) -> RunR
         layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
         for layer, layout in enumerate(stored)
     )
-    if prefill.cached:
+    if engine.pipeline.rounds:
         samples = cached_samples(prefill, shape, layouts)
     else:
         held = _held_vision(shape, layouts)

@@ -12,6 +12,7 @@ from lightkv.core.errors import SessionError
 from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
 from lightkv.testing.adapters import AdapterBench, Prompt
+from lightkv.testing.caching import CacheSiteTests, on_cache
 from lightkv.testing.oracles import snapshot
 from lightkv.testing.serving import ServingTests
 
@@ -22,7 +23,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests):
+class AdapterSuite(ServingTests, CacheSiteTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -200,7 +201,12 @@ class AdapterSuite(ServingTests):
     @pytest.mark.parametrize("pipeline", sorted(registry().presets))
     def test_every_preset_runs(self, pipeline: str) -> None:
         model = self.make_model()
-        with self.session(model, self.batch, pipeline) as session:
+        options: dict[str, Any] = {}
+        if on_cache(registry().presets[pipeline].value):
+            self.need_cache_site(model)
+            # Its own recipe: the suite's stages stand between layers.
+            options = {"schedule": registry().presets[pipeline].value.schedule.model_dump()}
+        with self.session(model, self.batch, pipeline, **options) as session:
             out = self.generate(model, self.make_inputs(model, self.batch))
         assert bool(torch.isfinite(torch.stack(out.logits)).all())
         assert session.last.retention < 1.0
