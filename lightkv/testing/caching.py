@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial, reduce
 from typing import Any
 
 import pytest
@@ -186,10 +187,8 @@ class CacheSiteTests(AdapterBench):
                 for r, p in enumerate(prompts)
             ]
             whole = self.joined(self.extended(model, turns[0], answer), turns[1])
-            for row in rows:
-                pixels = {k: v for k, v in row.items() if k not in BY_TOKEN}
-                start = row is rows[0]
-                whole |= pixels if start else self.joined({k: whole[k] for k in pixels}, pixels)
+            pixels = [{k: v for k, v in row.items() if k not in BY_TOKEN} for row in rows]
+            whole |= reduce(partial(AdapterBench.joined, self), pixels)
             call = self.later_call(model, whole, turns[1])
             second = self.generate(model, call, past_key_values=first.past_key_values)
         fed, wanted = self.new_tokens(second)[:, :-1], []
