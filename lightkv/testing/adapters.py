@@ -66,7 +66,8 @@ class AdapterBench:
         cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
             of one prompt), "later image" (in a turn on a filled cache), "assistant" (a model that
-            drafts tokens), "cache site" (stages on the cache; implied by windows), and the names of attention implementations.
+            drafts tokens), "cache site" (stages on the cache; windows imply it), and the
+            names of attention implementations.
     """
 
     schedule: ClassVar[Sequence[dict[str, Any]]] = (
