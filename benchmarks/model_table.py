@@ -36,9 +36,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "training": ("test_gradients_flow", "test_gradient_checkpointing"),
 }
 """Column → tests of the contract."""
-FILES = {"TP × 2": "test_tensor_parallel", "device_map": "test_dispatch"}
+FILES = {"TP × 2": "test_tensor_parallel", "device_map": "test_placement"}
 """Column → file whose tests have the family as parameter."""
 TRUTH = re.compile(r"layout_truth|painted_patch|painted_cell")
+REAL = re.compile(r"real_processor")
+ANY = re.compile("")
 VIDEO = re.compile(r"video|film|frames")
 
 
@@ -94,14 +96,19 @@ def row(
         for measure in (oracles.identity, oracles.drop_and_mask, oracles.batch_and_single)
     ]
     print(f"  {family} {name}: {figures}", flush=True)
+    real = [
+        *_of_family(outcomes, "test_processors", stem, name),
+        *_of_family(outcomes, "test_truth_of_cells", stem, name, REAL),
+    ]
+    truths = real + _of_family(outcomes, "test_truth_of_cells", stem, name)
     cells = {
         "contract": f"{family} {name.removeprefix('Test')}",
         "class": oracles.kind_of(suite.make_model()),
         "identity": f"{figures[0]:.1g}",
         "drop ≡ mask": f"{figures[1]:.1e}",
         "batch ≡ single": f"{figures[2]:.1e}",
-        "layout truth": outcomes.cell(outcomes.matching(stem, TRUTH), notes),
-        "real processor": outcomes.cell(_of_family(outcomes, "test_processors", stem, name), notes),
+        "layout truth": outcomes.cell(outcomes.matching(stem, TRUTH) + truths, notes),
+        "real processor": outcomes.cell(real, notes),
         "video": outcomes.cell(outcomes.matching(stem, VIDEO), notes),
     }
     for column, tests in COLUMNS.items():
@@ -112,17 +119,27 @@ def row(
     return cells
 
 
-def _of_family(outcomes: Outcomes, file: str, stem: str, name: str) -> list[tuple[str, str, str]]:
+def _of_family(
+    outcomes: Outcomes,
+    file: str,
+    stem: str,
+    name: str,
+    pattern: re.Pattern[str] = ANY,
+) -> list[tuple[str, str, str]]:
     """Outcomes of the tests of another file whose parameter names the contract or its family."""
     own = {_plain(stem.removeprefix("test_")), _plain(name.removeprefix("Test"))}
     if _plain(name) in ("testimages", "testvideos", "testclips"):
         own = {_plain(stem.removeprefix("test_"))}
     return [
         one
-        for (found, _, _), all_of in outcomes.of.items()
-        if found == file
+        for (found, _, test), all_of in outcomes.of.items()
+        if found == file and pattern.search(test)
         for one in all_of
-        if own & {_plain(part) for part in one[0].split("-")}
+        if own
+        & {
+            _plain(part)
+            for part in (*one[0].split("-"), test.removeprefix("test_layout_truth_of_"))
+        }
     ]
 
 
@@ -152,6 +169,7 @@ def main() -> None:
     rows = [
         row(stem, f"Test{name}", suite, outcomes, notes)
         for stem, name, suite in oracles.named_suites("")
+        if type(suite).__name__.startswith("Test")
     ]
     text = table(rows, notes)
     print(text)

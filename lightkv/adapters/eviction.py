@@ -17,6 +17,7 @@ from lightkv.adapters.passes import Forward
 from lightkv.adapters.records import CacheRecord, FedLength
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError, SessionError
+from lightkv.core.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,17 +75,32 @@ def _check_caches(adapter: HFAdapter, model: nn.Module) -> None:
         )
 
 
-def check_cache(cache: Any, *, whole: bool, drafts: int) -> None:
-    """Refuse caches whose entries cannot be replaced by fewer.
+def check_cache(pipeline: Pipeline, cache: Any, drafts: int) -> None:
+    """Refuse caches whose entries the stage on the cache, if there is one, cannot replace by fewer.
 
     Args:
+        pipeline: may have such a stage.
         cache: of the pass that begins.
-        whole: whether text entries take part.
         drafts: guesses at the end of the pass that the caller may take back.
 
     Raises:
         SessionError: quantised, offloaded or other special caches; drafts among the entries.
     """
+    stage = pipeline.schedule.cache
+    if stage is None or stage.ratio == 0:
+        return
+    _check_entries(cache)
+    if stage.scope == "all" and drafts:
+        raise SessionError(
+            "drafts that are fed with the prompt may be taken back, but under scope: all they "
+            "would be merged or evicted with it",
+            field="schedule, scope",
+            value="all",
+            remedy="use scope: vision, or decode without an assistant",
+        )
+
+
+def _check_entries(cache: Any) -> None:
     strange = next((e for e in getattr(cache, "layers", ()) if type(e) is not DynamicLayer), None)
     lazy = getattr(cache, "layer_class_to_replicate", None)
     if strange is not None or (lazy is not None and lazy is not DynamicLayer):
@@ -102,14 +118,6 @@ def check_cache(cache: Any, *, whole: bool, drafts: int) -> None:
             value=type(cache).__name__,
             remedy="use the default DynamicCache, or stages between layers",
         )
-    if whole and drafts:
-        raise SessionError(
-            "drafts that are fed with the prompt may be taken back, but under scope: all they "
-            "would be merged or evicted with it",
-            field="schedule, scope",
-            value="all",
-            remedy="use scope: vision, or decode without an assistant",
-        )
 
 
 def evict(forward: Forward | None, index: int) -> None:
@@ -119,7 +127,7 @@ def evict(forward: Forward | None, index: int) -> None:
     prefill, record = forward.prefill, forward.record
     assert record is not None
     entry = forward.cache.layers[index]
-    check_cache(forward.cache, whole=False, drafts=0)
+    _check_entries(forward.cache)
     past = entry.keys.shape[2] - forward.new_entries
     key, value = entry.keys[:, :, past:], entry.values[:, :, past:]
     made = prefill.compress_cache(index, key, value)

@@ -72,8 +72,14 @@ class InternVLChatAdapter(RemoteAdapter):
         super().check(model)
 
     def seen(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
-        if arguments.get("pixel_values") is not None:
-            context_id(model)
+        pixels, ids = arguments.get("pixel_values"), arguments.get("input_ids")
+        if pixels is None:
+            return arguments
+        placeholder = context_id(model)
+        if ids is not None:
+            # The published forward cuts features that are too many, and only prints that it did.
+            made = len(real_tiles(pixels, arguments)) * int(model.num_image_token)  # type: ignore[arg-type]
+            check_count(int((ids == placeholder).sum()), made)
         return arguments
 
     def projections(self, attention: nn.Module) -> Sequence[nn.Module]:
@@ -155,6 +161,23 @@ def context_id(model: nn.Module) -> int:
             "(model.chat does that by itself)",
         )
     return int(found)
+
+
+def check_count(found: int, made: int) -> None:
+    """Refuse ids with another number of placeholders than their tiles give tokens.
+
+    Raises:
+        LayoutError: with both numbers.
+    """
+    if found == made:
+        return
+    raise LayoutError(
+        f"the prompt has {found} placeholders, but the tiles give {made} vision tokens",
+        field="input_ids",
+        value=found,
+        remedy="write <IMG_CONTEXT> num_image_token times for each tile (model.chat does), and give "
+        "the whole prompt at once",
+    )
 
 
 def real_tiles(pixels: torch.Tensor, arguments: Kwargs) -> torch.Tensor:

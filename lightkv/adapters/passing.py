@@ -43,6 +43,11 @@ class OnePass:
                 )
             self._owner = me, module
 
+    def mine(self) -> bool:
+        """Whether this thread is the one that is inside a pass."""
+        with self._lock:
+            return self._owner is not None and self._owner[0] == threading.get_ident()
+
     def leave(self, module: nn.Module) -> bool:
         """The forward of `module` ended in this thread, or raised; whether that ended the pass."""
         with self._lock:

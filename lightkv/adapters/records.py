@@ -297,17 +297,22 @@ def check_made_here(cache: Any, batch: int, num_layers: int, kv_heads: int, widt
             value=len(held),
             remedy="pass a cache that the same model filled, or none",
         )
-    for layer in held:
-        keys = getattr(layer, "keys", None)
-        if keys is None or keys.dim() != 4 or not keys.numel():
+    keys = [getattr(layer, "keys", None) for layer in held]
+    check_keys([key for key in keys if key is not None], batch, kv_heads, width)
+
+
+def check_keys(keys: Sequence[torch.Tensor], batch: int, kv_heads: int, width: int) -> None:
+    """The same for the keys of each layer; those that are no `[B, Hₖᵥ, K, d]` are left out."""
+    for key in keys:
+        if key.dim() != 4 or not key.numel():
             continue
-        rows, heads, _, size = keys.shape
+        rows, heads, _, size = key.shape
         if rows != batch or kv_heads % heads or size != width:
             raise SessionError(
                 f"the cache holds {rows} rows of {heads} heads of width {size}, but this pass has "
                 f"{batch} rows of {kv_heads} heads of width {width}",
                 field="past_key_values",
-                value=tuple(keys.shape),
+                value=tuple(key.shape),
                 remedy="pass a cache that the same model filled for the same rows, or none",
             )
 
@@ -335,4 +340,34 @@ def refuse_unsupported(cache: Any) -> None:
             "would save nothing",
             field="past_key_values",
             remedy="use the default DynamicCache (leave cache_implementation unset)",
+        )
+
+
+def refuse_other_rows(record: CacheRecord | None, batch: int) -> None:
+    """Raise if a compressed cache goes on with another number of rows."""
+    if record is not None and any(record.compressed):
+        raise SessionError(
+            f"the cache was made for {len(record.removed[0])} rows, not {batch}",
+            field="past_key_values",
+            remedy="expand the inputs before the prefill (num_return_sequences, num_beams)",
+        )
+
+
+def refuse_after_layer_0(new_turn: bool, lacks_positions: bool) -> None:
+    """Raise for what a cache whose layer 0 is compressed cannot go on with."""
+    if lacks_positions:
+        raise SessionError(
+            "layer 0 is compressed, so the model cannot tell from the cache where the next "
+            "token stands",
+            field="position_ids",
+            remedy="pass position_ids that count the whole prompt (generate does), or use "
+            "after_layer >= 1",
+        )
+    if new_turn:
+        raise SessionError(
+            "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
+            "are cached already",
+            field="schedule[0].after_layer",
+            value=0,
+            remedy="use after_layer >= 1 to continue a chat on the same cache",
         )

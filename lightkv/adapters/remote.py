@@ -16,6 +16,7 @@ today in four ways, which are what this file is about:
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +30,7 @@ from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import ModelInputs, bind, left_padding, refuse_full_length
 from lightkv.adapters.passes import Forward, Kwargs, Windows
+from lightkv.adapters.records import check_keys
 from lightkv.adapters.remote_tap import ProjectionTap, tables_at
 from lightkv.adapters.tuple_cache import (
     Lineage,
@@ -101,7 +103,7 @@ class RemoteAttachment(HFAttachment):
         layout: VisionLayout | None,
     ) -> None:
         self._lineage = Lineage()
-        self._outer: Kwargs = {}
+        self._local = threading.local()
         super().__init__(adapter, model, engine, layout)
 
     def _make_tap(self, layer: nn.Module) -> Any:
@@ -121,11 +123,21 @@ class RemoteAttachment(HFAttachment):
 
     def detach(self) -> None:
         super().detach()
-        self._outer = {}
+        self._local = threading.local()
+
+    @property
+    def _outer(self) -> Kwargs:
+        """Arguments of the outer call that runs in this thread, until its decoder pass took them."""
+        return getattr(self._local, "outer", {})
+
+    @_outer.setter
+    def _outer(self, arguments: Kwargs) -> None:
+        self._local.outer = arguments
 
     # -- what comes in ------------------------------------------------------------------------
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._pass.enter(module)
         self._engine.profiler.start()
         self._notice(bind(module, args, kwargs))
 
@@ -143,7 +155,15 @@ class RemoteAttachment(HFAttachment):
         super()._on_decoder(module, args, kwargs)
         arguments = self._arguments
         past = checked_past(arguments.get("past_key_values"), len(self._layers))
-        self._inputs = self._read(arguments)
+        self._inputs = inputs = self._read(arguments)
+        if past is not None:
+            shape = self._engine.shape
+            check_keys(
+                [key for key, *_ in past], len(inputs.pads), shape.num_kv_heads, shape.head_dim
+            )
+        self._found = None
+        if inputs.has_vision and self._given is None:
+            self._found = self._adapter.layout(self._model, inputs)
         fitted = self._fitted(arguments, self._lineage.find(past))
         if fitted is None:
             return None
@@ -172,9 +192,12 @@ class RemoteAttachment(HFAttachment):
             host = outer["input_ids"].detach().cpu().numpy()
             # Beams repeat the rows of the decoder after the ids were seen.
             host = np.repeat(host, max(1, batch // len(host)), axis=0)
-        return ModelInputs(
-            {**outer, "input_ids": None, "inputs_embeds": tokens}, host, pads, has_vision
-        )
+        own = {"input_ids": None, "inputs_embeds": tokens, "attention_mask": mask}
+        return ModelInputs({**outer, **own}, host, pads, has_vision)
+
+    def _lacks_positions(self) -> bool:
+        # `_fitted` counts them where the caller did not.
+        return False
 
     def _fitted(self, arguments: Kwargs, made: TupleCache | None) -> Kwargs | None:
         """Mask and positions of a decoder that continues a compressed cache."""

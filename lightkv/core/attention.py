@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -80,13 +80,15 @@ class Block:
 
     The values belong to whoever asked for them and may be overwritten.
 
-    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row. `heads`
-    counts the heads of this process (see `AttentionView.heads`).
+    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row. `columns`
+    are the block's prompt tokens among all P. `heads` counts the heads of this process (see
+    `AttentionView.heads`).
     """
 
     values: torch.Tensor
     valid: torch.Tensor
     heads: slice
+    columns: slice = field(default_factory=lambda: slice(0, None))
 
 
 class AttentionView(ABC):
@@ -221,6 +223,7 @@ class QueryKeyView(AttentionView):
                     logits.flatten(1, 2),
                     self.prompt.valid[:, first:last],
                     slice(start * self._groups, stop * self._groups),
+                    slice(first, last),
                 )
 
     def key_lse(self, heads: slice) -> torch.Tensor:
@@ -245,6 +248,7 @@ class QueryKeyView(AttentionView):
                     probabilities.flatten(1, 2)[..., -self._length :],
                     self.prompt.valid[:, first:last],
                     slice(start * self._groups, stop * self._groups),
+                    slice(first, last),
                 )
 
     def last_row(self) -> torch.Tensor:

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from lightkv.core.attention import NEXT_LAST_ROW
+from lightkv.core.entries import StageSpec
 from lightkv.core.errors import ConfigError
-from lightkv.core.schedule import StageSpec
 from lightkv.core.stage import Stage
 
 STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")

@@ -14,12 +14,12 @@ import torch
 
 from lightkv.core.assignment import Assignment
 from lightkv.core.attention import KEYS, AttentionView, TensorView
+from lightkv.core.entries import Scope
 from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.plan import StagePlan
 from lightkv.core.roles import Component, Matcher, Scorer, StageContext
-from lightkv.core.schedule import Scope
 from lightkv.core.stage import Observed, Stage, from_attention
 from lightkv.core.work import Timer, no_timer, prompt_index, run_stage
 

@@ -72,12 +72,15 @@ class Prefill:
     _source: tuple[VisionLayout, VisionLayout] | None = None
     _states: dict[int, torch.Tensor | None] = field(default_factory=dict)
 
-    def start(self, hidden_states: torch.Tensor) -> None:
-        """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it."""
+    def start(self, hidden_states: torch.Tensor, drafts: int = 0) -> None:
+        """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it.
+
+        The last `drafts` positions are guesses (assisted decoding) and no part of the prompt.
+        """
         for number, stage in enumerate(self.engine.pipeline.stages):
             if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs():
                 with torch.no_grad():
-                    given = start_input(hidden_states, self.layout)
+                    given = start_input(hidden_states, self.layout, drafts)
                     self._states[number] = stage.scorer.start(given)
 
     def needs(self, after_layer: int) -> frozenset[str]:

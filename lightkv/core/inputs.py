@@ -45,6 +45,7 @@ class ScoreInput:
         observed: what `observe` returned, or None.
         context: where the stage runs.
         seen: `[V]` what `look` returned for these tokens, or None.
+        window: `[V]` window of each token, numbered over the batch, or None outside a stage.
         counts: how many of the tokens each row of the batch has.
     """
 
@@ -55,6 +56,7 @@ class ScoreInput:
     observed: torch.Tensor | None
     context: StageContext
     seen: torch.Tensor | None = None
+    window: torch.Tensor | None = None
     counts: tuple[int, ...] = ()
 
     @property

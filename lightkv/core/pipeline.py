@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lightkv.core.building import STAGE_ROLES, build_rounds
 from lightkv.core.cache import needs_of_call, plan_rounds, planned
+from lightkv.core.entries import Scope, Site, StageSpec
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.plugins import build_component, get_preset
 from lightkv.core.roles import Component, PositionPolicy, WindowSpec
-from lightkv.core.schedule import Schedule, Scope, Site, StageSpec
+from lightkv.core.schedule import Schedule
 from lightkv.core.stage import Stage
 
 ComponentSpec = str | dict[str, Any]
@@ -34,6 +35,12 @@ class Recipe(BaseModel):
         windows: one entry for each stage; the last is repeated where more stages are needed.
         ratio: removed share of each stage.
         after_layer: a single stage after this many layers, with its ratio solved, instead.
+        depths: stages after these shares of the depth instead, such as (0.25, 0.5, 0.75). What they
+            keep is then raised to one common power that meets `retention`.
+        ratios: with `depths`, the removed share of each stage that the power starts from; `ratio`
+            for all if None.
+        overrides: role → component that replaces the pipeline's, one entry for each stage; the last
+            is repeated where there are more stages.
         site: `cache`: a single stage on the cache of every layer, with its ratio solved, instead.
         scope: of the stage on the cache: `vision`, or `all` with text.
     """
@@ -44,6 +51,9 @@ class Recipe(BaseModel):
     windows: tuple[WindowSpec, ...] = (None, None, None)
     ratio: float = DEFAULT_RATIO
     after_layer: int | None = None
+    depths: tuple[float, ...] | None = None
+    ratios: tuple[float, ...] | None = None
+    overrides: tuple[dict[str, Any], ...] = ()
     site: Site = "layers"
     scope: Scope = "vision"
 
@@ -53,15 +63,26 @@ class Recipe(BaseModel):
         Raises:
             ConfigError: the retention is out of reach; the message names the range.
         """
+        placed = self._placed(num_layers, min_layer)
+        if not self.overrides:
+            return placed
+        last = len(self.overrides) - 1
+        return Schedule(
+            stage.model_copy(update={"overrides": self.overrides[min(number, last)]})
+            for number, stage in enumerate(placed.stages)
+        )
+
+    def _placed(self, num_layers: int, min_layer: int) -> Schedule:
         window = self.windows[0] if self.windows else None
         if self.site == "cache":
-            if self.after_layer is not None:
-                raise ConfigError(
-                    "a stage on the cache acts in every layer",
-                    field="schedule.after_layer",
-                    value=self.after_layer,
-                    remedy="leave after_layer or site: cache out",
-                )
+            for other in ("after_layer", "depths"):
+                if getattr(self, other) is not None:
+                    raise ConfigError(
+                        "a stage on the cache acts in every layer",
+                        field=f"schedule.{other}",
+                        value=getattr(self, other),
+                        remedy=f"leave {other} or site: cache out",
+                    )
             return Schedule.on_cache(self.retention, window, self.scope)
         if self.scope != "vision":
             raise ConfigError(
@@ -72,6 +93,11 @@ class Recipe(BaseModel):
             )
         if self.after_layer is not None:
             return Schedule.single(num_layers, self.retention, self.after_layer, window)
+        if self.depths is not None:
+            ratios = self.ratios or (self.ratio,) * len(self.depths)
+            return Schedule.at_depths(
+                num_layers, self.retention, self.depths, ratios, self.windows, max(min_layer, 1)
+            )
         windows, first = list(self.windows), max(min_layer, 1)
         while True:
             try:
@@ -163,8 +189,13 @@ class PipelineSpec(BaseModel):
         data = self.model_dump(mode="json", exclude_none=True)
         if not self.proportional:
             del data["proportional"]
-        if isinstance(self.schedule, Recipe) and self.schedule.site == "layers":
-            del data["schedule"]["site"], data["schedule"]["scope"]
+        if isinstance(self.schedule, Recipe):
+            plain = {"site": "layers", "scope": "vision", "overrides": ()}
+            if self.schedule.site == "cache":
+                del plain["scope"]
+            for key, default in plain.items():
+                if getattr(self.schedule, key) == default:
+                    del data["schedule"][key]
         if isinstance(self.schedule, tuple):
             data["schedule"] = [
                 s.model_dump(mode="json", exclude_defaults=True) for s in self.schedule

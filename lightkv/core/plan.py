@@ -52,6 +52,7 @@ class StagePlan:
             rows needs new padding.
         token_rank: `[V]` raster rank of each current token in its sample.
         inner: `[V₀]` inner window of each original token where windows share a budget, or None.
+        window: number of each token's window in the batch, indexed like `order`.
     """
 
     order: torch.Tensor
@@ -66,6 +67,7 @@ class StagePlan:
     fill: torch.Tensor
     filled: bool
     token_rank: torch.Tensor
+    window: torch.Tensor
     inner: torch.Tensor | None = None
 
     @property
@@ -82,6 +84,7 @@ class StagePlan:
             passing=self.passing.to(device),
             fill=self.fill.to(device),
             token_rank=self.token_rank.to(device),
+            window=self.window.to(device),
             inner=None if self.inner is None else self.inner.to(device),
         )
 
@@ -144,6 +147,7 @@ def plan_stage(
         fill=torch.from_numpy(fill),
         filled=filled,
         token_rank=torch.from_numpy(token_rank.astype(np.int64)),
+        window=torch.from_numpy(rank),
         inner=None if inner is None else torch.from_numpy(inner),
     )
 

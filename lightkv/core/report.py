@@ -36,6 +36,7 @@ class SampleReport:
         vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
         flops, flops_vanilla: of its prefill, with and without compression.
         compression_flops: of guidance, matching and merging.
+        original: vision tokens before any stage, also one before the first layer.
     """
 
     text_tokens: int
@@ -45,13 +46,8 @@ class SampleReport:
     flops: int
     flops_vanilla: int
     compression_flops: int
+    original: int
     seen_tokens: tuple[int, ...] | None = None
-
-    @property
-    def original(self) -> int:
-        """Vision tokens before any stage."""
-        seen = self.vision_tokens if self.seen_tokens is None else self.seen_tokens
-        return seen[0] if seen else 0
 
     @property
     def retention(self) -> float:
@@ -276,6 +272,7 @@ def _sample_report(
     vision = tuple(layout.vision_counts[row] for layout in layouts)
     text = layouts[0].text_counts[row]
     lengths = [text + count for count in vision]
+    original = (prefill.stages_done[0][1] if prefill.stages_done else layouts[0]).vision_counts[row]
     return SampleReport(
         text_tokens=text,
         vision_tokens=vision,
@@ -284,11 +281,12 @@ def _sample_report(
         ),
         vision_kv_bytes=held * shape.kv_bytes_per_token,
         flops=shape.prefill_flops(lengths),
-        flops_vanilla=shape.prefill_flops([lengths[0]] * shape.num_layers),
+        flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(
             _stage_flops(prefill, shape, after, before, row)
             for after, before, _ in prefill.stages_done
         ),
+        original=original,
     )
 
 

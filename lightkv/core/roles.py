@@ -234,6 +234,7 @@ class Matcher(Component, ABC):
         needs_score: whether a scorer is needed to decide.
         needs_surroundings: whether the whole sequence is needed (`MatchInput.around`).
         knows_inner: whether it keeps to inner windows where windows share a budget.
+        drops: whether every token that does not survive is dropped, and none flows into another.
     """
 
     role: ClassVar[Role] = "matcher"
@@ -241,6 +242,7 @@ class Matcher(Component, ABC):
     needs_score: ClassVar[bool] = False
     needs_surroundings: ClassVar[bool] = False
     knows_inner: ClassVar[bool] = False
+    drops: ClassVar[bool] = False
 
     @property
     def dynamic(self) -> bool:

@@ -9,84 +9,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-
+from lightkv.core.entries import Scope, StageSpec, check_windows_shrink, read_stage
 from lightkv.core.errors import ConfigError
 from lightkv.core.roles import WindowSpec
 from lightkv.core.solver import (
     TOLERANCE,
+    check_depths,
     check_retention,
     check_solver_arguments,
     more_stages,
     solve,
+    solve_power,
     stack,
 )
-
-Site = Literal["layers", "cache"]
-"""Where a stage acts: on hidden states between layers, or on each layer's keys and values."""
-Scope = Literal["vision", "all"]
-"""Which cache entries take part: those of vision tokens, or text as well."""
-
-
-class StageSpec(BaseModel):
-    """One entry of a schedule.
-
-    Attributes:
-        site: `layers`: hidden states, after λ layers; `cache`: keys and values of every layer, once
-            the layer has run in the prefill.
-        after_layer: λ, decoder layers that see the tokens uncompressed by this stage; None on the
-            cache site.
-        ratio: ρ, share of the current vision tokens that the stage removes, in [0, 1).
-        windows: windows per side of each view (`4`), `{space: 4, time: 2}`, or None for the
-            partitioner's own default.
-        scope: `all` lets text entries take part too (cache site only).
-        overrides: role → component spec that replaces the pipeline's in this stage.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    site: Site = "layers"
-    after_layer: int | None = Field(default=None, validate_default=True)
-    ratio: float
-    windows: WindowSpec = None
-    scope: Scope = "vision"
-    overrides: dict[str, Any] = {}
-
-    @field_validator("after_layer")
-    @classmethod
-    def _layer_is_natural(cls, value: int | None, info: ValidationInfo) -> int | None:
-        on_cache = info.data.get("site") == "cache"
-        if on_cache and value is not None:
-            raise ValueError("a stage on the cache acts in every layer: leave after_layer out")
-        if value is None and not on_cache:
-            raise ValueError("a stage between layers says after how many of them it acts")
-        if value is not None and value < 0:
-            raise ValueError("a stage acts after 0 or more layers")
-        return value
-
-    @field_validator("scope")
-    @classmethod
-    def _scope_is_of_the_cache(cls, value: Scope, info: ValidationInfo) -> Scope:
-        if value == "all" and info.data.get("site") != "cache":
-            raise ValueError("text tokens take part on the cache site only")
-        return value
-
-    @field_validator("ratio")
-    @classmethod
-    def _ratio_is_share(cls, value: float) -> float:
-        if not 0.0 <= value < 1.0:
-            raise ValueError("the removed share must be at least 0 and below 1")
-        return value
-
-    @field_validator("windows")
-    @classmethod
-    def _windows_are_positive(cls, value: WindowSpec) -> WindowSpec:
-        sides = value.values() if isinstance(value, dict) else [1 if value is None else value]
-        if any(side < 1 for side in sides):
-            raise ValueError("windows per side must be at least 1")
-        return value
 
 
 class Schedule:
@@ -98,7 +35,7 @@ class Schedule:
     """
 
     def __init__(self, stages: Iterable[StageSpec | dict[str, Any]]) -> None:
-        self.stages = tuple(_stage(i, stage) for i, stage in enumerate(stages))
+        self.stages = tuple(read_stage(i, stage) for i, stage in enumerate(stages))
         for number, (before, after) in enumerate(itertools.pairwise(self.stages), start=1):
             if before.site == "cache":
                 raise ConfigError(
@@ -119,7 +56,7 @@ class Schedule:
                     value=after.after_layer,
                     remedy="list the stages with strictly increasing after_layer",
                 )
-            _check_windows_shrink(number, before.windows, after.windows)
+            check_windows_shrink(number, before.windows, after.windows)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and self.stages == other.stages
@@ -300,6 +237,51 @@ class Schedule:
         )
 
     @classmethod
+    def at_depths(
+        cls,
+        num_layers: int,
+        retention: float,
+        depths: Sequence[float],
+        ratios: Sequence[float],
+        windows: Sequence[WindowSpec] = (None,),
+        min_layer: int = 1,
+    ) -> Schedule:
+        """Stages at fixed shares of the depth, whose kept shares follow from the retention.
+
+        Stage i stands after round(depths[i] · num_layers) layers, later where an earlier stage or
+        `min_layer` is in the way, and keeps (1 − ratios[i])^t. One power t for all meets the
+        retention; t = 1, the ratios as they are, where these are within half a point of it.
+
+        Raises:
+            ConfigError: depths that do not increase, or the layers before the first stage alone
+                hold more than `retention`.
+        """
+        check_retention(retention)
+        check_depths(depths, ratios)
+        if retention == 1.0:
+            return cls(())
+        layers: list[int] = []
+        for depth in depths:
+            layer = max(math.floor(depth * num_layers + 0.5), min_layer)
+            layer = max(layer, layers[-1] + 1) if layers else layer
+            if layer < num_layers:
+                layers.append(layer)
+        if not layers or retention <= layers[0] / num_layers:
+            floor = layers[0] / num_layers if layers else 1.0
+            raise ConfigError(
+                f"stages at these depths of {num_layers} layers reach retentions above {floor:.3f}",
+                field="retention",
+                value=retention,
+                remedy="use a retention above it, or earlier depths in the recipe",
+            )
+        solved = solve_power(num_layers, retention, layers, ratios[: len(layers)])
+        sides = [windows[min(i, len(windows) - 1)] if windows else None for i in range(len(layers))]
+        return cls(
+            {"after_layer": layer, "windows": side, "ratio": share}
+            for layer, side, share in zip(layers, sides, solved, strict=True)
+        )
+
+    @classmethod
     def single(
         cls, num_layers: int, retention: float, after_layer: int, windows: WindowSpec = None
     ) -> Schedule:
@@ -332,43 +314,6 @@ class Schedule:
 
 
 # -- helpers --------------------------------------------------------------------------------------
-
-
-def _stage(number: int, stage: StageSpec | dict[str, Any]) -> StageSpec:
-    if isinstance(stage, StageSpec):
-        return stage
-    try:
-        return StageSpec(**stage)
-    except (ValidationError, TypeError) as error:
-        first: Any = error.errors()[0] if isinstance(error, ValidationError) else {}
-        where = ".".join(str(part) for part in first.get("loc", ()))
-        raise ConfigError(
-            str(first.get("msg", error)),
-            field=f"schedule[{number}]" + (f".{where}" if where else ""),
-            value=first.get("input"),
-            remedy="a stage is {after_layer: 15, windows: 4, ratio: 0.5}, or {site: cache, ratio: 0.5}",
-        ) from error
-
-
-def _sides(windows: WindowSpec) -> tuple[int, int] | None:
-    if windows is None:
-        return None
-    if isinstance(windows, int):
-        return windows, 0
-    return windows.get("space", 1), windows.get("time", 0)
-
-
-def _check_windows_shrink(number: int, before: WindowSpec, after: WindowSpec) -> None:
-    old, new = _sides(before), _sides(after)
-    if old is None or new is None:
-        return
-    if new[0] > old[0] or (old[1] and new[1] > old[1]):
-        raise ConfigError(
-            f"windows grow in number from {before} to {after} per side",
-            field=f"schedule[{number}].windows",
-            value=after,
-            remedy="later stages use fewer, larger windows, such as 4, 2, 1",
-        )
 
 
 def _broadcast(name: str, values: list[Any], count: int) -> list[Any]:

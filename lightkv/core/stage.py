@@ -22,8 +22,9 @@ class Stage:
     """The components of one compression step and how much it removes.
 
     Raises:
-        ConfigError: a ratio outside [0, 1) or above what the matcher can do in one stage, or a
-            component that needs a scorer where there is none.
+        ConfigError: a ratio outside [0, 1) or above what the matcher can do in one stage, a
+            component that needs a scorer where there is none, or components that read the
+            attention of different layers.
     """
 
     partitioner: Partitioner
@@ -64,6 +65,14 @@ class Stage:
                     field="scorer",
                     remedy="add a scorer to the pipeline, such as 'uniform'",
                 )
+        others = self.decoder_requires - {NEXT_LAST_ROW}
+        if self.peeks and others:
+            raise ConfigError(
+                "a stage reads the attention of the layer before it or of the layer after it; "
+                f"this one needs {NEXT_LAST_ROW} and {', '.join(sorted(others))}",
+                field="scorer",
+                remedy="combine components that read the same layer",
+            )
 
     @classmethod
     def preset(
@@ -127,7 +136,7 @@ class Stage:
                 f"matcher {self.matcher.name!r} would match across the inner windows of "
                 f"{self.partitioner.name!r}",
                 field="matcher",
-                remedy="use a matcher that keeps to them, such as 'bipartite', or budget: window",
+                remedy="use a matcher that keeps to them (`knows_inner`), or a budget for each window",
             )
         return plan
 

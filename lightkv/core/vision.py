@@ -22,6 +22,11 @@ def vision_cls(layer: int) -> str:
     return f"{_CLS}:{layer}"
 
 
+def needs_class_token(needs: frozenset[str]) -> bool:
+    """Whether requirements can only be met by an encoder with a class token."""
+    return any(need.partition(":")[0] == _CLS for need in needs)
+
+
 def vision_keys(layer: int) -> str:
     """Requirement: the keys of encoder layer `layer`."""
     return f"{_KEYS}:{layer}"
@@ -46,8 +51,10 @@ class VisionView(ABC):
     """
 
     @abstractmethod
-    def cls_attention(self, layer: int) -> torch.Tensor:
+    def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
         """`[V₀, H]` attention probability of the class token to each patch, per head.
+
+        Without `split` `[V₀, 1]`: one softmax over the full width, as if there were one head.
 
         Raises:
             ModelError: the encoder has no class token.

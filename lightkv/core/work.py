@@ -122,13 +122,16 @@ def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
     return PromptIndex(index.view(layout.batch_size, width), valid, layout.valid_mask(device))
 
 
-def start_input(hidden_states: torch.Tensor, layout: VisionLayout) -> StartInput:
-    """What enters the decoder, for `Scorer.start`."""
+def start_input(hidden_states: torch.Tensor, layout: VisionLayout, drafts: int = 0) -> StartInput:
+    """What enters the decoder, for `Scorer.start`; the last `drafts` positions are no prompt."""
     device = hidden_states.device
     vision = layout.vision_mask(device)
     places = torch.arange(vision.shape[1], device=device)
     last = torch.where(vision, places, -1).amax(dim=1)
-    return StartInput(hidden_states, vision, prompt_index(layout, device), last)
+    prompt = prompt_index(layout, device)
+    if drafts:
+        prompt = prompt.without_last(drafts)
+    return StartInput(hidden_states, vision, prompt, last)
 
 
 def _score(
@@ -151,6 +154,7 @@ def _score(
         observed.score,
         context,
         None if seen is None else seen.index_select(0, index.origin),
+        plan.window if plan.by == "rank" else plan.window.index_select(0, index.origin),
         plan.counts_before,
     )
     return stage.scorer.score(inputs)

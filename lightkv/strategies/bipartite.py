@@ -52,7 +52,8 @@ class Bipartite(Matcher):
             return None
         return attention.heads.mean(attention.keys().float())
 
-    def match(self, inputs: MatchInput) -> torch.Tensor:
+    def features(self, inputs: MatchInput) -> torch.Tensor:
+        """`[G, n, …]` what tokens are compared by."""
         features = inputs.tokens if self.metric == "hidden" else inputs.observed
         if features is None:
             raise ConfigError(
@@ -61,6 +62,10 @@ class Bipartite(Matcher):
                 value=self.metric,
                 remedy="use after_layer >= 1, pass key to compress_stage, or metric: hidden",
             )
+        return features
+
+    def match(self, inputs: MatchInput) -> torch.Tensor:
+        features = self.features(inputs)
         if inputs.inner is not None:
             best, partner = nearest_inside(features, inputs.inner)
             return merge_best(best, partner, inputs.keep)
@@ -74,12 +79,18 @@ SIMILARITY_ELEMENTS = 2**22
 
 def nearest_destination(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine `[G, ⌈n/2⌉]` and index of the nearest odd token for each even one of `[G, n, D]`."""
-    groups, population, _ = features.shape
-    even, odd = features[:, 0::2], features[:, 1::2]
-    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * (population // 2)))
+    return most_similar(features[:, 0::2], features[:, 1::2])
+
+
+def most_similar(
+    sources: torch.Tensor, destinations: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and index `[G, a]` of the most similar of `[G, b, D]` for each of `[G, a, D]`."""
+    groups, count, _ = destinations.shape
+    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * count))
     parts = [
-        cosine(even[:, first : first + step], odd).max(dim=-1)
-        for first in range(0, even.shape[1], step)
+        cosine(sources[:, first : first + step], destinations).max(dim=-1)
+        for first in range(0, sources.shape[1], step)
     ]
     return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
 

@@ -1,4 +1,4 @@
-"""Components that belong to no single method: windows, uniform scores, top-k, drop, weighted mean."""
+"""Components of no single method: windows, uniform scores, top-k, drop, weighted mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
-from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, View
+from lightkv.core.layout import Bands, Groups, SampleLayout, View
 from lightkv.core.roles import (
     PROTECTED,
     Aggregator,
@@ -215,6 +215,7 @@ class TopK(Matcher):
 
     name = "top-k"
     needs_score = True
+    drops = True
     rounding: Literal["round", "floor", "ceil"] = "ceil"
 
     def keep(self, population: int, ratio: float) -> int:
@@ -261,6 +262,10 @@ class WeightedMean(Aggregator):
     source = "LightKV, arXiv 2605.00789, message passing; ToMe, arXiv 2210.09461, with sizes"
     weights: Literal["score", "size", "uniform"] = "score"
 
+    @property
+    def needs_score(self) -> bool:  # type: ignore[override]
+        return self.weights == "score"
+
     def merge(self, inputs: MergeInput) -> Merged:
         share = slot_shares(inputs, self._weights(inputs))
         return Merged(weighted_sum(inputs, share), share)
@@ -270,13 +275,7 @@ class WeightedMean(Aggregator):
             return inputs.size
         if self.weights == "uniform":
             return torch.ones_like(inputs.size)
-        if inputs.score is None:
-            raise ConfigError(
-                "weights by score need a scorer",
-                field="aggregator 'weighted-mean', weights",
-                value=self.weights,
-                remedy="add a scorer, or use weights: size or uniform",
-            )
+        assert inputs.score is not None, "a stage without a scorer is refused (needs_score)"
         return inputs.score
 
 
@@ -293,14 +292,19 @@ def slot_shares(inputs: MergeInput, weights: torch.Tensor) -> torch.Tensor:
     return torch.where(empty, plain, weights / torch.where(empty, 1.0, total))
 
 
+def slot_numbers(inputs: MergeInput) -> torch.Tensor:
+    """`[G, n]` number of each token's slot among the k survivors (any number if it is dropped)."""
+    survivors = inputs.survivors
+    places = torch.arange(survivors.shape[1], device=survivors.device).expand_as(survivors)
+    slot = torch.zeros_like(inputs.target).scatter(1, survivors, places)
+    return slot.gather(1, inputs.target.clamp(min=0))
+
+
 def weighted_sum(inputs: MergeInput, share: torch.Tensor) -> torch.Tensor:
     """`[G, k, D]` Σ share · x over the tokens of each slot, in float32, in blocks of columns."""
-    tokens, survivors = inputs.tokens, inputs.survivors
+    tokens = inputs.tokens
     groups, _, width = tokens.shape
-    keep = survivors.shape[1]
-    places = torch.arange(keep, device=tokens.device).expand(groups, -1)
-    slot = torch.zeros_like(inputs.target).scatter(1, survivors, places)
-    slot = slot.gather(1, inputs.target.clamp(min=0))
+    keep, slot = inputs.survivors.shape[1], slot_numbers(inputs)
     parts = []
     for first in range(0, width, CHUNK):
         block = tokens[..., first : first + CHUNK].float() * share.unsqueeze(-1)
@@ -390,8 +394,3 @@ COMPONENTS: tuple[type[Component], ...] = (
 def lightkv_components(register: Callable[[type[Component]], None]) -> None:
     for component in COMPONENTS:
         register(component)
-
-
-def labels_by_image(sample: SampleLayout) -> IntArray:
-    """`[V]` image of each token: the coarsest groups that stay known after windows by rank."""
-    return sample.tokens.image

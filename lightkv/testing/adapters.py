@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, ClassVar
 
@@ -19,38 +18,25 @@ import pytest
 import torch
 from torch import nn
 
+from lightkv.core.errors import SessionError
+from lightkv.core.plugins import get_preset
 from lightkv.core.session import Session, compress
 from lightkv.testing.oracles import (
     Recorder,
     alive_by_layer,
     causal_mask,
+    encoder_needs,
     masked_layers,
+    on_cache,
     windowed,
 )
+from lightkv.testing.prompts import MIXED, PAIR, Prompt
+
+__all__ = ["MIXED", "PAIR", "AdapterBench", "Inputs", "Prompt"]
 
 Inputs = dict[str, Any]
 BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs with an entry for each position of the prompt."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt: text tokens, images, text tokens. Equal prompts must give equal inputs.
-
-    Attributes:
-        before, after: text tokens around the images.
-        images: how many.
-        seed: of ids and pixels.
-    """
-
-    before: int = 3
-    images: int = 1
-    after: int = 5
-    seed: int = 0
-
-
-MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=3))
-"""Different lengths, different numbers of images, one without."""
 
 
 class AdapterBench:
@@ -63,11 +49,17 @@ class AdapterBench:
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
+        class_token: whether the adapter offers a vision encoder with a class token.
         cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
-            of one prompt), "later image" (in a turn on a filled cache), "assistant" (a model that
-            drafts tokens), "cache site" (stages on the cache; windows imply it), and the
-            names of attention implementations.
+            of one prompt), "later image" (in a turn on a filled cache), "cache objects" (of the
+            caller; also "cropping", "quantised cache", "offloaded cache", "refusing copies"),
+            "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
+            "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
+            layer" (reading its attention), "embeddings" (instead of ids, with images),
+            "placeholders" (in the ids), and the names of attention implementations.
+        pair: prompts of two rows with an image each, for conversations.
+        outside_error: what a compressed cache raises when it goes on after its session.
     """
 
     schedule: ClassVar[Sequence[dict[str, Any]]] = (
@@ -80,7 +72,10 @@ class AdapterBench:
     steps: ClassVar[int] = 4
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
+    class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
+    pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
+    outside_error: ClassVar[type[Exception] | tuple[type[Exception], ...]] = SessionError
 
     # -- supplied by the family ------------------------------------------------------------------
 
@@ -144,7 +139,10 @@ class AdapterBench:
         return [windowed(causal_mask(length), window)[None] for window in self.windows]
 
     def call(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
-        """One forward pass; `changes` are `use_cache` and `position_ids`."""
+        """One forward pass; `changes` are arguments beside the inputs (`use_cache`, `labels`, …).
+
+        `position_ids` are left out where the outer forward has no such argument.
+        """
         return model(**inputs, **changes)
 
     def valid(self, model: nn.Module, inputs: Inputs) -> torch.Tensor:
@@ -159,6 +157,25 @@ class AdapterBench:
         """Key and value of each layer, from a cache that is of the kind the model itself makes."""
         assert type(cache).__module__.startswith("transformers.")
         return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def cache_of(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+        """A cache with key and value of each layer, of the kind the model itself makes."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (key, value) in enumerate(pairs):
+            cache.update(key, value, layer)
+        return cache
+
+    def cache_length(self, cache: Any) -> int:
+        """Positions that layer 0 was fed."""
+        return int(cache.get_seq_length())
+
+    def spoiled(self, model: nn.Module, inputs: Inputs, prompts: Sequence[Prompt]) -> Inputs:
+        """The inputs with text in place of the last placeholder of the first row."""
+        ids = inputs["input_ids"].clone()
+        ids[0, int(self.vision_mask(model, inputs, prompts)[0].nonzero().max())] = 9
+        return {**inputs, "input_ids": ids}
 
     def record(self, model: nn.Module, layer: int) -> AbstractContextManager[Recorder]:
         """Record the positions that reach the decoder and the rotary angles of one layer."""
@@ -185,6 +202,17 @@ class AdapterBench:
         options = {"schedule": list(self.schedule), **self.options(model, prompts), **changes}
         return compress(model, pipeline, **options)
 
+    def schedule_of(self, pipeline: str) -> Any:
+        """The suite's schedule; one stage as early as can be for presets that read the encoder.
+
+        Presets on the cache keep their own: the suite's stages stand between layers.
+        """
+        if on_cache(pipeline):
+            return get_preset(pipeline).model_dump()["schedule"]
+        if encoder_needs(pipeline):
+            return [{"after_layer": self.first_layer, "ratio": 0.5, "windows": 2}]
+        return list(self.schedule)
+
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
         """Greedy generation of `steps` tokens with logits; never stops early."""
         config: Any = model.config
@@ -206,6 +234,11 @@ class AdapterBench:
     def logits(self, model: nn.Module, inputs: Inputs, **changes: Any) -> torch.Tensor:
         """`[B, steps, vocabulary]` logits of a greedy generation."""
         return torch.stack(self.generate(model, inputs, **changes).logits, dim=1)
+
+    def answer(self, inputs: Inputs, out: Any) -> torch.Tensor:
+        """`[B, T]` all tokens that `generate` added to `inputs`."""
+        prompt = inputs["attention_mask"].shape[1] if "input_ids" in inputs else 0
+        return torch.as_tensor(out.sequences[:, prompt:])
 
     def new_tokens(self, out: Any) -> torch.Tensor:
         """`[B, steps]` generated tokens."""
@@ -304,13 +337,14 @@ class AdapterBench:
         layers: Any = self.decoder(model).layers
         for row, inputs in enumerate(rows):
             inputs = self.extended(model, inputs, fed[row : row + 1])
-            valid = inputs["attention_mask"].bool()
+            valid = self.valid(model, inputs)
             new = torch.ones(1, self.steps - 1, dtype=torch.bool)
             kept = [torch.cat([keys[row : row + 1], new], dim=1) for keys in alive]
             kept = [keys[:, -valid.shape[1] :] for keys in kept]
             own = self.own_masks(model, inputs)
             with masked_layers(layers, kept, valid, eager=eager, own=own), torch.no_grad():
-                wanted.append(model(**inputs, use_cache=False).logits[:, -self.steps :])
+                out = self.call(model, inputs, use_cache=False)
+                wanted.append(out.logits[:, -self.steps :])
         return torch.stack(second.logits, dim=1), torch.cat(wanted), session
 
     def _conversation(

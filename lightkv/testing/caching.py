@@ -13,24 +13,16 @@ from torch import nn
 from lightkv.core.errors import ModelError
 from lightkv.core.report import RunReport
 from lightkv.core.session import Session
-from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt
+from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs
 from lightkv.testing.oracles import causal_mask, masked_layers, stored_by_layer
+from lightkv.testing.prompts import Prompt
 
 CACHE = [{"site": "cache", "ratio": 0.5}]
 EVERYTHING = [{"site": "cache", "scope": "all", "ratio": 0.4}]
 BOTH = [{"after_layer": 2, "ratio": 0.3}, {"site": "cache", "ratio": 0.5}]
 NOISE = {"partitioner": {"name": "whole", "scope": "sample"}, "scorer": "noise", "matcher": "top-k"}
-TURN = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
-
-
-def on_cache(spec: Any) -> bool:
-    """Whether a preset has a stage on the cache."""
-    schedule = spec.schedule
-    if isinstance(schedule, tuple):
-        return any(stage.site == "cache" for stage in schedule)
-    return bool(schedule.site == "cache")
 
 
 class CacheSiteTests(AdapterBench):
@@ -42,7 +34,7 @@ class CacheSiteTests(AdapterBench):
             return
         with (
             pytest.raises(ModelError) as error,
-            self.session(model, TURN, "imgrand", schedule=CACHE),
+            self.session(model, self.pair, "imgrand", schedule=CACHE),
         ):
             pass
         assert error.value.remedy
@@ -135,7 +127,7 @@ class CacheSiteTests(AdapterBench):
             self.need("later image")
         model = self.make_model()
         self.need_cache_site(model)
-        found, wanted, session = self._converse_on_cache(model, TURN, later)
+        found, wanted, session = self._converse_on_cache(model, self.pair, later)
         torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
         assert len(session.reports) == 1 + later.images
 

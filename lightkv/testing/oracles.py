@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from lightkv.core.assignment import Assignment
+from lightkv.core.plugins import get_preset
 from lightkv.core.report import RunReport
+from lightkv.core.stage import Stage
 
 Kwargs = dict[str, Any]
 _with_kwargs: Callable[..., Any] = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
@@ -181,3 +183,22 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     names = list(ALL_ATTENTION_FUNCTIONS.valid_keys())
     state["attention functions"] = {name: id(ALL_ATTENTION_FUNCTIONS[name]) for name in names}
     return state
+
+
+def encoder_needs(pipeline: str) -> frozenset[str]:
+    """What a preset reads of the vision encoder."""
+    roles = get_preset(pipeline).roles()
+    return Stage.from_roles(roles, ratio=0.0, windows=2).vision_requires
+
+
+def peeks(pipeline: str) -> bool:
+    """Whether a preset reads the attention of the layer after the stage."""
+    return Stage.from_roles(get_preset(pipeline).roles(), ratio=0.0, windows=2).peeks
+
+
+def on_cache(pipeline: str) -> bool:
+    """Whether a preset has a stage on the cache."""
+    schedule = get_preset(pipeline).schedule
+    if isinstance(schedule, tuple):
+        return any(stage.site == "cache" for stage in schedule)
+    return schedule.site == "cache"

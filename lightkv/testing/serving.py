@@ -13,13 +13,11 @@ import torch
 from torch import nn
 
 from lightkv.core.errors import LightKVError, SessionError
-from lightkv.testing.adapters import BY_TOKEN, MIXED, AdapterBench, Inputs, Prompt
+from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt
 from lightkv.testing.doubles import Assistant, FedTokens, Numbers, quantised_bytes
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
-FIRST = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
-"""Two rows with an image each and different lengths of text."""
 TEXT, IMAGE = Prompt(3, 0, 4, seed=7), Prompt(2, 1, 3, seed=7)
 """What may come next."""
 
@@ -32,14 +30,16 @@ class ServingTests(AdapterBench):
     @both_attentions
     def test_second_turn_of_text(self, attention: str) -> None:
         """Its tokens see, in each layer, what that layer kept of the image."""
+        self.need(attention)
         model = self.make_model(attention)
         eager = attention == "eager"
-        found, wanted, session = self.converse(model, FIRST, TEXT, "random", eager=eager)
+        found, wanted, session = self.converse(model, self.pair, TEXT, "random", eager=eager)
         torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
         assert len(session.reports) == 1
 
     @pytest.mark.parametrize(
-        ("attention", "outside"), [("eager", False), ("sdpa", False), ("sdpa", True)]
+        ("attention", "outside"),
+        [("eager", False), ("sdpa", False), ("eager", True), ("sdpa", True)],
     )
     def test_second_turn_with_a_new_image(self, attention: str, outside: bool) -> None:
         """It is compressed as the first was, and sees what is left of that.
@@ -47,10 +47,11 @@ class ServingTests(AdapterBench):
         Also where the first turn ran without a session: the padding in its cache stays hidden.
         """
         self.need("later image")
+        self.need(attention)
         model = self.make_model(attention)
         eager = attention == "eager"
         found, wanted, session = self.converse(
-            model, FIRST, IMAGE, "random", eager=eager, outside=outside
+            model, self.pair, IMAGE, "random", eager=eager, outside=outside
         )
         torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
         assert len(session.reports) == (1 if outside else 2)
@@ -61,52 +62,59 @@ class ServingTests(AdapterBench):
     def test_a_cache_made_outside_goes_on_as_it_was(self) -> None:
         """Text on an uncompressed cache is not compressed; nothing changes."""
         model = self.make_model()
-        first = self.generate(model, self.make_inputs(model, FIRST))
-        call = self._next_turn(model, first, FIRST)
+        first = self.generate(model, self.make_inputs(model, self.pair))
+        call = self._next_turn(model, first, self.pair)
         cache = copy.deepcopy(first.past_key_values)
         plain = self.generate(model, call, past_key_values=cache)
-        with self.session(model, FIRST):
+        with self.session(model, self.pair):
             same = self.generate(model, call, past_key_values=first.past_key_values)
         torch.testing.assert_close(
             torch.stack(same.logits), torch.stack(plain.logits), atol=self.exact, rtol=0
         )
 
     def test_a_compressed_cache_belongs_to_its_session(self) -> None:
-        """Another session refuses it, a copy is refused, and outside it takes no more entries."""
+        """Another session refuses it, and outside it takes no more entries."""
         model = self.make_model()
-        inputs = self.make_inputs(model, FIRST[:1])
-        with self.session(model, FIRST[:1]):
+        inputs = self.make_inputs(model, self.pair[:1])
+        with self.session(model, self.pair[:1]):
             first = self.generate(model, inputs)
-            call = self._next_turn(model, first, FIRST[:1])
+            call = self._next_turn(model, first, self.pair[:1])
+        with pytest.raises(SessionError) as elsewhere, self.session(model, self.pair[:1]):
+            self.generate(model, call, past_key_values=first.past_key_values)
+        assert elsewhere.value.field == "past_key_values"
+        assert elsewhere.value.remedy
+        with pytest.raises(self.outside_error) as outside:
+            self.generate(model, call, past_key_values=first.past_key_values)
+        if isinstance(outside.value, SessionError):
+            assert "session" in str(outside.value)
+            assert outside.value.field == "past_key_values"
+            assert outside.value.remedy
+
+    def test_a_copy_of_a_compressed_cache_is_refused(self) -> None:
+        self.need("refusing copies")
+        model = self.make_model()
+        with self.session(model, self.pair[:1]):
+            first = self.generate(model, self.make_inputs(model, self.pair[:1]))
+            call = self._next_turn(model, first, self.pair[:1])
             copies = copy.deepcopy(first.past_key_values)
             with pytest.raises(SessionError) as copied:
                 self.generate(model, call, past_key_values=copies)
-        with pytest.raises(SessionError) as elsewhere, self.session(model, FIRST[:1]):
-            self.generate(model, call, past_key_values=first.past_key_values)
-        with pytest.raises(SessionError, match="session") as outside:
-            self.generate(model, call, past_key_values=first.past_key_values)
-        for error in (copied, elsewhere, outside):
-            assert error.value.field == "past_key_values"
-            assert error.value.remedy
+        assert copied.value.field == "past_key_values"
+        assert copied.value.remedy
 
     def test_a_cache_of_another_model_is_refused(self) -> None:
-        from transformers import DynamicCache
-
         model = self.make_model()
-        inputs = self.make_inputs(model, FIRST[:1])
-        made = self.generate(model, inputs).past_key_values
-        keys = made.layers[0].keys
-        layers = len(made.layers)
+        inputs = self.make_inputs(model, self.pair[:1])
+        made = self.cached(self.generate(model, inputs).past_key_values)
+        keys, layers = made[0][0], len(made)
         other = {
             "layers": (layers - 1, keys),
             "width": (layers, keys.repeat(1, 1, 1, 2)),
             "rows": (layers, keys.repeat(2, 1, 1, 1)),
         }
         for count, tensor in other.values():
-            cache = DynamicCache()
-            for layer in range(count):
-                cache.update(tensor, tensor, layer)
-            with pytest.raises(SessionError) as error, self.session(model, FIRST[:1]):
+            cache = self.cache_of([(tensor, tensor)] * count)
+            with pytest.raises(SessionError) as error, self.session(model, self.pair[:1]):
                 self._step(model, cache)
             assert error.value.field == "past_key_values"
             assert error.value.value is not None
@@ -114,22 +122,24 @@ class ServingTests(AdapterBench):
     # -- caches ------------------------------------------------------------------------------------
 
     def test_dynamic_cache_of_the_caller(self) -> None:
+        self.need("cache objects")
         model = self.make_model()
-        inputs = self.make_inputs(model, MIXED)
-        with self.session(model, MIXED):
+        inputs = self.make_inputs(model, self.batch)
+        with self.session(model, self.batch):
             plain = self.generate(model, inputs)
             own = self.generate(model, inputs, past_key_values=self._cache(model))
         assert torch.equal(torch.stack(plain.logits), torch.stack(own.logits))
         lengths = [
-            [layer.keys.shape[2] for layer in out.past_key_values.layers] for out in (plain, own)
+            [key.shape[2] for key, _ in self.cached(out.past_key_values)] for out in (plain, own)
         ]
         assert lengths[0] == lengths[1]
 
     def test_quantised_cache(self) -> None:
         """Compression compounds: its bytes shrink as its entries do, and little is lost."""
+        self.need("quantised cache")
         pytest.importorskip("optimum.quanto")
         model = self.make_model()
-        inputs = self.make_inputs(model, FIRST)
+        inputs = self.make_inputs(model, self.pair)
         settings = {"backend": "quanto", "nbits": 4, "residual_length": 8, "q_group_size": 16}
         options = {"cache_implementation": "quantized", "cache_config": settings}
         if any(self.windows):
@@ -137,7 +147,7 @@ class ServingTests(AdapterBench):
                 self.generate(model, inputs, **options)
             pytest.skip("cannot: transformers quantises caches of full attention layers only")
         runs = [self.generate(model, inputs), self.generate(model, inputs, **options)]
-        with self.session(model, FIRST):
+        with self.session(model, self.pair):
             runs += [self.generate(model, inputs), self.generate(model, inputs, **options)]
         layers = [run.past_key_values.layers for run in runs]
         for exact, plain, kept, small in zip(*layers, strict=True):
@@ -153,23 +163,25 @@ class ServingTests(AdapterBench):
         assert 0 < lost[1] < 3 * lost[0]
 
     def test_offloaded_cache(self) -> None:
+        self.need("offloaded cache")
         if not torch.cuda.is_available():
             model = self.make_model()
-            inputs = self.make_inputs(model, FIRST)
+            inputs = self.make_inputs(model, self.pair)
             with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|accelerator"):
                 self.generate(model, inputs, cache_implementation="offloaded")
             pytest.skip("transformers moves an offloaded cache with CUDA streams only")
         model = self.make_model().cuda()
-        inputs = {k: v.cuda() for k, v in self.make_inputs(model, FIRST).items()}
-        with self.session(model, FIRST):
+        inputs = {k: v.cuda() for k, v in self.make_inputs(model, self.pair).items()}
+        with self.session(model, self.pair):
             plain = self.generate(model, inputs)
             moved = self.generate(model, inputs, cache_implementation="offloaded")
         assert torch.equal(torch.stack(plain.logits), torch.stack(moved.logits))
 
     def test_a_cropped_cache_goes_on_where_it_was_cut(self) -> None:
         """Tokens that the caller takes back are gone in every layer."""
+        self.need("cropping")
         model = self.make_model()
-        prompts = FIRST[:1]
+        prompts = self.pair[:1]
         inputs = self.make_inputs(model, prompts)
         with self.session(model, prompts, "fastv"):
             found = []
@@ -198,10 +210,11 @@ class ServingTests(AdapterBench):
     @pytest.mark.parametrize("draft", ["lookup", "assistant"])
     def test_assisted_decoding(self, pipeline: str, draft: str) -> None:
         """Drafts are checked in one pass and rejected ones cropped; neither leaves a trace."""
+        self.need("assisted")
         if draft == "assistant":
             self.need("assistant")
         model = self.make_model()
-        prompts = FIRST[:1]
+        prompts = self.pair[:1]
         inputs = self.make_inputs(model, prompts)
         few = self._few_tokens(model)
         if draft == "lookup":
@@ -226,9 +239,10 @@ class ServingTests(AdapterBench):
 
     def test_a_compressed_assistant(self) -> None:
         """Each model in a session of its own. transformers shows images to the first one only."""
+        self.need("assisted")
         self.need("assistant")
         model = self.make_model()
-        helper, prompts = Assistant(model).model, FIRST[:1]
+        helper, prompts = Assistant(model).model, self.pair[:1]
         inputs, few = self.make_inputs(model, prompts), self._few_tokens(model)
         options = {"suppress_tokens": few, "max_new_tokens": 12}
         with self.session(model, prompts):
@@ -239,10 +253,11 @@ class ServingTests(AdapterBench):
 
     def test_streaming(self) -> None:
         """From a thread, as servers do."""
+        self.need("streaming")
         from transformers import TextIteratorStreamer
 
         model = self.make_model()
-        prompts = FIRST[:1]
+        prompts = self.pair[:1]
         inputs = self.make_inputs(model, prompts)
         streamer = TextIteratorStreamer(Numbers(), skip_prompt="input_ids" in inputs, timeout=60)
         with self.session(model, prompts):
@@ -259,14 +274,15 @@ class ServingTests(AdapterBench):
 
     def test_gradient_checkpointing(self) -> None:
         """The loss of the text after the images has the same gradients."""
+        self.need("gradient checkpointing")
         found = []
         for checkpointing in (False, True):
             model = self.make_model().train()
             if checkpointing:
                 plain: Any = model
                 plain.gradient_checkpointing_enable({"use_reentrant": False})
-            with self.session(model, FIRST):
-                out = model(**self.make_inputs(model, FIRST), logits_to_keep=3, use_cache=False)
+            with self.session(model, self.pair):
+                out = model(**self.make_inputs(model, self.pair), logits_to_keep=3, use_cache=False)
                 out.logits.float().square().sum().backward()
             layers: Any = self.decoder(model).layers
             last = layers[-1]
@@ -276,32 +292,29 @@ class ServingTests(AdapterBench):
 
     def test_labels_are_refused(self) -> None:
         model = self.make_model()
-        inputs = self.make_inputs(model, FIRST)
+        inputs = self.make_inputs(model, self.pair)
         labels = inputs["attention_mask"]
-        with self.session(model, FIRST), pytest.raises(SessionError) as error:
-            model(**inputs, labels=labels)
+        with self.session(model, self.pair), pytest.raises(SessionError) as error:
+            self.call(model, inputs, labels=labels)
         assert error.value.field == "labels"
 
     # -- inputs that do not fit ----------------------------------------------------------------------
 
     def test_placeholders_that_do_not_match_the_pixels(self) -> None:
         """One too few, or one picture too few: lightkv says so before transformers does."""
+        self.need("placeholders")
         model = self.make_model()
-        inputs = self.make_inputs(model, FIRST[:1])
-        if "input_ids" not in inputs:
-            pytest.skip("there are no placeholders: the caller gives the spans")
-        two = self.make_inputs(model, [replace(FIRST[0], images=2)])
+        inputs = self.make_inputs(model, self.pair[:1])
+        two = self.make_inputs(model, [replace(self.pair[0], images=2)])
         fewer = {name: (two if name in BY_TOKEN else inputs)[name] for name in inputs}
-        vision = self.vision_mask(model, inputs, FIRST[:1])[0]
-        inputs["input_ids"][0, int(vision.nonzero().max())] = 9
-        plain: Any = model
+        spoiled = self.spoiled(model, inputs, self.pair[:1])
         calls = (
-            partial(plain, **inputs),
-            partial(self.generate, model, inputs),
+            partial(self.call, model, spoiled),
+            partial(self.generate, model, spoiled),
             # `generate` itself would look for the grids of the missing picture first.
-            partial(plain, **fewer),
+            partial(self.call, model, fewer),
         )
-        with self.session(model, FIRST[:1]) as session:
+        with self.session(model, self.pair[:1]) as session:
             for call in calls:
                 with pytest.raises(LightKVError) as error:
                     call()
@@ -310,11 +323,10 @@ class ServingTests(AdapterBench):
         assert not session.reports
 
     def test_embeddings_need_ids_or_spans(self) -> None:
+        self.need("embeddings")
         model = self.make_model()
-        prompts = FIRST[:1]
+        prompts = self.pair[:1]
         inputs = self.make_inputs(model, prompts)
-        if "input_ids" not in inputs:
-            pytest.skip("this family is given embeddings and spans everywhere")
         plain: Any = model
         embeddings = plain.get_input_embeddings()(inputs.pop("input_ids"))
         with self.session(model, prompts), pytest.raises(LightKVError) as error:
@@ -330,10 +342,7 @@ class ServingTests(AdapterBench):
         """Arguments for a turn of text after `first`, what `generate` returned for `prompts`."""
         start = self.make_inputs(model, prompts)
         more = self.make_inputs(model, [later] * len(prompts))
-        length = start["attention_mask"].shape[1]
-        ids = start.get("input_ids")
-        answer = first.sequences if ids is None else first.sequences[:, length:]
-        whole = self.joined(self.extended(model, start, answer), more)
+        whole = self.joined(self.extended(model, start, self.answer(start, first)), more)
         return self.later_call(model, whole, more)
 
     def _cache(self, model: nn.Module) -> Any:
@@ -343,13 +352,10 @@ class ServingTests(AdapterBench):
         return DynamicCache(config=config.get_text_config(decoder=True))
 
     def _step(self, model: nn.Module, cache: Any) -> None:
-        length = cache.get_seq_length()
+        inputs = {"input_ids": torch.tensor([[20]])}
+        places = torch.tensor([[self.cache_length(cache)]])
         with torch.no_grad():
-            model(
-                input_ids=torch.tensor([[20]]),
-                position_ids=torch.tensor([[length]]),
-                past_key_values=cache,
-            )
+            self.call(model, inputs, position_ids=places, past_key_values=cache)
 
     def _few_tokens(self, model: nn.Module) -> list[int]:
         """What to suppress so that generated tokens repeat and look-ups find something."""

@@ -27,9 +27,15 @@ def image(rows, columns, generator):
     return canvas
 
 
+def grid_of(canvas):
+    """Rows and columns of the cells of a picture."""
+    return tuple(int((canvas[3].amax(axis) > 0).sum()) // CELL for axis in (1, 0))
+
+
 class TestEVE(LegacySuite):
     """Rows that are equally long with their images in place: others EVE pads on the right."""
 
+    pair = (Prompt(2, 1, 3, seed=1), Prompt(3, 1, 2, seed=2))
     batch = (Prompt(2, 2, 3, seed=1), Prompt(3, 2, 2, seed=2), Prompt(4, 2, 1, seed=3))
 
     def make_model(self, attn_implementation="eager", dtype=torch.float32):
@@ -51,15 +57,14 @@ class TestEVE(LegacySuite):
         """`[B, N′]` values of ids `[B, N]`, with `inside` at the places of the images' tokens."""
         if "images" not in inputs:
             return values
-        out = []
+        out, grids = [], [grid_of(one) for one in inputs["images"]]
         for ids, row in zip(inputs["input_ids"], values, strict=True):
-            parts, number = [], 0
+            parts = []
             for token, value in zip(ids.tolist(), row.tolist(), strict=True):
                 count = 1
                 if token == SENTINEL:
-                    rows, columns = GRIDS[number]
+                    rows, columns = grids.pop(0)
                     count, value = 1 + rows * (columns + 1), inside
-                    number += 1
                 parts += [value] * count
             out.append(parts)
         return torch.tensor(out, dtype=torch.bool)
@@ -68,7 +73,7 @@ class TestEVE(LegacySuite):
         return self.expanded(inputs, inputs["attention_mask"].bool(), True)
 
     def vision_mask(self, model, inputs, prompts):
-        return self.expanded(inputs, torch.zeros_like(inputs["input_ids"]), True)
+        return self.expanded(inputs, torch.zeros_like(inputs["input_ids"]).bool(), True)
 
     def decoder(self, model):
         return model.model
@@ -76,6 +81,17 @@ class TestEVE(LegacySuite):
     def call(self, model, inputs, **changes):
         changes.pop("position_ids", None)  # its forward takes none
         return model(**inputs, **changes)
+
+    def go_on(self, model, inputs, past):
+        if "images" in inputs:
+            # Its forward expects a mask as long as the ids, which cannot tell of older entries.
+            inputs = {**inputs, "attention_mask": None}
+        return self.call(model, inputs, past_key_values=past, use_cache=True)
+
+    def spoiled(self, model, inputs, prompts):
+        ids = inputs["input_ids"].clone()
+        ids[0, int((ids[0] == SENTINEL).nonzero().max())] = 9
+        return {**inputs, "input_ids": ids}
 
     def masked_logits(self, model, prompts, tokens, positions, session, *, eager):
         return super().masked_logits(

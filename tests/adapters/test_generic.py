@@ -37,6 +37,8 @@ class TestGeneric(AdapterSuite):
     cannot = {
         "later image": "spans describe the first pass of a sequence; what follows is text",
         "assistant": "transformers gives an assistant ids and no embeddings, so it has no prompt",
+        "placeholders": "there are none: the caller gives the spans",
+        "embeddings": "this family is given embeddings and spans everywhere",
     }
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):

@@ -14,6 +14,7 @@ from PIL import Image
 from rows import check_truth
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, pipeline
+from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import (
     GotOcr2ImageProcessorPil,
@@ -34,7 +35,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from lightkv.adapters.inputs import read_inputs
 from lightkv.adapters.tiles import arrangement
-from lightkv.testing.truth import points
+from lightkv.testing.truth import cell_at, decoder_inputs, moved, points
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "\n", "\n\n", "what", "is", "here"]
 
@@ -155,6 +156,26 @@ def llava_next():
 
 # Fuyu's needs torchvision, too: its PIL variant fails on its own tensors.
 FAMILIES = [mistral3, pixtral, idefics3, internvl, llava_onevision, glm4v, paligemma]
+WHOLE = ((0.0, 1.0), (0.0, 1.0))
+"""(start, length) by axis of a picture in a view that shows all of it, and nothing else."""
+
+
+def frame(size, grid):
+    """The same for the tiles of LLaVA-NeXT.
+
+    The resized picture stands in the middle of a canvas of tiles. Of the padding only whole rows (or
+    columns) are cut off, as many on both sides, so that up to a row of padding is left on each: the
+    first row may show the picture in its lower half only. Painting a cell as if the picture filled
+    the rows would paint half of the next one.
+    """
+    width, height = size
+    canvas = select_best_resolution((height, width), test_llava_next.PINPOINTS)
+    pixels = np.zeros((height, width, 3))
+    resized = get_patch_output_size(pixels, canvas, input_data_format="channels_last")
+    return tuple(
+        ((cells * 8 - short) / 2 / (cells * 8), short / (cells * 8))
+        for cells, short in zip(grid, resized, strict=True)
+    )
 
 
 def picture(width, height):
@@ -166,20 +187,20 @@ def picture(width, height):
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
-def paint(image, y, x, rows, columns):
-    """Black and white over most of one cell of a grid of rows × columns."""
+def paint(image, top, bottom, left, right):
+    """Black and white over most of what the picture holds of a box, in shares of the picture."""
     pixels = np.array(image)
-    height, width = pixels.shape[:2]
-    top, bottom = (int((y + shift / rows) * height) for shift in (-0.35, 0.35))
-    left, right = (int((x + shift / columns) * width) for shift in (-0.35, 0.35))
-    pixels[top:bottom, left:right] = 255 * (pixels[top:bottom, left:right] < 128)
+    spans = []
+    for low, high, size in ((top, bottom, pixels.shape[0]), (left, right, pixels.shape[1])):
+        low, high = max(low, 0.0), min(high, 1.0)
+        middle, reach = (low + high) / 2, 0.35 * (high - low)
+        spans.append(slice(int((middle - reach) * size), int((middle + reach) * size)))
+    pixels[tuple(spans)] = 255 * (pixels[tuple(spans)] < 128)
     return Image.fromarray(pixels)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("size", [(240, 100), (110, 230)], ids=["wide", "tall"])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
-def test_layout_truth(family, size):
+def prepared(family, size):
+    """Model, adapter, clean picture, what makes inputs of a picture, the clean inputs, views."""
     suite, processor, text = family()
     model, clean = suite.make_model(), picture(*size)
     model.config.image_token_id = processor.image_token_id
@@ -190,15 +211,56 @@ def test_layout_truth(family, size):
 
     inputs = process(clean)
     layout = adapter.layout(model, read_inputs(adapter.input_module(model), (), inputs))
-    views = layout.samples[0].views
-    _, rows, columns = max((view.grid for view in views), key=np.prod)
-    assert len(layout.samples[0].positions) == int(suite.vision_mask(model, inputs, ()).sum())
-    for y, x in points(rows, columns):
-        painted = process(paint(clean, y, x, rows, columns))
+    [sample] = layout.samples
+    assert len(sample.positions) == int(suite.vision_mask(model, inputs, ()).sum())
+    return model, adapter, clean, process, inputs, sample.views
+
+
+def box_of(point, grid, frame=WHOLE):
+    """Edges of the cell of a view at a point, in shares of the picture: y, y, x, x."""
+    return [
+        (centre + side / 2 / cells - start) / length
+        for centre, cells, (start, length) in zip(point, grid, frame, strict=True)
+        for side in (-1, 1)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("size", [(240, 100), (110, 230)], ids=["wide", "tall"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.__name__)
+def test_layout_truth(family, size):
+    """Views of the whole picture move at the same place as the largest one."""
+    model, adapter, clean, process, inputs, views = prepared(family, size)
+    _, *grid = max((view.grid for view in views), key=np.prod)
+    for y, x in points(*grid):
+        painted = process(paint(clean, *box_of((y, x), grid)))
         with torch.no_grad():
             check_truth(
                 adapter, model, inputs, painted, dict.fromkeys(range(len(views)), (0, y, x))
             )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(
+    "size",
+    [(240, 100), (110, 230), (500, 333), (333, 500), (100, 240), (150, 140), (300, 90), (70, 300)],
+)
+def test_layout_truth_of_llava_next(size):
+    """What a cell of either view shows is painted; `frame` says where the tiles show the picture.
+
+    The cells of its two views do not lie on one another, so each is aimed at for itself.
+    """
+    model, adapter, clean, process, inputs, views = prepared(llava_next, size)
+    base, tiles = views
+    decoder = adapter.decoder(model)
+    before = decoder_inputs(model, decoder, inputs)[0]
+    for view, shown in ((base, WHOLE), (tiles, frame(size, tiles.grid[1:]))):
+        grid = view.grid[1:]
+        for y, x in points(*grid):
+            painted = process(paint(clean, *box_of((y, x), grid, shown)))
+            far = moved(before, decoder_inputs(model, decoder, painted)[0])
+            found = view.cells[int(far[torch.as_tensor(view.positions)].argmax())]
+            assert found == cell_at(view, (0, y, x)), (view.grid, y, x)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import torch
 from standins.legacy import LegacyRotary
 from test_eve import TestEVE as EVESuite
 from test_internvl_chat import TestInternVLChat as InternVLChatSuite
+from test_one_pass import in_thread
 
 from lightkv.adapters.eve import EVEAdapter
 from lightkv.adapters.internvl_chat import InternVLChatAdapter
 from lightkv.adapters.remote_tap import ProjectionTap, tables_at
 from lightkv.adapters.tuple_cache import Lineage, returned_past
-from lightkv.core.errors import ModelError
+from lightkv.core.errors import ModelError, SessionError
 from lightkv.testing.adapters import Prompt
 from lightkv.testing.contract import Boom
 
@@ -222,3 +223,40 @@ def test_a_failed_call_leaves_nothing_behind(adapter, suite, where):
         with pytest.raises(ModelError, match="embeddings reached"):
             adapter.decoder(model)(inputs_embeds=embeddings)
         suite.generate(model, inputs)
+
+
+@both
+def test_generations_of_several_threads_take_turns(adapter, suite):
+    """A pass inside another thread's pass is refused; a call between two passes harms neither.
+
+    Ids that `generate` has seen wait for the decoder pass of their own thread.
+    """
+    model = suite.make_model()
+    prompts = suite.batch[:2]
+    mine, other = (suite.make_inputs(model, [prompt]) for prompt in prompts)
+    [tower] = adapter.vision_modules(model)
+    refused, between = [], []
+
+    def inside(*_):
+        inner.remove()
+        refused.append(in_thread(lambda: suite.generate(model, other)))
+
+    def before(*_):
+        outer.remove()
+        between.append(in_thread(lambda: torch.stack(suite.generate(model, other).logits)))
+
+    with suite.session(model, prompts[:1]):
+        wanted = [torch.stack(suite.generate(model, given).logits) for given in (mine, other)]
+        inner = adapter.decoder(model).layers[3].register_forward_hook(inside)
+        found = torch.stack(suite.generate(model, mine).logits)
+        assert torch.equal(found, wanted[0])
+        assert isinstance(refused[0], SessionError)
+        assert refused[0].field == "model"
+        outer = tower.register_forward_pre_hook(before)
+        found = torch.stack(suite.generate(model, mine).logits)
+        assert torch.equal(found, wanted[0])
+        if isinstance(between[0], SessionError):
+            # EVE makes its features inside the pass.
+            assert isinstance(adapter, EVEAdapter)
+        else:
+            assert torch.equal(between[0], wanted[1])

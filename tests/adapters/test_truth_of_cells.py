@@ -4,16 +4,21 @@ import pytest
 import torch
 from test_gemma3 import tiny_gemma3
 from test_paligemma import TestPaliGemma as PaliGemmaSuite
+from test_paligemma import TestPaliGemma2 as PaliGemma2Suite
 from test_qwen3_vl import END, IMAGE, START, kinds, tiny_qwen3_vl
+from tiny import tiny_llava, tiny_qwen2_5_vl, tiny_qwen2_vl
 from transformers import Qwen2VLImageProcessor
 
 from lightkv.adapters.gemma3 import Gemma3Adapter
 from lightkv.adapters.inputs import read_inputs
+from lightkv.adapters.llava import LlavaAdapter
 from lightkv.adapters.paligemma import PaliGemmaAdapter
 from lightkv.adapters.qwen3_vl import Qwen3VLAdapter
+from lightkv.adapters.qwen_vl import QwenVLAdapter
 
 MAKE_PALIGEMMA = PaliGemmaSuite().make_model
-del PaliGemmaSuite  # or it would be collected here too
+MAKE_PALIGEMMA_2 = PaliGemma2Suite().make_model
+del PaliGemmaSuite, PaliGemma2Suite  # or they would be collected here too
 
 
 def moved(before, after):
@@ -30,7 +35,13 @@ def one_view(adapter, model, ids, inputs):
 @pytest.mark.parametrize("cell", [(0, 0), (1, 4), (5, 2)])
 @pytest.mark.parametrize(
     ("adapter", "make"),
-    [(Gemma3Adapter(), tiny_gemma3), (PaliGemmaAdapter(), MAKE_PALIGEMMA)],
+    [
+        (Gemma3Adapter(), tiny_gemma3),
+        (LlavaAdapter(), tiny_llava),
+        (PaliGemmaAdapter(), MAKE_PALIGEMMA),
+        (PaliGemmaAdapter(), MAKE_PALIGEMMA_2),
+    ],
+    ids=["gemma3", "llava", "paligemma", "paligemma2"],
 )
 def test_squares(adapter, make, cell):
     model, (row, column) = make(), cell
@@ -39,7 +50,11 @@ def test_squares(adapter, make, cell):
     painted[:, :, row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] = 3.0
     with torch.no_grad():
         before, after = (
-            model.get_image_features(pixel_values=p, return_dict=True).pooler_output
+            torch.as_tensor(
+                torch.cat(
+                    list(model.get_image_features(pixel_values=p, return_dict=True).pooler_output)
+                )
+            )
             for p in (pixels, painted)
         )
     view = one_view(adapter, model, torch.tensor([[9, *[5] * 36, 8]]), {"pixel_values": pixels})
@@ -47,9 +62,18 @@ def test_squares(adapter, make, cell):
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (1, 7), (3, 2)])
-def test_qwen3_vl_with_a_picture_of_three_to_one(cell):
-    """Pixels by the real image processor; its patches come in blocks of 2 × 2."""
-    model, (row, column) = tiny_qwen3_vl(), cell
+@pytest.mark.parametrize(
+    ("adapter", "make"),
+    [
+        (Qwen3VLAdapter(), tiny_qwen3_vl),
+        (QwenVLAdapter(), tiny_qwen2_5_vl),
+        (QwenVLAdapter(), tiny_qwen2_vl),
+    ],
+    ids=["qwen3_vl", "qwen25_vl", "qwen2_vl"],
+)
+def test_a_picture_of_three_to_one_from_the_real_processor(adapter, make, cell):
+    """Its patches come in blocks of 2 × 2."""
+    model, (row, column) = make(), cell
     processor = Qwen2VLImageProcessor(
         patch_size=4, merge_size=2, temporal_patch_size=2, min_pixels=64, max_pixels=8192
     )
@@ -65,6 +89,6 @@ def test_qwen3_vl_with_a_picture_of_three_to_one(cell):
         features.append(torch.cat(list(out.pooler_output)))
     ids = torch.tensor([[START, *[IMAGE] * 48, END]])
     inputs = {"mm_token_type_ids": kinds(ids), "pixel_values": made["pixel_values"]}
-    view = one_view(Qwen3VLAdapter(), model, ids, {**inputs, "image_grid_thw": grid})
+    view = one_view(adapter, model, ids, {**inputs, "image_grid_thw": grid})
     assert view.grid == (1, 4, 12)
     assert view.cells[moved(*features)] == row * 12 + column

@@ -22,6 +22,7 @@ def test_presets_round_trip_through_yaml(name):
         assert again.schedule == built.schedule
         assert again.stages == built.stages
         assert again.to_yaml() == built.to_yaml()
+        # A method's own default, or the one of all.
         assert abs(built.retention - spec.schedule.retention) <= 0.005
 
 
