@@ -128,7 +128,13 @@ def alternate(inner: torch.Tensor) -> torch.Tensor:
     opens = torch.ones_like(inner, dtype=torch.bool)
     opens[:, 1:] = inner[:, 1:] != inner[:, :-1]
     start = torch.where(opens, place, 0).cummax(dim=1).values
-    return (place - start) % 2 == 0
+    return with_destinations((place - start) % 2 == 0)
+
+
+def with_destinations(source: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` as given, but every other token where all are sources (inner windows of one token)."""
+    place = torch.arange(source.shape[1], device=source.device).expand_as(source)
+    return torch.where(source.all(dim=1, keepdim=True), place % 2 == 0, source)
 
 
 def nearest_inside(

@@ -16,7 +16,13 @@ from pydantic import Field
 
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.roles import Component, MatchInput
-from lightkv.strategies.bipartite import SIMILARITY_ELEMENTS, Bipartite, cosine, merge_best
+from lightkv.strategies.bipartite import (
+    SIMILARITY_ELEMENTS,
+    Bipartite,
+    cosine,
+    merge_best,
+    with_destinations,
+)
 
 ELSEWHERE = 1e6
 """Added to the cost of a pair from two inner windows: more than any cost inside one."""
@@ -63,7 +69,7 @@ class Guided(Bipartite):
             inner = inputs.inner
         place = compact(inner)
         level = place if self.normalize == "inner" else torch.zeros_like(place)
-        source = self._sources(score, place)
+        source = with_destinations(self._sources(score, place))
         best, partner = cheapest(features, _relative(score, level), source, inner)
         return merge_best(best, partner, inputs.keep)
 

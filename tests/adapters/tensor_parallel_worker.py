@@ -22,7 +22,9 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.plugins import registry
 from lightkv.core.roles import AttentionScorer
+from lightkv.core.vision import needs_class_token
 from lightkv.testing.adapters import MIXED
+from lightkv.testing.oracles import encoder_needs, peeks
 
 FAMILIES = {
     "Llava": ("test_llava", "TestLlava"),
@@ -55,6 +57,7 @@ VARIANTS = {
     "causal": ("lightkv", {"scorer": "causal-attention"}),
     "normalised": ("lightkv", {"scorer": {"name": "prompt-attention", "normalize": "keys"}}),
 }
+EVERYWHERE = ("lightkv", "lightkv-release", "fastv", "tome", "random", "pyramiddrop")
 WITH_VARIANTS = ("Llava", "Qwen25VL", "Gemma3")
 STEPS = 3
 
@@ -75,9 +78,17 @@ class Plugin:
         register(Lonely)
 
 
-def pipelines(name):
-    presets = {preset: (preset, {}) for preset in sorted(registry().presets)}
+def pipelines(name, suite):
+    """All presets that the family takes where variants run too, else those that read it apart."""
+    names = sorted(registry().presets) if name in WITH_VARIANTS else EVERYWHERE
+    presets = {n: (n, {"schedule": suite.schedule_of(n)}) for n in names if takes(suite, n)}
     return presets | (VARIANTS if name in WITH_VARIANTS else {})
+
+
+def takes(suite, preset):
+    if peeks(preset) and "next layer" in suite.cannot:
+        return False
+    return suite.class_token or not needs_class_token(encoder_needs(preset))
 
 
 def run(suite, model, inputs, pipeline, **changes):
@@ -160,10 +171,10 @@ def refused(suite, model, inputs):
 
 def alone(suite, model, inputs, name, folder, rank):
     """What the single model does; each process computes half of it, to save time."""
-    keys = list(pipelines(name))
+    keys = list(pipelines(name, suite))
     mine = {}
     for key in keys[rank::2]:
-        pipeline, changes = pipelines(name)[key]
+        pipeline, changes = pipelines(name, suite)[key]
         logits, report, _ = run(suite, model, inputs, pipeline, **changes)
         trace = [(stage.slot, stage.survivor) for stage in report.trace]
         mine[key] = logits, trace, report.cache_bytes, report.flops
@@ -188,7 +199,7 @@ def check(name, folder, rank):
         return {"cannot": f"{type(error).__name__}: {error}"}
     results = {
         key: compare(wanted[key], run(suite, pair, inputs, p, **c))
-        for key, (p, c) in pipelines(name).items()
+        for key, (p, c) in pipelines(name, suite).items()
     }
     found = {"results": results, "identity": identity(suite, pair, inputs)}
     if name == "Llava":

@@ -287,11 +287,39 @@ def last_token(setup):
     return setup.attention()[:, -1].mean(axis=0)[BEFORE : BEFORE + setup.count]
 
 
-def guided(setup, protect=0.0):
+def rolled_attention(setup):
+    """Attention of every text token, weighted by the last token's attention to it."""
+    rows = setup.attention().mean(axis=0)
+    text = [*range(BEFORE), *range(BEFORE + setup.count, setup.length)]
+    total = sum(rows[-1, j] * rows[j] for j in text)
+    return total[BEFORE : BEFORE + setup.count]
+
+
+def adaptive(setup, divergence):
+    """Bipartite matching that also merges every source within the divergence."""
+    proposals = []
+    for source in range(0, setup.count, 2):
+        into = list(range(1, setup.count, 2))
+        near = [cos(setup.tokens[source], setup.tokens[i]) for i in into]
+        if near:
+            best = first_max(near)
+            proposals.append((-near[best], source, into[best]))
+    redundant = sum(1 + cost <= divergence for cost, _, _ in proposals)
+    removed = max(min(setup.removed(), setup.count // 2), min(redundant, setup.count // 2))
+    groups = {i: [i] for i in range(setup.count)}
+    for _, source, best in sorted(proposals)[:removed]:
+        groups[best].append(source)
+        del groups[source]
+    return weighted(setup, groups, rolled_attention(setup))
+
+
+def guided(setup, protect=0.0, split="alternate"):
     score = last_token(setup) / last_token(setup).mean()
     safe = set(by_score(score)[: math.floor(protect * setup.count + 1e-9)])
     free = [i for i in range(setup.count) if i not in safe]
     sources = free[0::2]
+    if split == "importance":
+        sources = sorted(by_score(score)[setup.count - setup.count // 2 :])
     into = [i for i in range(setup.count) if i not in sources]
     removed = min(setup.removed(), len(free) // 2)
     proposals = []

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from reference_methods import (
     BEFORE,
+    adaptive,
     dart,
     gathered,
     guided,
@@ -138,6 +139,17 @@ DIFFERENCES = {
     "guided, protect": _compare(
         lambda s: guided(s, 0.2), _own(matcher={"name": "guided", "protect": 0.2}), most=0.4
     ),
+    "guided, split by importance": _compare(
+        lambda s: guided(s, split="importance"),
+        _own(matcher={"name": "guided", "split": "importance"}),
+    ),
+    "adaptive-bipartite, weighted-causal-attention": _compare(
+        lambda s: adaptive(s, 0.2),
+        _own(
+            scorer="weighted-causal-attention",
+            matcher={"name": "adaptive-bipartite", "divergence": 0.2},
+        ),
+    ),
     "protect": _compare(
         lambda s: protected(s, 0.2),
         _own(matcher={"name": "protect", "of": "bipartite", "share": 0.2}),
@@ -172,4 +184,4 @@ DIFFERENCES = {
 
 if __name__ == "__main__":
     for name, reference_difference in DIFFERENCES.items():
-        print(f"{name:28s} {reference_difference():.1e}")
+        print(f"{name:46s} {reference_difference():.1e}")
