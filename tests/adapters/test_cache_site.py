@@ -100,9 +100,13 @@ def test_caches_of_another_form_are_refused():
 
 
 def test_drafts_cannot_be_taken_back_from_a_merged_prompt():
-    check_cache(DynamicCache(), whole=False, drafts=2)
+    def check(pipeline, **changes):
+        check_cache(Pipeline.build(pipeline, 4, **changes), DynamicCache(), drafts=2)
+
+    check("imgrand")
+    check("rand", retention=1.0)
     with pytest.raises(SessionError, match="drafts"):
-        check_cache(DynamicCache(), whole=True, drafts=2)
+        check("rand")
 
 
 def test_sliding_layers_are_refused():
