@@ -206,7 +206,9 @@ class CacheSiteTests(AdapterBench):
             (causal_mask(length)[None] if own is None else own[n][:1]).clone()
             for n in range(len(layers))
         ]
-        for number, (turn, rows) in enumerate(zip(turns, (prompts, [later] * 2), strict=True)):
+        for number, (turn, rows) in enumerate(
+            zip(turns, (prompts, [later] * len(prompts)), strict=True)
+        ):
             vision, valid = self.vision_mask(model, turn, rows), self.valid(model, turn)
             real, start = int(valid[row].sum()), end
             end = start + real + (self.steps if number == 0 else 0)
@@ -226,7 +228,7 @@ class CacheSiteTests(AdapterBench):
                 mask[:, start + real :, start : start + real] &= stored[layer][row, -real:]
         ones = [torch.ones(1, length, dtype=torch.bool)] * len(layers)
         with masked_layers(layers, ones, ones[0], eager=False, own=masks), torch.no_grad():
-            out: Any = model(**inputs, use_cache=False)
+            out = self.call(model, inputs, use_cache=False)
         return torch.as_tensor(out.logits[:, -self.steps :])
 
     def _check_stored(self, model: nn.Module, cache: Any, report: RunReport) -> None:
