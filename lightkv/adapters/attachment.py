@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lightkv.adapters import eviction
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
 from lightkv.adapters.encoder import EncoderRecorder
 from lightkv.adapters.inputs import (
@@ -35,11 +36,11 @@ from lightkv.adapters.records import (
     refuse_outside,
     refuse_unsupported,
     slides,
+    tells_fed,
 )
 from lightkv.adapters.rotary import Rotary
-from lightkv.adapters.tap import Tap
+from lightkv.adapters.tap import Tap, observer
 from lightkv.core.adapter import Attachment
-from lightkv.core.attention import QueryKeyView
 from lightkv.core.engine import Engine
 from lightkv.core.functional import prompt_index
 from lightkv.core.layout import VisionLayout
@@ -65,14 +66,10 @@ class HFAttachment(Attachment):
         self._given = layout
         self._decoder = adapter.decoder(model)
         self._layers = list(adapter.layers(model))
+        eviction.check_pipeline(adapter, model, engine)
         self._windows = adapter.windows(model)
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
-        self._taps = {
-            after - 1: self._make_tap(self._layers[after - 1])
-            for after, number in engine.pipeline.after_layers.items()
-            if engine.pipeline.stages[number].decoder_requires
-            and not engine.pipeline.stages[number].peeks
-        }
+        self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
         self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
         self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
         self._capture = FeatureCapture(
@@ -118,6 +115,8 @@ class HFAttachment(Attachment):
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
+        for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
+            add(layer.register_forward_hook(partial(self._on_layer_end, index)))
         for index in self._taps:
             add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
@@ -199,6 +198,9 @@ class HFAttachment(Attachment):
             return (new_hidden, *args[1:]), changed
         return (), {**changed, "hidden_states": new_hidden}
 
+    def _on_layer_end(self, index: int, *_: Any) -> None:
+        eviction.evict(self._forward, index)
+
     def _close_taps(self, *_: Any) -> None:
         for tap in self._taps.values():
             tap.close()
@@ -268,6 +270,7 @@ class HFAttachment(Attachment):
         if cache is None:
             return None
         refuse_unsupported(cache)
+        eviction.check_cache(self._engine.pipeline, cache, self._drafts)
         record, inputs = self._records.get(cache), self._inputs
         if record is None or len(record.removed[0]) != batch:
             refuse_other_rows(record, batch)
@@ -281,7 +284,8 @@ class HFAttachment(Attachment):
             record.reconcile(cache, (0,) * batch)
         # A pass that checks drafts wants all its logits, and its tokens are known to be new.
         new_turn = queries > 1 and self._wanted != queries
-        if record.compressed[0] and record.length(0):
+        # A cache with a stage of its own says itself how much was fed.
+        if record.compressed[0] and record.length(0) and not tells_fed(cache):
             refuse_after_layer_0(new_turn, self._lacks_positions())
         return record
 
@@ -370,29 +374,9 @@ class HFAttachment(Attachment):
         return out
 
     def _open_tap(self, forward: Forward, index: int) -> None:
-        prefill = forward.prefill
-        assert prefill is not None
-        if not prefill.needs(index + 1):
-            return
         causal = not self._windows and self._adapter.causal
-        drafts = self._drafts
-
-        def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
-            # The device that the layer runs on: accelerate moves its arguments after our hook.
-            device = query.device
-            prompt = prompt_index(prefill.layout, device)
-            cached = forward.cached_valid(index, device)
-            view = QueryKeyView(
-                query,
-                key,
-                scaling,
-                prompt,
-                cached_valid=cached,
-                softcap=extra.get("softcap"),
-                mask=None if causal else extra.get("attention_mask"),
-                heads=self._engine.heads,
-                drafts=drafts,
-            )
-            prefill.observe(index + 1, view)
-
-        self._taps[index].open(look)
+        look = observer(
+            forward, index, causal=causal, drafts=self._drafts, heads=self._engine.heads
+        )
+        if look is not None:
+            self._taps[index].open(look)

@@ -31,6 +31,8 @@ class HFAdapter(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ()
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
+    replaces_entries: ClassVar[bool] = True
+    """Whether caches are objects of transformers, whose entries a stage on the cache can replace."""
 
     def matches(self, model: nn.Module) -> bool:
         return getattr(getattr(model, "config", None), "model_type", None) in self.model_types

@@ -145,6 +145,7 @@ class QueryKeyView(AttentionView):
         heads: the processes that share the heads, this one alone by default.
         drafts: positions at the end that are guesses of what comes after the prompt (assisted
             decoding). Nothing is scored by them.
+        weights: `[B, K]` added to the logits of each key (sizes of merged tokens), None for nothing.
     """
 
     def __init__(
@@ -159,6 +160,7 @@ class QueryKeyView(AttentionView):
         mask: torch.Tensor | None = None,
         heads: HeadGroup | None = None,
         drafts: int = 0,
+        weights: torch.Tensor | None = None,
     ) -> None:
         self.prompt = prompt.without_last(drafts) if drafts else prompt
         self._drafts = drafts
@@ -170,6 +172,7 @@ class QueryKeyView(AttentionView):
         self._groups = query.shape[1] // key.shape[1]
         self._cached_valid = cached_valid
         self._mask = mask
+        self._weights = 0.0 if weights is None else weights[:, None, None, None, :]
 
     @property
     def _block(self) -> int:
@@ -231,7 +234,7 @@ class QueryKeyView(AttentionView):
         step = max(1, self._block // max(1, batch * (heads.stop - heads.start) * count))
         parts = []
         for first in range(0, length, step):
-            logits = self._logits(query[:, :, :, first : first + step], key)
+            logits = self._logits(query[:, :, :, first : first + step], key) + self._weights
             parts.append(logits.masked_fill(~valid, -torch.inf).logsumexp(-1))
         return torch.cat(parts, dim=-1).flatten(1, 2)
 
@@ -294,6 +297,7 @@ class QueryKeyView(AttentionView):
         query = self._grouped_query(start, stop)
         rows = index[:, None, None, :, None].expand(*query.shape[:3], -1, query.shape[-1])
         logits = self._logits(query.gather(3, rows), self._all_keys[:, start:stop])
+        logits = logits + self._weights
         allowed = self._allowed(index)
         logits = logits.masked_fill(~allowed[:, None, None], torch.finfo(logits.dtype).min)
         return logits.softmax(-1)

@@ -19,6 +19,9 @@ class StageContext:
         run: number of the prefill in the session, from 0 (varies seeded noise between runs).
         num_layers: decoder layers of the model, or None outside a model.
         ratio: share of the current vision tokens that this stage removes.
+        layer: the layer whose cache is compressed, or None for a stage between layers. Tokens are
+            then vectors of key and value.
+        round: number of the round, where a stage on the cache takes several.
     """
 
     after_layer: int = 0
@@ -26,6 +29,8 @@ class StageContext:
     run: int = 0
     num_layers: int | None = None
     ratio: float = 0.0
+    layer: int | None = None
+    round: int = 0
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class ScoreInput:
         context: where the stage runs.
         seen: `[V]` what `look` returned for these tokens, or None.
         window: `[V]` window of each token, numbered over the batch, or None outside a stage.
+        counts: how many of the tokens each row of the batch has.
     """
 
     hidden_states: torch.Tensor
@@ -51,6 +57,7 @@ class ScoreInput:
     context: StageContext
     seen: torch.Tensor | None = None
     window: torch.Tensor | None = None
+    counts: tuple[int, ...] = ()
 
     @property
     def sample(self) -> torch.Tensor:

@@ -155,6 +155,7 @@ def _score(
         context,
         None if seen is None else seen.index_select(0, index.origin),
         plan.window if plan.by == "rank" else plan.window.index_select(0, index.origin),
+        plan.counts_before,
     )
     return stage.scorer.score(inputs)
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from lightkv.core.errors import SessionError
+from lightkv.core.plugins import get_preset
 from lightkv.core.session import Session, compress
 from lightkv.testing.oracles import (
     Recorder,
@@ -26,6 +27,7 @@ from lightkv.testing.oracles import (
     causal_mask,
     encoder_needs,
     masked_layers,
+    on_cache,
     windowed,
 )
 from lightkv.testing.prompts import MIXED, PAIR, Prompt
@@ -52,10 +54,10 @@ class AdapterBench:
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
             of one prompt), "later image" (in a turn on a filled cache), "cache objects" (of the
             caller; also "cropping", "quantised cache", "offloaded cache", "refusing copies"),
-            "assisted" (decoding from drafts), "assistant" (a model that makes them), "streaming",
-            "gradient checkpointing", "next layer" (reading its attention), "embeddings" (instead of
-            ids, with images), "placeholders" (in the ids), and the names of attention
-            implementations.
+            "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
+            "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
+            layer" (reading its attention), "embeddings" (instead of ids, with images),
+            "placeholders" (in the ids), and the names of attention implementations.
         pair: prompts of two rows with an image each, for conversations.
         outside_error: what a compressed cache raises when it goes on after its session.
     """
@@ -200,8 +202,13 @@ class AdapterBench:
         options = {"schedule": list(self.schedule), **self.options(model, prompts), **changes}
         return compress(model, pipeline, **options)
 
-    def schedule_of(self, pipeline: str) -> list[dict[str, Any]]:
-        """The suite's schedule; one stage as early as can be for presets that read the encoder."""
+    def schedule_of(self, pipeline: str) -> Any:
+        """The suite's schedule; one stage as early as can be for presets that read the encoder.
+
+        Presets on the cache keep their own: the suite's stages stand between layers.
+        """
+        if on_cache(pipeline):
+            return get_preset(pipeline).model_dump()["schedule"]
         if encoder_needs(pipeline):
             return [{"after_layer": self.first_layer, "ratio": 0.5, "windows": 2}]
         return list(self.schedule)

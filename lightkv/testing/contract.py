@@ -13,7 +13,8 @@ from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
 from lightkv.core.vision import needs_class_token
 from lightkv.testing.adapters import AdapterBench
-from lightkv.testing.oracles import encoder_needs, peeks, snapshot
+from lightkv.testing.caching import CacheSiteTests
+from lightkv.testing.oracles import encoder_needs, on_cache, peeks, snapshot
 from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
 
@@ -24,7 +25,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests):
+class AdapterSuite(ServingTests, CacheSiteTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -203,6 +204,8 @@ class AdapterSuite(ServingTests):
     def test_every_preset_runs(self, pipeline: str) -> None:
         """Presets that read a class token are refused by name where the encoder has none."""
         model = self.make_model()
+        if on_cache(pipeline):
+            self.need_cache_site(model)
         if peeks(pipeline) and "next layer" in self.cannot:
             with pytest.raises(ModelError, match="next_last_row"):
                 self.session(model, self.batch, pipeline).__enter__()

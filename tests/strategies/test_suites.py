@@ -42,6 +42,22 @@ class TestRandom(StrategySuite):
     preset = "random"
 
 
+class TestRand(StrategySuite):
+    preset = "rand"
+
+
+class TestImgRand(StrategySuite):
+    preset = "imgrand"
+
+
+class TestToMeCache(StrategySuite):
+    preset = "tome-cache"
+
+
+class TestElasticCache(StrategySuite):
+    preset = "elastic-cache"
+
+
 class TestWindowedDropByKeys(StrategySuite):
     """Top-k in windows with the paper's normalisation."""
 
