@@ -308,6 +308,14 @@ class Pipeline:
         assert isinstance(positions, PositionPolicy)
         built = [build_rounds(i, spec.roles(), e) for i, e in enumerate(schedule.stages)]
         stages = tuple(rounds[0] for rounds in built)
+        if spec.proportional and any(stage.peeks for stage in stages):
+            raise ConfigError(
+                "the attention of the layer after a stage is computed without the sizes of merged "
+                "tokens, so it would not be what that layer computes",
+                field="proportional",
+                value=True,
+                remedy="use a scorer of the layer before the stage, or leave proportional out",
+            )
         rounds: tuple[Stage, ...] = ()
         if schedule.cache is not None and schedule.cache.ratio > 0:
             rounds = built[-1]
