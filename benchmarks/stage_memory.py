@@ -18,7 +18,8 @@ from memory import LiveBytes
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.functional import prompt_index
-from lightkv.core.stage import Observed, run_stage
+from lightkv.core.stage import Observed
+from lightkv.core.work import run_stage
 
 
 def measure(

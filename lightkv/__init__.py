@@ -1,12 +1,13 @@
 """Compress the vision tokens of LVLMs during prefill."""
 
 from lightkv.core.assignment import Assignment
+from lightkv.core.entries import StageSpec
 from lightkv.core.errors import LightKVError
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.layout import View, VisionLayout
 from lightkv.core.pipeline import Pipeline, PipelineSpec, Recipe
 from lightkv.core.report import RunReport
-from lightkv.core.schedule import Schedule, StageSpec
+from lightkv.core.schedule import Schedule
 from lightkv.core.session import Session, attach, compress, detach, prepare
 from lightkv.core.stage import Stage
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from lightkv.adapters import eviction
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
+from lightkv.adapters.encoder import EncoderRecorder
 from lightkv.adapters.inputs import (
     ModelInputs,
     bind,
@@ -25,19 +27,21 @@ from lightkv.adapters.inputs import (
 from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs
 from lightkv.adapters.passing import OnePass
+from lightkv.adapters.peek import check_peeks, peek
 from lightkv.adapters.records import (
     CacheRecord,
     check_made_here,
+    refuse_after_layer_0,
+    refuse_other_rows,
     refuse_outside,
     refuse_unsupported,
     slides,
+    tells_fed,
 )
 from lightkv.adapters.rotary import Rotary
-from lightkv.adapters.tap import Tap
+from lightkv.adapters.tap import Tap, observer
 from lightkv.core.adapter import Attachment
-from lightkv.core.attention import QueryKeyView
 from lightkv.core.engine import Engine
-from lightkv.core.errors import SessionError
 from lightkv.core.functional import prompt_index
 from lightkv.core.layout import VisionLayout
 from lightkv.core.report import RunReport
@@ -62,13 +66,10 @@ class HFAttachment(Attachment):
         self._given = layout
         self._decoder = adapter.decoder(model)
         self._layers = list(adapter.layers(model))
+        eviction.check_pipeline(adapter, model, engine)
         self._windows = adapter.windows(model)
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
-        self._taps = {
-            after - 1: self._make_tap(self._layers[after - 1])
-            for after, number in engine.pipeline.after_layers.items()
-            if engine.pipeline.stages[number].requires
-        }
+        self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
         self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
         self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
         self._capture = FeatureCapture(
@@ -76,6 +77,10 @@ class HFAttachment(Attachment):
             engine.profiler.start,
             self._on_features,
             engine.profiler.discard,
+        )
+        check_peeks(adapter, model, engine.pipeline)
+        self._encoder = EncoderRecorder(
+            adapter, model, engine.pipeline, self._capture, spans_given=layout is not None
         )
         self._pass = OnePass()
         self._count = FeatureCount()
@@ -100,6 +105,7 @@ class HFAttachment(Attachment):
         before = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
         outer = self._adapter.input_module(self._model)
         self._capture.open()
+        self._encoder.open()
         add = self._handles.append
         for module in self._adapter.vision_modules(self._model):
             add(module.register_forward_pre_hook(lambda *_: self._engine.profiler.start()))
@@ -109,6 +115,8 @@ class HFAttachment(Attachment):
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
+        for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
+            add(layer.register_forward_hook(partial(self._on_layer_end, index)))
         for index in self._taps:
             add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
@@ -122,6 +130,7 @@ class HFAttachment(Attachment):
         for tap in self._taps.values():
             tap.close()
         self._capture.close()
+        self._encoder.close()
         for cache, record in self._records.items():
             if any(record.compressed):
                 # The model's own masks do not fit it, and long windows would hide that.
@@ -177,6 +186,7 @@ class HFAttachment(Attachment):
         forward = self._forward
         if forward is None:
             return None
+        self._peek(forward, index, hidden, kwargs)
         new_hidden = self._compress(forward, index, hidden)
         forward.note_entries(index, new_hidden.shape[1])
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
@@ -187,6 +197,9 @@ class HFAttachment(Attachment):
         if args:
             return (new_hidden, *args[1:]), changed
         return (), {**changed, "hidden_states": new_hidden}
+
+    def _on_layer_end(self, index: int, *_: Any) -> None:
+        eviction.evict(self._forward, index)
 
     def _close_taps(self, *_: Any) -> None:
         for tap in self._taps.values():
@@ -200,6 +213,7 @@ class HFAttachment(Attachment):
         forward, self._forward = self._forward, None
         self._inputs = self._found = None
         self._arguments, self._drafts, self._wanted = {}, 0, None
+        self._encoder.clear()
         if output is None:
             # Called all the same when the pass raised: there is nothing to report.
             self._engine.profiler.discard()
@@ -230,6 +244,8 @@ class HFAttachment(Attachment):
         prefill = None
         if layout is not None:
             prefill = self._engine.begin(layout)
+            prefill.vision = self._encoder.view(self._inputs, layout)
+            prefill.start(hidden, self._drafts)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):
                 prefill.positions = self._positions(batch, queries, cache, hidden.device)
         else:
@@ -254,14 +270,10 @@ class HFAttachment(Attachment):
         if cache is None:
             return None
         refuse_unsupported(cache)
+        eviction.check_cache(self._engine.pipeline, cache, self._drafts)
         record, inputs = self._records.get(cache), self._inputs
         if record is None or len(record.removed[0]) != batch:
-            if record is not None and any(record.compressed):
-                raise SessionError(
-                    f"the cache was made for {len(record.removed[0])} rows, not {batch}",
-                    field="past_key_values",
-                    remedy="expand the inputs before the prefill (num_return_sequences, num_beams)",
-                )
+            refuse_other_rows(record, batch)
             record = CacheRecord.empty(len(self._layers), batch)
             shape = self._engine.shape
             check_made_here(cache, batch, len(self._layers), shape.num_kv_heads, shape.head_dim)
@@ -270,24 +282,11 @@ class HFAttachment(Attachment):
             self._records[cache] = record
         else:
             record.reconcile(cache, (0,) * batch)
-        if record.compressed[0] and record.length(0) and self._lacks_positions():
-            raise SessionError(
-                "layer 0 is compressed, so the model cannot tell from the cache where the next "
-                "token stands",
-                field="position_ids",
-                remedy="pass position_ids that count the whole prompt (generate does), or use "
-                "after_layer >= 1",
-            )
         # A pass that checks drafts wants all its logits, and its tokens are known to be new.
         new_turn = queries > 1 and self._wanted != queries
-        if record.compressed[0] and new_turn and record.length(0):
-            raise SessionError(
-                "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
-                "are cached already",
-                field="schedule[0].after_layer",
-                value=0,
-                remedy="use after_layer >= 1 to continue a chat on the same cache",
-            )
+        # A cache with a stage of its own says itself how much was fed.
+        if record.compressed[0] and record.length(0) and not tells_fed(cache):
+            refuse_after_layer_0(new_turn, self._lacks_positions())
         return record
 
     def _layout(self, cache: Any, queries: int, batch: int) -> VisionLayout | None:
@@ -329,7 +328,34 @@ class HFAttachment(Attachment):
     def _compress(self, forward: Forward, index: int, hidden: torch.Tensor) -> torch.Tensor:
         if forward.prefill is None:
             return hidden
-        return forward.prefill.apply(index, hidden)
+        hidden = forward.prefill.apply(index, hidden)
+        if forward.prefill.vision is not None and self._encoder.done(index):
+            # The encoder's keys and features need not live as long as the prefill.
+            forward.prefill.vision = None
+            self._encoder.clear()
+        return hidden
+
+    def _peek(self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs) -> None:
+        """Show the stage before layer `index` the attention that the layer would compute now."""
+        prefill = forward.prefill
+        if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
+            return
+        embeddings = self._rotary.of_layer(forward, index, hidden, kwargs["position_embeddings"])
+        layer = self._layers[index]
+        view = peek(
+            forward,
+            index,
+            layer,
+            self._adapter.attention(layer),
+            hidden,
+            embeddings,
+            kwargs.get("attention_mask"),
+            prompt_index(prefill.layout, hidden.device),
+            window=self._windows[index] if self._windows else None,
+            drafts=self._drafts,
+            heads=self._engine.heads,
+        )
+        prefill.observe(index, view)
 
     def _layer_arguments(
         self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs
@@ -344,36 +370,13 @@ class HFAttachment(Attachment):
         style = mask_style(self._adapter.attention_implementation(self._model))
         out["attention_mask"] = forward.mask(index, hidden, kwargs.get("attention_mask"), style)
         embeddings = kwargs.get("position_embeddings")
-        if forward.compressing:
-            out["position_embeddings"] = self._rotary.kept(forward, index, hidden, embeddings)
-        elif self._rotary.contiguous:
-            out["position_embeddings"] = self._rotary.shifted(forward, index, hidden, embeddings)
+        out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out
 
     def _open_tap(self, forward: Forward, index: int) -> None:
-        prefill = forward.prefill
-        assert prefill is not None
-        if not prefill.needs(index + 1):
-            return
         causal = not self._windows and self._adapter.causal
-        drafts = self._drafts
-
-        def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
-            # The device that the layer runs on: accelerate moves its arguments after our hook.
-            device = query.device
-            prompt = prompt_index(prefill.layout, device)
-            cached = forward.cached_valid(index, device)
-            view = QueryKeyView(
-                query,
-                key,
-                scaling,
-                prompt,
-                cached_valid=cached,
-                softcap=extra.get("softcap"),
-                mask=None if causal else extra.get("attention_mask"),
-                heads=self._engine.heads,
-                drafts=drafts,
-            )
-            prefill.observe(index + 1, view)
-
-        self._taps[index].open(look)
+        look = observer(
+            forward, index, causal=causal, drafts=self._drafts, heads=self._engine.heads
+        )
+        if look is not None:
+            self._taps[index].open(look)

@@ -24,9 +24,13 @@ METHODS = {"image": "get_image_features", "video": "get_video_features"}
 class FeatureCapture:
     """Remembers the arguments of the last feature calls of a module, for each thread.
 
+    Attributes:
+        modality: the modality whose features are being made right now, or None.
+
     Args:
         module: the instance with the methods.
         before, failed: called before a call, and when it raised.
+        after: called with modality and output.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class FeatureCapture:
         failed: Callable[[], None],
     ) -> None:
         self._local = threading.local()
+        self.modality: str | None = None
         self._module = module
         self._before = before
         self._after = after
@@ -78,6 +83,7 @@ class FeatureCapture:
             arguments = dict(bound.arguments)
             arguments.update(arguments.pop(extra, {}) if extra else {})
             self.seen[modality] = arguments
+            self.modality = modality
             try:
                 output = method(*args, **kwargs)
                 self._after(modality, output)
@@ -86,6 +92,8 @@ class FeatureCapture:
                 self.seen.pop(modality, None)
                 self._failed()
                 raise
+            finally:
+                self.modality = None
 
         return remembering
 

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from lightkv.adapters.attachment import HFAttachment
+from lightkv.adapters.encoder import Encoder
 from lightkv.adapters.inputs import ModelInputs
 from lightkv.adapters.passes import Windows
+from lightkv.adapters.patches import Kind
 from lightkv.adapters.ranks import head_group
 from lightkv.core.adapter import Adapter, Attachment
 from lightkv.core.engine import Engine
@@ -29,6 +31,8 @@ class HFAdapter(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ()
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
+    replaces_entries: ClassVar[bool] = True
+    """Whether caches are objects of transformers, whose entries a stage on the cache can replace."""
 
     def matches(self, model: nn.Module) -> bool:
         return getattr(getattr(model, "config", None), "model_type", None) in self.model_types
@@ -117,6 +121,16 @@ class HFAdapter(Adapter):
         Tokens of a block attend to one another. Asked when images arrive on a filled cache.
         """
         return None
+
+    # -- vision encoder -----------------------------------------------------------------------
+
+    def encoder(self, model: nn.Module) -> Encoder | None:
+        """The vision encoder, for methods that read it; None where it is not offered."""
+        return None
+
+    def kinds(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Kind]:
+        """The pictures of a pass, with the encoder's patch of each token; asked with an encoder."""
+        raise NotImplementedError
 
     # -- positions ----------------------------------------------------------------------------
 

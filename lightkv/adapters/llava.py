@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
+from lightkv.adapters.encoder import Encoder, clip_encoder
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import ModelInputs
-from lightkv.adapters.placing import Panel, Picture, merge_rows, place, uniform
+from lightkv.adapters.patches import Kind, layout_of
+from lightkv.adapters.placing import Panel, Picture, uniform
 from lightkv.core.adapter import Adapter
 from lightkv.core.errors import ModelError
 from lightkv.core.hookspecs import hookimpl
@@ -28,11 +30,17 @@ class LlavaAdapter(HFAdapter):
         vision = getattr(getattr(model, "config", None), "vision_config", None)
         return super().matches(model) and getattr(vision, "model_type", None) != "pixtral"
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+    def encoder(self, model: nn.Module) -> Encoder | None:
+        inner: Any = model.model
+        return clip_encoder(inner.multi_modal_projector, image=inner.vision_tower)
+
+    def kinds(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Kind]:
         config: Any = model.config
         here = inputs.placeholders(config.image_token_id)
-        pictures = uniform(square_picture(config), here)
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+        return [Kind("image", here, uniform(square_picture(config), here))]
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        return layout_of(self.kinds(model, inputs), inputs)
 
 
 def square_picture(config: Any) -> Picture:

@@ -10,13 +10,15 @@ import torch
 from torch import nn
 from transformers.image_processing_utils import select_best_resolution
 
+from lightkv.adapters.encoder import Encoder, clip_encoder
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import ModelInputs
 from lightkv.adapters.llava import square_picture
-from lightkv.adapters.placing import Panel, Picture, merge_rows, place
+from lightkv.adapters.patches import Kind, layout_of
+from lightkv.adapters.placing import Panel, Picture
 from lightkv.core.adapter import Adapter
 from lightkv.core.hookspecs import hookimpl
-from lightkv.core.layout import VisionLayout
+from lightkv.core.layout import IntArray, VisionLayout
 
 
 class LlavaNextAdapter(HFAdapter):
@@ -26,12 +28,18 @@ class LlavaNextAdapter(HFAdapter):
     models = "LLaVA-NeXT (v1.6)"
     model_types = ("llava_next",)
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+    def encoder(self, model: nn.Module) -> Encoder | None:
+        inner: Any = model.model
+        return clip_encoder(inner.multi_modal_projector, image=inner.vision_tower)
+
+    def kinds(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Kind]:
         config: Any = model.config
         here = inputs.placeholders(config.image_token_id)
         sizes = host_pairs(inputs.geometry("image", "image_sizes"))
-        pictures = [any_resolution(config, size) for size in sizes]
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+        return [Kind("image", here, [any_resolution(config, size) for size in sizes])]
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        return layout_of(self.kinds(model, inputs), inputs)
 
 
 def host_pairs(sizes: Any) -> list[tuple[int, int]]:
@@ -42,23 +50,50 @@ def host_pairs(sizes: Any) -> list[tuple[int, int]]:
 
 def any_resolution(config: Any, size: tuple[int, int]) -> Picture:
     """Base view and stitched, unpadded grid of an image of `size` (height, width) pixels."""
-    rows, columns = unpadded_grid(
-        size, config.image_grid_pinpoints, config.vision_config.image_size, _side(config)
-    )
+    side, tile = _side(config), config.vision_config.image_size
+    canvas = tile_grid(size, config.image_grid_pinpoints, tile)
+    rows, columns = unpadded_grid(size, config.image_grid_pinpoints, tile, side)
     base = square_picture(config).panels[0]
-    return Picture((base, Panel.plain(1, rows, columns, newline=True)))
+    grid = Panel.plain(1, rows, columns, newline=True)
+    patches = tile_patches(grid.cells, (rows, columns), canvas, side)
+    encoded = (1 + canvas[0] * canvas[1]) * side**2
+    return Picture((base, Panel(grid.grid, grid.cells, patches)), encoded)
+
+
+def tile_patches(
+    cells: IntArray, grid: tuple[int, int], canvas: tuple[int, int], side: int
+) -> IntArray:
+    """`[n]` encoder patch of each cell of an unpadded `grid`, tiles counted after the base view.
+
+    Args:
+        cells: raster cells, or `SEPARATOR`.
+        grid: rows and columns that show the picture.
+        canvas: tiles down and across; as much padding is cut off each side of them.
+        side: patches along the side of a tile.
+    """
+    cut = [(tiles * side - used) // 2 for tiles, used in zip(canvas, grid, strict=True)]
+    row, column = cells // grid[1] + cut[0], cells % grid[1] + cut[1]
+    tile = 1 + row // side * canvas[1] + column // side
+    return tile * side**2 + row % side * side + column % side
 
 
 def _side(config: Any) -> int:
     return int(config.vision_config.image_size // config.vision_config.patch_size)
 
 
+def tile_grid(
+    size: tuple[int, int], pinpoints: Sequence[Sequence[int]], tile: int
+) -> tuple[int, int]:
+    """Tiles down and across that a picture of `size` (height, width) is cut into."""
+    best = select_best_resolution(size, [list(point) for point in pinpoints])
+    return best[0] // tile, best[1] // tile
+
+
 def unpadded_grid(
     size: tuple[int, int], pinpoints: Sequence[Sequence[int]], tile: int, side: int
 ) -> tuple[int, int]:
     """Rows and columns of patches of the tiles' grid that show the picture and not its padding."""
-    best = select_best_resolution(size, [list(point) for point in pinpoints])
-    rows, columns = best[0] // tile * side, best[1] // tile * side
+    rows, columns = (tiles * side for tiles in tile_grid(size, pinpoints, tile))
     height, width = size
     if width / height > columns / rows:
         used = int(round(height * (columns / width), 7))

@@ -104,6 +104,27 @@ def build_mask(
     return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(~allowed, lowest)
 
 
+def weigh_keys(
+    mask: torch.Tensor | None, weights: torch.Tensor, queries: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """The mask as additive floats, with a number for each key on top.
+
+    Args:
+        mask: `[B or 1, 1, Q, K]` boolean or float, or None for the causal mask.
+        weights: `[B, K]` log of the tokens that each key stands for.
+        queries: Q, the last of the K keys.
+        dtype: of the hidden states.
+    """
+    if mask is None:
+        keys = weights.shape[1]
+        places = torch.arange(keys, device=weights.device)
+        mask = (places[None] <= places[keys - queries :, None])[None, None]
+    if mask.dtype == torch.bool:
+        lowest = torch.finfo(dtype).min
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, lowest)
+    return mask + weights[:, None, None, :].to(mask.dtype)
+
+
 def _self_attending_padding(allowed: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Let padding rows attend to themselves, so that no softmax is over nothing.
 

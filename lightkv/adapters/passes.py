@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 
-from lightkv.adapters.masks import Reach, build_mask, gather_mask
+from lightkv.adapters.masks import Reach, build_mask, gather_mask, weigh_keys
 from lightkv.adapters.records import (
     CacheRecord,
     Segment,
+    entry_weights,
     original_positions,
     valid_entries,
     visible_entries,
 )
+from lightkv.core.cache import CachedLayer
 from lightkv.core.engine import Prefill
 from lightkv.core.layout import VisionLayout
 
@@ -83,6 +85,7 @@ class Forward:
             return
         if self.windows:
             new = new._replace(missing=self.queries - entries, origin=prefill.kept)
+        new = new._replace(weight=prefill.log_sizes())
         first = prefill.stages_done[0][1]
         record.append(layer, new._replace(tail=text_after_images(first)))
         record.compressed[layer] = True
@@ -91,6 +94,32 @@ class Forward:
         )
         old = self.shifts[layer] = record.removed[layer]
         record.removed[layer] = tuple(a + b for a, b in zip(old, gone, strict=True))
+
+    def note_eviction(self, layer: int, done: CachedLayer) -> None:
+        """Put on the record what a stage on the cache left of the new entries of a layer."""
+        prefill, record = self.prefill, self.record
+        assert prefill is not None
+        assert record is not None
+        before, after = done.before, done.layout
+        first = prefill.stages_done[0][1] if prefill.stages_done else before
+        new = Segment(
+            after.pads,
+            after.length,
+            missing=self.queries - after.length,
+            # Where text took part, nobody knows how much of what the caller may take back is left.
+            tail=0 if done.whole else text_after_images(first),
+            weight=prefill.log_sizes(done),
+        )
+        gone = [
+            (before.length - a) - (after.length - b)
+            for a, b in zip(before.pads, after.pads, strict=True)
+        ]
+        record.replace_last(layer, before.length, new, gone)
+
+    @property
+    def new_entries(self) -> int:
+        """Entries that this pass adds to the layer that runs now."""
+        return self._new(0)
 
     def cached_valid(self, layer: int, device: torch.device) -> torch.Tensor | None:
         """`[B, visible]` false at padding of the cached entries, None if there is none."""
@@ -104,7 +133,41 @@ class Forward:
         kept = None if self.prefill is None else self.prefill.kept
         return self.queries if kept is None else kept.shape[1]
 
+    def key_weights(self, layer: int, device: torch.device) -> torch.Tensor | None:
+        """`[B, K]` what is added to the logits of each key of a layer, None if nothing is."""
+        if self.visible and self.record is not None:
+            segments = tuple(self.record.segments[layer])
+        elif self.prefill is not None:
+            weight = self.prefill.log_sizes()
+            return None if weight is None else weight.to(device)
+        else:
+            return None
+
+        def make() -> torch.Tensor | None:
+            weights = entry_weights(segments, self.batch, device)
+            keys = self.visible + self._new(layer)
+            return None if weights is None else weights[:, -keys:]
+
+        return self.once(("weights", segments, self.visible, device), make)  # type: ignore[no-any-return]
+
     def mask(
+        self, layer: int, hidden: torch.Tensor, given: torch.Tensor | None, style: str
+    ) -> torch.Tensor | None:
+        """The mask of a layer that compression touched, with the sizes of merged tokens in it.
+
+        Arguments as of `plain_mask`.
+        """
+        mask = self.plain_mask(layer, hidden, given, style)
+        weights = self.key_weights(layer, hidden.device)
+        if weights is None:
+            return mask
+        queries, dtype = hidden.shape[1], hidden.dtype
+        # The tensors are kept with the result: an id is theirs for as long as they live.
+        key = ("weighed", id(mask), id(weights), queries)
+        made = self.once(key, lambda: (weigh_keys(mask, weights, queries, dtype), mask, weights))
+        return made[0]  # type: ignore[no-any-return]
+
+    def plain_mask(
         self, layer: int, hidden: torch.Tensor, given: torch.Tensor | None, style: str
     ) -> torch.Tensor | None:
         """The mask of a layer that compression touched.

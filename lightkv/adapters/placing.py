@@ -14,10 +14,17 @@ from lightkv.core.layout import SEPARATOR, Grid, IntArray, SampleLayout, View, V
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One view of a picture: its grid and the raster cell (or `SEPARATOR`) of each token."""
+    """One view of a picture: its grid and the raster cell (or `SEPARATOR`) of each token.
+
+    Attributes:
+        patches: `[n]` number of the encoder's patch that each token shows, counted over all images
+            that the encoder gets for the picture; `[n, m]` where it pools m of them. Anything at
+            separators. None: patches are numbered like the cells.
+    """
 
     grid: Grid
     cells: IntArray
+    patches: IntArray | None = None
 
     @classmethod
     def plain(
@@ -44,6 +51,8 @@ class Picture:
     """An image or a video: the panels that show it, in token order."""
 
     panels: tuple[Panel, ...]
+    encoded: int | None = None
+    """Patches that the encoder makes of it, the class tokens left out; None: one for each cell."""
 
     @property
     def tokens(self) -> int:
@@ -70,12 +79,19 @@ def place(
     Raises:
         LayoutError: the number of placeholders does not match the pictures.
     """
+    return [views for views, _ in place_numbered(placeholders, pictures, what=what)]
+
+
+def place_numbered(
+    placeholders: npt.NDArray[np.bool_], pictures: Sequence[Picture], *, what: str = "image"
+) -> list[tuple[list[View], int]]:
+    """As `place`, with the number of each row's first picture."""
     counts = placeholders.sum(axis=1)
     total, offered = int(counts.sum()), sum(picture.tokens for picture in pictures)
     times = total // offered if offered else 1
     if total != times * offered or (times and len(counts) % max(times, 1)):
         raise _mismatch(what, total, offered)
-    rows: list[list[View]] = []
+    rows: list[tuple[list[View], int]] = []
     cursor = begin = 0
     for row, count in enumerate(counts):
         # A repeated row (beams) takes the pictures of the row that it repeats.
@@ -85,7 +101,7 @@ def place(
             raise _mismatch(
                 f"{what} in row {row}", int(count), sum(v.positions.size for v in views)
             )
-        rows.append(views)
+        rows.append((views, begin))
     return rows
 
 

@@ -27,6 +27,8 @@ class Segment(NamedTuple):
             where no layer slides, `missing` and `origin` are left out.
         tail: entries at the end that stand after all images, in every row; None if no stage removed
             anything.
+        weight: `[B, entries]` log of how many tokens each entry stands for, added to the logits of
+            its key (proportional attention); None where none is.
     """
 
     pads: tuple[int, ...]
@@ -34,6 +36,12 @@ class Segment(NamedTuple):
     missing: int = 0
     origin: torch.Tensor | None = None
     tail: int | None = None
+    weight: torch.Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether entries may be joined to others without losing anything."""
+        return self.origin is None and self.weight is None
 
 
 @dataclass
@@ -70,11 +78,22 @@ class CacheRecord:
         """Entries that the layer should hold."""
         return sum(segment.entries for segment in self.segments[layer])
 
+    def fed(self, layer: int) -> int:
+        """Positions that made the entries of the layer, as far as stretches tell what is missing."""
+        return sum(segment.entries + segment.missing for segment in self.segments[layer])
+
+    def replace_last(self, layer: int, entries: int, new: Segment, gone: Sequence[int]) -> None:
+        """The last `entries` of a layer became `new`; `gone` more tokens of each row are removed."""
+        removed = tuple(a + b for a, b in zip(self.removed[layer], gone, strict=True))
+        self._trim(layer, entries)
+        self.append(layer, new)
+        self.compressed[layer], self.removed[layer] = True, removed
+
     def append(self, layer: int, new: Segment) -> None:
         """Note new entries; stretches without padding or gaps are joined."""
         segments = self.segments[layer]
-        whole = new.origin is None and not any(new.pads)
-        if segments and whole and segments[-1].origin is None:
+        whole = new.plain and not any(new.pads) and not new.missing
+        if segments and whole and segments[-1].plain:
             last, tail = segments[-1], new.tail
             if tail is None and last.tail is not None:
                 tail = last.tail + new.entries
@@ -100,7 +119,7 @@ class CacheRecord:
         """
         if not any(self.segments):
             self._check_stranger(cache)
-        lengths = [int(cache.get_seq_length(layer)) for layer in range(len(self.segments))]
+        lengths = [stored_entries(cache, layer) for layer in range(len(self.segments))]
         self._check_crop([self.length(layer) - n for layer, n in enumerate(lengths)], any(lengths))
         for layer, segments in enumerate(self.segments):
             actual, known = lengths[layer], self.length(layer)
@@ -118,8 +137,8 @@ class CacheRecord:
 
     def _check_stranger(self, cache: Any) -> None:
         """Refuse a cache that was compressed elsewhere (or copied): its masks are not known."""
-        lengths = {int(cache.get_seq_length(layer)) for layer in range(len(self.segments))}
-        if len(lengths) > 1:
+        lengths = {stored_entries(cache, layer) for layer in range(len(self.segments))}
+        if len(lengths) > 1 or (tells_fed(cache) and lengths != {0}):
             raise SessionError(
                 "the layers of this cache hold different numbers of entries, and which tokens they "
                 "are is known only to the session that made it",
@@ -158,12 +177,44 @@ class CacheRecord:
             if last.entries > count:
                 left = last.entries - count
                 origin = None if last.origin is None else last.origin[:, :left]
+                weight = None if last.weight is None else last.weight[:, :left]
                 tail = None if last.tail is None else last.tail - count
-                segments.append(last._replace(entries=left, origin=origin, tail=tail))
+                segments.append(
+                    last._replace(entries=left, origin=origin, tail=tail, weight=weight)
+                )
             count -= last.entries
         if not segments:
             self.compressed[layer] = False
             self.removed[layer] = (0,) * len(self.removed[layer])
+
+
+class FedLength:
+    """What a cache with compressed entries answers to `get_seq_length`: the positions fed to it."""
+
+    def __init__(self, layers: Sequence[Any], record: CacheRecord) -> None:
+        self._layers = layers
+        self._record = record
+
+    def __call__(self, layer_idx: int = 0) -> int:
+        entries = self.entries(layer_idx)
+        missing = sum(segment.missing for segment in self._record.segments[layer_idx])
+        return entries + missing if entries else 0
+
+    def entries(self, layer: int) -> int:
+        """Entries that the layer holds."""
+        held = self._layers
+        return int(held[layer].get_seq_length()) if layer < len(held) else 0
+
+
+def tells_fed(cache: Any) -> bool:
+    """Whether a cache counts what was fed, because a stage on the cache shortened layer 0."""
+    return isinstance(vars(cache).get("get_seq_length"), FedLength)
+
+
+def stored_entries(cache: Any, layer: int) -> int:
+    """Entries that a layer of the cache holds."""
+    told = cache.get_seq_length
+    return told.entries(layer) if isinstance(told, FedLength) else int(told(layer))
 
 
 def text_since_images(segments: Sequence[Segment]) -> int | None:
@@ -184,6 +235,19 @@ def valid_entries(segments: Sequence[Segment], device: torch.device) -> torch.Te
     for segment in segments:
         first = torch.tensor(segment.pads, device=device)[:, None]
         parts.append(torch.arange(segment.entries, device=device)[None] >= first)
+    return torch.cat(parts, dim=1)
+
+
+def entry_weights(
+    segments: Sequence[Segment], batch: int, device: torch.device
+) -> torch.Tensor | None:
+    """`[B, K]` logs that are added to the logits of the keys, or None if there are none."""
+    if all(segment.weight is None for segment in segments):
+        return None
+    parts = [
+        torch.zeros(batch, s.entries, device=device) if s.weight is None else s.weight.to(device)
+        for s in segments
+    ]
     return torch.cat(parts, dim=1)
 
 
@@ -276,4 +340,34 @@ def refuse_unsupported(cache: Any) -> None:
             "would save nothing",
             field="past_key_values",
             remedy="use the default DynamicCache (leave cache_implementation unset)",
+        )
+
+
+def refuse_other_rows(record: CacheRecord | None, batch: int) -> None:
+    """Raise if a compressed cache goes on with another number of rows."""
+    if record is not None and any(record.compressed):
+        raise SessionError(
+            f"the cache was made for {len(record.removed[0])} rows, not {batch}",
+            field="past_key_values",
+            remedy="expand the inputs before the prefill (num_return_sequences, num_beams)",
+        )
+
+
+def refuse_after_layer_0(new_turn: bool, lacks_positions: bool) -> None:
+    """Raise for what a cache whose layer 0 is compressed cannot go on with."""
+    if lacks_positions:
+        raise SessionError(
+            "layer 0 is compressed, so the model cannot tell from the cache where the next "
+            "token stands",
+            field="position_ids",
+            remedy="pass position_ids that count the whole prompt (generate does), or use "
+            "after_layer >= 1",
+        )
+    if new_turn:
+        raise SessionError(
+            "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
+            "are cached already",
+            field="schedule[0].after_layer",
+            value=0,
+            remedy="use after_layer >= 1 to continue a chat on the same cache",
         )

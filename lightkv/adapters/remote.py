@@ -49,6 +49,7 @@ class RemoteAdapter(HFAdapter):
     """Defaults for remote code: found by class name, eager attention, tuple caches."""
 
     class_name: str
+    replaces_entries = False
 
     def matches(self, model: nn.Module) -> bool:
         # The class comes from the checkpoint's own file, so there is nothing to import and compare.

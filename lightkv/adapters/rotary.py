@@ -34,6 +34,15 @@ class Rotary:
             self._kinds = [adapter.rotary_kind(decoder, layer) for layer in range(num_layers)]
         self.contiguous = policy.decode == "contiguous"
 
+    def of_layer(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
+        """Tables of the tokens that a layer gets, the model's own where nothing changed."""
+        if forward.compressing:
+            return self.kept(forward, layer, hidden, embeddings)
+        record = forward.record
+        if self.contiguous and record is not None and record.compressed[layer]:
+            return self.shifted(forward, layer, hidden, embeddings)
+        return embeddings
+
     def kept(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
         """Tables of the survivors of a prefill: rows of the model's own, or of new positions."""
         prefill = forward.prefill
@@ -66,7 +75,7 @@ class Rotary:
             return embeddings
 
         def make() -> Any:
-            past = record.length(0) - forward.queries
+            past = record.fed(0) - forward.queries
             given = forward.decoder_arguments.get("position_ids")
             if given is None:
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]

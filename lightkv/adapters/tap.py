@@ -17,6 +17,11 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lightkv.adapters.passes import Forward, Kwargs
+from lightkv.core.attention import QueryKeyView
+from lightkv.core.functional import prompt_index
+from lightkv.core.heads import HeadGroup
+
 NAME = "lightkv_tap"
 Look = Callable[[torch.Tensor, torch.Tensor, float, dict[str, Any]], None]
 """Called with query, key, scaling and the call's other arguments."""
@@ -79,3 +84,45 @@ def _eager(module: nn.Module) -> Callable[..., Any]:
 
 
 AttentionInterface.register(NAME, _tapped_attention)
+
+
+def observer(
+    forward: Forward, index: int, *, causal: bool, drafts: int, heads: HeadGroup
+) -> Look | None:
+    """What shows the attention call of layer `index` to the stages that read it, None if none does.
+
+    Args:
+        forward: the pass, a prefill.
+        index: of the layer.
+        causal: whether a token attends to all tokens before it and none after it.
+        drafts: positions at the end that are guesses (assisted decoding).
+        heads: the processes that share the heads.
+    """
+    prefill = forward.prefill
+    assert prefill is not None
+    between = bool(prefill.needs(index + 1))
+    on_cache = forward.cache is not None and bool(prefill.cache_needs())
+    if not between and not on_cache:
+        return None
+
+    def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
+        # The device that the layer runs on: accelerate moves its arguments after our hook.
+        device = query.device
+        view = QueryKeyView(
+            query,
+            key,
+            scaling,
+            prompt_index(prefill.layout, device),
+            cached_valid=forward.cached_valid(index, device),
+            softcap=extra.get("softcap"),
+            mask=None if causal else extra.get("attention_mask"),
+            heads=heads,
+            drafts=drafts,
+            weights=forward.key_weights(index, device),
+        )
+        if between:
+            prefill.observe(index + 1, view)
+        if on_cache:
+            prefill.observe_cache(index, view)
+
+    return look

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from lightkv.adapters.encoder import Encoder, clip_encoder
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import ModelInputs
 from lightkv.adapters.llava import square_picture
-from lightkv.adapters.placing import Panel, Picture, merge_rows, place, uniform
+from lightkv.adapters.patches import Kind, layout_of
+from lightkv.adapters.placing import Panel, Picture, uniform
 from lightkv.core.adapter import Adapter
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.layout import SEPARATOR, VisionLayout
@@ -28,20 +30,26 @@ class VideoLlavaAdapter(HFAdapter):
         inner: Any = model.model
         return [inner.image_tower, inner.video_tower]
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+    def encoder(self, model: nn.Module) -> Encoder | None:
+        inner: Any = model.model
+        towers = {"image": inner.image_tower, "video": inner.video_tower}
+        return clip_encoder(inner.multi_modal_projector, **towers)
+
+    def kinds(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Kind]:
         config: Any = model.config
         kinds = []
         here = inputs.placeholders(config.image_token_id)
         if here.any():
-            pictures = uniform(square_picture(config), here)
-            kinds.append(place(here, pictures, inputs.pads))
+            kinds.append(Kind("image", here, uniform(square_picture(config), here)))
         here = inputs.placeholders(config.video_token_id)
         if here.any():
             videos, frames = inputs.geometry("video", "pixel_values_videos").shape[:2]
             side = config.vision_config.image_size // config.vision_config.patch_size
-            pictures = [Picture((classed_frames(frames, side),))] * videos
-            kinds.append(place(here, pictures, inputs.pads, what="video"))
-        return merge_rows(inputs.length, inputs.pads, *kinds)
+            kinds.append(Kind("video", here, [Picture((classed_frames(frames, side),))] * videos))
+        return kinds
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        return layout_of(self.kinds(model, inputs), inputs)
 
 
 def classed_frames(frames: int, side: int) -> Panel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -27,7 +27,23 @@ LAST_ROW = "last_row"
 KEYS = "keys"
 """`[B, Hₖᵥ, N, d]` keys of the layer, after rotary embedding."""
 
-REQUIREMENTS = (PROMPT_LOGITS, KEY_LSE, PROMPT_ROWS, LAST_ROW, KEYS)
+NEXT_LAST_ROW = "next_last_row"
+"""`last_row` of the layer *after* the stage, from its weights and the stage's input."""
+COLUMN_SUMS = "column_sums"
+"""`[B, H, N]` causal attention probability that each token receives, summed over all queries."""
+EMBEDDINGS = "embeddings"
+"""Not an attention quantity: `Scorer.start` is called with what enters the decoder."""
+
+REQUIREMENTS = (
+    PROMPT_LOGITS,
+    KEY_LSE,
+    PROMPT_ROWS,
+    LAST_ROW,
+    KEYS,
+    NEXT_LAST_ROW,
+    COLUMN_SUMS,
+    EMBEDDINGS,
+)
 
 BLOCK_ELEMENTS = 2**18
 """Logits formed at once, at least; more where the query itself is larger (see `_block`)."""
@@ -64,13 +80,15 @@ class Block:
 
     The values belong to whoever asked for them and may be overwritten.
 
-    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row. `heads`
-    counts the heads of this process (see `AttentionView.heads`).
+    `valid` `[B, P′]` is false where a row has fewer prompt tokens than the longest row. `columns`
+    are the block's prompt tokens among all P. `heads` counts the heads of this process (see
+    `AttentionView.heads`).
     """
 
     values: torch.Tensor
     valid: torch.Tensor
     heads: slice
+    columns: slice = field(default_factory=lambda: slice(0, None))
 
 
 class AttentionView(ABC):
@@ -80,10 +98,12 @@ class AttentionView(ABC):
         prompt: where the prompt tokens are.
         heads: reduces over heads. A tensor-parallel process holds only its share of them, so sums,
             means and maxima over heads must go through it.
+        state: what the scorer's `start` returned at the beginning of this prefill, or None.
     """
 
     prompt: PromptIndex
     heads: HeadGroup
+    state: torch.Tensor | None = None
 
     @abstractmethod
     def prompt_logits(self) -> Iterator[Block]:
@@ -105,6 +125,10 @@ class AttentionView(ABC):
     def keys(self) -> torch.Tensor:
         """`[B, Hₖᵥ, N, d]` keys of this forward's tokens."""
 
+    @abstractmethod
+    def column_sums(self) -> torch.Tensor:
+        """`[B, H, N]` causal attention that each token receives, summed over the real queries."""
+
 
 class QueryKeyView(AttentionView):
     """View over the query and key of a running attention call.
@@ -121,6 +145,7 @@ class QueryKeyView(AttentionView):
         heads: the processes that share the heads, this one alone by default.
         drafts: positions at the end that are guesses of what comes after the prompt (assisted
             decoding). Nothing is scored by them.
+        weights: `[B, K]` added to the logits of each key (sizes of merged tokens), None for nothing.
     """
 
     def __init__(
@@ -135,6 +160,7 @@ class QueryKeyView(AttentionView):
         mask: torch.Tensor | None = None,
         heads: HeadGroup | None = None,
         drafts: int = 0,
+        weights: torch.Tensor | None = None,
     ) -> None:
         self.prompt = prompt.without_last(drafts) if drafts else prompt
         self._drafts = drafts
@@ -146,6 +172,7 @@ class QueryKeyView(AttentionView):
         self._groups = query.shape[1] // key.shape[1]
         self._cached_valid = cached_valid
         self._mask = mask
+        self._weights = 0.0 if weights is None else weights[:, None, None, None, :]
 
     @property
     def _block(self) -> int:
@@ -196,6 +223,7 @@ class QueryKeyView(AttentionView):
                     logits.flatten(1, 2),
                     self.prompt.valid[:, first:last],
                     slice(start * self._groups, stop * self._groups),
+                    slice(first, last),
                 )
 
     def key_lse(self, heads: slice) -> torch.Tensor:
@@ -206,7 +234,7 @@ class QueryKeyView(AttentionView):
         step = max(1, self._block // max(1, batch * (heads.stop - heads.start) * count))
         parts = []
         for first in range(0, length, step):
-            logits = self._logits(query[:, :, :, first : first + step], key)
+            logits = self._logits(query[:, :, :, first : first + step], key) + self._weights
             parts.append(logits.masked_fill(~valid, -torch.inf).logsumexp(-1))
         return torch.cat(parts, dim=-1).flatten(1, 2)
 
@@ -220,6 +248,7 @@ class QueryKeyView(AttentionView):
                     probabilities.flatten(1, 2)[..., -self._length :],
                     self.prompt.valid[:, first:last],
                     slice(start * self._groups, stop * self._groups),
+                    slice(first, last),
                 )
 
     def last_row(self) -> torch.Tensor:
@@ -234,6 +263,23 @@ class QueryKeyView(AttentionView):
 
     def keys(self) -> torch.Tensor:
         return self._all_keys[:, :, -self._length :]
+
+    def column_sums(self) -> torch.Tensor:
+        batch, _, count, _ = self._all_keys.shape
+        real = self.prompt.query_valid
+        sums = []
+        for start, stop in self._head_blocks(batch * self._groups * count):
+            heads = batch * (stop - start) * self._groups
+            step = max(1, self._block // max(1, heads * count))
+            total = torch.zeros(1, device=real.device)
+            for first in range(0, self._length, step):
+                rows = torch.arange(first, min(first + step, self._length), device=real.device)
+                index = rows.expand(batch, -1)
+                weight = real[:, first : first + step].float()[:, None, None, :, None]
+                block = self._causal_rows(index, start, stop) * weight
+                total = total + block.sum(dim=3)
+            sums.append(total.flatten(1, 2)[..., -self._length :])
+        return torch.cat(sums, dim=1)
 
     def _key_valid(self) -> torch.Tensor:
         """`[B, K]` false where a key, cached or new, is padding."""
@@ -251,6 +297,7 @@ class QueryKeyView(AttentionView):
         query = self._grouped_query(start, stop)
         rows = index[:, None, None, :, None].expand(*query.shape[:3], -1, query.shape[-1])
         logits = self._logits(query.gather(3, rows), self._all_keys[:, start:stop])
+        logits = logits + self._weights
         allowed = self._allowed(index)
         logits = logits.masked_fill(~allowed[:, None, None], torch.finfo(logits.dtype).min)
         return logits.softmax(-1)
@@ -302,6 +349,9 @@ class TensorView(AttentionView):
     def keys(self) -> torch.Tensor:
         return self._get(KEYS)
 
+    def column_sums(self) -> torch.Tensor:
+        return self._get(COLUMN_SUMS).float()
+
 
 ARGUMENT_OF = {
     PROMPT_LOGITS: "attention_logits [B, H, N, P] (or query and key)",
@@ -309,6 +359,7 @@ ARGUMENT_OF = {
     PROMPT_ROWS: "query [B, H, N, d] and key [B, Hkv, N, d]",
     LAST_ROW: "last_row [B, H, N] (or query and key)",
     KEYS: "key [B, Hkv, N, d]",
+    COLUMN_SUMS: "query [B, H, N, d] and key [B, Hkv, N, d]",
 }
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightkv.core.cache import plan_rounds, planned
+from lightkv.core.costs import rounds_flops, stage_flops
 from lightkv.core.errors import ConfigError
 from lightkv.core.flops import DecoderShape
 from lightkv.core.layout import SEPARATOR, Grid, SampleLayout, View, VisionLayout
 from lightkv.core.pipeline import Pipeline
-from lightkv.core.report import stage_flops
 
 _CPU = torch.device("cpu")
 
@@ -93,7 +94,8 @@ class Cost:
     """What one sequence costs.
 
     Attributes:
-        vision_tokens: vision tokens that each layer sees and caches.
+        vision_tokens: vision tokens that each layer caches. With text in play (`scope: all`) the
+            expected number: their share of the entries that are left.
         vision_kv_bytes: bytes of their keys and values over all layers.
         kv_bytes: bytes of the whole cache after the last token: vision, text and generated.
         prefill_flops, decode_flops: FLOPs of the model in prefill and in all decode steps.
@@ -186,8 +188,9 @@ def count_savings(
             "the prefill gives one token at least", field="new_tokens", value=new_tokens
         )
     text = layout.text_counts[0]
-    tokens, flops = _walk(pipeline, shape, layout)
-    unchanged = [layout.vision_counts[0]] * shape.num_layers
+    layers, flops = _walk(pipeline, shape, layout)
+    vision = layout.vision_counts[0]
+    unchanged = [_Layer(vision, vision, vision + text)] * shape.num_layers
     cells = np.concatenate([view.cells for view in layout.samples[0].views])
     return Savings(
         text_tokens=text,
@@ -195,43 +198,61 @@ def count_savings(
         new_tokens=new_tokens,
         planned_retention=pipeline.retention,
         vanilla=_cost(shape, unchanged, text, new_tokens, 0),
-        compressed=_cost(shape, tokens, text, new_tokens, flops),
+        compressed=_cost(shape, layers, text, new_tokens, flops),
     )
 
 
-def _walk(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout) -> tuple[list[int], int]:
-    """Vision tokens that each layer sees, and the FLOPs of all stages."""
-    tokens, flops, text = [], 0, layout.text_counts[0]
+@dataclass(frozen=True)
+class _Layer:
+    """Of one layer: vision tokens seen and stored, and all entries stored."""
+
+    seen: int
+    vision: int
+    entries: int
+
+
+def _walk(
+    pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout
+) -> tuple[list[_Layer], int]:
+    """What each layer sees and stores, and the FLOPs of all stages."""
+    layers, flops, text = [], 0, layout.text_counts[0]
     for layer in range(shape.num_layers):
         number = pipeline.after_layers.get(layer)
         if number is not None:
             stage = pipeline.stages[number]
-            try:
-                plan = stage.plan(layout)
-            except ConfigError as error:
-                error.field = f"schedule[{number}]: {error.field}"
-                raise
+            plan = planned(stage, layout, number)
             if plan.removes:
                 flops += stage_flops(stage, shape, text, layout.vision_counts[0], layout, 0)
                 # Which tokens survive is unknown here; how many do, and in which groups, is not.
                 index = layout.token_index(_CPU)
                 layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
-        tokens.append(layout.vision_counts[0])
-    return tokens, flops
+        seen, length = layout.vision_counts[0], layout.length - layout.pads[0]
+        if not pipeline.rounds:
+            layers.append(_Layer(seen, seen, length))
+            continue
+        last = list(plan_rounds(pipeline, layout, _CPU))[-1][2]
+        entries, spec = last.length - last.pads[0], pipeline.schedule.cache
+        alone = spec is not None and spec.scope == "vision"
+        vision = entries - text if alone else round(seen * entries / length)
+        layers.append(_Layer(seen, vision, entries))
+        flops += rounds_flops(pipeline, shape, layout, 0)
+    return layers, flops
 
 
 def _cost(
-    shape: DecoderShape, vision: Sequence[int], text: int, new_tokens: int, compression: int
+    shape: DecoderShape, layers: Sequence[_Layer], text: int, new_tokens: int, compression: int
 ) -> Cost:
-    lengths = [count + text for count in vision]
     steps = new_tokens - 1
-    # Where a layer slides, the text that follows pushes vision tokens out of its cache.
-    held = (max(0, shape.held(layer, n) - text) for layer, n in enumerate(lengths))
+    stored = [each.entries for each in layers]
+    held = [each.vision for each in layers]
+    if shape.windows:
+        # Where a layer slides, the text that follows pushes vision tokens out of its cache.
+        held = [max(0, shape.held(layer, n) - text) for layer, n in enumerate(stored)]
     return Cost(
-        vision_tokens=tuple(vision),
+        vision_tokens=tuple(each.vision for each in layers),
         vision_kv_bytes=shape.kv_bytes_per_token * sum(held),
-        kv_bytes=shape.kv_bytes([length + steps for length in lengths]),
-        prefill_flops=shape.prefill_flops(lengths),
-        decode_flops=shape.decode_flops(lengths, steps),
+        kv_bytes=shape.kv_bytes([length + steps for length in stored]),
+        prefill_flops=shape.prefill_flops([each.seen + text for each in layers]),
+        decode_flops=shape.decode_flops(stored, steps),
         compression_flops=compression,
     )

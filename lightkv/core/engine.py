@@ -12,7 +12,15 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.attention import AttentionView
+from lightkv.core.attention import EMBEDDINGS, AttentionView
+from lightkv.core.cache import (
+    CachedLayer,
+    CacheWork,
+    entries_layout,
+    needs_keys_only,
+    needs_of_call,
+    planned,
+)
 from lightkv.core.errors import ConfigError, NumericError
 from lightkv.core.flops import DecoderShape
 from lightkv.core.heads import HeadGroup
@@ -22,7 +30,9 @@ from lightkv.core.plan import StagePlan
 from lightkv.core.profile import Profiler
 from lightkv.core.report import RunReport, build_report
 from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
-from lightkv.core.stage import Observed, StageResult, run_stage
+from lightkv.core.stage import Observed, observes
+from lightkv.core.vision import VisionView
+from lightkv.core.work import StageResult, run_stage, start_input
 
 PLAN_CACHE = 64
 """Plans kept for layouts seen lately (a server sees few shapes again and again)."""
@@ -38,7 +48,10 @@ class Prefill:
         layout: the current layout; `lengths` and `layouts` what each layer saw.
         kept: `[B, N′]` original position of each current position, None before the first stage.
         positions: `[A, B, N′]` rotary positions, None while every token keeps its own.
+        vision: the encoder's view of the tokens, where a stage needs it.
         trace: the assignments of the stages so far.
+        cached: layers whose entries were compressed on the cache site, and how; `cache_costs` what
+            that took for each row, by the layout that the layer saw.
     """
 
     engine: Engine
@@ -47,31 +60,143 @@ class Prefill:
     kept: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     size: torch.Tensor | None = None
+    vision: VisionView | None = None
     trace: list[Assignment] = field(default_factory=list)
     scores: list[torch.Tensor | None] = field(default_factory=list)
     stages_done: list[tuple[int, VisionLayout, VisionLayout]] = field(default_factory=list)
+    cached: dict[int, CachedLayer] = field(default_factory=dict)
+    cache_costs: dict[str, list[int]] = field(default_factory=dict)
     _observed: dict[int, Observed] = field(default_factory=dict)
+    _observed_in: dict[int, Observed] = field(default_factory=dict)
+    _logs: tuple[torch.Tensor, torch.Tensor] | None = None
+    _source: tuple[VisionLayout, VisionLayout] | None = None
+    _states: dict[int, torch.Tensor | None] = field(default_factory=dict)
+
+    def start(self, hidden_states: torch.Tensor, drafts: int = 0) -> None:
+        """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it.
+
+        The last `drafts` positions are guesses (assisted decoding) and no part of the prompt.
+        """
+        for number, stage in enumerate(self.engine.pipeline.stages):
+            if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs():
+                with torch.no_grad():
+                    given = start_input(hidden_states, self.layout, drafts)
+                    self._states[number] = stage.scorer.start(given)
 
     def needs(self, after_layer: int) -> frozenset[str]:
         """What the stage after that layer needs from its attention; empty if there is no stage."""
         number = self.engine.pipeline.after_layers.get(after_layer)
         if number is None or not any(self.layout.vision_counts):
             return frozenset()
-        return self.engine.pipeline.stages[number].requires
+        return self.engine.pipeline.stages[number].decoder_requires
+
+    def peeks(self, after_layer: int) -> bool:
+        """Whether the stage after that layer reads the attention of the layer behind it."""
+        number = self.engine.pipeline.after_layers.get(after_layer)
+        return number is not None and self.engine.pipeline.stages[number].peeks
 
     def observe(self, after_layer: int, attention: AttentionView) -> None:
         """Let scorer and matcher of the next stage read the attention call of layer λ − 1."""
         number = self.engine.pipeline.after_layers[after_layer]
+        self._observed[number] = self._read(number, attention)
+
+    def _read(self, number: int, attention: AttentionView, *, with_keys: bool = True) -> Observed:
+        """What the components of a stage read off an attention call."""
         stage, profiler = self.engine.pipeline.stages[number], self.engine.profiler
         score = metric = None
+        attention.state = self._states.get(number)
         with torch.no_grad():
-            if stage.scorer is not None and stage.scorer.needs():
+            if stage.scorer is not None and self._reads(stage.scorer, with_keys):
                 with profiler.timer("scoring"):
                     score = _observe(stage.scorer, attention)
-            if stage.matcher.needs():
+            if self._reads(stage.matcher, with_keys):
                 with profiler.timer("matching"):
                     metric = _observe(stage.matcher, attention)
-        self._observed[number] = Observed(score, metric)
+        return Observed(score, metric)
+
+    @staticmethod
+    def _reads(component: Scorer | Matcher, with_keys: bool) -> bool:
+        """Whether `observe` is called here; cached keys are read where they lie, in each round."""
+        return observes(component) and (with_keys or not needs_keys_only(component))
+
+    # -- the cache site ---------------------------------------------------------------------------
+
+    def cache_needs(self) -> frozenset[str]:
+        """What the stage on the cache reads inside each layer's attention call."""
+        rounds = self.engine.pipeline.rounds
+        if not rounds or not any(self.layout.vision_counts):
+            return frozenset()
+        return needs_of_call(rounds[0])
+
+    def observe_cache(self, layer: int, attention: AttentionView) -> None:
+        """Let the components of the stage on the cache read the layer's own attention call."""
+        number = len(self.engine.pipeline.stages) - 1
+        self._observed_in[layer] = self._read(number, attention, with_keys=False)
+
+    def compress_cache(
+        self, layer: int, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Shorter key and value `[B, Hₖᵥ, N′, d]` for the entries of this pass in a layer that ran.
+
+        None if they stay as they are.
+        """
+        engine, pipeline = self.engine, self.engine.pipeline
+        if not pipeline.rounds or not any(self.layout.original_counts):
+            return None
+        number, device, stage = len(pipeline.stages) - 1, key.device, pipeline.rounds[0]
+        observed = self._observed_in.pop(layer, Observed())
+        if engine.check_finite:
+            for name, tensor in (("key", key), ("value", value), ("guidance", observed.score)):
+                check_finite(name, tensor)
+        observed = observed.looked(stage, self.vision).to(device)
+        source = self._entries(number)
+        work = CacheWork(
+            pipeline.rounds,
+            lambda turn, layout: engine.plan(number, layout, device, turn),
+            _observe,
+            engine.heads,
+            engine.profiler.timer,
+        )
+        context = StageContext(layer + 1, number, self.run, pipeline.num_layers, 0.0, layer)
+        sizes = self._entry_sizes(source, device)
+        done = work.run(key, value, self.layout, source, observed, sizes, context)
+        if done is None:
+            return None
+        self.cached[layer] = done[2]
+        return done[:2]
+
+    def _entries(self, number: int) -> VisionLayout:
+        """Who takes part in the cache of a layer; the same object for layers that saw the same."""
+        if self._source is None or self._source[0] is not self.layout:
+            scope = self.engine.pipeline.schedule.stages[number].scope
+            self._source = self.layout, entries_layout(self.layout, scope)
+        return self._source[1]
+
+    def _entry_sizes(self, source: VisionLayout, device: torch.device) -> torch.Tensor | None:
+        """`[V]` original tokens that each token of `source` holds after the stages so far."""
+        if self.size is None or source is self.layout:
+            return None if self.size is None else self.size.to(device)
+        rows = torch.ones(self.layout.batch_size * self.layout.length, device=device)
+        places = self.layout.token_index(device).flat
+        rows = rows.index_copy(0, places, self.size.to(device))
+        return rows.index_select(0, source.token_index(device).flat)
+
+    def log_sizes(self, done: CachedLayer | None = None) -> torch.Tensor | None:
+        """`[B, N′]` log of the original tokens that each position holds, if attention is to know.
+
+        Args:
+            done: what became of a layer's entries; the tokens between layers if None.
+        """
+        size, layout = (self.size, self.layout) if done is None else (done.size, done.layout)
+        if not self.engine.pipeline.spec.proportional or size is None:
+            return None
+        if self._logs is None or self._logs[0] is not size:
+            rows = torch.zeros(layout.batch_size * layout.length, device=size.device)
+            rows = rows.index_copy(0, layout.token_index(size.device).flat, size.float().log())
+            self._logs = size, rows.view(layout.batch_size, layout.length)
+        return self._logs[1]
+
+    # -- between layers ---------------------------------------------------------------------------
 
     def apply(self, after_layer: int, hidden_states: torch.Tensor) -> torch.Tensor:
         """`[B, N, D]` → `[B, N′, D]` if a stage stands after `after_layer` layers."""
@@ -86,7 +211,7 @@ class Prefill:
             return hidden_states
         self._check(hidden_states, observed)
         self._follow(hidden_states.device)
-        observed = observed.to(hidden_states.device)
+        observed = observed.looked(stage, self.vision).to(hidden_states.device)
         context = StageContext(after_layer, number, self.run, pipeline.num_layers, stage.ratio)
         result = run_stage(
             hidden_states,
@@ -180,23 +305,23 @@ class Engine:
         self.reports: deque[RunReport] = deque(maxlen=REPORTS)
         self.runs = 0
         self.owner: object | None = None
-        self._plans: OrderedDict[tuple[int, str, torch.device], StagePlan] = OrderedDict()
+        self._plans: OrderedDict[tuple[int, int, str, torch.device], StagePlan] = OrderedDict()
 
-    def plan(self, number: int, layout: VisionLayout, device: torch.device) -> StagePlan:
-        """The plan of a stage for a layout, from the cache if it was made before.
+    def plan(
+        self, number: int, layout: VisionLayout, device: torch.device, turn: int = 0
+    ) -> StagePlan:
+        """The plan of a stage (of a round of it) for a layout, from the cache if made before.
 
         Raises:
             ConfigError: windows that do not fit these images, with the stage named.
         """
-        key = (number, layout.key, device)
+        key = (number, turn, layout.key, device)
         if key in self._plans:
             self._plans.move_to_end(key)
             return self._plans[key]
-        try:
-            plan = self.pipeline.stages[number].plan(layout).to(device)
-        except ConfigError as error:
-            error.field = f"schedule[{number}]: {error.field}"
-            raise
+        on_cache = self.pipeline.schedule.stages[number].site == "cache"
+        stage = self.pipeline.rounds[turn] if on_cache else self.pipeline.stages[number]
+        plan = planned(stage, layout, number).to(device)
         self._plans[key] = plan
         if len(self._plans) > PLAN_CACHE:
             self._plans.popitem(last=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from lightkv.core.attention import (
+    EMBEDDINGS,
     KEYS,
     LAST_ROW,
     PROMPT_LOGITS,
     AttentionView,
-    PromptIndex,
     QueryKeyView,
     TensorView,
 )
@@ -17,7 +17,11 @@ from lightkv.core.engine import check_finite as _check_finite
 from lightkv.core.errors import ConfigError, LayoutError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.roles import StageContext
-from lightkv.core.stage import Observed, Stage, StageResult, run_stage
+from lightkv.core.stage import Observed, Stage, observes
+from lightkv.core.vision import VisionView
+from lightkv.core.work import StageResult, prompt_index, run_stage, start_input
+
+__all__ = ["compress_stage", "prompt_index"]
 
 
 def compress_stage(
@@ -32,6 +36,8 @@ def compress_stage(
     scaling: float | None = None,
     size: torch.Tensor | None = None,
     context: StageContext | None = None,
+    vision: VisionView | None = None,
+    embeddings: torch.Tensor | None = None,
     check_finite: bool = True,
 ) -> StageResult:
     """Compress the vision tokens of hidden states once, as a pure function.
@@ -47,6 +53,9 @@ def compress_stage(
         scaling: factor of the logits of query and key, d^−½ by default.
         size: `[V]` original tokens that each vision token holds already.
         context: number of run and stage, for seeded components.
+        vision: the encoder's view of the tokens, for components that read it.
+        embeddings: `[B, N, D]` what entered the decoder, for scorers that start there;
+            `hidden_states` if None.
         check_finite: refuse NaN and infinity (reads one value on the host). With False they spread
             to the slots that they flow into and nowhere else.
 
@@ -81,12 +90,14 @@ def compress_stage(
             remedy="give one number for each vision token, sample after sample",
         )
     view = _attention_view(layout, hidden_states, attention_logits, query, key, last_row, scaling)
-    observed = Observed()
-    if stage.requires:
-        observed = Observed(
-            stage.scorer.observe(view) if stage.scorer and stage.scorer.needs() else None,
-            stage.matcher.observe(view) if stage.matcher.needs() else None,
+    if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs():
+        view.state = stage.scorer.start(
+            start_input(hidden_states if embeddings is None else embeddings, layout)
         )
+    observed = Observed(
+        stage.scorer.observe(view) if stage.scorer and observes(stage.scorer) else None,
+        stage.matcher.observe(view) if observes(stage.matcher) else None,
+    ).looked(stage, vision)
     if check_finite:
         _check_finite("guidance", observed.score)
         _check_finite("metric", observed.metric)
@@ -94,20 +105,6 @@ def compress_stage(
     return run_stage(
         hidden_states, layout, stage, plan, observed=observed, size=size, context=context
     )
-
-
-def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
-    """Prompt positions of each row of a layout, on `device`."""
-    counts = layout.text_counts
-    width = max(counts, default=0)
-    text = layout.token_index(device).text
-    index = torch.zeros(layout.batch_size * width, dtype=torch.long, device=device)
-    places = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)]).to(
-        device
-    )
-    index = index.scatter(0, places, text % layout.length)
-    valid = torch.arange(width, device=device)[None] < torch.tensor(counts, device=device)[:, None]
-    return PromptIndex(index.view(layout.batch_size, width), valid, layout.valid_mask(device))
 
 
 def _attention_view(

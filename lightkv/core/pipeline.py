@@ -11,14 +11,16 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lightkv.core.building import STAGE_ROLES, build_rounds
+from lightkv.core.cache import needs_of_call, plan_rounds, planned
+from lightkv.core.entries import Scope, Site, StageSpec
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.plugins import build_component, get_preset
 from lightkv.core.roles import Component, PositionPolicy, WindowSpec
-from lightkv.core.schedule import Schedule, StageSpec
+from lightkv.core.schedule import Schedule
 from lightkv.core.stage import Stage
 
-STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
 ComponentSpec = str | dict[str, Any]
 DEFAULT_RETENTION = 0.55
 DEFAULT_RATIO = 0.5
@@ -33,6 +35,14 @@ class Recipe(BaseModel):
         windows: one entry for each stage; the last is repeated where more stages are needed.
         ratio: removed share of each stage.
         after_layer: a single stage after this many layers, with its ratio solved, instead.
+        depths: stages after these shares of the depth instead, such as (0.25, 0.5, 0.75). What they
+            keep is then raised to one common power that meets `retention`.
+        ratios: with `depths`, the removed share of each stage that the power starts from; `ratio`
+            for all if None.
+        overrides: role → component that replaces the pipeline's, one entry for each stage; the last
+            is repeated where there are more stages.
+        site: `cache`: a single stage on the cache of every layer, with its ratio solved, instead.
+        scope: of the stage on the cache: `vision`, or `all` with text.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +51,11 @@ class Recipe(BaseModel):
     windows: tuple[WindowSpec, ...] = (None, None, None)
     ratio: float = DEFAULT_RATIO
     after_layer: int | None = None
+    depths: tuple[float, ...] | None = None
+    ratios: tuple[float, ...] | None = None
+    overrides: tuple[dict[str, Any], ...] = ()
+    site: Site = "layers"
+    scope: Scope = "vision"
 
     def schedule(self, num_layers: int, min_layer: int = 0) -> Schedule:
         """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
@@ -48,9 +63,41 @@ class Recipe(BaseModel):
         Raises:
             ConfigError: the retention is out of reach; the message names the range.
         """
+        placed = self._placed(num_layers, min_layer)
+        if not self.overrides:
+            return placed
+        last = len(self.overrides) - 1
+        return Schedule(
+            stage.model_copy(update={"overrides": self.overrides[min(number, last)]})
+            for number, stage in enumerate(placed.stages)
+        )
+
+    def _placed(self, num_layers: int, min_layer: int) -> Schedule:
+        window = self.windows[0] if self.windows else None
+        if self.site == "cache":
+            for other in ("after_layer", "depths"):
+                if getattr(self, other) is not None:
+                    raise ConfigError(
+                        "a stage on the cache acts in every layer",
+                        field=f"schedule.{other}",
+                        value=getattr(self, other),
+                        remedy=f"leave {other} or site: cache out",
+                    )
+            return Schedule.on_cache(self.retention, window, self.scope)
+        if self.scope != "vision":
+            raise ConfigError(
+                "text tokens take part on the cache site only",
+                field="schedule.scope",
+                value=self.scope,
+                remedy="add site: cache, or leave scope out",
+            )
         if self.after_layer is not None:
-            window = self.windows[0] if self.windows else None
             return Schedule.single(num_layers, self.retention, self.after_layer, window)
+        if self.depths is not None:
+            ratios = self.ratios or (self.ratio,) * len(self.depths)
+            return Schedule.at_depths(
+                num_layers, self.retention, self.depths, ratios, self.windows, max(min_layer, 1)
+            )
         windows, first = list(self.windows), max(min_layer, 1)
         while True:
             try:
@@ -79,6 +126,8 @@ class PipelineSpec(BaseModel):
     matcher: ComponentSpec
     aggregator: ComponentSpec = "drop"
     positions: ComponentSpec = "keep"
+    proportional: bool = False
+    """Add log(size) of merged tokens to the attention logits of their keys (ToMe, section 3)."""
     schedule: Recipe | tuple[StageSpec, ...] = Field(default_factory=Recipe)
 
     def roles(self) -> dict[str, Any]:
@@ -138,6 +187,15 @@ class PipelineSpec(BaseModel):
     def to_yaml(self) -> str:
         """YAML that gives this spec back."""
         data = self.model_dump(mode="json", exclude_none=True)
+        if not self.proportional:
+            del data["proportional"]
+        if isinstance(self.schedule, Recipe):
+            plain = {"site": "layers", "scope": "vision", "overrides": ()}
+            if self.schedule.site == "cache":
+                del plain["scope"]
+            for key, default in plain.items():
+                if getattr(self.schedule, key) == default:
+                    del data["schedule"][key]
         if isinstance(self.schedule, tuple):
             data["schedule"] = [
                 s.model_dump(mode="json", exclude_defaults=True) for s in self.schedule
@@ -204,7 +262,8 @@ class Pipeline:
     Attributes:
         spec: what it was built from; its schedule lists the stages explicitly.
         schedule: the stages.
-        stages: the components of each stage.
+        stages: the components of each stage; of one on the cache, those of its first round.
+        rounds: the rounds of the stage on the cache, empty if there is none or it removes nothing.
         positions: the position policy.
         num_layers: decoder layers it was built for.
     """
@@ -214,6 +273,7 @@ class Pipeline:
     stages: tuple[Stage, ...]
     positions: PositionPolicy
     num_layers: int
+    rounds: tuple[Stage, ...] = ()
 
     @classmethod
     def build(
@@ -246,9 +306,21 @@ class Pipeline:
         schedule.check(num_layers, min_layer)
         positions = build_component("positions", spec.positions)
         assert isinstance(positions, PositionPolicy)
-        stages = tuple(_build_stage(i, spec, entry) for i, entry in enumerate(schedule.stages))
+        built = [build_rounds(i, spec.roles(), e) for i, e in enumerate(schedule.stages)]
+        stages = tuple(rounds[0] for rounds in built)
+        if spec.proportional and any(stage.peeks for stage in stages):
+            raise ConfigError(
+                "the attention of the layer after a stage is computed without the sizes of merged "
+                "tokens, so it would not be what that layer computes",
+                field="proportional",
+                value=True,
+                remedy="use a scorer of the layer before the stage, or leave proportional out",
+            )
+        rounds: tuple[Stage, ...] = ()
+        if schedule.cache is not None and schedule.cache.ratio > 0:
+            rounds = built[-1]
         explicit = spec.model_copy(update={"schedule": schedule.stages})
-        pipeline = cls(explicit, schedule, stages, positions, num_layers)
+        pipeline = cls(explicit, schedule, stages, positions, num_layers, rounds)
         pipeline.check_composition()
         return pipeline
 
@@ -258,8 +330,16 @@ class Pipeline:
         return {
             entry.after_layer: number
             for number, entry in enumerate(self.schedule.stages)
-            if entry.ratio > 0
+            if entry.ratio > 0 and entry.after_layer is not None
         }
+
+    @property
+    def tapped_layers(self) -> tuple[int, ...]:
+        """Layers whose own attention call some stage reads."""
+        if self.rounds and needs_of_call(self.rounds[0]):
+            return tuple(range(self.num_layers))
+        stages = ((after, self.stages[number]) for after, number in self.after_layers.items())
+        return tuple(after - 1 for after, s in stages if s.decoder_requires and not s.peeks)
 
     @property
     def retention(self) -> float:
@@ -280,45 +360,22 @@ class Pipeline:
         side = 4 * max(sides)
         layout = VisionLayout.from_spans([[(0, (max(frames), side, side))]])
         layout = layout.with_length(layout.original_counts[0])
-        for number, stage in enumerate(self.stages):
-            try:
-                plan = stage.plan(layout)
-            except ConfigError as error:
-                error.field = f"schedule[{number}]: {error.field}"
-                raise
+        between = len(self.schedule.after_layers)
+        for number, stage in enumerate(self.stages[:between]):
+            self._check_rounds(layout)
+            plan = planned(stage, layout, number)
             index = layout.token_index(_CPU)
             layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
+        self._check_rounds(layout)
+
+    def _check_rounds(self, layout: VisionLayout) -> None:
+        """Plan the stage on the cache for layers that see this layout."""
+        if self.rounds:
+            list(plan_rounds(self, layout, _CPU))
 
     def to_yaml(self) -> str:
         """YAML with the stages written out."""
         return self.spec.to_yaml()
-
-
-def _build_stage(number: int, spec: PipelineSpec, entry: StageSpec) -> Stage:
-    unknown = [role for role in entry.overrides if role not in STAGE_ROLES]
-    if unknown:
-        raise ConfigError(
-            "only the roles of a stage can be overridden",
-            field=f"schedule[{number}].overrides",
-            value=unknown[0],
-            remedy=f"the roles are: {', '.join(STAGE_ROLES)}",
-        )
-    roles = {**spec.roles(), **entry.overrides}
-    try:
-        stage = Stage.from_roles(roles, ratio=entry.ratio, windows=entry.windows)
-    except ConfigError as error:
-        if error.field == "ratio":
-            error.field = f"schedule[{number}].ratio"
-        raise
-    if entry.after_layer == 0 and stage.requires and entry.ratio > 0:
-        raise ConfigError(
-            f"the stage needs {', '.join(sorted(stage.requires))} of the layer before it, and "
-            "before the decoder there is none",
-            field=f"schedule[{number}].after_layer",
-            value=0,
-            remedy="use after_layer >= 1 or components that read no attention",
-        )
-    return stage
 
 
 def resolve_spec(source: PipelineSpec | str | Path | dict[str, Any]) -> PipelineSpec:

@@ -7,7 +7,7 @@ layout and reused for every batch with the same layout.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,12 +26,14 @@ class Bucket:
     Attributes:
         gather: `[G, n]` places of the windows' tokens in window-sorted order.
         slots: where the bucket's `G · keep` survivors stand in the list of all survivors.
+        windows: `[G]` number of each window in the batch.
     """
 
     population: int
     keep: int
     gather: torch.Tensor
     slots: slice
+    windows: IntArray
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class StagePlan:
         fill: `[B·N′]` place of each kept row in the new batch, and `filled` whether any of the
             rows needs new padding.
         token_rank: `[V]` raster rank of each current token in its sample.
+        inner: `[V₀]` inner window of each original token where windows share a budget, or None.
+        window: number of each token's window in the batch, indexed like `order`.
     """
 
     order: torch.Tensor
@@ -63,6 +67,8 @@ class StagePlan:
     fill: torch.Tensor
     filled: bool
     token_rank: torch.Tensor
+    window: torch.Tensor
+    inner: torch.Tensor | None = None
 
     @property
     def removes(self) -> bool:
@@ -70,22 +76,16 @@ class StagePlan:
         return bool(self.buckets)
 
     def to(self, device: torch.device) -> StagePlan:
-        buckets = tuple(
-            Bucket(b.population, b.keep, b.gather.to(device), b.slots) for b in self.buckets
-        )
-        return StagePlan(
-            self.order.to(device),
-            self.by,
-            buckets,
-            self.passing.to(device),
-            self.groups,
-            self.pads,
-            self.length,
-            self.counts_before,
-            self.counts_after,
-            self.fill.to(device),
-            self.filled,
-            self.token_rank.to(device),
+        buckets = tuple(replace(bucket, gather=bucket.gather.to(device)) for bucket in self.buckets)
+        return replace(
+            self,
+            order=self.order.to(device),
+            buckets=buckets,
+            passing=self.passing.to(device),
+            fill=self.fill.to(device),
+            token_rank=self.token_rank.to(device),
+            window=self.window.to(device),
+            inner=None if self.inner is None else self.inner.to(device),
         )
 
 
@@ -93,7 +93,11 @@ KeepRule = Callable[[int], int]
 
 
 def plan_stage(
-    layout: VisionLayout, partitioner: Partitioner, windows: WindowSpec, keep: KeepRule
+    layout: VisionLayout,
+    partitioner: Partitioner,
+    windows: WindowSpec,
+    keep: KeepRule,
+    counts: dict[int, int] | None = None,
 ) -> StagePlan:
     """Windows, budgets and tables of one stage.
 
@@ -102,6 +106,7 @@ def plan_stage(
         partitioner: splits each sample.
         windows: the schedule's `windows` entry.
         keep: population of a window → survivors.
+        counts: survivors of some windows by their number, where a dynamic budget decided.
 
     Raises:
         ConfigError: windows that do not fit, or whose populations would depend on values.
@@ -118,16 +123,19 @@ def plan_stage(
         ],
         dtype=np.int64,
     )
+    for window, kept in (counts or {}).items():
+        keeps[window] = min(max(kept, 0), int(keeps[window]))
     buckets, passing = _bucket(populations, keeps)
     groups = _groups_after(layout, partitions, rank, keeps)
-    counts = tuple(int(group.population.sum()) for group in groups)
-    length, pads, fill, filled = _compacted(layout, counts)
+    left = tuple(int(group.population.sum()) for group in groups)
+    length, pads, fill, filled = _compacted(layout, left)
     by: Literal["cell", "rank"] = "cell"
     if any(part.by == "rank" for part in partitions if part.label.size):
         by = "rank"
     token_rank = np.concatenate([np.arange(n) for n in (0, *layout.vision_counts)])
+    inner = _inner(layout, partitions)
     return StagePlan(
-        order=torch.from_numpy(rank if by == "rank" else _raster_within(layout, rank)),
+        order=torch.from_numpy(rank if by == "rank" else _raster_within(layout, rank, inner)),
         by=by,
         buckets=buckets,
         passing=torch.from_numpy(passing),
@@ -135,15 +143,28 @@ def plan_stage(
         pads=pads,
         length=length,
         counts_before=layout.vision_counts,
-        counts_after=counts,
+        counts_after=left,
         fill=torch.from_numpy(fill),
         filled=filled,
         token_rank=torch.from_numpy(token_rank.astype(np.int64)),
+        window=torch.from_numpy(rank),
+        inner=None if inner is None else torch.from_numpy(inner),
     )
 
 
-def _raster_within(layout: VisionLayout, rank: IntArray) -> IntArray:
-    """`[V₀]` sort keys: window by window and, inside a window, cell by cell in raster order.
+def _inner(layout: VisionLayout, partitions: list[Partition]) -> IntArray | None:
+    """`[V₀]` inner windows, from 0 in each sample, or None if no sample has any."""
+    if all(part.inner is None for part in partitions):
+        return None
+    parts = [
+        np.zeros(sample.positions.size, dtype=np.int64) if part.inner is None else part.inner
+        for sample, part in zip(layout.samples, partitions, strict=True)
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _raster_within(layout: VisionLayout, rank: IntArray, inner: IntArray | None) -> IntArray:
+    """`[V₀]` sort keys: by window, inner window and, inside it, cell by cell in raster order.
 
     Tiles of one picture come tile by tile in the sequence; a window that spans them is still worked
     on in the raster order of the picture.
@@ -156,6 +177,8 @@ def _raster_within(layout: VisionLayout, rank: IntArray) -> IntArray:
         place = np.empty_like(order)
         place[order] = np.arange(order.size)
         raster.append(place.astype(np.int64))
+    if inner is not None and inner.size:
+        rank = rank * (int(inner.max()) + 1) + inner
     return rank * max(1, rank.size) + np.concatenate(raster)
 
 
@@ -233,10 +256,13 @@ def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...],
         {(int(n), int(k)) for n, k in zip(populations[shrinking], keeps[shrinking], strict=True)}
     )
     for n, kept in shapes:
-        chosen = starts[(populations == n) & (keeps == kept) & shrinking]
+        windows = np.flatnonzero((populations == n) & (keeps == kept) & shrinking)
+        chosen = starts[windows]
         gather = torch.from_numpy(chosen[:, None] + np.arange(n)[None, :])
         survivors = chosen.size * kept
-        buckets.append(Bucket(n, kept, gather, slice(cursor, cursor + survivors)))
+        buckets.append(
+            Bucket(n, kept, gather, slice(cursor, cursor + survivors), windows.astype(np.int64))
+        )
         cursor += survivors
     through = np.concatenate(passing).astype(np.int64) if passing else np.zeros(0, dtype=np.int64)
     return tuple(buckets), through

@@ -209,3 +209,13 @@ def build_component(role: str, spec: Component | str | Mapping[str, Any]) -> Com
         )
     parameters = {key: value for key, value in spec.items() if key != "name"}
     return registry().component(role, spec["name"])(**parameters)
+
+
+def checked_spec(role: str, spec: Any) -> Any:
+    """For a wrapper's field that holds another component: the spec, once it is known to build.
+
+    Raises:
+        ConfigError: as `build_component`.
+    """
+    component = build_component(role, spec)
+    return component.spec() if isinstance(spec, Component) else spec

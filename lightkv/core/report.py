@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from lightkv.core.assignment import Assignment
+from lightkv.core.costs import rounds_flops, stage_flops
 from lightkv.core.errors import SessionError
-from lightkv.core.flops import DecoderShape, guidance_flops, matching_flops, merging_flops
+from lightkv.core.flops import DecoderShape
 
 if TYPE_CHECKING:
+    from lightkv.core.cache import CachedLayer
     from lightkv.core.engine import Prefill
     from lightkv.core.layout import VisionLayout
-    from lightkv.core.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,14 @@ class SampleReport:
 
     Attributes:
         text_tokens: non-vision tokens, padding left out.
-        vision_tokens: vision tokens that each layer sees and caches.
+        vision_tokens: vision tokens that each layer caches: those that it sees, less what a stage on
+            the cache takes away.
+        seen_tokens: vision tokens that each layer sees; None where that is the same.
         kv_bytes: bytes of all its real cache entries in each layer.
         vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
         flops, flops_vanilla: of its prefill, with and without compression.
         compression_flops: of guidance, matching and merging.
+        original: vision tokens before any stage, also one before the first layer.
     """
 
     text_tokens: int
@@ -42,11 +46,8 @@ class SampleReport:
     flops: int
     flops_vanilla: int
     compression_flops: int
-
-    @property
-    def original(self) -> int:
-        """Vision tokens before any stage."""
-        return self.vision_tokens[0] if self.vision_tokens else 0
+    original: int
+    seen_tokens: tuple[int, ...] | None = None
 
     @property
     def retention(self) -> float:
@@ -69,6 +70,8 @@ class RunReport:
         time_to_first_token: seconds from the first module that ran to the end of the prefill.
         role_times: seconds by role (`scoring`, `matching`, `aggregation`).
         decode_steps, decode_time: forward passes after the prefill, and seconds in them.
+        trace: assignments of the stages between layers, if the session keeps them.
+        cache_trace: per layer what a stage on the cache did, if the session keeps it.
     """
 
     run: int
@@ -82,6 +85,7 @@ class RunReport:
     decode_time: float = 0.0
     trace: tuple[Assignment, ...] | None = None
     scores: tuple[torch.Tensor | None, ...] | None = None
+    cache_trace: tuple[CachedLayer | None, ...] | None = None
 
     @property
     def retention(self) -> float:
@@ -212,20 +216,29 @@ def build_report(prefill: Prefill, shape: DecoderShape, *, cached: bool) -> RunR
     """The report of a finished prefill."""
     engine = prefill.engine
     layouts = _layouts_by_layer(prefill, shape.num_layers)
+    stored = list(layouts)
+    for layer, done in prefill.cached.items():
+        stored[layer] = done.layout
     rows = range(prefill.layout.batch_size)
     cache = tuple(
         layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
-        for layer, layout in enumerate(layouts)
+        for layer, layout in enumerate(stored)
     )
-    held = _held_vision(shape, layouts)
+    if engine.pipeline.rounds:
+        samples = cached_samples(prefill, shape, layouts)
+    else:
+        held = _held_vision(shape, layouts)
+        samples = tuple(_sample_report(prefill, shape, layouts, held[row], row) for row in rows)
+    layers = range(shape.num_layers)
     return RunReport(
         run=prefill.run,
         strategy=engine.pipeline.spec.name,
         planned_retention=engine.pipeline.retention,
-        samples=tuple(_sample_report(prefill, shape, layouts, held[row], row) for row in rows),
+        samples=samples,
         cache_bytes=cache if cached else None,
         trace=tuple(prefill.trace) if engine.trace else None,
         scores=tuple(prefill.scores) if engine.trace else None,
+        cache_trace=tuple(map(prefill.cached.get, layers)) if engine.trace else None,
     )
 
 
@@ -259,6 +272,7 @@ def _sample_report(
     vision = tuple(layout.vision_counts[row] for layout in layouts)
     text = layouts[0].text_counts[row]
     lengths = [text + count for count in vision]
+    original = (prefill.stages_done[0][1] if prefill.stages_done else layouts[0]).vision_counts[row]
     return SampleReport(
         text_tokens=text,
         vision_tokens=vision,
@@ -267,12 +281,58 @@ def _sample_report(
         ),
         vision_kv_bytes=held * shape.kv_bytes_per_token,
         flops=shape.prefill_flops(lengths),
-        flops_vanilla=shape.prefill_flops([lengths[0]] * shape.num_layers),
+        flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(
             _stage_flops(prefill, shape, after, before, row)
             for after, before, _ in prefill.stages_done
         ),
+        original=original,
     )
+
+
+def cached_samples(
+    prefill: Prefill, shape: DecoderShape, layouts: list[VisionLayout]
+) -> tuple[SampleReport, ...]:
+    """Reports of the rows where a stage on the cache acted (no layer slides then)."""
+    layers, found = range(shape.num_layers), []
+    counts = [
+        prefill.cached[layer].vision_counts()
+        if layer in prefill.cached
+        else layouts[layer].vision_counts
+        for layer in layers
+    ]
+    for row in range(prefill.layout.batch_size):
+        plain = _sample_report(prefill, shape, layouts, 0, row)
+        entries, extra = [], 0
+        for layer in layers:
+            done = prefill.cached.get(layer)
+            stored = layouts[layer] if done is None else done.layout
+            entries.append(stored.length - stored.pads[row])
+            if done is not None:
+                extra += _cache_flops(prefill, shape, done, row)
+        vision = tuple(each[row] for each in counts)
+        found.append(
+            replace(
+                plain,
+                vision_tokens=vision,
+                seen_tokens=plain.vision_tokens,
+                kv_bytes=tuple(n * shape.kv_bytes_per_token for n in entries),
+                vision_kv_bytes=sum(vision) * shape.kv_bytes_per_token,
+                compression_flops=plain.compression_flops + extra,
+            )
+        )
+    return tuple(found)
+
+
+def _cache_flops(prefill: Prefill, shape: DecoderShape, done: CachedLayer, row: int) -> int:
+    """FLOPs of the rounds on one layer's cache for one row."""
+    key = done.before.key
+    if key not in prefill.cache_costs:
+        prefill.cache_costs[key] = [
+            rounds_flops(prefill.engine.pipeline, shape, done.before, each)
+            for each in range(done.before.batch_size)
+        ]
+    return prefill.cache_costs[key][row]
 
 
 def _stage_flops(
@@ -282,41 +342,3 @@ def _stage_flops(
     stage = pipeline.stages[pipeline.after_layers[after]]
     text, vision = before.text_counts[row], before.vision_counts[row]
     return stage_flops(stage, shape, text, vision, before, row)
-
-
-def stage_flops(
-    stage: Stage,
-    shape: DecoderShape,
-    text: int,
-    vision: int,
-    layout: VisionLayout,
-    row: int,
-) -> int:
-    """FLOPs of one stage for one sample: guidance block, similarities in windows, merging."""
-    if not vision:
-        return 0
-    total = merging_flops(shape.hidden_size, vision)
-    if "prompt_logits" in stage.requires:
-        total += guidance_flops(shape, text + vision, text)
-    if "prompt_rows" in stage.requires:
-        total += guidance_flops(shape, text + vision, text)
-    if "last_row" in stage.requires:
-        total += guidance_flops(shape, text + vision, 1)
-    groups = layout.groups[row]
-    part = stage.partitioner.partition(layout.samples[row], groups, stage.windows)
-    total += matching_flops(shape.hidden_size, _window_sizes(part, groups))
-    return total
-
-
-def _window_sizes(part: Any, groups: Any) -> list[int]:
-    import numpy as np
-
-    unique, number = np.unique(part.label, return_inverse=True)
-    if part.by == "rank":
-        sizes = np.bincount(number, minlength=unique.size)
-    else:
-        owner = np.zeros(groups.population.size, dtype=np.int64)
-        owner[groups.label] = number
-        sizes = np.zeros(unique.size, dtype=np.int64)
-        np.add.at(sizes, owner, groups.population)
-    return [int(n) for n, label in zip(sizes, unique, strict=True) if label >= 0]

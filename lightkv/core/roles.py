@@ -22,7 +22,42 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lightkv.core.attention import AttentionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.inputs import (
+    MatchInput,
+    Merged,
+    MergeInput,
+    PositionInput,
+    ScoreInput,
+    StageContext,
+    StartInput,
+    Surroundings,
+)
 from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout
+from lightkv.core.vision import VisionView
+
+__all__ = [
+    "PROTECTED",
+    "ROLES",
+    "Aggregator",
+    "AttentionScorer",
+    "Component",
+    "MatchInput",
+    "Matcher",
+    "MergeInput",
+    "Merged",
+    "Partition",
+    "Partitioner",
+    "PositionInput",
+    "PositionPolicy",
+    "Role",
+    "ScoreInput",
+    "Scorer",
+    "StageContext",
+    "StartInput",
+    "Surroundings",
+    "VisionScorer",
+    "WindowSpec",
+]
 
 Role = Literal["partitioner", "scorer", "matcher", "aggregator", "positions"]
 ROLES: tuple[Role, ...] = ("partitioner", "scorer", "matcher", "aggregator", "positions")
@@ -40,7 +75,8 @@ class Component(BaseModel):
     Class attributes:
         name: how pipelines and YAML refer to the component.
         source: paper (and equation or section) that the component comes from.
-        requires: which attention quantities it needs (`lightkv.core.attention`).
+        requires: which attention quantities it needs (`lightkv.core.attention`) and what of the
+            vision encoder (`lightkv.core.vision`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,25 +113,6 @@ def _config_error(cls: type[Component], error: ValidationError) -> ConfigError:
     )
 
 
-@dataclass(frozen=True)
-class StageContext:
-    """What a component may know of where it runs.
-
-    Attributes:
-        after_layer: decoder layers that saw the tokens uncompressed by this stage.
-        stage: number of the stage in the schedule, from 0.
-        run: number of the prefill in the session, from 0 (varies seeded noise between runs).
-        num_layers: decoder layers of the model, or None outside a model.
-        ratio: share of the current vision tokens that this stage removes.
-    """
-
-    after_layer: int = 0
-    stage: int = 0
-    run: int = 0
-    num_layers: int | None = None
-    ratio: float = 0.0
-
-
 # -- who may interact with whom ---------------------------------------------------------------
 
 
@@ -110,12 +127,15 @@ class Partition:
         known: `[V₀]` group of each original token whose population is known afterwards; the
             windows themselves when None (the usual case for `by == "cell"`).
         bands: per view the bands that the windows are products of, if they are.
+        inner: `[V₀]` for `by == "cell"`: who may interact inside a window. The window then shares
+            one budget; populations of inner windows need not be known.
     """
 
     label: IntArray
     by: Literal["cell", "rank"] = "cell"
     known: IntArray | None = None
     bands: tuple[Bands | None, ...] | None = None
+    inner: IntArray | None = None
 
 
 class Partitioner(Component, ABC):
@@ -140,31 +160,22 @@ class Partitioner(Component, ABC):
 # -- how important is each token --------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ScoreInput:
-    """What a scorer sees.
-
-    Attributes:
-        hidden_states: `[B, N, D]` at the stage.
-        vision: `[V]` flat positions (`sample · N + position`) of the current vision tokens.
-        rank: `[V]` raster rank of each of them among the vision tokens of its sample.
-        size: `[V]` how many original tokens each one holds.
-        observed: what `observe` returned, or None.
-        context: where the stage runs.
-    """
-
-    hidden_states: torch.Tensor
-    vision: torch.Tensor
-    rank: torch.Tensor
-    size: torch.Tensor
-    observed: torch.Tensor | None
-    context: StageContext
-
-
 class Scorer(Component, ABC):
     """Gives each vision token one non-negative importance ξ."""
 
     role: ClassVar[Role] = "scorer"
+
+    def start(self, inputs: StartInput) -> torch.Tensor | None:
+        """Called before the first layer if `EMBEDDINGS` is needed; `observe` finds it as `state`."""
+        return None
+
+    def look(self, vision: VisionView) -> torch.Tensor | None:
+        """Called once the encoder has run, if something of it is needed.
+
+        Returns:
+            `[V₀]`, one value for each original vision token.
+        """
+        return None
 
     def observe(self, attention: AttentionView) -> torch.Tensor | None:
         """Called inside the attention call of the layer before the stage, if `requires` is set.
@@ -195,28 +206,24 @@ class AttentionScorer(Scorer, ABC):
         return inputs.observed.flatten().index_select(0, inputs.vision)
 
 
+class VisionScorer(Scorer, ABC):
+    """A scorer whose importance is wholly read off the vision encoder."""
+
+    @abstractmethod
+    def look(self, vision: VisionView) -> torch.Tensor: ...
+
+    def score(self, inputs: ScoreInput) -> torch.Tensor:
+        if inputs.seen is None:
+            raise ConfigError(
+                "this scorer reads the vision encoder, and nothing of it was recorded",
+                field=f"scorer {self.name!r}",
+                remedy="run it in a session on a model whose adapter offers the encoder, or pass "
+                "`vision` to compress_stage",
+            )
+        return inputs.seen
+
+
 # -- who flows into whom ----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MatchInput:
-    """A batch of windows of equal population.
-
-    Attributes:
-        tokens: `[G, n, D]` hidden states in raster order.
-        keep: survivors that each window must have.
-        score: `[G, n]` importances, or None if the pipeline has no scorer.
-        size: `[G, n]` original tokens that each token holds.
-        observed: `[G, n, M]` what the matcher's `observe` returned, gathered, or None.
-        context: where the stage runs.
-    """
-
-    tokens: torch.Tensor
-    keep: int
-    score: torch.Tensor | None
-    size: torch.Tensor
-    observed: torch.Tensor | None
-    context: StageContext
 
 
 class Matcher(Component, ABC):
@@ -225,11 +232,26 @@ class Matcher(Component, ABC):
     Class attributes:
         max_ratio: largest share that one stage can remove (½ where each survivor takes one partner).
         needs_score: whether a scorer is needed to decide.
+        needs_surroundings: whether the whole sequence is needed (`MatchInput.around`).
+        knows_inner: whether it keeps to inner windows where windows share a budget.
+        drops: whether every token that does not survive is dropped, and none flows into another.
     """
 
     role: ClassVar[Role] = "matcher"
     max_ratio: ClassVar[float] = 1.0
     needs_score: ClassVar[bool] = False
+    needs_surroundings: ClassVar[bool] = False
+    knows_inner: ClassVar[bool] = False
+    drops: ClassVar[bool] = False
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether budgets follow from values (`count`), at the price of a wait for the device."""
+        return False
+
+    def count(self, inputs: MatchInput) -> torch.Tensor:
+        """`[G]` survivors of each window, at most `inputs.keep`; asked if `dynamic`."""
+        raise NotImplementedError
 
     def keep(self, population: int, ratio: float) -> int:
         """How many of `population` tokens survive when the share `ratio` is to go."""
@@ -237,6 +259,10 @@ class Matcher(Component, ABC):
 
     def observe(self, attention: AttentionView) -> torch.Tensor | None:
         """Like `Scorer.observe`, but `[B, N, M]`: a metric of M numbers for each position."""
+        return None
+
+    def look(self, vision: VisionView) -> torch.Tensor | None:
+        """Like `Scorer.look`, but `[V₀, M]`: a metric of M numbers for each original token."""
         return None
 
     @abstractmethod
@@ -250,40 +276,6 @@ class Matcher(Component, ABC):
 # -- what does the survivor become ------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class MergeInput:
-    """Windows with their matching.
-
-    Attributes:
-        tokens: `[G, n, D]`.
-        target: `[G, n]` as returned by the matcher.
-        survivors: `[G, k]` in-window indices of the survivors, ascending.
-        score: `[G, n]` importances or None.
-        size: `[G, n]` original tokens that each token holds.
-        context: where the stage runs.
-    """
-
-    tokens: torch.Tensor
-    target: torch.Tensor
-    survivors: torch.Tensor
-    score: torch.Tensor | None
-    size: torch.Tensor
-    context: StageContext
-
-
-@dataclass(frozen=True)
-class Merged:
-    """What an aggregator returns.
-
-    Attributes:
-        tokens: `[G, k, D]` the survivors, or None if they stay as they are.
-        share: `[G, n]` share of each token in its survivor (0 if it leaves nothing behind).
-    """
-
-    tokens: torch.Tensor | None
-    share: torch.Tensor
-
-
 class Aggregator(Component, ABC):
     """Computes what a survivor becomes.
 
@@ -291,11 +283,18 @@ class Aggregator(Component, ABC):
         convex: whether survivors are convex combinations of the tokens of their slot, so that
             the conservation law can be checked.
         needs_score: whether a scorer is needed.
+        space: `vision`: it merges what enters the projector, and the model's projector is applied
+            to the result (before the first decoder layer only).
     """
 
     role: ClassVar[Role] = "aggregator"
     convex: ClassVar[bool] = True
     needs_score: ClassVar[bool] = False
+    space: ClassVar[Literal["decoder", "vision"]] = "decoder"
+
+    def look(self, vision: VisionView) -> torch.Tensor | None:
+        """Like `Matcher.look`."""
+        return None
 
     @abstractmethod
     def merge(self, inputs: MergeInput) -> Merged:
@@ -303,29 +302,6 @@ class Aggregator(Component, ABC):
 
 
 # -- which position does a survivor carry -----------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PositionInput:
-    """Positions around a stage.
-
-    Attributes:
-        positions: `[A, B, N]` rotary positions before (A axes).
-        kept: `[B, N′]` where each position of the new sequence was before.
-        pads, old_pads: `[B]` left padding of the rows after and before the stage.
-        vision: `[V′]` flat places of the survivors in the new batch.
-        slot: `[V]` slot of each token; `share` `[V]` its share; `before` `[V]` its flat place
-            before the stage.
-    """
-
-    positions: torch.Tensor
-    kept: torch.Tensor
-    pads: torch.Tensor
-    old_pads: torch.Tensor
-    vision: torch.Tensor
-    slot: torch.Tensor
-    share: torch.Tensor
-    before: torch.Tensor
 
 
 class PositionPolicy(Component, ABC):

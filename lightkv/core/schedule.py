@@ -11,72 +11,44 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-
+from lightkv.core.entries import Scope, StageSpec, check_windows_shrink, read_stage
 from lightkv.core.errors import ConfigError
 from lightkv.core.roles import WindowSpec
 from lightkv.core.solver import (
     TOLERANCE,
+    check_depths,
     check_retention,
     check_solver_arguments,
     more_stages,
     solve,
+    solve_power,
     stack,
 )
 
 
-class StageSpec(BaseModel):
-    """One entry of a schedule.
-
-    Attributes:
-        after_layer: λ, decoder layers that see the tokens uncompressed by this stage.
-        ratio: ρ, share of the current vision tokens that the stage removes, in [0, 1).
-        windows: windows per side of each view (`4`), `{space: 4, time: 2}`, or None for the
-            partitioner's own default.
-        overrides: role → component spec that replaces the pipeline's in this stage.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    after_layer: int
-    ratio: float
-    windows: WindowSpec = None
-    overrides: dict[str, Any] = {}
-
-    @field_validator("after_layer")
-    @classmethod
-    def _layer_is_natural(cls, value: int) -> int:
-        if value < 0:
-            raise ValueError("a stage acts after 0 or more layers")
-        return value
-
-    @field_validator("ratio")
-    @classmethod
-    def _ratio_is_share(cls, value: float) -> float:
-        if not 0.0 <= value < 1.0:
-            raise ValueError("the removed share must be at least 0 and below 1")
-        return value
-
-    @field_validator("windows")
-    @classmethod
-    def _windows_are_positive(cls, value: WindowSpec) -> WindowSpec:
-        sides = value.values() if isinstance(value, dict) else [1 if value is None else value]
-        if any(side < 1 for side in sides):
-            raise ValueError("windows per side must be at least 1")
-        return value
-
-
 class Schedule:
-    """An increasing sequence of stages.
+    """An increasing sequence of stages between layers, and at most one on the cache after them.
 
     Raises:
-        ConfigError: layers not strictly increasing, windows that grow, a ratio outside [0, 1).
+        ConfigError: layers not strictly increasing, windows that grow, a ratio outside [0, 1), a
+            stage after one on the cache.
     """
 
     def __init__(self, stages: Iterable[StageSpec | dict[str, Any]]) -> None:
-        self.stages = tuple(_stage(i, stage) for i, stage in enumerate(stages))
+        self.stages = tuple(read_stage(i, stage) for i, stage in enumerate(stages))
         for number, (before, after) in enumerate(itertools.pairwise(self.stages), start=1):
-            if after.after_layer <= before.after_layer:
+            if before.site == "cache":
+                raise ConfigError(
+                    "the cache is compressed once, when everything between the layers is done",
+                    field=f"schedule[{number}].site",
+                    value=after.site,
+                    remedy="list one stage with site: cache, as the last",
+                )
+            if (
+                after.after_layer is not None
+                and before.after_layer is not None
+                and after.after_layer <= before.after_layer
+            ):
                 raise ConfigError(
                     f"stage {number} comes after layer {after.after_layer}, "
                     f"not later than stage {number - 1} (after layer {before.after_layer})",
@@ -84,7 +56,7 @@ class Schedule:
                     value=after.after_layer,
                     remedy="list the stages with strictly increasing after_layer",
                 )
-            _check_windows_shrink(number, before.windows, after.windows)
+            check_windows_shrink(number, before.windows, after.windows)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schedule) and self.stages == other.stages
@@ -94,7 +66,9 @@ class Schedule:
 
     def __repr__(self) -> str:
         stages = ", ".join(
-            f"λ={s.after_layer} ρ={s.ratio:.4g}" + (f" w={s.windows}" if s.windows else "")
+            ("cache" if s.site == "cache" else f"λ={s.after_layer}")
+            + f" ρ={s.ratio:.4g}"
+            + (f" w={s.windows}" if s.windows else "")
             for s in self.stages
         )
         return f"Schedule({stages})"
@@ -104,11 +78,20 @@ class Schedule:
 
     @property
     def after_layers(self) -> tuple[int, ...]:
-        return tuple(stage.after_layer for stage in self.stages)
+        """λ of the stages between layers."""
+        return tuple(s.after_layer for s in self.stages if s.after_layer is not None)
+
+    @property
+    def cache(self) -> StageSpec | None:
+        """The stage on the cache, if there is one."""
+        last = self.stages[-1] if self.stages else None
+        return last if last is not None and last.site == "cache" else None
 
     def check(self, num_layers: int, min_layer: int = 0) -> None:
         """Raises `ConfigError` for a stage before `min_layer` layers or beyond the decoder."""
         for number, stage in enumerate(self.stages):
+            if stage.after_layer is None:
+                continue
             if stage.after_layer < min_layer and stage.ratio > 0:
                 raise ConfigError(
                     f"the first {min_layer} layers of this model need every vision token",
@@ -125,12 +108,16 @@ class Schedule:
                 )
 
     def shares(self, num_layers: int) -> tuple[float, ...]:
-        """Share of the vision tokens that each layer sees, without rounding to whole tokens."""
+        """Share of the vision tokens that each layer caches, without rounding to whole tokens.
+
+        That is what it sees, less what a stage on the cache removes.
+        """
         self.check(num_layers)
+        left = 1.0 if self.cache is None else 1.0 - self.cache.ratio
         shares, share, stages = [], 1.0, {s.after_layer: s.ratio for s in self.stages}
         for layer in range(num_layers):
             share *= 1.0 - stages.get(layer, 0.0)
-            shares.append(share)
+            shares.append(share * left)
         return tuple(shares)
 
     def retention(self, num_layers: int) -> float:
@@ -179,6 +166,21 @@ class Schedule:
         )
 
     # -- solvers --------------------------------------------------------------------------------
+
+    @classmethod
+    def on_cache(
+        cls, retention: float, windows: WindowSpec = None, scope: Scope = "vision"
+    ) -> Schedule:
+        """One stage on the cache of every layer: 1 − ρ = retention.
+
+        Raises:
+            ConfigError: retention outside (0, 1].
+        """
+        check_retention(retention)
+        if retention == 1.0:
+            return cls(())
+        stage = {"site": "cache", "windows": windows, "scope": scope, "ratio": 1.0 - retention}
+        return cls([stage])
 
     @classmethod
     def for_retention(
@@ -235,6 +237,51 @@ class Schedule:
         )
 
     @classmethod
+    def at_depths(
+        cls,
+        num_layers: int,
+        retention: float,
+        depths: Sequence[float],
+        ratios: Sequence[float],
+        windows: Sequence[WindowSpec] = (None,),
+        min_layer: int = 1,
+    ) -> Schedule:
+        """Stages at fixed shares of the depth, whose kept shares follow from the retention.
+
+        Stage i stands after round(depths[i] · num_layers) layers, later where an earlier stage or
+        `min_layer` is in the way, and keeps (1 − ratios[i])^t. One power t for all meets the
+        retention; t = 1, the ratios as they are, where these are within half a point of it.
+
+        Raises:
+            ConfigError: depths that do not increase, or the layers before the first stage alone
+                hold more than `retention`.
+        """
+        check_retention(retention)
+        check_depths(depths, ratios)
+        if retention == 1.0:
+            return cls(())
+        layers: list[int] = []
+        for depth in depths:
+            layer = max(math.floor(depth * num_layers + 0.5), min_layer)
+            layer = max(layer, layers[-1] + 1) if layers else layer
+            if layer < num_layers:
+                layers.append(layer)
+        if not layers or retention <= layers[0] / num_layers:
+            floor = layers[0] / num_layers if layers else 1.0
+            raise ConfigError(
+                f"stages at these depths of {num_layers} layers reach retentions above {floor:.3f}",
+                field="retention",
+                value=retention,
+                remedy="use a retention above it, or earlier depths in the recipe",
+            )
+        solved = solve_power(num_layers, retention, layers, ratios[: len(layers)])
+        sides = [windows[min(i, len(windows) - 1)] if windows else None for i in range(len(layers))]
+        return cls(
+            {"after_layer": layer, "windows": side, "ratio": share}
+            for layer, side, share in zip(layers, sides, solved, strict=True)
+        )
+
+    @classmethod
     def single(
         cls, num_layers: int, retention: float, after_layer: int, windows: WindowSpec = None
     ) -> Schedule:
@@ -267,43 +314,6 @@ class Schedule:
 
 
 # -- helpers --------------------------------------------------------------------------------------
-
-
-def _stage(number: int, stage: StageSpec | dict[str, Any]) -> StageSpec:
-    if isinstance(stage, StageSpec):
-        return stage
-    try:
-        return StageSpec(**stage)
-    except (ValidationError, TypeError) as error:
-        first: Any = error.errors()[0] if isinstance(error, ValidationError) else {}
-        where = ".".join(str(part) for part in first.get("loc", ()))
-        raise ConfigError(
-            str(first.get("msg", error)),
-            field=f"schedule[{number}]" + (f".{where}" if where else ""),
-            value=first.get("input"),
-            remedy="a stage is {after_layer: 15, windows: 4, ratio: 0.5}",
-        ) from error
-
-
-def _sides(windows: WindowSpec) -> tuple[int, int] | None:
-    if windows is None:
-        return None
-    if isinstance(windows, int):
-        return windows, 0
-    return windows.get("space", 1), windows.get("time", 0)
-
-
-def _check_windows_shrink(number: int, before: WindowSpec, after: WindowSpec) -> None:
-    old, new = _sides(before), _sides(after)
-    if old is None or new is None:
-        return
-    if new[0] > old[0] or (old[1] and new[1] > old[1]):
-        raise ConfigError(
-            f"windows grow in number from {before} to {after} per side",
-            field=f"schedule[{number}].windows",
-            value=after,
-            remedy="later stages use fewer, larger windows, such as 4, 2, 1",
-        )
 
 
 def _broadcast(name: str, values: list[Any], count: int) -> list[Any]:

@@ -39,6 +39,50 @@ def check_solver_arguments(windows: object, ratio: object) -> None:
         )
 
 
+def check_depths(depths: Sequence[float], ratios: Sequence[float]) -> None:
+    rising = all(a < b for a, b in itertools.pairwise(depths))
+    if not depths or not rising or not all(0.0 <= depth < 1.0 for depth in depths):
+        raise ConfigError(
+            "depths are increasing shares of the layers, from 0 to below 1",
+            field="depths",
+            value=tuple(depths),
+            remedy="such as [0.25, 0.5, 0.75]",
+        )
+    if len(ratios) != len(depths) or not all(0.0 < ratio < 1.0 for ratio in ratios):
+        raise ConfigError(
+            f"{len(depths)} stages need as many removed shares between 0 and 1",
+            field="ratios",
+            value=tuple(ratios),
+            remedy="give one for each depth",
+        )
+
+
+MOST_REMOVED = 0.999
+"""Largest removed share of a stage that `solve_power` gives."""
+
+
+def solve_power(
+    num_layers: int, retention: float, layers: Sequence[int], ratios: Sequence[float]
+) -> list[float]:
+    """Removed shares 1 − (1 − ratio)^t whose retention is the one wanted (or as near as it gets)."""
+    if abs(stack(layers, ratios, num_layers) - retention) <= TOLERANCE:
+        return list(ratios)
+
+    def raised(power: float) -> list[float]:
+        return [min(MOST_REMOVED, 1.0 - (1.0 - ratio) ** power) for ratio in ratios]
+
+    low, high = 0.0, 1.0
+    while stack(layers, raised(high), num_layers) > retention and high < 1e6:
+        high *= 2.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        if stack(layers, raised(middle), num_layers) > retention:
+            low = middle
+        else:
+            high = middle
+    return raised(high)
+
+
 def solve(
     num_layers: int, retention: float, count: int, ratio: float, min_layer: int
 ) -> tuple[Sequence[int], list[float]]:

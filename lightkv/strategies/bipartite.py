@@ -33,6 +33,7 @@ class Bipartite(Matcher):
     name = "bipartite"
     source = "LightKV, arXiv 2605.00789, section 3; ToMe, arXiv 2210.09461, section 3"
     max_ratio = 0.5
+    knows_inner = True
     metric: Literal["hidden", "keys"] = "hidden"
     single_precision_ratio: bool = False
 
@@ -51,7 +52,8 @@ class Bipartite(Matcher):
             return None
         return attention.heads.mean(attention.keys().float())
 
-    def match(self, inputs: MatchInput) -> torch.Tensor:
+    def features(self, inputs: MatchInput) -> torch.Tensor:
+        """`[G, n, …]` what tokens are compared by."""
         features = inputs.tokens if self.metric == "hidden" else inputs.observed
         if features is None:
             raise ConfigError(
@@ -60,6 +62,13 @@ class Bipartite(Matcher):
                 value=self.metric,
                 remedy="use after_layer >= 1, pass key to compress_stage, or metric: hidden",
             )
+        return features
+
+    def match(self, inputs: MatchInput) -> torch.Tensor:
+        features = self.features(inputs)
+        if inputs.inner is not None:
+            best, partner = nearest_inside(features, inputs.inner)
+            return merge_best(best, partner, inputs.keep)
         best, partner = nearest_destination(features)
         return merge_most_similar(best, partner, inputs.tokens.shape[1], inputs.keep)
 
@@ -70,12 +79,18 @@ SIMILARITY_ELEMENTS = 2**22
 
 def nearest_destination(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosine `[G, ⌈n/2⌉]` and index of the nearest odd token for each even one of `[G, n, D]`."""
-    groups, population, _ = features.shape
-    even, odd = features[:, 0::2], features[:, 1::2]
-    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * (population // 2)))
+    return most_similar(features[:, 0::2], features[:, 1::2])
+
+
+def most_similar(
+    sources: torch.Tensor, destinations: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and index `[G, a]` of the most similar of `[G, b, D]` for each of `[G, a, D]`."""
+    groups, count, _ = destinations.shape
+    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * count))
     parts = [
-        cosine(even[:, first : first + step], odd).max(dim=-1)
-        for first in range(0, even.shape[1], step)
+        cosine(sources[:, first : first + step], destinations).max(dim=-1)
+        for first in range(0, sources.shape[1], step)
     ]
     return torch.cat([p.values for p in parts], 1), torch.cat([p.indices for p in parts], 1)
 
@@ -101,3 +116,53 @@ def merge_most_similar(
     sources = order[:, : population - keep]
     places = torch.arange(population, device=best.device).expand(best.shape[0], -1)
     return places.scatter(1, 2 * sources, 2 * partner.gather(1, sources) + 1)
+
+
+OUTSIDE = 4.0
+"""Taken off the cosine with a token of another inner window, more than cosines differ by."""
+
+
+def alternate(inner: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` true at the sources: the even places of each inner window of `[G, n]` sorted labels."""
+    place = torch.arange(inner.shape[1], device=inner.device).expand_as(inner)
+    opens = torch.ones_like(inner, dtype=torch.bool)
+    opens[:, 1:] = inner[:, 1:] != inner[:, :-1]
+    start = torch.where(opens, place, 0).cummax(dim=1).values
+    return with_destinations((place - start) % 2 == 0)
+
+
+def with_destinations(source: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` as given, but every other token where all are sources (inner windows of one token)."""
+    place = torch.arange(source.shape[1], device=source.device).expand_as(source)
+    return torch.where(source.all(dim=1, keepdim=True), place % 2 == 0, source)
+
+
+def nearest_inside(
+    features: torch.Tensor, inner: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosine and index `[G, n]` of each source's nearest destination in its own inner window.
+
+    Destinations have −∞. A source whose window has no destination takes the nearest one outside,
+    after all others.
+    """
+    source = alternate(inner)
+    groups, population, _ = features.shape
+    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * population))
+    best, partner = [], []
+    for first in range(0, population, step):
+        rows = slice(first, first + step)
+        near = cosine(features[:, rows], features)
+        near = near - OUTSIDE * (inner[:, rows, None] != inner[:, None, :])
+        near = near.masked_fill(source[:, None, :], -torch.inf)
+        value, index = near.max(dim=-1)
+        best.append(value)
+        partner.append(index)
+    return torch.cat(best, 1).masked_fill(~source, -torch.inf), torch.cat(partner, 1)
+
+
+def merge_best(best: torch.Tensor, partner: torch.Tensor, keep: int) -> torch.Tensor:
+    """Targets `[G, n]` when the n − keep tokens of largest `best` `[G, n]` join their `partner`."""
+    order = torch.sort(best, dim=-1, descending=True, stable=True).indices
+    sources = order[:, : best.shape[1] - keep]
+    places = torch.arange(best.shape[1], device=best.device).expand_as(best)
+    return places.scatter(1, sources, partner.gather(1, sources))

@@ -1,4 +1,4 @@
-"""Components that belong to no single method: windows, uniform scores, top-k, drop, weighted mean."""
+"""Components of no single method: windows, uniform scores, top-k, drop, weighted mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
-from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout
+from lightkv.core.layout import Bands, Groups, SampleLayout, View
 from lightkv.core.roles import (
     PROTECTED,
     Aggregator,
@@ -54,11 +54,20 @@ class Whole(Partitioner):
             "sample": np.zeros_like(tokens.view),
         }[self.scope]
         label = np.where(tokens.separator, PROTECTED, label)
-        bands: tuple[Bands | None, ...] = tuple(
-            ((0,) * v.grid[0], (0,) * v.grid[1], (0,) * v.grid[2]) if self.scope == "view" else None
-            for v in sample.views
-        )
+        bands = tuple(one_band(v) if self.scope == "view" else None for v in sample.views)
         return Partition(label, bands=bands)
+
+
+def one_band(view: View) -> Bands:
+    """Bands of one window over the whole view."""
+    frames, rows, columns = view.grid
+    return (0,) * frames, (0,) * rows, (0,) * columns
+
+
+def each_cell(sample: SampleLayout, view: int) -> Bands:
+    """Bands as narrow as the cells of a view."""
+    frames, rows, columns = (tuple(range(side)) for side in sample.views[view].grid)
+    return frames, rows, columns
 
 
 class Windows(Partitioner):
@@ -72,11 +81,15 @@ class Windows(Partitioner):
     Attributes:
         clamp: use as many windows as an axis has bands where more are asked for, instead of an
             error (small images of dynamic-resolution models).
+        budget: `window`: each window gives the same share. `view`: the windows of a view share one
+            budget, so those with more redundancy give more; tokens still match inside their window
+            only. How many each window keeps then depends on values, the view's total does not.
     """
 
     name = "windows"
     source = "LightKV, arXiv 2605.00789, section 3 (spatial sub-windows)"
     clamp: bool = False
+    budget: Literal["window", "view"] = "window"
 
     def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
         space, time = _space_time(windows)
@@ -85,7 +98,8 @@ class Windows(Partitioner):
         all_bands: list[Bands | None] = []
         offset = 0
         for number in range(len(sample.views)):
-            bands = self._bands(number, groups.bands[number], space, time)
+            known = groups.bands[number] if self.budget == "window" else each_cell(sample, number)
+            bands = self._bands(number, known, space, time)
             here = tokens.view == number
             at = [np.asarray(axis, dtype=np.int64) for axis in bands]
             sides = [int(axis.max()) + 1 for axis in at]
@@ -94,7 +108,10 @@ class Windows(Partitioner):
             label[here] = np.where(tokens.separator[here], PROTECTED, window)
             offset += sides[0] * sides[1] * sides[2]
             all_bands.append(bands)
-        return Partition(label, bands=tuple(all_bands))
+        if self.budget == "window":
+            return Partition(label, bands=tuple(all_bands))
+        view = np.where(tokens.separator, PROTECTED, tokens.view)
+        return Partition(view, bands=tuple(map(one_band, sample.views)), inner=label.clip(min=0))
 
     def _bands(self, view: int, bands: Bands | None, space: int, time: int | None) -> Bands:
         if bands is None:
@@ -198,6 +215,7 @@ class TopK(Matcher):
 
     name = "top-k"
     needs_score = True
+    drops = True
     rounding: Literal["round", "floor", "ceil"] = "ceil"
 
     def keep(self, population: int, ratio: float) -> int:
@@ -244,6 +262,10 @@ class WeightedMean(Aggregator):
     source = "LightKV, arXiv 2605.00789, message passing; ToMe, arXiv 2210.09461, with sizes"
     weights: Literal["score", "size", "uniform"] = "score"
 
+    @property
+    def needs_score(self) -> bool:  # type: ignore[override]
+        return self.weights == "score"
+
     def merge(self, inputs: MergeInput) -> Merged:
         share = slot_shares(inputs, self._weights(inputs))
         return Merged(weighted_sum(inputs, share), share)
@@ -253,13 +275,7 @@ class WeightedMean(Aggregator):
             return inputs.size
         if self.weights == "uniform":
             return torch.ones_like(inputs.size)
-        if inputs.score is None:
-            raise ConfigError(
-                "weights by score need a scorer",
-                field="aggregator 'weighted-mean', weights",
-                value=self.weights,
-                remedy="add a scorer, or use weights: size or uniform",
-            )
+        assert inputs.score is not None, "a stage without a scorer is refused (needs_score)"
         return inputs.score
 
 
@@ -276,14 +292,19 @@ def slot_shares(inputs: MergeInput, weights: torch.Tensor) -> torch.Tensor:
     return torch.where(empty, plain, weights / torch.where(empty, 1.0, total))
 
 
+def slot_numbers(inputs: MergeInput) -> torch.Tensor:
+    """`[G, n]` number of each token's slot among the k survivors (any number if it is dropped)."""
+    survivors = inputs.survivors
+    places = torch.arange(survivors.shape[1], device=survivors.device).expand_as(survivors)
+    slot = torch.zeros_like(inputs.target).scatter(1, survivors, places)
+    return slot.gather(1, inputs.target.clamp(min=0))
+
+
 def weighted_sum(inputs: MergeInput, share: torch.Tensor) -> torch.Tensor:
     """`[G, k, D]` Σ share · x over the tokens of each slot, in float32, in blocks of columns."""
-    tokens, survivors = inputs.tokens, inputs.survivors
+    tokens = inputs.tokens
     groups, _, width = tokens.shape
-    keep = survivors.shape[1]
-    places = torch.arange(keep, device=tokens.device).expand(groups, -1)
-    slot = torch.zeros_like(inputs.target).scatter(1, survivors, places)
-    slot = slot.gather(1, inputs.target.clamp(min=0))
+    keep, slot = inputs.survivors.shape[1], slot_numbers(inputs)
     parts = []
     for first in range(0, width, CHUNK):
         block = tokens[..., first : first + CHUNK].float() * share.unsqueeze(-1)
@@ -373,8 +394,3 @@ COMPONENTS: tuple[type[Component], ...] = (
 def lightkv_components(register: Callable[[type[Component]], None]) -> None:
     for component in COMPONENTS:
         register(component)
-
-
-def labels_by_image(sample: SampleLayout) -> IntArray:
-    """`[V]` image of each token: the coarsest groups that stay known after windows by rank."""
-    return sample.tokens.image

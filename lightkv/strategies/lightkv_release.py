@@ -24,7 +24,6 @@ from lightkv.core.hookspecs import hookimpl
 from lightkv.core.layout import Groups, IntArray, SampleLayout
 from lightkv.core.pipeline import PipelineSpec, Recipe
 from lightkv.core.roles import PROTECTED, Component, Partition, Partitioner, WindowSpec
-from lightkv.strategies.common import labels_by_image
 
 
 class PseudoSquare(Partitioner):
@@ -56,6 +55,11 @@ class PseudoSquare(Partitioner):
             parts = [part + i * windows**2 for i, part in enumerate(parts)]
             label = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
         return Partition(label, by="rank", known=image)
+
+
+def labels_by_image(sample: SampleLayout) -> IntArray:
+    """`[V]` image of each token: the coarsest groups that stay known after windows by rank."""
+    return sample.tokens.image
 
 
 def _tokens_per_image(image: IntArray, groups: Groups) -> IntArray:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, ClassVar
 
@@ -20,42 +19,24 @@ import torch
 from torch import nn
 
 from lightkv.core.errors import SessionError
+from lightkv.core.plugins import get_preset
 from lightkv.core.session import Session, compress
 from lightkv.testing.oracles import (
     Recorder,
     alive_by_layer,
     causal_mask,
+    encoder_needs,
     masked_layers,
+    on_cache,
     windowed,
 )
+from lightkv.testing.prompts import MIXED, PAIR, Prompt
+
+__all__ = ["MIXED", "PAIR", "AdapterBench", "Inputs", "Prompt"]
 
 Inputs = dict[str, Any]
 BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs with an entry for each position of the prompt."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One prompt: text tokens, images, text tokens. Equal prompts must give equal inputs.
-
-    Attributes:
-        before, after: text tokens around the images.
-        images: how many.
-        seed: of ids and pixels.
-    """
-
-    before: int = 3
-    images: int = 1
-    after: int = 5
-    seed: int = 0
-
-
-MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=3))
-"""Different lengths, different numbers of images, one without."""
-
-
-PAIR = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
-"""An image each and different lengths of text."""
 
 
 class AdapterBench:
@@ -68,13 +49,15 @@ class AdapterBench:
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
+        class_token: whether the adapter offers a vision encoder with a class token.
         cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
             of one prompt), "later image" (in a turn on a filled cache), "cache objects" (of the
             caller; also "cropping", "quantised cache", "offloaded cache", "refusing copies"),
-            "assisted" (decoding from drafts), "assistant" (a model that makes them), "streaming",
-            "gradient checkpointing", "embeddings" (instead of ids, with images), "placeholders" (in
-            the ids), and the names of attention implementations.
+            "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
+            "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
+            layer" (reading its attention), "embeddings" (instead of ids, with images),
+            "placeholders" (in the ids), and the names of attention implementations.
         pair: prompts of two rows with an image each, for conversations.
         outside_error: what a compressed cache raises when it goes on after its session.
     """
@@ -89,6 +72,7 @@ class AdapterBench:
     steps: ClassVar[int] = 4
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
+    class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
     pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
     outside_error: ClassVar[type[Exception] | tuple[type[Exception], ...]] = SessionError
@@ -217,6 +201,17 @@ class AdapterBench:
         """`compress` with the suite's schedule and the family's options."""
         options = {"schedule": list(self.schedule), **self.options(model, prompts), **changes}
         return compress(model, pipeline, **options)
+
+    def schedule_of(self, pipeline: str) -> Any:
+        """The suite's schedule; one stage as early as can be for presets that read the encoder.
+
+        Presets on the cache keep their own: the suite's stages stand between layers.
+        """
+        if on_cache(pipeline):
+            return get_preset(pipeline).model_dump()["schedule"]
+        if encoder_needs(pipeline):
+            return [{"after_layer": self.first_layer, "ratio": 0.5, "windows": 2}]
+        return list(self.schedule)
 
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
         """Greedy generation of `steps` tokens with logits; never stops early."""

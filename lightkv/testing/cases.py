@@ -13,9 +13,12 @@ from lightkv.core.functional import compress_stage
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.core.roles import StageContext, WindowSpec
-from lightkv.core.stage import Stage, StageResult
+from lightkv.core.stage import Stage
+from lightkv.core.vision import VisionView
+from lightkv.core.work import StageResult
 
 WIDTH = 8
+VISION_WIDTH = 6
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 4
 
 
@@ -98,6 +101,55 @@ def attention(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return both[:, :HEADS], both[:, HEADS:]
 
 
+class SyntheticVision(VisionView):
+    """An encoder's view that follows from the tokens alone, so batches and single rows agree.
+
+    Args:
+        hidden: `[B, N, D]` before any stage.
+        layout: their layout.
+    """
+
+    def __init__(self, hidden: torch.Tensor, layout: VisionLayout) -> None:
+        self._tokens = hidden.reshape(-1, hidden.shape[-1])[layout.token_index(hidden.device).flat]
+        views, count = [], 0
+        for sample in layout.samples:
+            views.append(count + sample.tokens.view)
+            count += len(sample.views)
+        self._view = torch.from_numpy(np.concatenate(views)).to(hidden.device)
+        self._views = count
+
+    def _mixed(self, seed: int, width: int) -> torch.Tensor:
+        """`[V₀, width]` a fixed random projection of the tokens."""
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.randn(self._tokens.shape[-1], width, generator=generator)
+        return self._tokens @ weights.to(device=self._tokens.device, dtype=self._tokens.dtype)
+
+    def keys(self, layer: int) -> torch.Tensor:
+        return self._mixed(100 + layer, HEADS * HEAD_DIM).unflatten(-1, (HEADS, HEAD_DIM)).detach()
+
+    def cls_query(self, layer: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(200 + layer)
+        query = torch.randn(HEADS, HEAD_DIM, generator=generator).to(self._tokens)
+        return query.expand(self._tokens.shape[0], -1, -1)
+
+    def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
+        query, key = self.cls_query(layer).float(), self.keys(layer).float()
+        if not split:
+            query, key = query.flatten(1)[:, None], key.flatten(1)[:, None]
+        mass = (0.2 * query * key).sum(dim=-1).clamp(-20, 20).exp()
+        # The class token attends to itself with weight e⁰.
+        total = mass.new_ones(self._views, mass.shape[1]).index_add(0, self._view, mass)
+        return mass / total[self._view]
+
+    def features(self) -> torch.Tensor:
+        return self._mixed(300, VISION_WIDTH)
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(400)
+        weights = torch.randn(VISION_WIDTH, self._tokens.shape[-1], generator=generator)
+        return torch.tanh(features @ weights.to(features)).to(self._tokens.dtype)
+
+
 @dataclass(frozen=True)
 class Step:
     """A stage of a chain with what went in and what came out."""
@@ -118,9 +170,13 @@ class Chain:
     def run(
         cls, stages: Sequence[Stage], hidden: torch.Tensor, layout: VisionLayout, *, run: int = 0
     ) -> Chain:
-        """All stages; each sees query and key made from the hidden states that reach it."""
+        """All stages; each sees query and key made from the hidden states that reach it.
+
+        Stages that read the vision encoder see one made from the tokens of the beginning. The decoder
+        is as deep as there are stages, and one layer more, with a stage after each layer.
+        """
         steps: list[Step] = []
-        size = None
+        size, vision = None, SyntheticVision(hidden, layout)
         for number, stage in enumerate(stages):
             query, key = attention(hidden)
             result = compress_stage(
@@ -130,7 +186,14 @@ class Chain:
                 query=query,
                 key=key,
                 size=size,
-                context=StageContext(stage=number, run=run, ratio=stage.ratio),
+                vision=vision,
+                context=StageContext(
+                    after_layer=number + 1,
+                    stage=number,
+                    run=run,
+                    num_layers=len(stages) + 1,
+                    ratio=stage.ratio,
+                ),
             )
             steps.append(Step(stage, hidden, layout, result))
             hidden, layout, size = result.hidden_states, result.layout, result.size

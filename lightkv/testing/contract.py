@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from lightkv.core.errors import SessionError
+from lightkv.core.errors import ConfigError, ModelError, SessionError
 from lightkv.core.plugins import registry
 from lightkv.core.report import RunReport
-from lightkv.testing.adapters import AdapterBench, Prompt
-from lightkv.testing.oracles import snapshot
+from lightkv.core.vision import needs_class_token
+from lightkv.testing.adapters import AdapterBench
+from lightkv.testing.caching import CacheSiteTests
+from lightkv.testing.oracles import encoder_needs, on_cache, peeks, snapshot
+from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -22,7 +25,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests):
+class AdapterSuite(ServingTests, CacheSiteTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -199,8 +202,26 @@ class AdapterSuite(ServingTests):
 
     @pytest.mark.parametrize("pipeline", sorted(registry().presets))
     def test_every_preset_runs(self, pipeline: str) -> None:
+        """Presets that read a class token are refused by name where the encoder has none."""
         model = self.make_model()
-        with self.session(model, self.batch, pipeline) as session:
+        if on_cache(pipeline):
+            self.need_cache_site(model)
+        if peeks(pipeline) and "next layer" in self.cannot:
+            with pytest.raises(ModelError, match="next_last_row"):
+                self.session(model, self.batch, pipeline).__enter__()
+            return
+        needs = encoder_needs(pipeline)
+        if needs_class_token(needs) and not self.class_token:
+            before = snapshot(model)
+            schedule = self.schedule_of(pipeline)
+            # Where no stage may stand before the decoder, merging before the projector is the error.
+            late = (ConfigError,) if self.first_layer else ()
+            with pytest.raises((ModelError, *late), match=r"vision encoder|enters the projector"):
+                self.session(model, self.batch, pipeline, schedule=schedule).__enter__()
+            assert snapshot(model) == before
+            return
+        schedule = self.schedule_of(pipeline)
+        with self.session(model, self.batch, pipeline, schedule=schedule) as session:
             out = self.generate(model, self.make_inputs(model, self.batch))
         assert bool(torch.isfinite(torch.stack(out.logits)).all())
         assert session.last.retention < 1.0

@@ -12,6 +12,9 @@ import torch
 from torch import nn
 
 from lightkv.core.assignment import Assignment
+from lightkv.core.plugins import get_preset
+from lightkv.core.report import RunReport
+from lightkv.core.stage import Stage
 
 Kwargs = dict[str, Any]
 _with_kwargs: Callable[..., Any] = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
@@ -41,6 +44,40 @@ def alive_by_layer(
             alive.view(-1)[places] = True
         out.append(alive)
     return out
+
+
+def stored_by_layer(
+    vision: torch.Tensor,
+    valid: torch.Tensor,
+    after_layers: Sequence[int],
+    report: RunReport,
+    num_layers: int,
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Per layer `[B, N]` which positions of a prompt the layer saw, and which it stored.
+
+    Args:
+        vision: `[B, N]` true at the vision tokens.
+        valid: `[B, N]` false at padding.
+        after_layers: λ of the stages between layers.
+        report: of the traced prefill.
+        num_layers: decoder layers.
+    """
+    assert report.trace is not None
+    assert report.cache_trace is not None
+    seen = alive_by_layer(vision, after_layers, report.trace, num_layers)
+    stored = []
+    for alive, done in zip(seen, report.cache_trace, strict=True):
+        if done is None:
+            stored.append(alive)
+            continue
+        left = torch.zeros_like(vision)
+        real = done.layout.valid_mask()
+        for row in range(vision.shape[0]):
+            # The layer's own sequence lists what it saw in order, behind its padding.
+            places = torch.nonzero(alive[row] & valid[row]).flatten()
+            left[row, places[done.kept[row][real[row]] - done.before.pads[row]]] = True
+        stored.append(left)
+    return seen, stored
 
 
 def causal_mask(length: int) -> torch.Tensor:
@@ -146,3 +183,22 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     names = list(ALL_ATTENTION_FUNCTIONS.valid_keys())
     state["attention functions"] = {name: id(ALL_ATTENTION_FUNCTIONS[name]) for name in names}
     return state
+
+
+def encoder_needs(pipeline: str) -> frozenset[str]:
+    """What a preset reads of the vision encoder."""
+    roles = get_preset(pipeline).roles()
+    return Stage.from_roles(roles, ratio=0.0, windows=2).vision_requires
+
+
+def peeks(pipeline: str) -> bool:
+    """Whether a preset reads the attention of the layer after the stage."""
+    return Stage.from_roles(get_preset(pipeline).roles(), ratio=0.0, windows=2).peeks
+
+
+def on_cache(pipeline: str) -> bool:
+    """Whether a preset has a stage on the cache."""
+    schedule = get_preset(pipeline).schedule
+    if isinstance(schedule, tuple):
+        return any(stage.site == "cache" for stage in schedule)
+    return schedule.site == "cache"

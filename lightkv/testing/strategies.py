@@ -15,11 +15,13 @@ from functools import reduce
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightkv.core.assignment import Assignment
+from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline import PipelineSpec
 from lightkv.core.roles import PROTECTED, Partition, WindowSpec
 from lightkv.core.stage import Stage
@@ -106,8 +108,14 @@ class StrategySuite:
     @_INHERITED
     @given(data=st.data())
     def test_shapes_follow_from_layouts(self, data: st.DataObject) -> None:
-        """The chain runs on the meta device, where no tensor has a value, and gives the same shapes."""
+        """The chain runs on the meta device, where no tensor has a value, and gives the same shapes.
+
+        A budget that follows from values cannot, and says so.
+        """
         case = self.case(data)
+        if any(stage.matcher.dynamic for stage in self.stages_for(case)):
+            check_dynamic_is_refused(self.stages_for(case), case)
+            return
         real = self.chain(case)
         ghost = Chain.run(self.stages_for(case), case.hidden().to("meta"), case.layout())
         for one, other in zip(real.steps, ghost.steps, strict=True):
@@ -227,6 +235,14 @@ def _vision(hidden: torch.Tensor, layout: Any) -> torch.Tensor:
     return hidden.reshape(-1, hidden.shape[-1])[flat]
 
 
+def check_dynamic_is_refused(stages: Sequence[Stage], case: Case) -> None:
+    """On the meta device a dynamic budget raises `ConfigError`, if a stage has anything to do."""
+    if not any(stage.plan(case.layout()).removes for stage in stages[:1]):
+        return
+    with pytest.raises(ConfigError, match="meta device"):
+        Chain.run(stages, case.hidden().to("meta"), case.layout())
+
+
 def window_labels(step: Step) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     """Window of each current token of each row, from the partitioner and the tokens' origins."""
     out, origin = [], step.layout.token_index(torch.device("cpu")).origin.numpy()
@@ -243,7 +259,10 @@ def window_labels(step: Step) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
 
 
 def check_budget(step: Step) -> None:
-    """Every window keeps what `Matcher.keep` says; protected tokens all stay."""
+    """Every window keeps what `Matcher.keep` says, or at most that under a dynamic budget.
+
+    Protected tokens all stay.
+    """
     survivor = step.result.assignment.survivor.cpu().numpy()
     rows = rows_of(step.layout.vision_counts)
     starts = np.concatenate([[0], np.cumsum(step.layout.vision_counts)])
@@ -253,6 +272,8 @@ def check_budget(step: Step) -> None:
             population, kept = int((label == window).sum()), int((alive == window).sum())
             budget = step.stage.matcher.keep(population, step.stage.ratio)
             wanted = population if window == PROTECTED else budget
+            if step.stage.matcher.dynamic and window != PROTECTED:
+                wanted = min(kept, wanted)
             assert kept == wanted, f"row {row}, window {window}: {kept} of {population}"
 
 

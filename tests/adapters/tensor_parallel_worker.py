@@ -22,7 +22,9 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.plugins import registry
 from lightkv.core.roles import AttentionScorer
+from lightkv.core.vision import needs_class_token
 from lightkv.testing.adapters import MIXED
+from lightkv.testing.oracles import encoder_needs, on_cache, peeks
 
 FAMILIES = {
     "Llava": ("test_llava", "TestLlava"),
@@ -55,6 +57,7 @@ VARIANTS = {
     "causal": ("lightkv", {"scorer": "causal-attention"}),
     "normalised": ("lightkv", {"scorer": {"name": "prompt-attention", "normalize": "keys"}}),
 }
+EVERYWHERE = ("lightkv", "lightkv-release", "fastv", "tome", "random", "pyramiddrop")
 WITH_VARIANTS = ("Llava", "Qwen25VL", "Gemma3")
 STEPS = 3
 
@@ -75,9 +78,19 @@ class Plugin:
         register(Lonely)
 
 
-def pipelines(name):
-    presets = {preset: (preset, {}) for preset in sorted(registry().presets)}
+def pipelines(name, suite):
+    """All presets that the family takes where variants run too, else those that read it apart."""
+    names = sorted(registry().presets) if name in WITH_VARIANTS else EVERYWHERE
+    presets = {n: (n, {"schedule": suite.schedule_of(n)}) for n in names if takes(suite, n)}
     return presets | (VARIANTS if name in WITH_VARIANTS else {})
+
+
+def takes(suite, preset):
+    if peeks(preset) and "next layer" in suite.cannot:
+        return False
+    if on_cache(preset) and suite.refuses_cache_site:
+        return False
+    return suite.class_token or not needs_class_token(encoder_needs(preset))
 
 
 def run(suite, model, inputs, pipeline, **changes):
@@ -86,12 +99,18 @@ def run(suite, model, inputs, pipeline, **changes):
     return torch.stack(out.logits), session.last, out.past_key_values
 
 
+def steps(report):
+    """Assignments of the stages between layers, then of each layer's cache."""
+    cached = [layer.assignment for layer in report.cache_trace if layer is not None]
+    return [*report.trace, *cached]
+
+
 def compare(one, other):
     """How the pair's run differs from the single model's."""
     (logits, trace, cache_bytes, flops), (found, told, cache) = one, other
     same = [
         torch.equal(slot, b.slot) and torch.equal(survivor, b.survivor)
-        for (slot, survivor), b in zip(trace, told.trace, strict=True)
+        for (slot, survivor), b in zip(trace, steps(told), strict=True)
     ]
     new = STEPS - 1
     held = [
@@ -103,7 +122,7 @@ def compare(one, other):
     full = [not getattr(layer, "is_sliding", False) for layer in cache.layers]
     return {
         "same tokens": all(same),
-        "stages": len(same),
+        "stages": len(told.trace) + any(layer is not None for layer in told.cache_trace),
         "logits": float((logits - found).abs().max()),
         "bytes": held == [b for b, keep in zip(told.cache_bytes, full, strict=True) if keep],
         "halved": [2 * n for n in told.cache_bytes] == list(cache_bytes),
@@ -160,12 +179,12 @@ def refused(suite, model, inputs):
 
 def alone(suite, model, inputs, name, folder, rank):
     """What the single model does; each process computes half of it, to save time."""
-    keys = list(pipelines(name))
+    keys = list(pipelines(name, suite))
     mine = {}
     for key in keys[rank::2]:
-        pipeline, changes = pipelines(name)[key]
+        pipeline, changes = pipelines(name, suite)[key]
         logits, report, _ = run(suite, model, inputs, pipeline, **changes)
-        trace = [(stage.slot, stage.survivor) for stage in report.trace]
+        trace = [(stage.slot, stage.survivor) for stage in steps(report)]
         mine[key] = logits, trace, report.cache_bytes, report.flops
     torch.save(mine, folder / f"{name}{rank}.pt")
     distributed.barrier()
@@ -188,7 +207,7 @@ def check(name, folder, rank):
         return {"cannot": f"{type(error).__name__}: {error}"}
     results = {
         key: compare(wanted[key], run(suite, pair, inputs, p, **c))
-        for key, (p, c) in pipelines(name).items()
+        for key, (p, c) in pipelines(name, suite).items()
     }
     found = {"results": results, "identity": identity(suite, pair, inputs)}
     if name == "Llava":

@@ -22,6 +22,8 @@ def row_of(prompt):
 
 
 class TestLlava(AdapterSuite):
+    class_token = True
+
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         return tiny_llava(attn_implementation, dtype)
 

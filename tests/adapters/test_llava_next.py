@@ -36,6 +36,8 @@ def tokens_of(size):
 
 
 class TestLlavaNext(AdapterSuite):
+    class_token = True
+
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         return tiny_llava_next(attn_implementation, dtype)
 

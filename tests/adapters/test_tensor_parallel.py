@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tensor_parallel_worker import FAMILIES, WITH_VARIANTS
+from tensor_parallel_worker import EVERYWHERE, FAMILIES, WITH_VARIANTS
 
 WORKER = Path(__file__).with_name("tensor_parallel_worker.py")
 LIMIT = 240
@@ -72,12 +72,11 @@ def test_two_processes_decide_and_compute_what_one_does(found, family):
         seen = process[family]
         assert "cannot" not in seen, seen
         assert seen["identity"], "a schedule of ratio 0 changed the pair's logits"
-        assert len(seen["results"]) == (8 if family in WITH_VARIANTS else 5)
+        assert len(seen["results"]) >= (15 if family in WITH_VARIANTS else len(EVERYWHERE))
         for pipeline, result in seen["results"].items():
             where = (family, pipeline)
-            # lightkv-release skips a stage whose images are too small for its windows.
-            fewest = 1 if pipeline == "lightkv-release" else 2
-            assert fewest <= result["stages"] <= 2, where
+            # One before the decoder; lightkv-release skips one where images are too small.
+            assert 1 <= result["stages"] <= 2, where
             assert result["same tokens"], where
             assert result["logits"] < 1e-5, where
             assert result["bytes"], f"{where}: the report does not tell this process's bytes"

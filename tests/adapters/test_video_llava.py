@@ -40,6 +40,8 @@ def tiny(attn_implementation="sdpa", dtype=torch.float32):
 
 
 class TestVideos(AdapterSuite):
+    class_token = True
+
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         return tiny(attn_implementation, dtype)
 

@@ -8,9 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightkv import Stage, VisionLayout
 from lightkv.core import attention as module
-from lightkv.core.attention import QueryKeyView
+from lightkv.core.attention import PromptIndex, QueryKeyView
 from lightkv.core.functional import prompt_index
-from lightkv.core.stage import Observed, run_stage
+from lightkv.core.stage import Observed
+from lightkv.core.work import run_stage
 from lightkv.strategies.guidance import CausalAttention, LastToken, PromptAttention
 from lightkv.testing import cases
 
@@ -154,3 +155,21 @@ def test_no_square_of_the_sequence_is_formed(preset, overrides, monkeypatch):
         run_stage(hidden, layout, stage, plan, observed=Observed(score))
     whole_window = (SIDE * SIDE // 2) ** 2
     assert largest.elements <= max(whole_window if windows is None else 0, hidden.numel())
+
+
+def test_blocks_say_which_prompt_tokens_and_heads_they_cover(monkeypatch):
+    """Together they cover each (head, prompt token) once, however small the blocks are."""
+    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(module, "BLOCK_SHARE", 10**9)
+    prompt = PromptIndex(
+        torch.tensor([[0, 3, 4], [1, 2, 0]]),
+        torch.tensor([[True, True, True], [True, True, False]]),
+        torch.ones(2, 5, dtype=torch.bool),
+    )
+    view = QueryKeyView(torch.randn(2, 4, 5, 3), torch.randn(2, 2, 5, 3), 1.0, prompt)
+    for blocks, axis in ((view.prompt_logits(), 3), (view.prompt_rows(), 2)):
+        covered = torch.zeros(4, 3)
+        for block in blocks:
+            assert block.values.shape[axis] == block.columns.stop - block.columns.start
+            covered[block.heads, block.columns] += 1
+        assert bool((covered == 1).all())

@@ -11,7 +11,8 @@ import torch
 from lightkv.core.flops import DecoderShape
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
-from lightkv.core.stage import Stage, run_stage
+from lightkv.core.stage import Stage
+from lightkv.core.work import run_stage
 
 
 class Meeting:

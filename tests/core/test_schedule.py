@@ -1,6 +1,7 @@
 """Retention arithmetic, solvers and other notations."""
 
 import itertools
+import math
 import re
 
 import pytest
@@ -187,3 +188,51 @@ def test_a_stage_in_the_first_layers_is_refused_unless_it_removes_nothing():
         early.check(8, 3)
     early.check(8, 2)
     Schedule([{"after_layer": 2, "ratio": 0.0}]).check(8, 3)
+
+
+@given(
+    num_layers=st.integers(4, 80),
+    retention=st.floats(0.3, 1.0),
+    ratio=st.floats(0.05, 0.95),
+)
+def test_fixed_depths_meet_the_retention(num_layers, retention, ratio):
+    recipe = Recipe(retention=retention, depths=(0.25, 0.5, 0.75), ratios=(ratio, 0.5, 0.5))
+    schedule, error = attempt(recipe.schedule, num_layers)
+    if error is not None:
+        assert retention <= math.floor(0.25 * num_layers + 0.5) / num_layers
+        return
+    assert schedule.retention(num_layers) == pytest.approx(retention, abs=0.006)
+    if schedule.stages:
+        wanted = [math.floor(d * num_layers + 0.5) for d in (0.25, 0.5, 0.75)]
+        assert list(schedule.after_layers) == wanted
+
+
+def test_fixed_depths_keep_their_ratios_where_these_fit():
+    recipe = Recipe(retention=0.469, depths=(0.25, 0.5, 0.75), windows=(4, 2))
+    schedule = recipe.schedule(32)
+    assert [s.ratio for s in schedule.stages] == [0.5, 0.5, 0.5]
+    assert [s.windows for s in schedule.stages] == [4, 2, 2]
+
+
+def test_depths_that_coincide_move_apart():
+    recipe = Recipe(retention=0.6, depths=(0.1, 0.2, 0.5))
+    assert recipe.schedule(4).after_layers == (1, 2, 3)
+    assert recipe.schedule(8, min_layer=3).after_layers == (3, 4, 5)
+    assert Recipe(retention=0.8, depths=(0.1, 0.2, 0.5)).schedule(2).after_layers == (1,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"depths": (0.5, 0.25)}, "depths"),
+        ({"depths": (0.5, 1.0)}, "depths"),
+        ({"depths": ()}, "depths"),
+        ({"depths": (0.2, 0.5), "ratios": (0.5,)}, "ratios"),
+        ({"depths": (0.2,), "ratios": (1.0,)}, "ratios"),
+        ({"depths": (0.6,)}, "retention"),
+    ],
+)
+def test_depths_that_cannot_work_are_refused(changes, field):
+    with pytest.raises(ConfigError) as caught:
+        Recipe(retention=0.5, **changes).schedule(10)
+    assert caught.value.field == field

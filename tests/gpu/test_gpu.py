@@ -6,7 +6,8 @@ from tiny import tiny_llava
 
 import lightkv
 from lightkv import Stage, VisionLayout
-from lightkv.core.stage import Observed, run_stage
+from lightkv.core.stage import Observed
+from lightkv.core.work import run_stage
 from lightkv.functional import compress_stage
 
 pytestmark = [

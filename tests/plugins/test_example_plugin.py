@@ -40,6 +40,43 @@ print(json.dumps({
 """
 
 
+ABLATE = """
+import json
+import torch
+import lightkv
+from tiny import tiny_qwen2_5_vl
+from tiny_llava import make_inputs, make_model
+
+GRID = torch.tensor([[1, 16, 16]])
+ids = torch.tensor([[1, 7] + [5] * 64 + [8, 20, 21, 22]])
+qwen_inputs = {
+    "input_ids": ids,
+    "attention_mask": torch.ones_like(ids),
+    "mm_token_type_ids": (ids == 5).long(),
+    "pixel_values": torch.randn(256, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(1)),
+    "image_grid_thw": GRID,
+}
+models = {"llava": (make_model(), make_inputs()), "qwen_vl": (tiny_qwen2_5_vl(), qwen_inputs)}
+variants = {
+    "as it is": {},
+    "partitioner: whole": {"partitioner": "whole"},
+    "aggregator: drop": {"aggregator": "drop"},
+    "both": {"partitioner": "whole", "aggregator": "drop"},
+}
+found = {}
+for family, (model, inputs) in models.items():
+    for name, roles in variants.items():
+        with lightkv.compress(model, "outliers", retention=0.55, **roles) as run:
+            logits = model(**inputs, logits_to_keep=1).logits
+        found[f"{family}, {name}"] = {
+            "adapter": run.adapter.name,
+            "retention": run.last.retention,
+            "logit": float(logits[0, -1, 10]),
+        }
+print(json.dumps(found))
+"""
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the example package, its metadata and nothing else."""
@@ -55,7 +92,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python(installed: Path, *arguments: str) -> str:
     """Standard output of a Python process that sees the installed example."""
-    path = os.pathsep.join([str(installed), str(HERE)])
+    path = os.pathsep.join([str(installed), str(HERE), str(HERE.parent)])
     command = [sys.executable, *arguments]
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=installed)
@@ -86,6 +123,22 @@ def test_runs_on_llava(outcome: dict[str, Any]) -> None:
 def test_every_patch_has_a_survivor(outcome: dict[str, Any]) -> None:
     assert sum(outcome["slots"]) == 64
     assert min(outcome["slots"]) >= 1
+
+
+def test_two_roles_are_ablated_on_two_adapters(installed: Path) -> None:
+    """A partitioner and an aggregator of others take the place of the package's choice."""
+    found = json.loads(python(installed, "-c", ABLATE).splitlines()[-1])
+    for family in ("llava", "qwen_vl"):
+        cells = [cell for name, cell in found.items() if name.startswith(family)]
+        assert {cell["adapter"] for cell in cells} == {family}
+        assert all(0.4 < cell["retention"] < 0.6 for cell in cells)
+        # Each variant computes something else.
+        assert len({cell["logit"] for cell in cells}) == 4
+
+
+def test_the_strategy_fits_on_a_page() -> None:
+    source = EXAMPLE / "src" / "lightkv_outliers" / "__init__.py"
+    assert len(source.read_text().splitlines()) < 40
 
 
 SUITE = """

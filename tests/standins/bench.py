@@ -21,6 +21,8 @@ class LegacySuite(AdapterSuite):
     cannot = {
         "beams": "the stand-in's generate is greedy; published beams are the transformers 4 mixin's",
         "sampling": "the stand-in's generate is greedy; sampling is the transformers 4 mixin's",
+        "cache site": "tuples of keys and values go from layer to layer inside the model's own code",
+        "next layer": "its projections are packed or its rotary tables made inside the attention",
         "sdpa": "published attention is eager or flash, chosen by class",
         "cache objects": "this code takes tuples only; objects are refused (test_bad_input)",
         "quantised cache": "this code takes tuples only",

@@ -1,5 +1,8 @@
 """Every built-in preset, and compositions of the loose components, through the public suite."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -39,6 +42,22 @@ class TestRandom(StrategySuite):
     preset = "random"
 
 
+class TestRand(StrategySuite):
+    preset = "rand"
+
+
+class TestImgRand(StrategySuite):
+    preset = "imgrand"
+
+
+class TestToMeCache(StrategySuite):
+    preset = "tome-cache"
+
+
+class TestElasticCache(StrategySuite):
+    preset = "elastic-cache"
+
+
 class TestWindowedDropByKeys(StrategySuite):
     """Top-k in windows with the paper's normalisation."""
 
@@ -61,7 +80,11 @@ class TestCausalMeanByImage(StrategySuite):
 
 
 def test_every_preset_has_a_suite():
-    own = [v for v in globals().values() if isinstance(v, type) and issubclass(v, StrategySuite)]
+    """In this file or in the method's own."""
+    files = sorted(Path(__file__).parent.glob("test_*.py"))
+    names = [vars(importlib.import_module(file.stem)) for file in files]
+    found = [value for module in names for value in module.values() if isinstance(value, type)]
+    own = [value for value in found if issubclass(value, StrategySuite)]
     tested = {suite.preset for suite in own if isinstance(getattr(suite, "preset", None), str)}
     built_in = {name for name, e in registry().presets.items() if e.package == "lightkv"}
     assert built_in <= tested

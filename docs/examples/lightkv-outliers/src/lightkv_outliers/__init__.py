@@ -29,14 +29,6 @@ def lightkv_components(register):
 
 @hookimpl
 def lightkv_presets(register):
-    aggregator = {"name": "weighted-mean", "weights": "size"}
-    schedule = Recipe(windows=(4, 2, 1), ratio=0.5)
-    register(
-        PipelineSpec(
-            name="outliers",
-            partitioner="windows",
-            matcher="outliers",
-            aggregator=aggregator,
-            schedule=schedule,
-        )
-    )
+    mean = {"name": "weighted-mean", "weights": "size"}
+    parts = {"partitioner": "windows", "matcher": "outliers", "aggregator": mean}
+    register(PipelineSpec(name="outliers", **parts, schedule=Recipe(windows=(4, 2, 1))))

@@ -1,0 +1,73 @@
+"""FLOPs of stages: what compression itself costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lightkv.core.cache import plan_rounds
+from lightkv.core.flops import DecoderShape, guidance_flops, matching_flops, merging_flops
+
+if TYPE_CHECKING:
+    from lightkv.core.layout import VisionLayout
+    from lightkv.core.pipeline import Pipeline
+    from lightkv.core.stage import Stage
+
+
+def stage_flops(
+    stage: Stage,
+    shape: DecoderShape,
+    text: int,
+    vision: int,
+    layout: VisionLayout,
+    row: int,
+) -> int:
+    """FLOPs of one stage for one sample: guidance block, similarities in windows, merging."""
+    if not vision:
+        return 0
+    total = merging_flops(shape.hidden_size, vision)
+    if "prompt_logits" in stage.requires:
+        total += guidance_flops(shape, text + vision, text)
+    if "prompt_rows" in stage.requires:
+        total += guidance_flops(shape, text + vision, text)
+    if "last_row" in stage.requires:
+        total += guidance_flops(shape, text + vision, 1)
+    if "column_sums" in stage.requires:
+        total += guidance_flops(shape, text + vision, text + vision)
+    groups = layout.groups[row]
+    part = stage.partitioner.partition(layout.samples[row], groups, stage.windows)
+    total += matching_flops(shape.hidden_size, _window_sizes(part, groups))
+    return total
+
+
+def _window_sizes(part: Any, groups: Any) -> list[int]:
+    unique, number = np.unique(part.label, return_inverse=True)
+    if part.by == "rank":
+        sizes = np.bincount(number, minlength=unique.size)
+    else:
+        owner = np.zeros(groups.population.size, dtype=np.int64)
+        owner[groups.label] = number
+        sizes = np.zeros(unique.size, dtype=np.int64)
+        np.add.at(sizes, owner, groups.population)
+    return [int(n) for n, label in zip(sizes, unique, strict=True) if label >= 0]
+
+
+def rounds_flops(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout, row: int) -> int:
+    """FLOPs of a stage on the cache of a layer that sees `layout`, for one row."""
+    # A token of the cache is as wide as the keys and values of all heads.
+    wide = replace(shape, hidden_size=2 * shape.num_kv_heads * shape.head_dim)
+    total = 0
+    for number, (stage, source, plan) in enumerate(
+        plan_rounds(pipeline, layout, torch.device("cpu"))
+    ):
+        count = source.vision_counts[row]
+        if not plan.removes or not count:
+            continue
+        part = stage if number == 0 else replace(stage, scorer=None)
+        total += stage_flops(
+            part, wide, layout.length - layout.pads[row] - count, count, source, row
+        )
+    return total

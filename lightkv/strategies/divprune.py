@@ -1,0 +1,84 @@
+"""DivPrune: the subset of tokens whose nearest pair is as far apart as a greedy choice can make it.
+
+Alvar et al., "DivPrune: Diversity-based Visual Token Pruning for Large Multimodal Models" (CVPR 2025,
+arXiv 2503.02175); vbdi/divprune. D = 1 − cos of the projected embeddings. The first token is the one
+whose nearest other token is farthest away; then always the one whose nearest selected token is
+farthest away. k = round(share · N), 9.8 % by default. No encoder is read, so it runs on every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lightkv.core.hookspecs import hookimpl
+from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.roles import Component, Matcher, MatchInput
+from lightkv.strategies.bipartite import SIMILARITY_ELEMENTS, cosine
+from lightkv.strategies.selection import first_largest, kept_only, rows
+
+SELF = 4.0
+"""Taken off the cosine of a token with itself, more than cosines differ by."""
+
+
+class FarthestFirst(Matcher):
+    """Keeps a farthest-first choice of tokens by cosine distance; drops the rest.
+
+    Lower index first among equals. Needs no importances; a running minimum makes it O(kN).
+    """
+
+    name = "farthest-first"
+    source = "DivPrune, arXiv 2503.02175, section 3 (max-min diversity)"
+
+    def keep(self, population: int, ratio: float) -> int:
+        return round(round(population * (1.0 - ratio), 6))
+
+    def match(self, inputs: MatchInput) -> torch.Tensor:
+        features, keep = inputs.tokens.detach(), inputs.keep
+        groups, population, _ = features.shape
+        chosen = torch.full((groups, keep), 0, dtype=torch.long, device=features.device)
+        farness = nearest_other(features)
+        taken = torch.zeros_like(farness, dtype=torch.bool)
+        for number in range(keep):
+            token = first_largest(farness.masked_fill(taken, -torch.inf))
+            chosen[:, number] = token
+            taken = taken.scatter(1, token[:, None], True)
+            distance = 1.0 - cosine(rows(features, token[:, None]), features)[:, 0]
+            farness = distance if number == 0 else torch.minimum(farness, distance)
+        return kept_only(chosen, population)
+
+
+def nearest_other(features: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` distance of each token of `[G, n, D]` to the nearest other one."""
+    groups, population, _ = features.shape
+    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * population))
+    places = torch.arange(population, device=features.device)
+    parts = []
+    for first in range(0, population, step):
+        run = slice(first, first + step)
+        near = cosine(features[:, run], features)
+        itself = (places[run, None] == places[None]).float()
+        parts.append((near - SELF * itself).amax(dim=-1))
+    return 1.0 - torch.cat(parts, dim=1)
+
+
+PRESET = PipelineSpec(
+    name="divprune",
+    source="Alvar et al., CVPR 2025, arXiv 2503.02175",
+    partitioner={"name": "whole", "scope": "image"},
+    matcher="farthest-first",
+    aggregator="drop",
+    positions="renumber-contiguous",
+    schedule=Recipe(retention=0.098, after_layer=0, windows=(None,)),
+)
+
+
+@hookimpl
+def lightkv_components(register: Callable[[type[Component]], None]) -> None:
+    register(FarthestFirst)
+
+
+@hookimpl
+def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
+    register(PRESET)

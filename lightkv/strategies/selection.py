@@ -1,0 +1,70 @@
+"""Index arithmetic that selecting matchers share. Shapes follow from arguments, never from values."""
+
+from __future__ import annotations
+
+import torch
+
+
+def descending(score: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` indices by falling score, the lower index first among equals."""
+    return torch.sort(score, dim=-1, descending=True, stable=True).indices
+
+
+def ranks(score: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` place of each token in the order of `descending`."""
+    order = descending(score)
+    places = torch.arange(score.shape[1], device=score.device).expand_as(order)
+    return torch.zeros_like(order).scatter(1, order, places)
+
+
+def ranks_inside(score: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` place of each token in falling score among the tokens of its part `[G, n]`."""
+    order = descending(score)
+    # Stable: parts in ascending order, each in falling score.
+    grouped = order.gather(1, torch.sort(part.gather(1, order), dim=-1, stable=True).indices)
+    label = part.gather(1, grouped)
+    places = torch.arange(label.shape[1], device=label.device).expand_as(label)
+    opens = torch.ones_like(label, dtype=torch.bool)
+    opens[:, 1:] = label[:, 1:] != label[:, :-1]
+    first = torch.where(opens, places, 0).cummax(dim=1).values
+    return torch.zeros_like(grouped).scatter(1, grouped, places - first)
+
+
+def best(score: torch.Tensor, preferred: torch.Tensor, keep: int) -> torch.Tensor:
+    """`[G, keep]` tokens of the highest `preferred` `[G, n]`, among equals of the highest score."""
+    order = descending(score)
+    again = descending(preferred.gather(1, order))
+    return order.gather(1, again)[:, :keep]
+
+
+def kept_only(chosen: torch.Tensor, population: int) -> torch.Tensor:
+    """Targets `[G, n]` when the tokens `chosen` `[G, k]` stay and all others are dropped."""
+    target = torch.full((chosen.shape[0], population), -1, device=chosen.device)
+    return target.scatter(1, chosen, chosen)
+
+
+def flags(chosen: torch.Tensor, population: int) -> torch.Tensor:
+    """`[G, n]` 1 at the tokens `chosen` `[G, k]`, 0 elsewhere."""
+    flag = torch.zeros(chosen.shape[0], population, dtype=torch.long, device=chosen.device)
+    return flag.scatter(1, chosen, 1)
+
+
+def unchosen(flag: torch.Tensor, count: int) -> torch.Tensor:
+    """`[G, count]` the first `count` tokens without a flag `[G, n]`, in raster order."""
+    return torch.sort(flag, dim=-1, stable=True).indices[:, :count]
+
+
+def rows(features: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """`[G, n, D]` at `[G, k]` → `[G, k, D]`."""
+    return features.gather(1, index.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+
+
+def first_largest(values: torch.Tensor) -> torch.Tensor:
+    """`[…]` place of the first maximum along the last dimension of `[…, n]`.
+
+    Unlike `argmax`, which may give any of several equal places.
+    """
+    largest = values == values.amax(dim=-1, keepdim=True)
+    last = values.shape[-1] - 1
+    places = torch.arange(values.shape[-1], device=values.device)
+    return torch.where(largest, places, last).amin(dim=-1)

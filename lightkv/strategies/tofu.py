@@ -1,0 +1,87 @@
+"""ToFu: prune matched tokens in early stages, merge them with their norm preserved in late ones.
+
+Kim et al., "Token Fusion: Bridging the Gap between Token Pruning and Token Merging" (WACV 2024,
+arXiv 2312.01026). No official code is public; the common implementation is hchautran/PiToMe,
+`algo/tofu`. Matching is ToMe's. Early: the matched source goes, the destination stays as it is. Late:
+MLERP, the mean of a group stretched to the largest norm in the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from lightkv.core.hookspecs import hookimpl
+from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.roles import Aggregator, Component, Merged, MergeInput, StageContext
+from lightkv.strategies.common import Drop, slot_numbers, slot_shares, weighted_sum
+
+
+class Fusion(Aggregator):
+    """x_s ← (m/‖m‖) · max ‖x_k‖ over the group of slot s, m its plain mean, or pruning.
+
+    A survivor that nobody joined is unchanged bit for bit. Not a convex combination: the norm is
+    rescaled.
+
+    Attributes:
+        mode: `prune` (survivors stay as they are), `merge` (MLERP), or `depth`: prune in stages
+            after at most `switch` of the model's layers, merge in later ones (and outside a model).
+        switch: share of the depth up to which `depth` prunes.
+        divisor: what the mean is divided by: the norm of the `mean` (paper), or the old norm of
+            the `destination` (common code; the result's norm is then not the maximum).
+    """
+
+    name = "fusion"
+    source = "ToFu, arXiv 2312.01026, MLERP merging"
+    convex = False
+    mode: Literal["depth", "prune", "merge"] = "depth"
+    switch: float = Field(default=0.5, ge=0.0, le=1.0)
+    divisor: Literal["mean", "destination"] = "mean"
+
+    def merge(self, inputs: MergeInput) -> Merged:
+        if self.prunes(inputs.context):
+            return Drop().merge(inputs)
+        share = slot_shares(inputs, torch.ones_like(inputs.size))
+        mean = weighted_sum(inputs, share).float()
+        norm = inputs.tokens.float().norm(dim=-1)
+        # A dropped token counts in no slot.
+        heard = torch.where(inputs.target >= 0, norm, 0.0)
+        slot = slot_numbers(inputs)
+        largest = torch.zeros_like(mean[..., 0]).scatter_reduce(1, slot, heard, "amax")
+        old = norm.gather(1, inputs.survivors)
+        below = mean.norm(dim=-1) if self.divisor == "mean" else old
+        stretched = mean * (largest / below.clamp(min=1e-12)).unsqueeze(-1)
+        index = inputs.survivors.unsqueeze(-1).expand_as(mean)
+        alone = share.gather(1, inputs.survivors).unsqueeze(-1) == 1
+        kept = inputs.tokens.gather(1, index)
+        return Merged(torch.where(alone, kept, stretched.to(kept.dtype)), share)
+
+    def prunes(self, context: StageContext) -> bool:
+        """Whether a stage prunes."""
+        if self.mode != "depth" or not context.num_layers:
+            return self.mode == "prune"
+        return context.after_layer <= int(self.switch * context.num_layers)
+
+
+PRESET = PipelineSpec(
+    name="tofu",
+    source="Kim et al., WACV 2024, arXiv 2312.01026",
+    partitioner="whole",
+    matcher="bipartite",
+    aggregator="fusion",
+    positions="keep",
+    schedule=Recipe(windows=(None, None, None), ratio=0.5),
+)
+
+
+@hookimpl
+def lightkv_components(register: Callable[[type[Component]], None]) -> None:
+    register(Fusion)
+
+
+@hookimpl
+def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
+    register(PRESET)

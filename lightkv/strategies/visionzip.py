@@ -1,0 +1,129 @@
+"""VisionZip: dominant tokens by class attention, contextual tokens by merging the rest.
+
+Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025,
+arXiv 2412.04467); dvlab-research/VisionZip. D tokens of the largest class attention stay as they are.
+Of the others, every s-th in raster order is a target, C in all; the rest join the target of the most
+similar key (mean over heads). The merge happens before the projector. The paper's settings 162 + 30,
+108 + 20 and 54 + 10 are one proportion, 27 : 5.
+
+The class token's own embedding, which the released code hands to the decoder as a further token and
+counts in D, is not a vision token of the sequence here: D patches take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from lightkv.core.errors import ConfigError
+from lightkv.core.hookspecs import hookimpl
+from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.roles import Aggregator, Component, Matcher, MatchInput, Merged, MergeInput
+from lightkv.core.vision import VISION_FEATURES, VisionView, vision_keys
+from lightkv.strategies.bipartite import cosine
+from lightkv.strategies.common import weighted_sum
+from lightkv.strategies.selection import descending, first_largest, flags, rows, unchosen
+
+
+class DominantContextual(Matcher):
+    """Keeps D dominant tokens and C targets, which the other tokens join.
+
+    Attributes:
+        contextual: share of the survivors that are targets, C = round(share · kept).
+        layer: encoder layer of the keys, negative from the end.
+    """
+
+    name = "dominant-contextual"
+    source = "VisionZip, arXiv 2412.04467, section 3"
+    needs_score = True
+    contextual: float = Field(default=5 / 32, ge=0.0, le=1.0)
+    layer: int = -2
+
+    def needs(self) -> frozenset[str]:
+        return frozenset({vision_keys(self.layer)})
+
+    def keep(self, population: int, ratio: float) -> int:
+        return round(round(population * (1.0 - ratio), 6))
+
+    def look(self, vision: VisionView) -> torch.Tensor:
+        return vision.keys(self.layer).float().mean(dim=1)
+
+    def match(self, inputs: MatchInput) -> torch.Tensor:
+        if inputs.score is None or inputs.seen is None:
+            raise ConfigError(
+                "tokens join the target of the most similar key of the vision encoder",
+                field=f"matcher {self.name!r}",
+                remedy="run it on a model whose adapter offers the encoder, with a scorer",
+            )
+        population, keep = inputs.tokens.shape[1], inputs.keep
+        targets = round(keep * self.contextual)
+        dominant = descending(inputs.score)[:, : keep - targets]
+        target = torch.full((dominant.shape[0], population), -1, device=dominant.device)
+        target = target.scatter(1, dominant, dominant)
+        if not targets:
+            return target
+        others = population - dominant.shape[1]
+        rest = unchosen(flags(dominant, population), others)
+        chosen = rest[:, :: max(1, others // targets)][:, :targets]
+        near = cosine(rows(inputs.seen, rest), rows(inputs.seen, chosen))
+        joined = chosen.gather(1, first_largest(near))
+        # Targets are written last: a target's nearest target may be an equal one before it.
+        return target.scatter(1, rest, joined).scatter(1, chosen, chosen)
+
+
+class Contextual(Aggregator):
+    """A target becomes what joined it, before the projector; others stay.
+
+    Attributes:
+        combine: `sum`: x_target + the mean of those that joined (the released code; about twice the
+            norm of an average). `mean`: the mean of target and joined tokens (the paper's merging).
+    """
+
+    name = "contextual"
+    source = "VisionZip, arXiv 2412.04467, section 3 (contextual tokens merging)"
+    convex = False
+    space = "vision"
+    requires = frozenset({VISION_FEATURES})
+    combine: Literal["sum", "mean"] = "sum"
+
+    def merge(self, inputs: MergeInput) -> Merged:
+        places = torch.arange(inputs.target.shape[1], device=inputs.target.device)
+        alone = (inputs.target == places).float()
+        flows = (inputs.target >= 0).float()
+        joins = flows - alone
+        target = inputs.target.clamp(min=0)
+        count = torch.zeros_like(joins).scatter_add(1, target, joins).gather(1, target)
+        if self.combine == "mean":
+            share = flows / (1.0 + count)
+        else:
+            share = alone + joins / count.clamp(min=1.0)
+        if not inputs.survivors.shape[1]:
+            return Merged(None, share)
+        return Merged(weighted_sum(inputs, share), share)
+
+
+PRESET = PipelineSpec(
+    name="visionzip",
+    source="Yang et al., CVPR 2025, arXiv 2412.04467",
+    partitioner="whole",
+    scorer={"name": "class-attention", "heads": "sum"},
+    matcher="dominant-contextual",
+    aggregator="contextual",
+    positions="renumber-contiguous",
+    # 162 + 30 of 576 tokens, the paper's first setting.
+    schedule=Recipe(retention=192 / 576, after_layer=0, windows=(None,)),
+)
+
+
+@hookimpl
+def lightkv_components(register: Callable[[type[Component]], None]) -> None:
+    for component in (DominantContextual, Contextual):
+        register(component)
+
+
+@hookimpl
+def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
+    register(PRESET)
