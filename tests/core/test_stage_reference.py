@@ -12,8 +12,8 @@ from lightkv import Stage, View, VisionLayout
 from lightkv.core.layout import SampleLayout
 from lightkv.core.roles import StageContext
 from lightkv.functional import compress_stage
-from lightkv.testing import cases
-from lightkv.testing.cases import attention
+from lightkv.testing import Case, cases
+from lightkv.testing.cases import SampleShape, attention
 
 SCALE = 4**-0.5
 
@@ -95,6 +95,13 @@ def run(case, preset, windows, row, **overrides):
     return hidden, result
 
 
+def apart(found, wanted):
+    """Largest absolute difference; infinity if the shapes differ."""
+    if found.shape != wanted.shape:
+        return math.inf
+    return float((found - wanted).abs().max()) if found.numel() else 0.0
+
+
 def expected_sequence(hidden, vision, survivors):
     """Text and survivors in the order of their old positions; `survivors` maps number → vector."""
     rows = {p: hidden[0, p] for p in range(hidden.shape[1]) if p not in set(vision)}
@@ -102,8 +109,9 @@ def expected_sequence(hidden, vision, survivors):
     return torch.stack([rows[place] for place in sorted(rows)])
 
 
-@given(case=cases(stages=1))
-def test_lightkv(case):
+def lightkv_difference(case):
+    """Largest difference between the preset and its reference: windows, guidance, means."""
+    worst = 0.0
     space = case.windows[0]
     for row in range(len(case.shapes)):
         hidden, result = run(case, "lightkv", space, row)
@@ -120,11 +128,18 @@ def test_lightkv(case):
                 else:
                     del survivors[number]
         wanted = expected_sequence(hidden, vision, survivors)
-        torch.testing.assert_close(result.hidden_states[0], wanted, atol=1e-5, rtol=1e-5)
+        worst = max(worst, apart(result.hidden_states[0], wanted))
+    return worst
 
 
-@given(case=cases(stages=1, windowed=False))
-def test_tome(case):
+@given(case=cases(stages=1))
+def test_lightkv(case):
+    assert lightkv_difference(case) < 1e-5
+
+
+def tome_difference(case):
+    """Largest difference between the preset and its reference: one window, sizes of 1."""
+    worst = 0.0
     for row in range(len(case.shapes)):
         hidden, result = run(case, "tome", None, row)
         vision, _ = places_of(case, row)
@@ -138,7 +153,13 @@ def test_tome(case):
                 else:
                     del survivors[number]
         wanted = expected_sequence(hidden, vision, survivors)
-        torch.testing.assert_close(result.hidden_states[0], wanted, atol=1e-5, rtol=1e-5)
+        worst = max(worst, apart(result.hidden_states[0], wanted))
+    return worst
+
+
+@given(case=cases(stages=1, windowed=False))
+def test_tome(case):
+    assert tome_difference(case) < 1e-5
 
 
 def views_of(case, row):
@@ -163,8 +184,9 @@ def last_row_importance(hidden):
     return torch.stack(rows).mean(0)
 
 
-@given(case=cases(stages=1, windowed=False, max_ratio=0.9))
-def test_fastv(case):
+def fastv_difference(case):
+    """Largest difference between the preset and its reference: the last row, ties to the lower index."""
+    worst = 0.0
     for row in range(len(case.shapes)):
         hidden, result = run(case, "fastv", None, row)
         vision, _ = places_of(case, row)
@@ -174,11 +196,19 @@ def test_fastv(case):
         ranked = sorted(candidates, key=lambda n: (-float(importance[vision[n]]), n))
         fixed = set(range(len(vision))) - set(candidates)
         survivors = {n: hidden[0, vision[n]] for n in fixed | set(ranked[:keep])}
-        assert torch.equal(result.hidden_states[0], expected_sequence(hidden, vision, survivors))
+        wanted = expected_sequence(hidden, vision, survivors)
+        worst = max(worst, apart(result.hidden_states[0], wanted))
+    return worst
 
 
 @given(case=cases(stages=1, windowed=False, max_ratio=0.9))
-def test_random(case):
+def test_fastv(case):
+    assert fastv_difference(case) == 0
+
+
+def random_difference(case):
+    """Largest difference between the preset and its reference: the tokens that stayed, as they were."""
+    worst = 0.0
     for row in range(len(case.shapes)):
         hidden, result = run(case, "random", None, row)
         vision, _ = places_of(case, row)
@@ -187,7 +217,14 @@ def test_random(case):
         assert result.layout.vision_counts[0] == keep + len(vision) - len(candidates)
         survivor = result.assignment.survivor.tolist()
         survivors = {n: hidden[0, vision[n]] for n in survivor}
-        assert torch.equal(result.hidden_states[0], expected_sequence(hidden, vision, survivors))
+        wanted = expected_sequence(hidden, vision, survivors)
+        worst = max(worst, apart(result.hidden_states[0], wanted))
+    return worst
+
+
+@given(case=cases(stages=1, windowed=False, max_ratio=0.9))
+def test_random(case):
+    assert random_difference(case) == 0
 
 
 @given(run_number=st.integers(0, 9), stage_number=st.integers(0, 3), seed=st.integers(0, 3))
@@ -240,3 +277,18 @@ def test_windows_across_tiles_are_worked_on_in_raster_order():
     order = survivors.argsort()
     assert survivors[order].tolist() == raster.assignment.survivor.tolist()
     torch.testing.assert_close(mixed.hidden_states[0, order], raster.hidden_states[0])
+
+
+def example(seed, window=None):
+    """A prompt with a square picture and a strip, for a figure."""
+    shape = SampleShape((3, 2, 5), ((1, 6, 6, False), (1, 4, 8, True)))
+    return Case((shape,), (window,), 0.5, seed)
+
+
+REFERENCES = {
+    "lightkv": lambda seed: lightkv_difference(example(seed, 2)),
+    "tome": lambda seed: tome_difference(example(seed)),
+    "fastv": lambda seed: fastv_difference(example(seed)),
+    "random": lambda seed: random_difference(example(seed)),
+}
+"""Preset → largest difference from its reference for a seed (benchmarks/strategy_table.py)."""

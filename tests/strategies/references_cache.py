@@ -127,3 +127,12 @@ def _merge_round(items, count):
         k, v = (sum(items[i][n] * items[i][3] for i in group) / size for n in (1, 2))
         out.append((place, k, v, size))
     return out
+
+
+REFERENCES = {
+    "rand": lambda seed: rand_difference(0.45, seed),
+    "imgrand": lambda seed: rand_difference(0.45, seed, preset="imgrand"),
+    "tome-cache": lambda seed: tome_difference(0.6, seed),
+    "elastic-cache": lambda seed: elastic_difference(0.45, seed),
+}
+"""Preset → largest difference from its reference for a seed (benchmarks/strategy_table.py)."""
