@@ -2,12 +2,14 @@
 
     python benchmarks/zoo.py --out zoo.json [--scenes 1000] [--retention 0.55 0.35 0.2]
         [--strategies lightkv,fastv] [--variants variants.yaml] [--baseline lightkv] [--table]
+        [--brief]
 
 Each cell (strategy × retention) is one entry of the JSON file, with the schedule that ran, the
 achieved retention and the score of every question; cells that are there already are not run again.
 `--variants` adds pipelines from a YAML file, name → pipeline. `--table` only prints what is there:
 accuracy with its 95 % Wilson interval, and the difference to the baseline with a 95 % interval by
-paired bootstrap over scenes (the mean over the kinds of question, 10,000 resamples, seed 0).
+paired bootstrap over scenes (the mean over the kinds of question, 10,000 resamples, seed 0); `--brief`
+one line for each strategy with all retentions.
 """
 
 from __future__ import annotations
@@ -129,6 +131,30 @@ def print_table(
             )
 
 
+def print_brief(
+    cells: dict[str, Any], baseline: str, owner: dict[str, np.ndarray[Any, Any]], scenes: int
+) -> None:
+    """Markdown, means and differences to the baseline of all retentions side by side."""
+    retentions = sorted({key.split("@")[1] for key in cells if "@" in key}, reverse=True)
+    names = list(dict.fromkeys(key.split("@")[0] for key in cells if "@" in key))
+    print("| | " + " | ".join(f"{r} | minus {baseline}" for r in retentions) + " |")
+    print("|---|" + "---|---|" * len(retentions))
+    for name in names:
+        parts = []
+        for retention in retentions:
+            cell, base = (cells.get(f"{n}@{retention}", {}) for n in (name, baseline))
+            if "scores" not in cell:
+                parts += ["did not run" if "error" in cell else "", ""]
+                continue
+            one, other = (by_scene(c["scores"], owner, scenes) for c in (cell, base))
+            mean, gap = np.nanmean(one, axis=1).mean(), np.nanmean(one - other, axis=1).mean()
+            low, high = interval(one, other)
+            parts.append(f"{100 * mean:.1f}")
+            same = name == baseline
+            parts.append("" if same else f"{100 * gap:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+        print(f"| {name} | " + " | ".join(parts) + " |")
+
+
 def save(path: Path, data: dict[str, Any]) -> None:
     """Write beside and rename, so that a stop in the middle loses nothing."""
     beside = path.with_suffix(".tmp")
@@ -145,7 +171,8 @@ def main() -> None:
     parser.add_argument("--strategies", default="", help="names, all presets by default")
     parser.add_argument("--variants", type=Path)
     parser.add_argument("--baseline", default="lightkv")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print only, run nothing")
+    parser.add_argument("--brief", action="store_true", help="one line for each strategy")
     options = parser.parse_args()
     scenes = held_out_scenes(options.scenes, SEED)
     data = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
@@ -176,7 +203,8 @@ def main() -> None:
                 share = cells[key].get("scores", {})
                 mean = np.mean([np.mean(s) for s in share.values()]) if share else np.nan
                 print(f"{key}: {100 * mean:.1f} {cells[key].get('error', '')}", flush=True)
-    print_table(cells, options.baseline, owners(scenes), options.scenes)
+    show = print_brief if options.brief else print_table
+    show(cells, options.baseline, owners(scenes), options.scenes)
 
 
 if __name__ == "__main__":
