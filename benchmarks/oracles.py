@@ -81,13 +81,10 @@ def batch_and_single(suite: AdapterSuite, attention: str) -> float:
     for preset in ("lightkv", "lightkv-release", "fastv", "tome", "random"):
         model = suite.make_model(attention)
         try:
-            session = suite.session(model, suite.batch, preset)
-            session.__enter__()
+            with suite.session(model, suite.batch, preset):
+                batch = suite.logits(model, suite.make_inputs(model, suite.batch))
         except ConfigError:
             continue  # windows over time do not suit every preset
-        session.__exit__(None, None, None)
-        with suite.session(model, suite.batch, preset):
-            batch = suite.logits(model, suite.make_inputs(model, suite.batch))
         for row, prompt in enumerate(suite.batch):
             with suite.session(model, [prompt], preset):
                 alone = suite.logits(model, suite.make_inputs(model, [prompt]))

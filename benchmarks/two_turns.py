@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,11 @@ def talk(model: Any, processor: Any, turns: list[Turn]) -> tuple[list[str], list
     return answers, [layer.get_seq_length() for layer in cache.layers]
 
 
-@contextmanager
-def compressed(model: Any, retention: float | None) -> Iterator[None]:
-    """A session, or none."""
-    with (
-        nullcontext()
-        if retention is None
-        else lightkv.compress(model, "lightkv", retention=retention)
-    ):
-        yield
+def compressed(model: Any, retention: float | None) -> AbstractContextManager[object]:
+    """A session, or nothing."""
+    if retention is None:
+        return nullcontext()
+    return lightkv.compress(model, "lightkv", retention=retention)
 
 
 def show(turns: list[Turn], answers: list[str], lengths: list[int]) -> None:

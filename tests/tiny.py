@@ -29,13 +29,13 @@ TEXT = {
 }
 
 
-def clip():
+def clip(image_size=48):
     return CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=2,
-        image_size=48,
+        image_size=image_size,
         patch_size=8,
         projection_dim=32,
     )

@@ -77,11 +77,23 @@ class Prefill:
 
         The last `drafts` positions are guesses (assisted decoding) and no part of the prompt.
         """
-        for number, stage in enumerate(self.engine.pipeline.stages):
-            if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs():
-                with torch.no_grad():
-                    given = start_input(hidden_states, self.layout, drafts)
-                    self._states[number] = stage.scorer.start(given)
+        scorers = {
+            number: stage.scorer
+            for number, stage in enumerate(self.engine.pipeline.stages)
+            if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs()
+        }
+        if not scorers:
+            return
+        with torch.no_grad():
+            given = start_input(hidden_states, self.layout, drafts)
+            made: list[tuple[Scorer, torch.Tensor | None]] = []
+            for number, scorer in scorers.items():
+                # Stages mostly share one scorer, whose start is the same for all of them.
+                state = next((s for other, s in made if other == scorer), None)
+                if state is None:
+                    state = scorer.start(given)
+                    made.append((scorer, state))
+                self._states[number] = state
 
     def needs(self, after_layer: int) -> frozenset[str]:
         """What the stage after that layer needs from its attention; empty if there is no stage."""

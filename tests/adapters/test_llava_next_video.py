@@ -1,10 +1,9 @@
 """The contract of the LLaVA-NeXT-Video adapter: any-resolution images, pooled frames."""
 
 import torch
-from rows import check_truth, left_padded, row_ids
-from tiny import TEXT
+from rows import check_truth, video_rows
+from tiny import TEXT, clip
 from transformers import (
-    CLIPVisionConfig,
     LlamaConfig,
     LlavaNextVideoConfig,
     LlavaNextVideoForConditionalGeneration,
@@ -20,17 +19,8 @@ WIDE = (30, 96)
 
 
 def tiny(attn_implementation="sdpa", dtype=torch.float32):
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=TILE,
-        patch_size=PATCH,
-        projection_dim=32,
-    )
     config = LlavaNextVideoConfig(
-        vision_config=vision,
+        vision_config=clip(TILE),
         text_config=LlamaConfig(**TEXT),
         image_token_id=IMAGE,
         video_token_id=VIDEO,
@@ -48,16 +38,7 @@ class TestVideos(AdapterSuite):
         return tiny(attn_implementation, dtype)
 
     def make_inputs(self, model, prompts):
-        rows, pixels = [], []
-        for prompt in prompts:
-            ids, generator = row_ids(prompt, [[VIDEO] * FRAMES * POOLED**2] * prompt.images)
-            rows.append(ids)
-            size = (prompt.images, FRAMES, 3, TILE, TILE)
-            pixels.append(torch.randn(*size, generator=generator))
-        inputs = left_padded(rows)
-        if sum(prompt.images for prompt in prompts):
-            inputs["pixel_values_videos"] = torch.cat(pixels).to(model.dtype)
-        return inputs
+        return video_rows(model, prompts, [VIDEO] * FRAMES * POOLED**2, FRAMES, TILE)
 
     def vision_mask(self, model, inputs, prompts):
         return inputs["input_ids"] == VIDEO

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rows import check_truth, left_padded, row_ids
+from rows import check_truth, left_padded, row_ids, video_rows
 from tiny import TEXT
 from transformers import (
     LlavaOnevisionConfig,
@@ -78,15 +78,7 @@ class TestVideos(TestImages):
     """The same contract with videos of two frames."""
 
     def make_inputs(self, model, prompts):
-        rows, pixels = [], []
-        for prompt in prompts:
-            ids, generator = row_ids(prompt, [[VIDEO] * (2 * 9 + 1)] * prompt.images)
-            rows.append(ids)
-            pixels.append(torch.randn(prompt.images, 2, 3, TILE, TILE, generator=generator))
-        inputs = left_padded(rows)
-        if sum(prompt.images for prompt in prompts):
-            inputs["pixel_values_videos"] = torch.cat(pixels).to(model.dtype)
-        return inputs
+        return video_rows(model, prompts, [VIDEO] * (2 * 9 + 1), 2, TILE)
 
     def vision_mask(self, model, inputs, prompts):
         return inputs["input_ids"] == VIDEO

@@ -1,10 +1,9 @@
 """The contract of the Video-LLaVA adapter: images, and frames that start with a class token."""
 
 import torch
-from rows import check_truth, left_padded, row_ids
-from tiny import TEXT
+from rows import check_truth, video_rows
+from tiny import TEXT, clip
 from transformers import (
-    CLIPVisionConfig,
     LlamaConfig,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
@@ -19,17 +18,8 @@ SIZE = SIDE * PATCH
 
 
 def tiny(attn_implementation="sdpa", dtype=torch.float32):
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=SIZE,
-        patch_size=PATCH,
-        projection_dim=32,
-    )
     config = VideoLlavaConfig(
-        vision_config=vision,
+        vision_config=clip(SIZE),
         text_config=LlamaConfig(**TEXT),
         image_token_id=IMAGE,
         video_token_id=VIDEO,
@@ -46,17 +36,7 @@ class TestVideos(AdapterSuite):
         return tiny(attn_implementation, dtype)
 
     def make_inputs(self, model, prompts):
-        rows, pixels = [], []
-        for prompt in prompts:
-            blocks = [[VIDEO] * FRAMES * (SIDE**2 + 1)] * prompt.images
-            ids, generator = row_ids(prompt, blocks)
-            rows.append(ids)
-            size = (prompt.images, FRAMES, 3, SIZE, SIZE)
-            pixels.append(torch.randn(*size, generator=generator))
-        inputs = left_padded(rows)
-        if sum(prompt.images for prompt in prompts):
-            inputs["pixel_values_videos"] = torch.cat(pixels).to(model.dtype)
-        return inputs
+        return video_rows(model, prompts, [VIDEO] * FRAMES * (SIDE**2 + 1), FRAMES, SIZE)
 
     def vision_mask(self, model, inputs, prompts):
         return inputs["input_ids"] == VIDEO

@@ -12,7 +12,7 @@ from standins.legacy import (
     LegacyRotary,
     RMSNorm,
     greedy,
-    layer_outputs,
+    residual_layer,
 )
 
 IMAGE_TOKEN_INDEX = -200
@@ -114,17 +114,18 @@ class LlamaDecoderLayer(nn.Module):
         output_attentions=False,
         use_cache=False,
     ):
-        out, weights, cache = self.self_attn(
-            hidden_states=self.input_layernorm(hidden_states),
+        return residual_layer(
+            hidden_states,
+            self.self_attn,
+            self.input_layernorm,
+            self.mlp,
+            self.post_attention_layernorm,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_value=past_key_value,
             output_attentions=output_attentions,
             use_cache=use_cache,
         )
-        hidden_states = hidden_states + out
-        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return layer_outputs(hidden_states, weights, cache, output_attentions, use_cache)
 
 
 class EVELlamaModel(LegacyDecoder):

@@ -12,7 +12,7 @@ from standins.legacy import (
     LegacyRotary,
     RMSNorm,
     greedy,
-    layer_outputs,
+    residual_layer,
 )
 
 TILE, PATCH = 48, 8
@@ -90,8 +90,12 @@ class InternLM2DecoderLayer(nn.Module):
         use_cache=False,
         **kwargs,
     ):
-        out, weights, cache = self.attention(
-            hidden_states=self.attention_norm(hidden_states),
+        return residual_layer(
+            hidden_states,
+            self.attention,
+            self.attention_norm,
+            self.feed_forward,
+            self.ffn_norm,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_value=past_key_value,
@@ -99,9 +103,6 @@ class InternLM2DecoderLayer(nn.Module):
             use_cache=use_cache,
             **kwargs,
         )
-        hidden_states = hidden_states + out
-        hidden_states = hidden_states + self.feed_forward(self.ffn_norm(hidden_states))
-        return layer_outputs(hidden_states, weights, cache, output_attentions, use_cache)
 
 
 class InternLM2Model(LegacyDecoder):

@@ -163,6 +163,16 @@ class LegacyDecoder(nn.Module):
         )
 
 
+def residual_layer(hidden, attention, norm, mlp, mlp_norm, **arguments):
+    """One decoder layer of that time, whatever its parts are called."""
+    out, weights, cache = attention(hidden_states=norm(hidden), **arguments)
+    hidden = hidden + out
+    hidden = hidden + mlp(mlp_norm(hidden))
+    return layer_outputs(
+        hidden, weights, cache, arguments["output_attentions"], arguments["use_cache"]
+    )
+
+
 def layer_outputs(hidden, weights, cache, output_attentions, use_cache):
     return (hidden, *((weights,) if output_attentions else ()), *((cache,) if use_cache else ()))
 
