@@ -1,0 +1,69 @@
+"""What the lab keeps of an evaluation: cells, and the outcome of every sample in them.
+
+Plain data that the runner writes, the store keeps and the report reads; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Status = Literal["pending", "running", "done", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One sample under one cell.
+
+    Attributes:
+        sample: identity of the sample in its task; equal identities in two cells are a pair.
+        cluster: what samples share that are not independent (the picture); resampled as a whole.
+        kind: of question; "" if the task knows no kinds.
+        question: as asked.
+        answer: what the model said.
+        score: 0 to 1 for answers; a log-probability for perplexity.
+        retention: achieved for this sample.
+    """
+
+    sample: str
+    cluster: str
+    kind: str
+    question: str
+    answer: str
+    score: float
+    retention: float = 1.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a grid, with what came of it.
+
+    Attributes:
+        id: hash of `spec`; the same spec is the same cell in every run and every process.
+        position: place in the grid's order.
+        name: short text for tables, unique in a grid.
+        factors: axis of the grid → label of its value, as "matcher" → "cosine"; what varies.
+        spec: everything that decides the result: model, task, samples, seed and the pipeline with
+            explicit stages (empty for the uncompressed model).
+        status: of the cell.
+        reason: why it was skipped, or the error that it failed with.
+        versions: package → version of the run that made it.
+        seconds: that it took.
+        retention: achieved, mean over samples.
+        flops, kv_bytes: of prefill and of its cache, relative to the uncompressed model.
+        tokens: vision tokens in each layer's cache, mean over samples.
+    """
+
+    id: str
+    position: int
+    name: str
+    factors: dict[str, str]
+    spec: dict[str, Any]
+    status: Status = "pending"
+    reason: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+    retention: float | None = None
+    flops: float | None = None
+    kv_bytes: float | None = None
+    tokens: tuple[float, ...] = ()
