@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,6 +91,14 @@ class ShownStage:
         return np.where(self.home < 0, 0, counts[homes]).astype(np.int64)
 
 
+def differing(one: ShownStage, other: ShownStage) -> int:
+    """Patches that share their token with other patches in `one` than in `other`."""
+    mine, theirs = one.groups, other.groups
+    pairs = zip(one.home.tolist(), other.home.tolist(), strict=True)
+    # Dropped here and there is alike.
+    return sum(mine.get(here, []) != theirs.get(there, []) for here, there in pairs)
+
+
 @dataclass(frozen=True, eq=False)
 class ShownRun:
     """One prompt under one strategy.
@@ -110,6 +119,19 @@ class ShownRun:
     tokens: tuple[int, ...]
     stages: tuple[ShownStage, ...]
     remark: str = ""
+
+
+def differences(runs: Sequence[ShownRun], number: int) -> list[int] | None:
+    """`differing` of each stage of a run from the same stage under the prompt before.
+
+    None where the run before it is of another strategy or had other stages.
+    """
+    run, before = runs[number], runs[number - 1]
+    if number == 0 or run.strategy != before.strategy:
+        return None
+    if [stage.title for stage in run.stages] != [stage.title for stage in before.stages]:
+        return None
+    return [differing(*pair) for pair in zip(run.stages, before.stages, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +159,10 @@ class Picture:
                 {"title": v.title, "tokens": v.tokens.tolist(), "source": v.source}
                 for v in self.views
             ],
-            "runs": [_run_dict(run) for run in self.runs],
+            "runs": [
+                {**_run_dict(run), "differences": differences(self.runs, number)}
+                for number, run in enumerate(self.runs)
+            ],
         }
 
 

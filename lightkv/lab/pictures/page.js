@@ -96,7 +96,7 @@
     const value = stage.guidance[token];
     greyed(context, panel, row, column);
     if (value === null) rect(context, panel, row, column, `rgb(${data.faded.join(",")})`, 0.8);
-    else rect(context, panel, row, column, rampColor(value / stage.scale), 0.82);
+    else rect(context, panel, row, column, rampColor(Math.sqrt(value / stage.scale)), 0.78);
   }
 
   function highlight(context, panel) {
@@ -217,6 +217,14 @@
 
   // -- the page ---------------------------------------------------------------------------------
 
+  function caption(run, stage, before) {
+    if (!stage) return `input: ${data.count} tokens`;
+    const text = `${stage.title}: ${before} → ${stage.left} tokens`;
+    if (!run.differences) return text;
+    const other = run.differences[run.stages.indexOf(stage)];
+    return `${text}; ${other || "no"} patches grouped unlike under the prompt before`;
+  }
+
   function figure(run, stage, before, large) {
     const node = element("figure");
     data.views.forEach((view, number) => {
@@ -229,8 +237,8 @@
       listen(panel);
       node.append(canvas);
     });
-    const text = stage ? `${stage.title}: ${before} → ${stage.left} tokens` : `input: ${data.count} tokens`;
-    node.append(element("figcaption", {}, text));
+    node.append(element("figcaption", {}, caption(run, stage, before)));
+    node.style.width = `${Math.max(...[...node.querySelectorAll("canvas")].map((c) => c.width))}px`;
     return node;
   }
 
@@ -294,7 +302,7 @@
   function key() {
     const swatch = (style, text) => element("span", {}, Object.assign(element("i"), { style }), text);
     const stops = data.ramp.map((color) => `rgb(${color.join(",")})`).join(",");
-    const ramp = swatch(`background:linear-gradient(90deg,${stops})`, "guidance, from 0 to the brightest 2 % of its stage");
+    const ramp = swatch(`background:linear-gradient(90deg,${stops})`, "guidance, from 0 to the highest of its stage (root scale)");
     ramp.firstChild.className = "ramp";
     return element("div", { className: "key" },
       swatch("background:linear-gradient(90deg,#d66028 50%,#3c965a 50%)", "a colour: patches that ended in one token"),

@@ -43,12 +43,12 @@ def write_html(picture: Picture, path: str | Path) -> str:
 def page(picture: Picture) -> str:
     """The page as text."""
     here = files("lightkv.lab.pictures")
-    style, script = (
-        (here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
+    style, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     title = html.escape(f"{picture.model}: {' / '.join(run.prompt for run in picture.runs[:1])}")
     # What the page may load is said once more: nothing but what it holds.
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    )
     return f"""<!doctype html>
 <html lang="en">
 <head>

@@ -19,10 +19,8 @@ TINT = 0.62
 FADED: RGB = (236, 236, 238)
 FADE = 0.80
 """Dropped patches are turned to grey and lie under so much of `FADED`."""
-HEAT = 0.82
+HEAT = 0.78
 """Share of the heat map's colour on a patch."""
-QUANTILE = 0.98
-"""Guidance at or above it has the last colour: one sink would leave everything else dark."""
 RAMP: tuple[RGB, ...] = (
     (12, 10, 40),
     (61, 18, 104),
@@ -38,30 +36,72 @@ RAMP: tuple[RGB, ...] = (
 def colors(picture: Picture) -> list[RGB]:
     """A colour for the group that has its home at each token: the same in all stages and runs.
 
-    Hues of neighbours differ: they step by an irrational share of the circle along rows and another
-    down columns (Roberts' R2 sequence); lightness takes turns.
+    Hues follow the golden section, so no two are equal. Tokens that survive longest choose first, and
+    each takes, of the next few hues, the one least like those of the groups that it ever touches.
     """
-    out: list[RGB] = [(128, 128, 128)] * picture.count
-    for number, view in enumerate(picture.views):
-        for (row, column), token in np.ndenumerate(view.tokens):
-            if token >= 0:
-                hue = (0.7548777 * row + 0.5698403 * column + 0.31 * number) % 1.0
-                light = (0.50, 0.62, 0.42)[(row + 2 * column) % 3]
-                red, green, blue = colorsys.hls_to_rgb(hue, light, 0.85)
-                out[int(token)] = (round(255 * red), round(255 * green), round(255 * blue))
-    return out
+    touching = _touching(picture)
+    lasted = np.zeros(picture.count, dtype=np.int64)
+    for run in picture.runs:
+        for stage in run.stages:
+            homes = np.unique(stage.home[stage.home >= 0])
+            lasted[homes] = np.maximum(lasted[homes], stage.layer + 1)
+    out: list[RGB | None] = [None] * picture.count
+    for number, token in enumerate(np.argsort(-lasted, kind="stable").tolist()):
+        near = [color for other in touching.get(token, ()) if (color := out[other]) is not None]
+        offered = [_shade(number, step) for step in range(CANDIDATES)]
+        out[token] = max(
+            offered, key=lambda color: min((_unlike(color, n) for n in near), default=0)
+        )
+    return [color for color in out if color is not None]
+
+
+CANDIDATES = 10
+GOLDEN = 0.6180339887
+
+
+def _shade(number: int, step: int) -> RGB:
+    """Candidate `step` of the colour with that number."""
+    hue = ((number + step / CANDIDATES * 89) * GOLDEN) % 1.0
+    light = (0.48, 0.62, 0.38)[(number + step) % 3]
+    red, green, blue = colorsys.hls_to_rgb(hue, light, (0.85, 0.7)[step % 2])
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _unlike(one: RGB, other: RGB) -> float:
+    """How different two colours look, roughly: squared distance weighted by the eye's channels."""
+    weights = (2.5, 4.0, 2.5)
+    return sum(w * (a - b) ** 2 for w, a, b in zip(weights, one, other, strict=True))
+
+
+def _touching(picture: Picture) -> dict[int, list[int]]:
+    """Home → homes of the groups beside it, in any stage, run and view."""
+    pairs = [np.zeros((0, 2), dtype=np.int64)]
+    for run in picture.runs:
+        for stage in run.stages:
+            for view in picture.views:
+                home = _of_cells(view, stage.home, -3)
+                for one, other in ((home[1:], home[:-1]), (home[:, 1:], home[:, :-1])):
+                    both = np.stack([one.ravel(), other.ravel()], axis=1)
+                    pairs.append(both[(both >= 0).all(axis=1) & (both[:, 0] != both[:, 1])])
+    found: dict[int, list[int]] = {}
+    for one, other in np.unique(np.concatenate(pairs), axis=0).tolist():
+        found.setdefault(one, []).append(other)
+        found.setdefault(other, []).append(one)
+    return found
 
 
 def heat_scale(guidance: FloatArray) -> float:
-    """The guidance that gets the last colour; the ramp starts at 0."""
+    """The guidance that gets the last colour: the highest; the ramp starts at 0."""
     known = guidance[np.isfinite(guidance)]
-    top = float(np.quantile(known, QUANTILE)) if known.size else 0.0
-    # Where all but a few are 0 the quantile is, too.
-    return top if top > 0 else float(known.max(initial=0.0)) or 1.0
+    return float(known.max(initial=0.0)) or 1.0
 
 
 def ramp(shares: FloatArray) -> FloatArray:
-    """`[…, 3]` colours of shares of the scale in [0, 1]."""
+    """`[…, 3]` colours of shares of the scale in [0, 1], by their root.
+
+    Guidance is skewed: of a straight scale all but a few patches would be black.
+    """
+    shares = np.sqrt(shares)
     stops = np.linspace(0, 1, len(RAMP))
     table = np.asarray(RAMP, dtype=np.float64)
     return np.stack([np.interp(shares, stops, table[:, c]) for c in range(3)], axis=-1)
@@ -69,8 +109,11 @@ def ramp(shares: FloatArray) -> FloatArray:
 
 def paint_input(view: ShownView, cell: int) -> Pixels:
     """The view without anything on it, `cell` pixels for the side of a patch."""
-    size = (view.columns * cell, view.rows * cell)
-    return np.array(view.pixels.resize(size, Image.Resampling.LANCZOS))
+    width, height = view.columns * cell, view.rows * cell
+    whole = width % view.pixels.width == 0 and height % view.pixels.height == 0
+    # Whole multiples show the pixels that the model sees, and make small files.
+    how = Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
+    return np.array(view.pixels.resize((width, height), how))
 
 
 def paint_groups(view: ShownView, stage: ShownStage, palette: list[RGB], cell: int) -> Pixels:

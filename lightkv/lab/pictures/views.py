@@ -88,18 +88,14 @@ def shrunk(image: Image.Image) -> Image.Image:
 class _Made:
     """The pixels that the processor made, and which of them a view shows."""
 
-    def __init__(
-        self, pixels: Any, sizes: Any, processor: Any, config: Any, pictures: int
-    ) -> None:
+    def __init__(self, pixels: Any, sizes: Any, processor: Any, config: Any, pictures: int) -> None:
         self.pixels = pixels
         self.sizes = sizes
         self.maker = getattr(processor, "image_processor", None)
         self.config = config
         self.pictures = pictures
 
-    def view(
-        self, image: int, place: int, views: int, grid: tuple[int, int]
-    ) -> Image.Image | None:
+    def view(self, image: int, place: int, views: int, grid: tuple[int, int]) -> Image.Image | None:
         """The rectangle of a view, or None where it cannot be told from the pixels alone."""
         if getattr(self.pixels, "ndim", 0) == 4 and self._squares() and views == 1:
             return self._image(self.pixels[image])
