@@ -2,7 +2,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const DROPPED = -1;
-  const state = { tab: "all", heat: false, token: null, run: null, stage: null };
+  const state = { tab: "all", heat: false, token: null };
   const panels = [];
   const images = data.views.map((view) => {
     const image = new Image();
@@ -177,15 +177,17 @@
   const tip = element("div", { id: "tip", hidden: true });
   tip.setAttribute("role", "status");
 
-  function show(panel, token, x, y) {
+  // Below the panel (above it where there is no room), so that the stages beside it stay in sight.
+  function show(panel, token) {
     state.token = token;
     repaint();
     tip.hidden = token === null;
     if (token === null) return;
     tip.textContent = `${panel.stage ? panel.stage.title : "input"}\n${story(panel.run, panel.stage, token)}`;
-    const box = tip.getBoundingClientRect();
-    tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 8))}px`;
-    tip.style.top = `${y + 18 + box.height > innerHeight ? Math.max(4, y - box.height - 12) : y + 18}px`;
+    const box = tip.getBoundingClientRect(), at = panel.canvas.getBoundingClientRect();
+    const top = at.bottom + 6 + box.height <= innerHeight || at.top < box.height + 6 ? at.bottom + 6 : at.top - box.height - 6;
+    tip.style.left = `${Math.max(4, Math.min(at.left, innerWidth - box.width - 8))}px`;
+    tip.style.top = `${Math.max(4, Math.min(top, innerHeight - box.height - 4))}px`;
   }
 
   function listen(panel) {
@@ -196,7 +198,7 @@
     };
     canvas.addEventListener("mousemove", (event) => {
       const token = tokenAt(Math.floor(event.offsetY / panel.cell), Math.floor(event.offsetX / panel.cell));
-      show(panel, token, event.clientX, event.clientY);
+      show(panel, token);
     });
     canvas.addEventListener("mouseleave", () => show(panel, null));
     canvas.addEventListener("blur", () => show(panel, null));
@@ -210,15 +212,14 @@
       const here = at && data.views[at.view] === view ? { row: at.row + step[0], column: at.column + step[1] } : { row: 0, column: 0 };
       const token = tokenAt(here.row, here.column);
       if (token === null) return;
-      const box = canvas.getBoundingClientRect();
-      show(panel, token, box.left + here.column * panel.cell, box.top + here.row * panel.cell);
+      show(panel, token);
     });
   }
 
   // -- the page ---------------------------------------------------------------------------------
 
   function caption(run, stage, before) {
-    if (!stage) return `input: ${data.count} tokens`;
+    if (!stage) return `input: ${data.count} tokens${data.views.every((view) => view.source === "encoder") ? "" : "; picture laid over the grid"}`;
     const text = `${stage.title}: ${before} → ${stage.left} tokens`;
     if (!run.differences) return text;
     const other = run.differences[run.stages.indexOf(stage)];

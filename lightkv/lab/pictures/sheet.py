@@ -135,6 +135,8 @@ class _Sheet:
         tokens = f"{picture.count} vision tokens"
         if drawn < picture.count:
             tokens += f", {picture.count - drawn} of them separators that show no patch"
+        if any(view.source == "stretched" for view in picture.views):
+            tokens += "; picture laid over the grid"
         self._text((MARGIN, MARGIN - 4), f"{picture.model}: {tokens}", self.head, SOFT)
 
     def _run(self, number: int, top: int) -> None:
