@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import lightkv
+import lightkv.lab
 from lightkv.core.errors import ConfigError, LightKVError, SessionError
 from lightkv.demo.architecture import make_model, make_processor
 from lightkv.demo.model import load
@@ -178,7 +179,9 @@ def pictures(draw):
         guidance = np.where(random.random(count) < 0.8, random.random(count), np.nan)
         left = np.unique(home[home >= 0]).size
         stages.append(
-            ShownStage(f"after layer {layer}", layer, "layers", home, np.ones(count), guidance, left)
+            ShownStage(
+                f"after layer {layer}", layer, "layers", home, np.ones(count), guidance, left
+            )
         )
     run = ShownRun("</script><b>", "a & b \u2028", "x", 0.5, (count,), tuple(stages))
     return Picture("model", tuple(views), (run, run), count)
@@ -299,9 +302,7 @@ def test_too_few_and_too_many(images, prompts, strategies, match):
 
 
 def lightkv_show(images, prompts, strategies, **options):
-    from lightkv.lab import show
-
-    return show("demo", images, prompts, strategies, **options)
+    return lightkv.lab.show("demo", images, prompts, strategies, **options)
 
 
 def test_files_are_checked_before_a_model_is_loaded(tmp_path):
@@ -317,8 +318,6 @@ def test_files_are_checked_before_a_model_is_loaded(tmp_path):
         lightkv_show([tmp_path / "none.png"], ["a"], ["lightvk"])
     model = make_model()
     with pytest.raises(ConfigError, match="processor"):
-        from lightkv.lab import show
-
-        show(model, [scene()], ["a"])
+        lightkv.lab.show(model, [scene()], ["a"])
     picture = lightkv.lab.show(model, [scene()], ["a"], processor=make_processor())
     assert picture.model == "LlavaForConditionalGeneration"

@@ -140,7 +140,11 @@ def test_guidance_and_tabs(opened, picture, tmp_path):
     after = pixels(opened, canvases(opened, "guidance")[0], tmp_path)
     assert np.abs(before - after).mean() > 10
     tabs = opened.find_elements("css selector", "[role=tab]")
-    assert [tab.text for tab in tabs][:3] == ["all stages", "input", picture.runs[0].stages[0].title]
+    assert [tab.text for tab in tabs][:3] == [
+        "all stages",
+        "input",
+        picture.runs[0].stages[0].title,
+    ]
     tabs[2].click()
     assert tabs[2].get_attribute("aria-selected") == "true"
     large = canvases(opened)
