@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, SessionError
 from lightkv.lab.pictures.data import DROPPED, IN_TEXT, FloatArray, Picture, ShownRun, ShownStage
 from lightkv.lab.pictures.views import shown_views
 
@@ -115,10 +115,12 @@ def stages_of(report: RunReport) -> list[ShownStage]:
     Raises:
         SessionError: the session kept no trace.
     """
-    report.provenance()  # which raises without a trace
-    assert report.trace is not None
-    assert report.scores is not None
-    assert report.after_layers is not None
+    if report.trace is None or report.scores is None or report.after_layers is None:
+        raise SessionError(
+            "this session kept no assignments",
+            field="trace",
+            remedy="use lightkv.compress(model, …, trace=True)",
+        )
     counts = (report.samples[0].original,)
     total = Assignment.identity(counts)
     reached = [(0, total)]  # layers that ran, and what was merged by then

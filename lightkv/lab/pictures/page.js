@@ -21,6 +21,8 @@
       if (!stage.members.has(home)) stage.members.set(home, []);
       stage.members.get(home).push(token);
     });
+    const known = (stage.guidance || []).filter((value) => value !== null);
+    stage.mean = known.reduce((sum, value) => sum + value, 0) / (known.length || 1);
   }));
 
   function element(tag, properties = {}, ...children) {
@@ -108,20 +110,26 @@
     const home = stage ? stage.home[state.token] : DROPPED;
     const members = new Set(home < 0 ? [state.token] : stage.members.get(home));
     panel.canvas.dataset.group = [...members].join(" ");
-    context.fillStyle = "rgba(255,255,255,0.55)";
-    view.tokens.forEach((line, row) => line.forEach((token, column) => {
-      const inside = members.has(token);
-      if (!inside && home >= 0) context.fillRect(column * cell, row * cell, cell, cell);
-      if (!inside) return;
+    if (home >= 0) {
+      context.fillStyle = "rgba(255,255,255,0.55)";
+      context.fillRect(0, 0, panel.canvas.width, panel.canvas.height);
+    }
+    members.forEach((token) => {
+      const at = cells.get(token);
+      if (!at || data.views[at.view] !== view) return;
+      const left = at.column * cell, top = at.row * cell;
+      context.drawImage(panel.base, left, top, cell, cell, left, top, cell, cell);
       context.lineWidth = token === state.token ? 3 : 2;
       context.strokeStyle = token === state.token ? "#d00000" : "#000";
-      context.strokeRect(column * cell + 1, row * cell + 1, cell - 2, cell - 2);
-    }));
+      context.strokeRect(left + 1, top + 1, cell - 2, cell - 2);
+    });
   }
 
-  function paint(panel) {
+  // What a panel shows without a highlight is painted once: pointing must stay quick on large grids.
+  function paintBase(panel) {
     const { canvas, view, stage } = panel;
-    const context = canvas.getContext("2d");
+    panel.base = element("canvas", { width: canvas.width, height: canvas.height });
+    const context = panel.base.getContext("2d");
     const image = images[panel.number];
     context.imageSmoothingQuality = "high";
     if (image.complete && image.naturalWidth) context.drawImage(image, 0, 0, canvas.width, canvas.height);
@@ -130,17 +138,26 @@
       if (token >= 0) (heat ? paintHeat : paintGroup)(context, panel, row, column, token);
     }));
     canvas.dataset.shows = !stage ? "input" : heat ? "guidance" : "groups";
+  }
+
+  function paint(panel) {
+    const context = panel.canvas.getContext("2d");
+    context.drawImage(panel.base, 0, 0);
     highlight(context, panel);
   }
 
-  const repaint = () => panels.forEach(paint);
+  function repaint() {
+    panels.forEach(paintBase);
+    panels.forEach(paint);
+  }
 
   // -- what a patch went through ----------------------------------------------------------------
 
-  function place(token) {
-    const at = cells.get(token);
+  // The view is named unless it is that of the patch that the reader points at.
+  function place(token, from = null) {
+    const at = cells.get(token), known = cells.get(from);
     if (!at) return `separator ${token}`;
-    const view = data.views.length > 1 ? `${data.views[at.view].title}, ` : "";
+    const view = data.views.length > 1 && !(known && known.view === at.view) ? `${data.views[at.view].title}, ` : "";
     return `${view}row ${at.row + 1}, column ${at.column + 1}`;
   }
 
@@ -157,17 +174,15 @@
     else {
       const members = stage.members.get(home);
       if (home === token) lines.push(members.length > 1 ? "keeps its place and takes others in" : "a token of its own");
-      else lines.push(`merged ${(since || stage).title}, now in the token at ${place(home)}`);
+      else lines.push(`merged ${(since || stage).title}, now in the token at ${place(home, token)}`);
       if (members.length > 1) {
-        const named = members.slice(0, 12).map(place).join("; ");
+        const named = members.slice(0, 12).map((member) => place(member, token)).join("; ");
         lines.push(`${members.length} members: ${named}${members.length > 12 ? "; …" : ""}`);
       }
       lines.push(`weight in its token ${digits(stage.weight[token])}`);
     }
     if (stage.guidance) {
-      const known = stage.guidance.filter((value) => value !== null);
-      const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
-      const value = stage.guidance[token];
+      const value = stage.guidance[token], { mean } = stage;
       if (value === null) lines.push("no guidance: gone before");
       else lines.push(`guidance ${digits(value)}${mean > 0 ? `, ${(value / mean).toFixed(2)} × the mean` : ""}`);
     }
@@ -179,12 +194,14 @@
 
   // Below the panel (above it where there is no room), so that the stages beside it stay in sight.
   function show(panel, token) {
-    state.token = token;
-    repaint();
+    if (token !== state.token) {
+      state.token = token;
+      panels.forEach(paint);
+    }
     tip.hidden = token === null;
     if (token === null) return;
     tip.textContent = `${panel.stage ? panel.stage.title : "input"}\n${story(panel.run, panel.stage, token)}`;
-    const box = tip.getBoundingClientRect(), at = panel.canvas.getBoundingClientRect();
+    const box = tip.getBoundingClientRect(), at = panel.canvas.closest("figure").getBoundingClientRect();
     const top = at.bottom + 6 + box.height <= innerHeight || at.top < box.height + 6 ? at.bottom + 6 : at.top - box.height - 6;
     tip.style.left = `${Math.max(4, Math.min(at.left, innerWidth - box.width - 8))}px`;
     tip.style.top = `${Math.max(4, Math.min(top, innerHeight - box.height - 4))}px`;
@@ -223,7 +240,7 @@
     const text = `${stage.title}: ${before} → ${stage.left} tokens`;
     if (!run.differences) return text;
     const other = run.differences[run.stages.indexOf(stage)];
-    return `${text}; ${other || "no"} patches grouped unlike under the prompt before`;
+    return `${text}; ${other || "no"} patches in another group than under the prompt before`;
   }
 
   function figure(run, stage, before, large) {

@@ -26,7 +26,7 @@ from lightkv.lab.pictures.paint import (
 PANEL = 200
 """Pixels that a panel is wide, about: patches have whole pixels."""
 GAP, MARGIN = 14, 20
-MOST_STAGES = 6
+MOST_STAGES = 5
 """Stages drawn for each run; of more (a stage on the cache has one in each layer) some are chosen."""
 INK, SOFT, PAPER = (28, 30, 36), (104, 108, 118), (255, 255, 255)
 FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc")
