@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 import lightkv
 import lightkv.lab
 from lightkv.core.errors import ConfigError, LightKVError, SessionError
+from lightkv.core.layout import VisionLayout
 from lightkv.demo.architecture import make_model, make_processor
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes
@@ -25,6 +27,7 @@ from lightkv.lab.pictures.data import DROPPED, IN_TEXT, differences, differing
 from lightkv.lab.pictures.page import embedded, page, page_data
 from lightkv.lab.pictures.paint import colors, paint_groups, paint_heat, paint_input
 from lightkv.lab.pictures.sheet import MOST_STAGES, chosen, places
+from lightkv.lab.pictures.views import shown_views
 
 ASK = ["what digit is cyan ?", "what digit is white ?"]
 
@@ -281,6 +284,39 @@ def test_several_pictures():
     assert views[1].tokens.min() == 144
     for view, number in zip(views, (0, 2), strict=True):
         assert (np.asarray(view.pixels) == np.asarray(scene(number))).all()
+
+
+def views_of(spans, images, pixels, **inputs):
+    layout = VisionLayout.from_spans([spans], length=64)
+    maker = SimpleNamespace(image_processor=bundled()[1].image_processor)
+    return shown_views(layout, images, {"pixel_values": pixels, **inputs}, maker, None)
+
+
+def test_pixels_that_are_no_rectangles_leave_the_picture_itself():
+    """As those of Qwen-VL: a list of flattened patches."""
+    wide = Image.new("RGB", (1600, 400), (10, 200, 30))
+    [view] = views_of([(3, (1, 2, 8))], [wide], torch.zeros(64, 12))
+    assert (view.rows, view.columns, view.source) == (2, 8, "stretched")
+    assert view.pixels.size == (768, 192)  # large ones are kept small
+    assert wide.size == (1600, 400)
+
+
+def test_pictures_padded_to_one_size_are_not_taken_from_the_pixels():
+    """As those of Pixtral: the padding is no part of the grid."""
+    images = [scene(), scene(2)]
+    spans = [(1, (1, 2, 3)), (9, (1, 3, 2))]
+    sizes = torch.tensor([[16, 24], [24, 16]])
+    padded = views_of(spans, images, torch.zeros(2, 3, 24, 24), image_sizes=sizes)
+    assert [view.source for view in padded] == ["stretched"] * 2
+    assert [view.tokens.min() for view in padded] == [0, 6]
+    plain = views_of(spans, images, torch.zeros(2, 3, 24, 24))
+    assert [view.source for view in plain] == ["encoder"] * 2
+    assert np.asarray(plain[0].pixels).max() <= 128  # zeros are the mean
+
+
+def test_videos_are_refused():
+    with pytest.raises(ConfigError, match="videos"):
+        views_of([(1, (4, 2, 3))], [scene()], torch.zeros(1, 3, 8, 8))
 
 
 # -- mistakes -------------------------------------------------------------------------------------
