@@ -101,12 +101,12 @@ def _images(paths: list[Path] | None, scene: int | None) -> tuple[list[Any], str
 def _tell(picture: Picture, targets: list[Path]) -> None:
     lines = console()
     for run in picture.runs:
-        kept = ", ".join(f"{stage.title} {stage.left}" for stage in run.stages[:6])
+        kept = "".join(f", {stage.title} {stage.left}" for stage in run.stages[:6])
         more = ", …" if len(run.stages) > 6 else ""
         lines.print(f"{run.strategy} · {run.prompt} · {run.answer}", markup=False)
         note = f"; {run.remark}" if run.remark else ""
         lines.print(
-            f"  retention {run.retention:.3f}; {picture.count} tokens, {kept}{more}{note}",
+            f"  retention {run.retention:.3f}; {picture.count} tokens{kept}{more}{note}",
             markup=False,
             style="dim",
         )

@@ -26,6 +26,8 @@ from lightkv.lab.pictures.paint import (
 PANEL = 200
 """Pixels that a panel is wide, about: patches have whole pixels."""
 GAP, MARGIN = 14, 20
+NARROWEST = 1090
+"""Room for the key in one line."""
 MOST_STAGES = 5
 """Stages drawn for each run; of more (a stage on the cache has one in each layer) some are chosen."""
 INK, SOFT, PAPER = (28, 30, 36), (104, 108, 118), (255, 255, 255)
@@ -101,11 +103,11 @@ class _Sheet:
         self.head, self.small = 16, 12
         self.lines = [chosen(run.stages) for run in picture.runs]
         widest = max(sum(1 + (s.guidance is not None) for s in line) for line in self.lines)
-        self.width = max(2 * MARGIN + (1 + widest) * (self.panel[0] + GAP) - GAP, 900)
+        self.width = max(2 * MARGIN + (1 + widest) * (self.panel[0] + GAP) - GAP, NARROWEST)
         self.line = 52 + self.panel[1] + 40
 
     def drawn(self) -> Image.Image:
-        height = MARGIN + 30 + len(self.lines) * self.line + 46
+        height = MARGIN + 30 + len(self.lines) * self.line + 62
         self.image = Image.new("RGB", (self.width, height), PAPER)
         self.draw = ImageDraw.Draw(self.image)
         self._title()
@@ -211,7 +213,9 @@ class _Sheet:
         self.image.paste(Image.fromarray(np.rint(bar).astype(np.uint8)), (left, top + 1))
         end = self._text((left + 96, top), "the stage's highest (root scale)", self.small) + 18
         if any(differences(self.picture.runs, n) for n in range(len(self.lines))):
-            self._text((end, top), "unlike above: patches in another group", self.small)
+            text = "unlike above: patches in another group"
+            fits = end + self.draw.textlength(text, font=_font(self.small, text)) < self.width
+            self._text((end, top) if fits else (MARGIN, top + 19), text, self.small)
 
 
 def _note(run: ShownRun, drawn: Sequence[ShownStage]) -> str:
