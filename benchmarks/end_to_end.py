@@ -10,8 +10,8 @@ a ratio is that of two runs of one round, and the median over rounds is reported
 ideal is the ratio of prefill FLOPs, compression included, of this very model; "over ideal" is the
 measured ratio divided by it. Times run from `generate` to the first token, the tiny vision tower
 included; a decode step is the median of those after it. `--cpu-time` counts the time of this process
-alone, for machines that do other work meanwhile (use one thread). Weights are random: this times, it says nothing
-of quality.
+alone, for machines that do other work meanwhile (use one thread). Weights are random: this times, it
+says nothing of quality.
 """
 
 from __future__ import annotations

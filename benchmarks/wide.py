@@ -91,7 +91,7 @@ def prompt_inputs(
 def interleaved(
     names: Iterable[str], measure: Callable[[str], T], rounds: int
 ) -> dict[str, list[T]]:
-    """What is measured of each name, round by round, so that a change of the machine's mood hits all alike."""
+    """What is measured of each name, round by round: a change of the machine's mood hits all alike."""
     names = list(names)
     found: dict[str, list[T]] = {name: [] for name in names}
     for _ in range(rounds):
