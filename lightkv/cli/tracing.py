@@ -62,6 +62,13 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
     from lightkv.core.counting import count_savings
     from lightkv.core.tracing import trace
 
+    if any(stage.vision_requires for stage in pipeline.stages):
+        raise ModelError(
+            "the strategy reads the vision encoder, which a run on embeddings leaves out",
+            field="--trace",
+            value=pipeline.spec.name,
+            remedy="count it without --trace",
+        )
     dtype = dtype_of(described.shape.bytes_per_value)
     adapter, model = meta_model(described)
     model = model.eval().to(dtype)
@@ -93,7 +100,15 @@ def runner(model: Any, shape: DecoderShape, dtype: torch.dtype) -> Any:
 
     def forward(tokens: int, cache: Any) -> tuple[Any, Cache]:
         embeds = torch.empty(1, tokens, shape.hidden_size, device="meta", dtype=dtype)
-        out = model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        # With layer 0 compressed, a model cannot tell from its cache where the next token stands.
+        places = torch.empty(1, tokens, device="meta", dtype=torch.long)
+        out = model(
+            inputs_embeds=embeds,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache = out.past_key_values
         return cache, [(layer.keys, layer.values) for layer in cache.layers]
 
