@@ -75,8 +75,8 @@ _ANY_RESOLUTION = ViewSize((1, 32, 48), newline=True)
 # window holds does not depend on the order in which they come.
 _TILES = (ViewSize((1, 32, 48)), ViewSize((1, 16, 16)))
 # A square picture whose longest side fills 672 (1,344) pixels, patches of 14 pooled 2 x 2, after a
-# class token and with a split token after each row. That patches are pooled 2 x 2 is in no published
-# file of the model; it gives the 576 + 24 (2,304 + 48) tokens that the authors state, and a class token.
+# class token and with a split token after each row: 1 + 576 + 24 (1 + 2,304 + 48) tokens. That patches
+# are pooled 2 x 2 is assumed; the factor is in no file of the model's repository.
 _EVE = ViewSize((1, 24, 24), newline=True, leading=1)
 _EVE_HD = ViewSize((1, 48, 48), newline=True, leading=1)
 # The resolution follows the picture. 896 x 1,120 pixels in merged patches of 28 make 32 x 40 = 1,280
