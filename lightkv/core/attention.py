@@ -184,9 +184,16 @@ class QueryKeyView(AttentionView):
 
     def _logits(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """`[B, g, h′, Q, K]` × grouped keys `[B, g, K, d]` → float32 logits, heads not expanded."""
-        # Scaled before the product, which could overflow in half precision otherwise.
-        query = query * self._scaling
-        logits = torch.matmul(query, key.unsqueeze(2).transpose(-1, -2)).float()
+        # Scaled before the product, which could overflow in half precision otherwise; the shorter
+        # side, because the longer one may be as large as the hidden states.
+        key = key.unsqueeze(2)
+        if key.shape[-2] <= query.shape[-2]:
+            # With the short side in front the product is a good deal faster, and each column of the
+            # prompt lies in one piece, as a softmax over queries likes it.
+            logits = torch.matmul(key * self._scaling, query.transpose(-1, -2)).float()
+            logits = logits.transpose(-1, -2)
+        else:
+            logits = torch.matmul(query * self._scaling, key.transpose(-1, -2)).float()
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
