@@ -111,7 +111,10 @@ def test_two_writers(filled):
     with Store.create(filled, GRID) as store:
         store.start(cell(2))
         out = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.splitlines()
         assert out[0].startswith("StoreError")
         assert "locked" in out[0]
