@@ -99,6 +99,8 @@ VISION_KEYS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs", "ima
 
 def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `module.forward` by name; extra keyword arguments are kept."""
+    if not args:  # as transformers calls its own modules; a signature takes a while
+        return dict(kwargs)
     signature = inspect.signature(module.forward)
     names = [
         name

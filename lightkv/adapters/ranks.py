@@ -22,6 +22,7 @@ class ProcessHeads(HeadGroup):
     def __init__(self, group: Any) -> None:
         super().__init__()
         self.size = distributed.get_world_size(group)
+        self.rank = distributed.get_rank(group)
         self._group = group
 
     def all_reduce(self, values: torch.Tensor, how: Literal["sum", "max"]) -> torch.Tensor:
@@ -34,6 +35,12 @@ class ProcessHeads(HeadGroup):
         out = values.detach().clone(memory_format=torch.contiguous_format)
         first = distributed.get_global_rank(self._group, 0)
         distributed.broadcast(out, first, group=self._group)
+        return out
+
+    def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
+        own = values.detach().contiguous()
+        out = [torch.empty_like(own) for _ in range(self.size)]
+        distributed.all_gather(out, own, group=self._group)
         return out
 
 

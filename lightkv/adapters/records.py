@@ -76,7 +76,10 @@ class CacheRecord:
 
     def length(self, layer: int) -> int:
         """Entries that the layer should hold."""
-        return sum(segment.entries for segment in self.segments[layer])
+        segments = self.segments[layer]
+        if len(segments) == 1:  # asked of every layer at every step
+            return segments[0].entries
+        return sum(segment.entries for segment in segments)
 
     def fed(self, layer: int) -> int:
         """Positions that made the entries of the layer, as far as stretches tell what is missing."""

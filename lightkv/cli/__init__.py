@@ -9,6 +9,7 @@ import typer
 from lightkv.cli.command_demo import demo
 from lightkv.cli.command_plan import plan
 from lightkv.cli.command_run import run
+from lightkv.cli.command_show import show
 from lightkv.cli.command_strategies import strategies
 from lightkv.cli.errors import OneLineErrors
 
@@ -25,6 +26,7 @@ app.command()(demo)
 app.command()(run)
 app.command()(strategies)
 app.command()(plan)
+app.command()(show)
 
 
 @app.callback(invoke_without_command=True)

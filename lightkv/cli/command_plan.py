@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lightkv.cli.output import bytes_text, console, flops_text, print_json
+from lightkv.cli.planning import (
+    RANGE,
+    build_pipeline,
+    check_positive,
+    choose_views,
+    published_stages,
+    sweep_points,
+)
+
+__all__ = ["build_pipeline", "choose_views", "plan"]
 
 if TYPE_CHECKING:
-    from lightkv.cli.descriptions import Description
+    from lightkv.cli.tracing import Comparison
     from lightkv.core.counting import Savings, ViewSize
     from lightkv.core.pipeline import Pipeline
-
-N = TypeVar("N", int, float)
 
 
 def plan(
     model: Annotated[
         str,
         typer.Argument(
-            help="llava-v1.5-7b, llava-v1.5-13b, llava-next-7b, llava-next-13b, demo, a config.json "
-            "or a checkpoint directory."
+            help="llava-v1.5-7b, llava-v1.5-13b, llava-next-7b, llava-next-13b, internvl2-8b, eve-7b, "
+            "eve-7b-hd, qwen2.5-vl-7b, demo, a config.json or a checkpoint directory."
         ),
     ],
-    strategy: Annotated[str, typer.Option(help="A preset or a pipeline file.")] = "lightkv",
+    strategy: Annotated[
+        str, typer.Option(help="A preset or a pipeline file; several for --sweep.")
+    ] = "lightkv",
     retention: Annotated[
         float | None, typer.Option(help="Mean share of vision KV over all layers [0.55].")
     ] = None,
@@ -48,6 +58,23 @@ def plan(
     text_tokens: Annotated[int | None, typer.Option(help="Text tokens of the prompt [75].")] = None,
     new_tokens: Annotated[int, typer.Option(help="Generated tokens.")] = 100,
     dtype_bytes: Annotated[int, typer.Option(help="Bytes of a cached value.")] = 2,
+    published: Annotated[
+        bool, typer.Option("--published", help="The model's published layers and windows.")
+    ] = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace", help="Run the real class on the meta device too, and compare what it did."
+        ),
+    ] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Count a range of retentions.")] = False,
+    sweep_range: Annotated[
+        str | None, typer.Option("--range", help=f"START:STOP:STEP of the sweep [{RANGE}].")
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Draw the sweep (.svg, .png, .pdf); lightkv[plot]."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Count vision tokens per layer, KV cache and FLOPs of a schedule. Needs no weights."""
@@ -57,11 +84,24 @@ def plan(
     from lightkv.cli.loading import describe
     from lightkv.core.counting import count_savings, prompt_layout
 
-    _positive("--dtype-bytes", dtype_bytes)
+    check_positive("--dtype-bytes", dtype_bytes)
+    stages = {"--retention": retention, "--layers": layers, "--windows": windows}
+    stages["--ratios"] = ratios
     described = describe(model)
     shape = replace(described.shape, bytes_per_value=dtype_bytes)
+    described = replace(described, shape=shape)
     views = choose_views(described, vision_tokens, grid)
     layout = prompt_layout(views, TEXT_TOKENS if text_tokens is None else text_tokens)
+    if sweep:
+        from lightkv.cli.sweep import sweep_command
+
+        fixed = {**stages, "--published": published or None, "--trace": trace or None}
+        points = sweep_points(RANGE if sweep_range is None else sweep_range)
+        sweep_command(described, layout, strategy, points, new_tokens, fixed, plot, json)
+        return
+    _needs_sweep({"--range": sweep_range, "--plot": plot})
+    if published:
+        layers, windows = published_stages(described, stages)
     pipeline = build_pipeline(
         strategy,
         shape.num_layers,
@@ -72,162 +112,29 @@ def plan(
         min_layer=described.min_layer,
     )
     savings = count_savings(pipeline, shape, layout, new_tokens)
+    compared = None
+    if trace:
+        from lightkv.cli.tracing import compare
+
+        compared = compare(described, pipeline, layout)
     if json:
-        print_json(_data(model, pipeline, views, dtype_bytes, savings))
+        print_json(_data(model, pipeline, views, dtype_bytes, savings, compared))
         return
     _show(model, pipeline, views, dtype_bytes, savings)
+    if published and described.published is not None:
+        console().print(f"Schedule: {described.published.source}.", style="dim")
+    if compared is not None:
+        _show_trace(compared)
 
 
-# -- reading the options --------------------------------------------------------------------------
-
-
-def choose_views(
-    described: Description, vision_tokens: int | None, grids: Sequence[str] | None
-) -> tuple[ViewSize, ...]:
-    """The views to plan for: as given, or those of the model's usual input.
-
-    Raises:
-        ConfigError: contradicting options, or none where the model does not decide.
-    """
-    from lightkv.core.counting import ViewSize
+def _needs_sweep(options: dict[str, str | None]) -> None:
     from lightkv.core.errors import ConfigError
 
-    if grids and vision_tokens is not None:
-        raise ConfigError(
-            "a grid fixes the number of vision tokens already",
-            field="--vision-tokens",
-            value=vision_tokens,
-            remedy="leave one of --grid and --vision-tokens out",
-        )
-    if grids:
-        return tuple(_view(text) for text in grids)
-    if vision_tokens is None:
-        if not described.views:
+    for option, value in options.items():
+        if value is not None:
             raise ConfigError(
-                "the config does not say how many vision tokens an image takes",
-                field="--grid",
-                remedy="add --grid ROWSxCOLUMNS or --vision-tokens N",
+                "it belongs to a sweep", field=option, value=value, remedy="add --sweep"
             )
-        return described.views
-    _positive("--vision-tokens", vision_tokens)
-    if vision_tokens == sum(view.tokens for view in described.views):
-        return described.views
-    return (ViewSize.of_count(vision_tokens),)
-
-
-def _view(text: str) -> ViewSize:
-    from lightkv.core.counting import ViewSize
-    from lightkv.core.errors import ConfigError
-
-    newline = text.lower().endswith("n")
-    try:
-        sides = [int(side) for side in text.lower().removesuffix("n").split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (2, 3) or min(sides) < 1:
-        raise ConfigError(
-            "a grid is ROWSxCOLUMNS or FRAMESxROWSxCOLUMNS, with n at the end if each row is "
-            "followed by a newline token",
-            field="--grid",
-            value=text,
-            remedy="such as 24x24 or 32x48n",
-        )
-    frames, rows, columns = [1, *sides][-3:]
-    return ViewSize((frames, rows, columns), newline)
-
-
-def build_pipeline(
-    strategy: str,
-    num_layers: int,
-    retention: float | None,
-    layers: str | None,
-    windows: str | None,
-    ratios: str | None,
-    *,
-    min_layer: int = 0,
-) -> Pipeline:
-    """The strategy with a solved schedule, or with the stages that the options list.
-
-    Raises:
-        ConfigError: contradicting options or a schedule that cannot work.
-    """
-    from lightkv.core.errors import ConfigError
-    from lightkv.core.pipeline import Pipeline, resolve_spec
-
-    spec = resolve_spec(strategy)
-    if layers is None:
-        for option, value in (("--windows", windows), ("--ratios", ratios)):
-            if value is not None:
-                raise ConfigError(
-                    "stages need their layers too",
-                    field=option,
-                    value=value,
-                    remedy="add --layers, such as --layers 15,23,31",
-                )
-        changes = {} if retention is None else {"retention": retention}
-        return Pipeline.build(spec, num_layers, min_layer=min_layer, **changes)
-    if retention is not None:
-        raise ConfigError(
-            "the layers and ratios fix the retention",
-            field="--retention",
-            value=retention,
-            remedy="leave one of --layers and --retention out",
-        )
-    stages = _stages(spec, layers, windows, ratios)
-    return Pipeline.build(spec, num_layers, min_layer=min_layer, schedule=stages)
-
-
-def _stages(
-    spec: Any, layers: str, windows: str | None, ratios: str | None
-) -> list[dict[str, Any]]:
-    """Plain stages; windows that are not given are those of the preset."""
-    after = _numbers("--layers", layers, int)
-    shares = _spread("--ratios", _numbers("--ratios", ratios or "0.5", float), len(after))
-    if windows is not None:
-        sides: list[Any] = _spread("--windows", _numbers("--windows", windows, int), len(after))
-    else:
-        known = list(getattr(spec.schedule, "windows", ())) or [None]
-        sides = (known + [known[-1]] * len(after))[: len(after)]
-    return [
-        {"after_layer": layer, "ratio": share, "windows": side}
-        for layer, share, side in zip(after, shares, sides, strict=True)
-    ]
-
-
-def _numbers(option: str, text: str, kind: Callable[[str], N]) -> list[N]:
-    from lightkv.core.errors import ConfigError
-
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(
-            "not a list of numbers",
-            field=option,
-            value=text,
-            remedy="numbers with commas between them, such as 15,23,31",
-        ) from error
-
-
-def _spread(option: str, values: list[N], count: int) -> list[N]:
-    from lightkv.core.errors import ConfigError
-
-    if len(values) == 1:
-        return values * count
-    if len(values) != count:
-        raise ConfigError(
-            f"{len(values)} entries for {count} stages",
-            field=option,
-            value=",".join(map(str, values)),
-            remedy="give one entry for all stages or one for each of --layers",
-        )
-    return values
-
-
-def _positive(option: str, value: int) -> None:
-    from lightkv.core.errors import ConfigError
-
-    if value < 1:
-        raise ConfigError("must be at least 1", field=option, value=value)
 
 
 # -- printing -------------------------------------------------------------------------------------
@@ -239,8 +146,9 @@ def _data(
     views: Sequence[ViewSize],
     dtype_bytes: int,
     savings: Savings,
+    compared: Comparison | None,
 ) -> dict[str, Any]:
-    return {
+    found = {
         "model": model,
         "strategy": pipeline.spec.name,
         "schedule": pipeline.schedule.to_list(),
@@ -248,6 +156,9 @@ def _data(
         "dtype_bytes": dtype_bytes,
         **savings.to_dict(),
     }
+    if compared is not None:
+        found["trace"] = compared.to_dict()
+    return found
 
 
 def _show(
@@ -265,7 +176,7 @@ def _show(
         f"retention {savings.retention:.3f} (planned {savings.planned_retention:.3f}): mean over "
         "all layers of the share of vision tokens in the cache"
     )
-    separators = f", {savings.separators} of them newlines" if savings.separators else ""
+    separators = f", {savings.separators} of them without patch" if savings.separators else ""
     out.print(
         f"Assumed: vision tokens {savings.vanilla.vision_tokens[0]} ({'; '.join(map(str, views))}"
         f"{separators}), text tokens {savings.text_tokens}, generated tokens "
@@ -310,3 +221,26 @@ def _cost_table(savings: Savings) -> Any:
         table.add_row(label, text(old), text(new), f"{new / old:.3f}")
     table.add_row("of these for compression", "", flops_text(after.compression_flops), "")
     return table
+
+
+def _show_trace(compared: Comparison) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"{compared.model}, run on the meta device")
+    for column in ("counted", "measured", ""):
+        table.add_column(column, justify="right")
+    for side in ("vanilla", "compressed"):
+        for name, counted, measured in getattr(compared, side):
+            same = "=" if counted == measured else f"{measured - counted:+,}"
+            table.add_row(f"{side}, {name}", f"{counted:,}", f"{measured:,}", same)
+    out = console()
+    out.print(table)
+    out.print(
+        "Measured by torch's FlopCounterMode, which counts matrix products: 2 FLOPs for a "
+        "multiply-add, the full square of attention, one row of logits. KV bytes are those of the "
+        "cache tensors. Compression is counted exactly where a strategy's products are those of "
+        "guidance and matching; elsewhere the count is an estimate.",
+        style="dim",
+    )

@@ -77,7 +77,7 @@ def open_image(path: Path) -> Any:
     """A picture in RGB.
 
     Raises:
-        ConfigError: no such file, or not a picture.
+        ConfigError: no such file, not a picture, or one of so many pixels that it may be an attack.
     """
     from PIL import Image
 
@@ -86,7 +86,14 @@ def open_image(path: Path) -> Any:
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ConfigError(
+            f"the picture has more pixels than are opened ({2 * (Image.MAX_IMAGE_PIXELS or 0):,})",
+            field="--image",
+            value=str(path),
+            remedy="make it smaller; models see a few million pixels at most",
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
         missing = isinstance(error, FileNotFoundError)
         what = "there is no such file" if missing else "not a picture that Pillow can read"
         raise ConfigError(

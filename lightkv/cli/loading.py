@@ -55,7 +55,7 @@ def describe(source: str) -> Description:
         )
     config = read_config(path)
     shape, min_layer = _sizes(config)
-    return Description(source, shape, _views(config), min_layer)
+    return Description(source, shape, _views(config), min_layer, config=config)
 
 
 def read_config(path: str | Path) -> Any:
@@ -83,7 +83,7 @@ def read_config(path: str | Path) -> Any:
         ) from error
 
 
-def _adapter(config: Any) -> tuple[Adapter, torch.nn.Module]:
+def find_on_meta(config: Any) -> tuple[Adapter, torch.nn.Module]:
     """The adapter of the model's family, and the model without weights that it was found on.
 
     Raises:
@@ -117,7 +117,7 @@ def _sizes(config: Any) -> tuple[DecoderShape, int]:
     from lightkv.core.adapter import find_adapter
 
     try:
-        adapter, model = _adapter(config)
+        adapter, model = find_on_meta(config)
     except ModelError:
         model = torch.nn.Module()
         adapter = find_adapter(model, "generic")
@@ -246,7 +246,7 @@ def _from_pretrained(path: str | Path, dtype: str, device: torch.device) -> tupl
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     local = isinstance(path, Path)
-    _adapter(read_config(path))  # before gigabytes of weights are read for nothing
+    find_on_meta(read_config(path))  # before gigabytes of weights are read for nothing
     try:
         model = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, local_files_only=local, trust_remote_code=False

@@ -52,7 +52,7 @@ def write_json(data: Any, target: str) -> None:
         raise unwritable(target, error) from error
 
 
-def check_writable(target: str | None) -> None:
+def check_writable(target: str | None, field: str = "--json") -> None:
     """Fail before a long run, not after it, where its result could not be written.
 
     Raises:
@@ -62,20 +62,21 @@ def check_writable(target: str | None) -> None:
         return
     path = Path(str(target))
     if path.is_dir():
-        raise unwritable(str(target), IsADirectoryError("it is a directory"))
+        raise unwritable(str(target), IsADirectoryError("it is a directory"), field)
     if not path.absolute().parent.is_dir():
-        raise unwritable(str(target), FileNotFoundError("its folder does not exist"))
+        raise unwritable(str(target), FileNotFoundError("its folder does not exist"), field)
 
 
-def unwritable(target: str, error: OSError) -> Exception:
-    """The error for a JSON file that cannot be written."""
+def unwritable(target: str, error: OSError, field: str = "--json") -> Exception:
+    """The error for a file that cannot be written."""
     from lightkv.core.errors import ConfigError
 
     return ConfigError(
         f"cannot write the file ({error.strerror or error})",
-        field="--json",
+        field=field,
         value=target,
-        remedy="name a file in a folder that exists, or - for standard output",
+        remedy="name a file in a folder that exists"
+        + (", or - for standard output" if field == "--json" else ""),
     )
 
 

@@ -161,6 +161,9 @@ class CacheWork:
             size: `[V]` original tokens that each token of `source` holds; ones if None.
             context: where the stage runs.
         """
+        # Distances and norms are those of whole tokens, so under tensor parallelism each process
+        # works on the heads of all and keeps its own.
+        key, value = self.heads.all_heads(key), self.heads.all_heads(value)
         heads, width = key.shape[1], key.shape[-1]
         tokens = torch.cat([_flat(key), _flat(value)], dim=-1)
         kept = assignment = score = None
@@ -191,7 +194,8 @@ class CacheWork:
             return None
         done = CachedLayer(before, layout, kept, assignment, size, score)
         keys, values = tokens[..., : heads * width], tokens[..., heads * width :]
-        return _unflat(keys, heads).contiguous(), _unflat(values, heads).contiguous(), done
+        own = [self.heads.own_heads(_unflat(each, heads)).contiguous() for each in (keys, values)]
+        return own[0], own[1], done
 
     def _with_keys(
         self, stage: Stage, observed: Observed, keys: torch.Tensor, layout: VisionLayout
@@ -200,7 +204,8 @@ class CacheWork:
         score, metric = observed.score, observed.metric
         if not needs_keys_only(stage.scorer) and not needs_keys_only(stage.matcher):
             return observed
-        view = TensorView(prompt_index(layout, keys.device), {KEYS: keys.detach()})
+        own = self.heads.own_heads(keys.detach())
+        view = TensorView(prompt_index(layout, keys.device), {KEYS: own})
         view.heads = self.heads
         with torch.no_grad():
             if stage.scorer is not None and needs_keys_only(stage.scorer):

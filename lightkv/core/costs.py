@@ -24,19 +24,22 @@ def stage_flops(
     vision: int,
     layout: VisionLayout,
     row: int,
+    *,
+    products_only: bool = False,
 ) -> int:
-    """FLOPs of one stage for one sample: guidance block, similarities in windows, merging."""
+    """FLOPs of one stage for one sample: guidance block, similarities in windows, merging.
+
+    With `products_only` those of matrix products alone, which is what FlopCounterMode counts:
+    no softmax, and no merging, which is a scatter.
+    """
     if not vision:
         return 0
-    total = merging_flops(shape.hidden_size, vision)
-    if "prompt_logits" in stage.requires:
-        total += guidance_flops(shape, text + vision, text)
-    if "prompt_rows" in stage.requires:
-        total += guidance_flops(shape, text + vision, text)
-    if "last_row" in stage.requires:
-        total += guidance_flops(shape, text + vision, 1)
-    if "column_sums" in stage.requires:
-        total += guidance_flops(shape, text + vision, text + vision)
+    total = 0 if products_only else merging_flops(shape.hidden_size, vision)
+    length = text + vision
+    prompts = {"prompt_logits": text, "prompt_rows": text, "last_row": 1, "column_sums": length}
+    for need, prompt in prompts.items():
+        if need in stage.requires:
+            total += guidance_flops(shape, length, prompt, products_only=products_only)
     groups = layout.groups[row]
     part = stage.partitioner.partition(layout.samples[row], groups, stage.windows)
     total += matching_flops(shape.hidden_size, _window_sizes(part, groups))
@@ -55,7 +58,14 @@ def _window_sizes(part: Any, groups: Any) -> list[int]:
     return [int(n) for n, label in zip(sizes, unique, strict=True) if label >= 0]
 
 
-def rounds_flops(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout, row: int) -> int:
+def rounds_flops(
+    pipeline: Pipeline,
+    shape: DecoderShape,
+    layout: VisionLayout,
+    row: int,
+    *,
+    products_only: bool = False,
+) -> int:
     """FLOPs of a stage on the cache of a layer that sees `layout`, for one row."""
     # A token of the cache is as wide as the keys and values of all heads.
     wide = replace(shape, hidden_size=2 * shape.num_kv_heads * shape.head_dim)
@@ -67,7 +77,6 @@ def rounds_flops(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout, 
         if not plan.removes or not count:
             continue
         part = stage if number == 0 else replace(stage, scorer=None)
-        total += stage_flops(
-            part, wide, layout.length - layout.pads[row] - count, count, source, row
-        )
+        text = layout.length - layout.pads[row] - count
+        total += stage_flops(part, wide, text, count, source, row, products_only=products_only)
     return total

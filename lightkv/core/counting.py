@@ -34,11 +34,13 @@ class ViewSize:
         newline: each row is followed by one token that shows no patch.
         cells: tokens that show a patch, in raster order, where the last row is not full; None
             for a full grid.
+        leading: tokens before the first row that show no patch (class tokens).
     """
 
     grid: Grid
     newline: bool = False
     cells: int | None = None
+    leading: int = 0
 
     @classmethod
     def of_count(cls, tokens: int) -> ViewSize:
@@ -49,25 +51,28 @@ class ViewSize:
 
     @property
     def tokens(self) -> int:
-        """Vision tokens of the view, newlines included."""
+        """Vision tokens of the view, newlines and class tokens included."""
         frames, rows, columns = self.grid
         if self.cells is not None:
-            return self.cells
-        return frames * rows * (columns + int(self.newline))
+            return self.leading + self.cells
+        return self.leading + frames * rows * (columns + int(self.newline))
 
     def view(self, start: int, image: int = 0) -> View:
         """The view at sequence position `start`."""
         whole = View.from_span(start, self.grid, image=image, newline=self.newline)
-        if self.cells is None:
+        if self.cells is None and not self.leading:
             return whole
-        return View(self.grid, whole.positions[: self.cells], whole.cells[: self.cells], image)
+        first = np.full(self.leading, SEPARATOR, dtype=np.int64)
+        cells = np.concatenate([first, whole.cells[: self.cells]])
+        return View(self.grid, start + np.arange(cells.size, dtype=np.int64), cells, image)
 
     def __str__(self) -> str:
         frames, rows, columns = self.grid
         text = f"{rows} x {columns}" if frames == 1 else f"{frames} x {rows} x {columns}"
         if self.cells is not None:
             text += f" (first {self.cells} cells)"
-        return text + (" + newlines" if self.newline else "")
+        text += " + newlines" if self.newline else ""
+        return text + (f" + {self.leading} class" if self.leading else "")
 
 
 def prompt_layout(views: Sequence[ViewSize], text_tokens: int) -> VisionLayout:
@@ -100,6 +105,8 @@ class Cost:
         kv_bytes: bytes of the whole cache after the last token: vision, text and generated.
         prefill_flops, decode_flops: FLOPs of the model in prefill and in all decode steps.
         compression_flops: FLOPs of guidance, matching and merging, on top of `prefill_flops`.
+        compression_products: those among them that are matrix products, which counters of a run
+            see; softmax and merging are the rest.
     """
 
     vision_tokens: tuple[int, ...]
@@ -108,6 +115,7 @@ class Cost:
     prefill_flops: int
     decode_flops: int
     compression_flops: int
+    compression_products: int = 0
 
     @property
     def flops(self) -> int:
@@ -125,7 +133,8 @@ class Savings:
 
     Attributes:
         text_tokens: non-vision tokens of the prompt.
-        separators: vision tokens without a patch (newlines), which stages may leave alone.
+        separators: vision tokens without a patch (newlines, class tokens), which stages may leave
+            alone.
         new_tokens: generated tokens, the one that the prefill gives included.
         planned_retention: of the schedule, before rounding and before protected tokens.
         vanilla, compressed: cost without and with the pipeline.
@@ -188,7 +197,7 @@ def count_savings(
             "the prefill gives one token at least", field="new_tokens", value=new_tokens
         )
     text = layout.text_counts[0]
-    layers, flops = _walk(pipeline, shape, layout)
+    layers, flops, products = _walk(pipeline, shape, layout)
     vision = layout.vision_counts[0]
     unchanged = [_Layer(vision, vision, vision + text)] * shape.num_layers
     cells = np.concatenate([view.cells for view in layout.samples[0].views])
@@ -197,8 +206,8 @@ def count_savings(
         separators=int((cells == SEPARATOR).sum()),
         new_tokens=new_tokens,
         planned_retention=pipeline.retention,
-        vanilla=_cost(shape, unchanged, text, new_tokens, 0),
-        compressed=_cost(shape, layers, text, new_tokens, flops),
+        vanilla=_cost(shape, unchanged, text, new_tokens, 0, 0),
+        compressed=_cost(shape, layers, text, new_tokens, flops, products),
     )
 
 
@@ -213,16 +222,19 @@ class _Layer:
 
 def _walk(
     pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout
-) -> tuple[list[_Layer], int]:
-    """What each layer sees and stores, and the FLOPs of all stages."""
-    layers, flops, text = [], 0, layout.text_counts[0]
+) -> tuple[list[_Layer], int, int]:
+    """What each layer sees and stores, the FLOPs of all stages and those of matrix products."""
+    layers, text = [], layout.text_counts[0]
+    flops = products = 0
     for layer in range(shape.num_layers):
         number = pipeline.after_layers.get(layer)
         if number is not None:
             stage = pipeline.stages[number]
             plan = planned(stage, layout, number)
             if plan.removes:
-                flops += stage_flops(stage, shape, text, layout.vision_counts[0], layout, 0)
+                sizes = stage, shape, text, layout.vision_counts[0], layout, 0
+                flops += stage_flops(*sizes)
+                products += stage_flops(*sizes, products_only=True)
                 # Which tokens survive is unknown here; how many do, and in which groups, is not.
                 index = layout.token_index(_CPU)
                 layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
@@ -236,11 +248,17 @@ def _walk(
         vision = entries - text if alone else round(seen * entries / length)
         layers.append(_Layer(seen, vision, entries))
         flops += rounds_flops(pipeline, shape, layout, 0)
-    return layers, flops
+        products += rounds_flops(pipeline, shape, layout, 0, products_only=True)
+    return layers, flops, products
 
 
 def _cost(
-    shape: DecoderShape, layers: Sequence[_Layer], text: int, new_tokens: int, compression: int
+    shape: DecoderShape,
+    layers: Sequence[_Layer],
+    text: int,
+    new_tokens: int,
+    compression: int,
+    products: int,
 ) -> Cost:
     steps = new_tokens - 1
     stored = [each.entries for each in layers]
@@ -255,4 +273,5 @@ def _cost(
         prefill_flops=shape.prefill_flops([each.seen + text for each in layers]),
         decode_flops=shape.decode_flops(stored, steps),
         compression_flops=compression,
+        compression_products=products,
     )

@@ -2,8 +2,9 @@
 
 Conventions: a multiply-add is two FLOPs; a linear layer costs 2 · parameters for each token;
 attention costs 4 · heads · head width for each (query, key) pair and counts the full square of the
-prefill, as fused kernels without block skipping and the published tables do; normalisation,
-rotary embedding and softmax are left out (below 1 %).
+prefill, as fused kernels without block skipping, torch's FlopCounterMode and the published tables do;
+normalisation, rotary embedding and softmax are left out (below 1 %). `lightkv.core.tracing` measures
+what is counted here on a real model without weights, and the two are equal.
 """
 
 from __future__ import annotations
@@ -82,9 +83,12 @@ class DecoderShape:
         return self.kv_bytes_per_token * sum(held)
 
 
-def guidance_flops(shape: DecoderShape, tokens: int, prompt: int) -> int:
-    """FLOPs of the `[H, N, P]` block of logits and its softmax over queries."""
-    return shape.num_heads * tokens * prompt * (2 * shape.head_dim + 5)
+def guidance_flops(
+    shape: DecoderShape, tokens: int, prompt: int, *, products_only: bool = False
+) -> int:
+    """FLOPs of the `[H, N, P]` block of logits and, unless `products_only`, its softmax over queries."""
+    softmax = 0 if products_only else 5
+    return shape.num_heads * tokens * prompt * (2 * shape.head_dim + softmax)
 
 
 def matching_flops(hidden_size: int, windows: Sequence[int]) -> int:

@@ -16,14 +16,16 @@ class HeadGroup:
     """The processes that share the heads of a layer; this one is alone and holds them all.
 
     An adapter of a model whose heads are spread derives from it, sets `size` and overrides
-    `all_reduce` and `broadcast`. Every process must call the same methods in the same order.
+    `all_reduce`, `broadcast` and `gather`. Every process must call the same methods in the same order.
 
     Attributes:
         size: processes, each of which holds the same number of heads.
+        rank: this one's place among them; the heads of all stand in the order of ranks.
         reductions: how often something was reduced over heads.
     """
 
     size: int = 1
+    rank: int = 0
 
     def __init__(self) -> None:
         self.reductions = 0
@@ -69,6 +71,15 @@ class HeadGroup:
         parts = torch.split(told, sizes)
         return [part.view_as(old) for part, old in zip(parts, decisions, strict=True)]
 
+    def all_heads(self, entries: torch.Tensor) -> torch.Tensor:
+        """`[B, H, N, d]` of this process → `[B, size·H, N, d]` of all."""
+        return entries if self.size == 1 else torch.cat(self.gather(entries), dim=1)
+
+    def own_heads(self, entries: torch.Tensor) -> torch.Tensor:
+        """The inverse of `all_heads`."""
+        count = entries.shape[1] // self.size
+        return entries.narrow(1, self.rank * count, count)
+
     def all_reduce(self, values: torch.Tensor, how: Literal["sum", "max"]) -> torch.Tensor:
         """A new tensor: the sum or the maximum over the processes."""
         return values
@@ -76,3 +87,7 @@ class HeadGroup:
     def broadcast(self, values: torch.Tensor) -> torch.Tensor:
         """A new tensor: the first process's values."""
         return values
+
+    def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """The values of all processes, by rank."""
+        return [values]

@@ -71,6 +71,9 @@ class RunReport:
         role_times: seconds by role (`scoring`, `matching`, `aggregation`).
         decode_steps, decode_time: forward passes after the prefill, and seconds in them.
         trace: assignments of the stages between layers, if the session keeps them.
+        scores: importances `[V]` that each of these stages was given, None where it has no scorer.
+        after_layers: how many layers ran before each of these stages.
+        layout: of the prompt before any stage, kept with `trace`.
         cache_trace: per layer what a stage on the cache did, if the session keeps it.
     """
 
@@ -85,6 +88,8 @@ class RunReport:
     decode_time: float = 0.0
     trace: tuple[Assignment, ...] | None = None
     scores: tuple[torch.Tensor | None, ...] | None = None
+    after_layers: tuple[int, ...] | None = None
+    layout: VisionLayout | None = None
     cache_trace: tuple[CachedLayer | None, ...] | None = None
 
     @property
@@ -238,13 +243,20 @@ def build_report(prefill: Prefill, shape: DecoderShape, *, cached: bool) -> RunR
         cache_bytes=cache if cached else None,
         trace=tuple(prefill.trace) if engine.trace else None,
         scores=tuple(prefill.scores) if engine.trace else None,
+        after_layers=tuple(after for after, _, _ in prefill.stages_done) if engine.trace else None,
+        layout=_first_layout(prefill) if engine.trace else None,
         cache_trace=tuple(map(prefill.cached.get, layers)) if engine.trace else None,
     )
 
 
+def _first_layout(prefill: Prefill) -> VisionLayout:
+    """The layout before any stage."""
+    return prefill.stages_done[0][1] if prefill.stages_done else prefill.layout
+
+
 def _layouts_by_layer(prefill: Prefill, num_layers: int) -> list[VisionLayout]:
     starts = {after: new for after, _, new in prefill.stages_done}
-    current = prefill.stages_done[0][1] if prefill.stages_done else prefill.layout
+    current = _first_layout(prefill)
     layouts = []
     for layer in range(num_layers):
         current = starts.get(layer, current)

@@ -5,13 +5,15 @@
     class TestMine(StrategySuite):
         preset = "mine"
 
-Needs pytest and hypothesis. `StrategySuite` checks a preset without a model; `AdapterSuite` checks an
+Needs pytest and hypothesis. `StrategySuite` checks a preset without a model,
+`OrderFreeSuite` also that places do not matter; `AdapterSuite` checks an
 adapter on a tiny model with random weights.
 """
 
 from lightkv.testing.adapters import AdapterBench
 from lightkv.testing.cases import Case, Chain, cases
 from lightkv.testing.contract import AdapterSuite
+from lightkv.testing.order import OrderFreeSuite
 from lightkv.testing.prompts import Prompt
 from lightkv.testing.strategies import StrategySuite, check_strategy
 
@@ -20,6 +22,7 @@ __all__ = [
     "AdapterSuite",
     "Case",
     "Chain",
+    "OrderFreeSuite",
     "Prompt",
     "StrategySuite",
     "cases",

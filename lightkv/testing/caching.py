@@ -67,8 +67,7 @@ class CacheSiteTests(AdapterBench):
         model = self.make_model(attention)
         self.need_cache_site(model)
         inputs = self.make_inputs(model, self.batch)
-        if any(stage.get("after_layer", 9) < self.first_layer for stage in schedule):
-            schedule = [{**schedule[0], "after_layer": self.first_layer}, *schedule[1:]]
+        schedule = self._above_first_layer(schedule)
         with (
             self.session(model, self.batch, NOISE, schedule=schedule, trace=True) as session,
             self.record(model, 0) as recorder,
@@ -120,16 +119,24 @@ class CacheSiteTests(AdapterBench):
             torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
             assert session.last.samples[0] == rows[row]
 
+    @pytest.mark.parametrize("schedule", [CACHE, BOTH])
     @pytest.mark.parametrize("later", [Prompt(3, 0, 4, seed=7), Prompt(2, 1, 3, seed=7)])
-    def test_cache_site_second_turn(self, later: Prompt) -> None:
+    def test_cache_site_second_turn(self, later: Prompt, schedule: Any) -> None:
         """It sees in each layer what that layer kept; a new image is compressed as the first was."""
         if later.images:
             self.need("later image")
         model = self.make_model()
         self.need_cache_site(model)
-        found, wanted, session = self._converse_on_cache(model, self.pair, later)
+        schedule = self._above_first_layer(schedule)
+        found, wanted, session = self._converse_on_cache(model, self.pair, later, schedule)
         torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
         assert len(session.reports) == 1 + later.images
+
+    def _above_first_layer(self, schedule: Any) -> Any:
+        """The schedule with its stage between layers where the family allows one."""
+        if all(stage.get("after_layer", 9) >= self.first_layer for stage in schedule):
+            return schedule
+        return [{**schedule[0], "after_layer": self.first_layer}, *schedule[1:]]
 
     # -- references --------------------------------------------------------------------------------
 
@@ -167,11 +174,11 @@ class CacheSiteTests(AdapterBench):
         return torch.as_tensor(out.logits[:, prompt - 1 :])
 
     def _converse_on_cache(
-        self, model: nn.Module, prompts: Sequence[Prompt], later: Prompt
+        self, model: nn.Module, prompts: Sequence[Prompt], later: Prompt, schedule: Any
     ) -> tuple[torch.Tensor, torch.Tensor, Session]:
-        """As `converse`, for a stage on the cache alone."""
+        """As `converse`, for schedules with a stage on the cache."""
         turns = [self.make_inputs(model, rows) for rows in (prompts, [later] * len(prompts))]
-        with self.session(model, prompts, NOISE, schedule=CACHE, trace=True) as session:
+        with self.session(model, prompts, NOISE, schedule=schedule, trace=True) as session:
             first = self.generate(model, turns[0])
             answer = self.new_tokens(first)
             rows = [
@@ -223,8 +230,10 @@ class CacheSiteTests(AdapterBench):
             vision = nn.functional.pad(vision, (lead, 0))
             valid = nn.functional.pad(valid, (lead, 0), value=True)
             start, real = start - lead, real + lead
-            _, stored = stored_by_layer(vision, valid, (), report, len(layers))
+            stages = session.pipeline.schedule.after_layers
+            seen, stored = stored_by_layer(vision, valid, stages, report, len(layers))
             for layer, mask in enumerate(masks):
+                mask[:, start : start + real, start : start + real] &= seen[layer][row, -real:]
                 mask[:, start + real :, start : start + real] &= stored[layer][row, -real:]
         ones = [torch.ones(1, length, dtype=torch.bool)] * len(layers)
         with masked_layers(layers, ones, ones[0], eager=False, own=masks), torch.no_grad():

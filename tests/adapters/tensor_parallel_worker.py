@@ -55,6 +55,14 @@ PLANS = {
 VARIANTS = {
     "keys": ("tome", {"matcher": {"name": "bipartite", "metric": "keys"}}),
     "causal": ("lightkv", {"scorer": "causal-attention"}),
+    # The distance of two cache entries is that of all their heads.
+    "cache": (
+        "tome-cache",
+        {
+            "matcher": {"name": "bipartite", "metric": "hidden"},
+            "schedule": [{"site": "cache", "ratio": 0.5}],
+        },
+    ),
     "normalised": ("lightkv", {"scorer": {"name": "prompt-attention", "normalize": "keys"}}),
 }
 EVERYWHERE = ("lightkv", "lightkv-release", "fastv", "tome", "random", "pyramiddrop")
@@ -82,7 +90,8 @@ def pipelines(name, suite):
     """All presets that the family takes where variants run too, else those that read it apart."""
     names = sorted(registry().presets) if name in WITH_VARIANTS else EVERYWHERE
     presets = {n: (n, {"schedule": suite.schedule_of(n)}) for n in names if takes(suite, n)}
-    return presets | (VARIANTS if name in WITH_VARIANTS else {})
+    variants = VARIANTS if name in WITH_VARIANTS else {}
+    return presets | {key: value for key, value in variants.items() if takes(suite, value[0])}
 
 
 def takes(suite, preset):

@@ -97,6 +97,9 @@ def test_provenance_is_kept_only_when_asked_for():
     assert provenance.token_counts == (16, 16, 0)
     assert provenance.slot_counts == (4, 4, 0)
     assert float(provenance.group_sizes().sum()) == 32
+    assert report.layout.original_counts == report.layout.vision_counts == (16, 16, 0)
+    assert len(report.after_layers) == len(report.trace) == len(report.scores) == 2
+    assert report.after_layers == (2, 4)
     empty, _ = run(VisionLayout.from_spans([[]], length=3), trace=True)
     assert empty.provenance().slot.numel() == 0
 

@@ -3,10 +3,10 @@
 import pytest
 from references_encoder import REFERENCES
 
-from lightkv.testing import StrategySuite
+from lightkv.testing import OrderFreeSuite
 
 
-class TestFasterVLM(StrategySuite):
+class TestFasterVLM(OrderFreeSuite):
     preset = "fastervlm"
 
 

@@ -9,11 +9,11 @@ from lightkv.core.functional import compress_stage
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.stage import Stage
 from lightkv.strategies.tiles import Tiles
-from lightkv.testing import StrategySuite
+from lightkv.testing import OrderFreeSuite, StrategySuite
 from lightkv.testing.cases import SyntheticVision
 
 
-class TestHiRED(StrategySuite):
+class TestHiRED(OrderFreeSuite):
     preset = "hired"
 
 

@@ -9,10 +9,10 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.roles import StageContext
 from lightkv.functional import compress_stage
 from lightkv.strategies.pitome import Energy
-from lightkv.testing import StrategySuite
+from lightkv.testing import OrderFreeSuite, StrategySuite
 
 
-class TestPiToMe(StrategySuite):
+class TestPiToMe(OrderFreeSuite):
     preset = "pitome"
 
 

@@ -4,10 +4,10 @@ import pytest
 from references_encoder import REFERENCES
 
 from lightkv.strategies.prumerge import Outliers
-from lightkv.testing import StrategySuite
+from lightkv.testing import OrderFreeSuite, StrategySuite
 
 
-class TestPruMerge(StrategySuite):
+class TestPruMerge(OrderFreeSuite):
     preset = "prumerge"
 
 

@@ -6,10 +6,10 @@ from references import DIFFERENCES, counts_after
 from lightkv.core.attention import LAST_ROW, NEXT_LAST_ROW
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline import Pipeline
-from lightkv.testing import StrategySuite
+from lightkv.testing import OrderFreeSuite
 
 
-class TestPyramidDrop(StrategySuite):
+class TestPyramidDrop(OrderFreeSuite):
     preset = "pyramiddrop"
 
 

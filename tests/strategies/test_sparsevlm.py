@@ -10,12 +10,12 @@ from lightkv.core.pipeline import Pipeline
 from lightkv.core.work import start_input
 from lightkv.functional import compress_stage
 from lightkv.strategies.sparsevlm import Recycle, TextRaters
-from lightkv.testing import StrategySuite
+from lightkv.testing import OrderFreeSuite, StrategySuite
 
 MEAN = {"name": "weighted-mean", "weights": "uniform"}
 
 
-class TestSparseVLM(StrategySuite):
+class TestSparseVLM(OrderFreeSuite):
     preset = "sparsevlm"
 
 

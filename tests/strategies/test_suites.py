@@ -10,7 +10,7 @@ from hypothesis import given
 from lightkv.core.plugins import registry
 from lightkv.core.roles import Matcher, Merged
 from lightkv.strategies.common import Drop
-from lightkv.testing import Case, StrategySuite, cases, check_strategy, strategies
+from lightkv.testing import Case, OrderFreeSuite, StrategySuite, cases, check_strategy, strategies
 from lightkv.testing.cases import SampleShape
 
 
@@ -23,7 +23,7 @@ class TestLightKVRelease(StrategySuite):
     preset = "lightkv-release"
 
 
-class TestFastV(StrategySuite):
+class TestFastV(OrderFreeSuite):
     preset = "fastv"
 
 

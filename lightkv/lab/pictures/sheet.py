@@ -1,0 +1,236 @@
+"""The PNG: a line of panels for each run, with captions and a key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from lightkv.core.errors import ConfigError
+from lightkv.lab.pictures.data import DROPPED, Picture, ShownRun, ShownStage, ShownView, differences
+from lightkv.lab.pictures.paint import (
+    FADED,
+    colors,
+    heat_scale,
+    paint_groups,
+    paint_heat,
+    paint_input,
+    ramp,
+)
+
+PANEL = 200
+"""Pixels that a panel is wide, about: patches have whole pixels."""
+GAP, MARGIN = 14, 20
+NARROWEST = 1090
+"""Room for the key in one line."""
+MOST_STAGES = 5
+"""Stages drawn for each run; of more (a stage on the cache has one in each layer) some are chosen."""
+INK, SOFT, PAPER = (28, 30, 36), (104, 108, 118), (255, 255, 255)
+FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc")
+"""Tried for text beyond ASCII, which Pillow's own font lacks."""
+
+
+def draw_png(picture: Picture, path: str | Path) -> Image.Image:
+    """Write the picture's runs as a PNG, and return it.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    sheet = _Sheet(picture).drawn()
+    try:
+        _calmed(sheet).save(path, format="PNG", optimize=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the file ({error.strerror or error})",
+            field="out",
+            value=str(path),
+            remedy="name a file in a folder that exists",
+        ) from error
+    return sheet
+
+
+def _calmed(image: Image.Image) -> Image.Image:
+    """Channels in steps of 4: nobody sees it, and the noise of photographs packs a third better."""
+    pixels = np.asarray(image).astype(np.int64)
+    return Image.fromarray(((pixels + 2) // 4 * 4).clip(0, 255).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a view lies in a panel: its corner, and pixels for the side of a patch."""
+
+    left: int
+    top: int
+    cell: int
+
+
+def places(views: Sequence[ShownView]) -> tuple[list[Place], tuple[int, int]]:
+    """Views below one another, in columns where there are many; and the panel's (width, height)."""
+    columns = 1 if len(views) <= 2 else ceil(sqrt(len(views)))
+    share = (PANEL * min(columns, 2) - 4 * (columns - 1)) // columns
+    found: list[Place] = []
+    top = width = 0
+    for start in range(0, len(views), columns):
+        left = height = 0
+        for view in views[start : start + columns]:
+            # Upright strips are as high as others are wide, twice at most.
+            cell = max(3, min(share // view.columns, 2 * share // view.rows))
+            found.append(Place(left, top, cell))
+            left += view.columns * cell + 4
+            height = max(height, view.rows * cell)
+        width, top = max(width, left - 4), top + height + 4
+    return found, (width, top - 4)
+
+
+def chosen(stages: Sequence[ShownStage]) -> list[ShownStage]:
+    """All stages, or `MOST_STAGES` at even distances with the first and the last."""
+    if len(stages) <= MOST_STAGES:
+        return list(stages)
+    picks = np.linspace(0, len(stages) - 1, MOST_STAGES).round().astype(int)
+    return [stages[pick] for pick in picks]
+
+
+class _Sheet:
+    def __init__(self, picture: Picture) -> None:
+        self.picture = picture
+        self.palette = colors(picture)
+        self.places, self.panel = places(picture.views)
+        self.head, self.small = 16, 12
+        self.lines = [chosen(run.stages) for run in picture.runs]
+        widest = max(sum(1 + (s.guidance is not None) for s in line) for line in self.lines)
+        self.width = max(2 * MARGIN + (1 + widest) * (self.panel[0] + GAP) - GAP, NARROWEST)
+        self.line = 52 + self.panel[1] + 40
+
+    def drawn(self) -> Image.Image:
+        height = MARGIN + 30 + len(self.lines) * self.line + 62
+        self.image = Image.new("RGB", (self.width, height), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        self._title()
+        top = MARGIN + 30
+        for number in range(len(self.lines)):
+            self._run(number, top)
+            top += self.line
+        self._key(top + 8)
+        return self.image
+
+    def _text(
+        self, at: tuple[int, int], text: str, size: int, fill: Any = INK, room: int | None = None
+    ) -> int:
+        """Write one line, cut to `room` pixels; where it ends."""
+        font = _font(size, text)
+        room = self.width - MARGIN - at[0] if room is None else room
+        if self.draw.textlength(text, font=font) > room:
+            while text and self.draw.textlength(text + "...", font=font) > room:
+                text = text[:-1]
+            text += "..."
+        self.draw.text(at, text, font=font, fill=fill)
+        return at[0] + int(self.draw.textlength(text, font=font))
+
+    def _title(self) -> None:
+        picture = self.picture
+        drawn = sum(int((view.tokens >= 0).sum()) for view in picture.views)
+        tokens = f"{picture.count} vision tokens"
+        if drawn < picture.count:
+            tokens += f", {picture.count - drawn} of them separators that show no patch"
+        if any(view.source == "stretched" for view in picture.views):
+            tokens += "; picture laid over the grid"
+        self._text((MARGIN, MARGIN - 4), f"{picture.model}: {tokens}", self.head, SOFT)
+
+    def _run(self, number: int, top: int) -> None:
+        run, line = self.picture.runs[number], self.lines[number]
+        self.draw.line((MARGIN, top, self.width - MARGIN, top), fill=(214, 216, 222))
+        end = self._text((MARGIN, top + 8), run.strategy, self.head)
+        end = self._text((end + 14, top + 8), f'"{run.prompt}"', self.head)
+        self._text((end + 14, top + 8), f"answer: {run.answer}", self.head, (0, 92, 168))
+        self._text((MARGIN, top + 30), _note(run, line), self.small, SOFT)
+        other = differences(self.picture.runs, number) or []
+        found = dict(zip(map(id, run.stages), other, strict=False))
+        left = self._panel(MARGIN, top, paint_input, "input", f"{self.picture.count} tokens")
+        before = self.picture.count
+        for stage in line:
+            if stage.guidance is not None:
+                left = self._guidance(left, top, stage)
+            left = self._groups(left, top, stage, before, found.get(id(stage)))
+            before = stage.left if stage.site == "layers" else before
+
+    def _guidance(self, left: int, top: int, stage: ShownStage) -> int:
+        guidance = stage.guidance
+        assert guidance is not None
+        scale = heat_scale(guidance)
+        known = guidance[np.isfinite(guidance)]
+        mean = float(known.mean()) if known.size else 0.0
+        times = f"highest: {scale / mean:.1f} x the mean" if mean > 0 else "all zero"
+
+        def paint(view: ShownView, cell: int) -> Any:
+            return paint_heat(view, guidance, scale, cell)
+
+        where = "before " + stage.title if stage.site == "cache" else stage.title
+        return self._panel(left, top, paint, f"guidance, {where}", times)
+
+    def _groups(
+        self, left: int, top: int, stage: ShownStage, before: int, other: int | None
+    ) -> int:
+        def paint(view: ShownView, cell: int) -> Any:
+            return paint_groups(view, stage, self.palette, cell)
+
+        gone = int((stage.home == DROPPED).sum())
+        merged = int((stage.sizes > 1).sum())
+        note = ", ".join(
+            ([f"{merged} merged"] if merged else []) + ([f"{gone} dropped"] if gone else [])
+        )
+        if other is not None:
+            note += f"; {other or 'none'} unlike above"
+        return self._panel(left, top, paint, f"{stage.title}: {before} to {stage.left}", note)
+
+    def _panel(self, left: int, top: int, paint: Any, title: str, note: str) -> int:
+        for view, place in zip(self.picture.views, self.places, strict=True):
+            tile = Image.fromarray(paint(view, place.cell))
+            self.image.paste(tile, (left + place.left, top + 52 + place.top))
+        under, room = top + 52 + self.panel[1], self.panel[0] + GAP - 4
+        self._text((left, under + 4), title, self.small, INK, room)
+        self._text((left, under + 19), note, self.small, SOFT, room)
+        return left + self.panel[0] + GAP
+
+    def _key(self, top: int) -> None:
+        self.draw.line((MARGIN, top, self.width - MARGIN, top), fill=(214, 216, 222))
+        left, top = MARGIN, top + 12
+        for color in ((214, 96, 40), (60, 150, 90)):
+            self.draw.rectangle((left, top, left + 13, top + 13), fill=color)
+            left += 15
+        left = self._text((left + 4, top), "patches that ended in one token", self.small) + 18
+        self.draw.ellipse((left, top + 2, left + 9, top + 11), fill=PAPER, outline=INK, width=2)
+        left = self._text((left + 15, top), "the place that the token keeps", self.small) + 18
+        left = self._text((left, top), "no colour: a token of its own", self.small) + 18
+        self.draw.rectangle((left, top, left + 13, top + 13), fill=FADED, outline=SOFT)
+        left = self._text((left + 19, top), "dropped", self.small) + 18
+        left = self._text((left, top), "guidance: 0", self.small) + 6
+        bar = ramp(np.linspace(0, 1, 90) ** 2)[None].repeat(13, axis=0)
+        self.image.paste(Image.fromarray(np.rint(bar).astype(np.uint8)), (left, top + 1))
+        end = self._text((left + 96, top), "the stage's highest (root scale)", self.small) + 18
+        if any(differences(self.picture.runs, n) for n in range(len(self.lines))):
+            text = "unlike above: patches in another group"
+            fits = end + self.draw.textlength(text, font=_font(self.small, text)) < self.width
+            self._text((end, top) if fits else (MARGIN, top + 19), text, self.small)
+
+
+def _note(run: ShownRun, drawn: Sequence[ShownStage]) -> str:
+    """What stands below the question."""
+    note = f"retention {run.retention:.3f}"
+    if len(drawn) < len(run.stages):
+        note += f"; {len(drawn)} of its {len(run.stages)} stages"
+    return note + (f"; {run.remark}" if run.remark else "")
+
+
+def _font(size: int, text: str) -> Any:
+    if not text.isascii():
+        for name in FONTS:
+            try:
+                return ImageFont.truetype(name, size)
+            except OSError:
+                continue
+    return ImageFont.load_default(size)

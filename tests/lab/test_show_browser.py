@@ -1,0 +1,152 @@
+"""The page of `lightkv show` in a real browser: it draws, hovering works, and the console is quiet."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_show import picture_of
+
+from lightkv.lab.pictures import write_html
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1500,1200",
+)
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver on the path"
+)
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    made = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield made
+    made.quit()
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return picture_of(prompts=["what </script> is red ?", "list & all"], retention=0.35)
+
+
+@pytest.fixture
+def opened(driver, picture, tmp_path):
+    """The driver on the page, which must have come up by itself."""
+    path = tmp_path / "show.html"
+    write_html(picture, path)
+    driver.get(path.as_uri())
+    assert driver.find_element("tag name", "body").get_attribute("data-ready") == "1"
+    yield driver
+    assert [entry for entry in driver.get_log("browser") if entry["level"] != "INFO"] == []
+
+
+def canvases(driver, shows=None):
+    found = driver.find_elements("tag name", "canvas")
+    return [c for c in found if shows in (None, c.get_attribute("data-shows"))]
+
+
+def point_at(driver, canvas, row, column, rows, columns):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    size = canvas.size
+    x = (column + 0.5) * size["width"] / columns - size["width"] / 2
+    y = (row + 0.5) * size["height"] / rows - size["height"] / 2
+    ActionChains(driver).move_to_element_with_offset(canvas, x, y).perform()
+
+
+def tooltip(driver):
+    return driver.find_element("id", "tip").text
+
+
+def pixels(driver, canvas, tmp_path):
+    path = tmp_path / "canvas.png"
+    path.write_bytes(canvas.screenshot_as_png)
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def test_every_run_and_stage_is_drawn(opened, picture, tmp_path):
+    stages = len(picture.runs[0].stages)
+    assert len(canvases(opened)) == 2 * (1 + stages)
+    assert len(canvases(opened, "groups")) == 2 * stages
+    headings = [h.text for h in opened.find_elements("tag name", "h2")]
+    assert "what </script> is red ?" in headings[0]
+    assert "list & all" in headings[1]
+    shown = pixels(opened, canvases(opened, "input")[0], tmp_path)
+    assert shown.std() > 3  # the picture is there
+    merged = pixels(opened, canvases(opened, "groups")[0], tmp_path)
+    assert np.ptp(merged, axis=-1).mean() > np.ptp(shown, axis=-1).mean() + 20  # with colours on it
+
+
+def test_hovering_shows_the_group_in_all_stages(opened, picture):
+    [view] = picture.views
+    first, last = picture.runs[0].stages[0], picture.runs[0].stages[-1]
+    token = int(np.flatnonzero(first.home != np.arange(picture.count))[0])
+    row, column = np.argwhere(view.tokens == token)[0]
+    point_at(opened, canvases(opened)[1], row, column, view.rows, view.columns)
+    text = tooltip(opened)
+    assert f"token {token}: row {row + 1}, column {column + 1}" in text
+    assert f"merged {first.title}" in text
+    assert f"{len(first.groups[int(first.home[token])])} members" in text
+    assert "weight in its token" in text
+    assert "× the mean" in text
+    groups = [c.get_attribute("data-group").split() for c in canvases(opened)]
+    per_run = 1 + len(picture.runs[0].stages)
+    for number, stage in ((1, first), (per_run - 1, last)):
+        assert [int(t) for t in groups[number]] == stage.groups[int(stage.home[token])]
+    other = picture.runs[1].stages[-1]
+    assert [int(t) for t in groups[-1]] == other.groups[int(other.home[token])]
+    assert groups[0] == [str(token)]
+
+
+def test_the_keyboard_moves_from_patch_to_patch(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    canvas = canvases(opened)[1]
+    canvas.send_keys(Keys.ARROW_RIGHT)
+    assert "row 1, column 1" in tooltip(opened)
+    canvas.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
+    assert "row 2, column 2" in tooltip(opened)
+    canvas.send_keys(Keys.ESCAPE)
+    assert canvas.get_attribute("data-group") is None
+
+
+def test_guidance_and_tabs(opened, picture, tmp_path):
+    before = pixels(opened, canvases(opened, "groups")[0], tmp_path)
+    opened.find_element("id", "heat").click()
+    stages = len(picture.runs[0].stages)
+    assert len(canvases(opened, "guidance")) == 2 * stages
+    after = pixels(opened, canvases(opened, "guidance")[0], tmp_path)
+    assert np.abs(before - after).mean() > 10
+    tabs = opened.find_elements("css selector", "[role=tab]")
+    assert [tab.text for tab in tabs][:3] == [
+        "all stages",
+        "input",
+        picture.runs[0].stages[0].title,
+    ]
+    tabs[2].click()
+    assert tabs[2].get_attribute("aria-selected") == "true"
+    large = canvases(opened)
+    assert len(large) == 2
+    assert large[0].size["width"] > 1.5 * after.shape[1]
