@@ -8,6 +8,7 @@ import typer
 
 from lightkv.cli.command_demo import demo
 from lightkv.cli.command_plan import plan
+from lightkv.cli.command_report import report
 from lightkv.cli.command_run import run
 from lightkv.cli.command_show import show
 from lightkv.cli.command_strategies import strategies
@@ -27,6 +28,7 @@ app.command()(run)
 app.command()(strategies)
 app.command()(plan)
 app.command()(show)
+app.command()(report)
 
 
 @app.callback(invoke_without_command=True)

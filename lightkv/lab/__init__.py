@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_LAZY = {"show": "lightkv.lab.pictures"}
+_LAZY = {"report": "lightkv.lab.reporting", "show": "lightkv.lab.pictures"}
 """Public name → the module that has it; the parts of the lab are imported when they are used."""
 
 

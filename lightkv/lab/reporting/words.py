@@ -1,0 +1,36 @@
+"""Figures and settings as text."""
+
+from __future__ import annotations
+
+from lightkv.lab.reporting.study import Estimate
+
+
+def figure_text(value: float, *, share: bool, signed: bool = False) -> str:
+    """`0.931` → `93.1` where scores are shares; log-probabilities as they are. True minus sign."""
+    sign = "+" if signed else ""
+    text = f"{100.0 * value:{sign}.1f}" if share else f"{value:{sign}.3f}"
+    return text.replace("-", "−")
+
+
+def interval_text(share: bool, point: Estimate, *, signed: bool = False) -> str:
+    """`93.1 [92.0, 94.2]`."""
+    value, low, high = (
+        figure_text(each, share=share, signed=signed)
+        for each in (point.value, point.low, point.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def unit_of(share: bool) -> str:
+    """Of a difference in score."""
+    return "points" if share else "in log-likelihood"
+
+
+def setting_text(setting: dict[str, str]) -> str:
+    """What a setting is, in few words: the labels of its axes."""
+    return " / ".join(setting.values()) or "default"
+
+
+def short(text: str, most: int) -> str:
+    """The text, cut to so many characters."""
+    return text if len(text) <= most else text[: most - 1] + "…"
