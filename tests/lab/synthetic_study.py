@@ -27,10 +27,11 @@ UNFINISHED = (
 """Status and reason of the last cells."""
 
 
-def study(clusters=60, retentions=RETENTIONS, axes=AXES, seed=0, names=str):
-    """Cells, their outcomes and the meta data of a grid in which three cells are not done.
+def study(clusters=60, retentions=RETENTIONS, axes=AXES, seed=0, names=str, unfinished=UNFINISHED):
+    """Cells, their outcomes and the meta data of a grid.
 
     Args:
+        unfinished: status and reason of the last cells.
         names: what to make of kinds and questions, to try odd texts.
     """
     generator = np.random.default_rng(seed)
@@ -45,7 +46,7 @@ def study(clusters=60, retentions=RETENTIONS, axes=AXES, seed=0, names=str):
         number = len(cells)
         spec = {"model": "demo", "dtype": "auto", "task": {"name": "scenes", "scenes": clusters}}
         spec |= {"data": "c0ffee", "seed": 0, "retention": retention, "pipeline": pipeline}
-        share = 1.0 if retention is None else float(retention + generator.normal(0, 0.003))
+        share = 1.0 if retention is None else float(retention + generator.normal(0, 0.001))
         cell = Cell(
             id=f"{number:016x}",
             position=number,
@@ -58,7 +59,7 @@ def study(clusters=60, retentions=RETENTIONS, axes=AXES, seed=0, names=str):
             retention=share,
             flops=0.35 + 0.65 * share + 0.01 * (factors.get("windows") == "off"),
             kv_bytes=0.05 + 0.95 * share,
-            tokens=tokens(share),
+            tokens=tokens(retention or 1.0, factors.get("windows")),
         )
         hard = np.array(list(KINDS.values()))[[k for *_, k in samples]]
         own = generator.logistic(size=len(samples)) * 0.35
@@ -74,11 +75,11 @@ def study(clusters=60, retentions=RETENTIONS, axes=AXES, seed=0, names=str):
         for labels in itertools.product(*axes.values()):
             factors = dict(zip(axes, labels, strict=True))
             loss = 0.25 - sum(axes[a][x] for a, x in factors.items())
-            pipeline = {"name": "mine", "aggregator": {"name": factors["mean"]}}
+            pipeline = {"name": "mine", "aggregator": {"name": factors.get("mean", "weighted")}}
             pipeline["schedule"] = [{"after_layer": 2, "ratio": 0.5, "windows": 4}]
             cost = 2.2 * loss * (1 - retention) ** 2.2
             add({**factors, "retention": str(retention)}, pipeline, cost, retention)
-    for number, (status, reason) in enumerate(UNFINISHED, len(cells) - len(UNFINISHED)):
+    for number, (status, reason) in enumerate(unfinished, len(cells) - len(unfinished)):
         cell = cells[number]
         del outcomes[cell.id]
         cells[number] = Cell(
@@ -96,11 +97,12 @@ def study(clusters=60, retentions=RETENTIONS, axes=AXES, seed=0, names=str):
     return cells, outcomes, meta
 
 
-def tokens(share):
-    """Vision tokens of each layer that come to the share."""
-    first = 2
-    left = (share * LAYERS - first) / (LAYERS - first)
-    return tuple(float(TOKENS * (1 if layer < first else left)) for layer in range(LAYERS))
+def tokens(share, windows):
+    """Vision tokens of each layer that come to the share; windows leave other roundings."""
+    first = max(1, round(LAYERS * share * 0.6))
+    left = max(0.05, (share * LAYERS - first) / max(1, LAYERS - first))
+    kept = [1.0 if layer < first else left for layer in range(LAYERS)]
+    return tuple(round(TOKENS * each + (windows == "off") * (each < 1)) for each in kept)
 
 
 def write(path, *made):

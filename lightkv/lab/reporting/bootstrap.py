@@ -68,7 +68,12 @@ def resampled_means(
 
 
 def front(points: Sequence[tuple[float | None, float]]) -> set[int]:
-    """Numbers of the (cost, quality) points that no other point beats in both; None is no cost."""
+    """Numbers of the (cost, quality) points that no other point beats in both; None is no cost.
+
+    Costs count as equal if they agree to a hundredth: what rounding of token counts leaves over is
+    no saving.
+    """
+    points = [(None if cost is None else round(cost, 2), quality) for cost, quality in points]
     order = sorted(
         (number for number, (cost, _) in enumerate(points) if cost is not None),
         key=lambda number: (points[number][0], -points[number][1]),

@@ -12,7 +12,10 @@ from lightkv.lab.reporting.drawing import DASHES, PALETTE, SYMBOLS, Json, figure
 from lightkv.lab.reporting.effects import Effect
 from lightkv.lab.reporting.quality import COSTS, quality
 from lightkv.lab.reporting.study import VANILLA, Group, Row, Study
-from lightkv.lab.reporting.words import figure_text, interval_text, setting_text, short
+from lightkv.lab.reporting.words import axes_text, figure_text, interval_text, setting_text, short
+
+MANY = 8
+"""Lines of the token plot from which on they are named by retention only."""
 
 
 def figures(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
@@ -24,7 +27,7 @@ def figures(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
             for name, axis in views.items()
         },
         "effects": main_effects(study, group, effects) if effects else None,
-        "tokens": tokens(group),
+        "tokens": tokens(study, group),
         "kinds": kinds(study, group) if group.kinds else None,
     }
 
@@ -88,12 +91,13 @@ def main_effects(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
             "automargin": True,
             "zeroline": False,
         },
-        height=150 + 64 * len(rows),
+        height=170 + 60 * len(rows),
+        margin={"t": 60, "r": 14, "b": 60, "l": 60},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
 
 
-def tokens(group: Group) -> Json | None:
+def tokens(study: Study, group: Group) -> Json | None:
     """Vision tokens in each layer's cache; cells that keep the same tokens share a line."""
     found: dict[tuple[float, ...], list[Row]] = {}
     for row in group.rows:
@@ -102,27 +106,34 @@ def tokens(group: Group) -> Json | None:
     if not found:
         return None
     traces = []
+    seen: set[str] = set()
     for number, (counts, rows) in enumerate(found.items()):
-        color = PALETTE[(number - 1) % len(PALETTE)]
-        plain = rows[0].plain
+        name, place = _common(rows, group), number - 1
+        if len(found) > MANY and not rows[0].plain:
+            # One name and colour for each retention; hovering tells which cells a line belongs to.
+            place = study.retentions(group).index(rows[0].retention)
+            name = f"retention {rows[0].retention}"
+        color, dash = PALETTE[place % len(PALETTE)], DASHES[place // len(PALETTE) % len(DASHES)]
+        line = {"color": color, "dash": dash}
+        if rows[0].plain:
+            line = {"color": "#808080", "dash": "longdash"}
         # Half a layer further: a step is as wide as its layer.
         traces.append(
             {
                 "type": "scatter",
-                "name": html.escape(_common(rows, group)),
+                "name": html.escape(name),
+                "legendgroup": html.escape(name),
+                "showlegend": name not in seen,
                 "x": [*(layer - 0.5 for layer in range(len(counts))), len(counts) - 0.5],
                 "y": [*counts, counts[-1]],
                 "customdata": [*range(len(counts)), len(counts) - 1],
+                "text": html.escape(_common(rows, group)),
                 "mode": "lines",
-                "line": {
-                    "shape": "hv",
-                    "color": "#808080" if plain else color,
-                    "dash": "longdash" if plain else DASHES[number // len(PALETTE) % 4],
-                    "width": 2,
-                },
-                "hovertemplate": "layer %{customdata}: %{y:.1f} tokens",
+                "line": {**line, "shape": "hv", "width": 2 if len(found) <= MANY else 1.5},
+                "hovertemplate": "layer %{customdata}: %{y:.1f} tokens<br>%{text}<extra></extra>",
             }
         )
+        seen.add(name)
     return figure(
         traces,
         xaxis={"title": {"text": "decoder layer"}, "zeroline": False, "tickformat": "d"},
@@ -184,7 +195,7 @@ def _heat(group: Group, rows: list[Row], *, changes: bool) -> Json:
         "hovertemplate": "%{customdata}<extra></extra>",
         "xgap": 2,
         "ygap": 2,
-        "colorbar": {"thickness": 12, "outlinewidth": 0},
+        "showscale": False,
         **scale,
     }
     return figure(
@@ -194,13 +205,16 @@ def _heat(group: Group, rows: list[Row], *, changes: bool) -> Json:
         yaxis={
             "tickvals": list(range(len(rows))),
             "ticktext": names,
+            "title": {
+                "text": html.escape(axes_text([row.setting for row in rows if not row.plain]))
+            },
             "range": [len(rows) - 0.5, -0.5],
             "automargin": True,
             "showgrid": False,
             "zeroline": False,
         },
-        height=80 + 25 * len(rows),
-        margin={"t": 40, "r": 10, "b": 20, "l": 10},
+        height=70 + 25 * len(rows),
+        margin={"t": 40, "r": 10, "b": 10, "l": 10},
     )
 
 

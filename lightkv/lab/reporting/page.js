@@ -5,6 +5,7 @@
   const byId = (id) => document.getElementById(id);
   const all = (query, from = document) => [...from.querySelectorAll(query)];
   const ORDER = new Intl.Collator(undefined, { numeric: true });
+  const LIGHTER = { "#0072B2": "#3D9BE0", "#009E73": "#2BBF95", "#9A6324": "#C48A45" }; // on a dark page
   let group = 0;
 
   // -- plots -------------------------------------------------------------------------------------
@@ -13,7 +14,9 @@
 
   /** A figure with the page's colours: those of text and grid follow the reader's theme. */
   function themed(figure) {
-    const { data: traces, layout } = structuredClone(figure);
+    const dark = color("--dark") === "1";
+    const text = JSON.stringify(figure).replace(/#(0072B2|009E73|9A6324)/g, (found) => (dark ? LIGHTER[found] : found));
+    const { data: traces, layout } = JSON.parse(text);
     const ink = color("--ink"), grid = color("--grid"), line = color("--line");
     for (const trace of traces) {
       if (trace.meta !== "ink") continue;
@@ -26,8 +29,10 @@
     }
     layout.font = { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: ink };
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
+    for (const axis of [layout.xaxis, layout.yaxis]) if (axis.title) axis.title.font = { size: 13 };
     layout.hoverlabel = { align: "left", bgcolor: color("--panel"), bordercolor: line, font: { color: ink } };
     layout.hovermode = "closest";
+    layout.modebar = { bgcolor: "rgba(0,0,0,0)", color: color("--soft"), activecolor: color("--accent") };
     return [traces, layout];
   }
 
@@ -37,8 +42,9 @@
     if (!figure) return;
     const [traces, layout] = themed(figure);
     change(traces, layout);
-    Plotly.react(place, traces, layout, { responsive: true, displaylogo: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+    place.style.height = `${layout.height}px`; // plots that fit their box need one
+    Plotly.react(place, traces, layout, { responsive: true, displaylogo: false, displayModeBar: "hover",
+      modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] });
   }
 
   function options(select, names, wanted) {
@@ -46,18 +52,25 @@
     select.replaceChildren(...names.map((name) => new Option(name, name, false, name === before)));
   }
 
+  /** The names below the plot, long ones one by one; the area of the plot stays as it is. */
+  function legendBelow(traces, layout) {
+    const names = new Set(traces.filter((trace) => trace.showlegend !== false).map((trace) => trace.name));
+    const long = [...names].some((name) => name.length > 24);
+    const area = 330, title = (layout.legend || {}).title, room = (long ? 29 * names.size : 24) + (title && long ? 22 : 0);
+    layout.legend = { ...layout.legend, orientation: long ? "v" : "h", x: 0, xanchor: "left", y: -62 / area, yanchor: "top" };
+    if (title) layout.legend.title = { ...title, side: long ? "top" : "left", font: { size: 12.5 } };
+    layout.margin = { ...layout.margin, b: 66 + room };
+    layout.height = layout.margin.t + area + layout.margin.b;
+  }
+
   function drawQuality() {
     const views = data.groups[group].quality;
     options(byId("view"), Object.keys(views), data.groups[group].view);
     const chosen = views[byId("view").value];
-    const narrow = window.innerWidth < 720;
     for (const cost of ["retention", "flops"]) {
       draw("plot-" + cost, chosen[cost], (traces, layout) => {
         for (const trace of traces) if (trace.meta === "more band") trace.visible = byId("bands").checked;
-        const many = traces.filter((trace) => trace.showlegend !== false).length > 8;
-        const below = { orientation: "h", x: 0, y: -0.2, yanchor: "top" };
-        layout.legend = { ...layout.legend, ...below, font: { size: many ? 10.5 : 12 } };
-        if (many && !narrow) layout.height = layout.height + 130;
+        legendBelow(traces, layout);
       });
     }
     byId("bands").parentElement.hidden = !chosen.retention.data.some((trace) => trace.meta === "more band");
@@ -78,7 +91,7 @@
     drawQuality();
     for (const name of ["effects", "tokens"]) {
       byId(name).hidden = !shown[name];
-      draw("plot-" + name, shown[name]);
+      draw("plot-" + name, shown[name], name === "tokens" ? legendBelow : undefined);
     }
     drawKinds();
     for (const part of all("[data-group]")) part.hidden = Number(part.dataset.group) !== group;
@@ -157,7 +170,7 @@
     const head = event.target.closest("th");
     if (head) sort(head);
   });
-  byId("filters").addEventListener("input", filter);
+  for (const kind of ["input", "change"]) byId("filters").addEventListener(kind, filter);
   byId("clear").addEventListener("click", () => {
     for (const field of all("#filters input, #filters select")) field.value = "";
     filter();

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from lightkv.lab.reporting.drawing import (
     unit,
 )
 from lightkv.lab.reporting.study import Estimate, Group, Row, front
-from lightkv.lab.reporting.words import figure_text, interval_text, setting_text
+from lightkv.lab.reporting.words import axes_text, figure_text, interval_text, setting_text
 
 FEW = 8
 """Settings up to which each has its own band."""
@@ -42,8 +42,12 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
     if axis is None:
         on_front = {setting_text(rows[number].setting) for number in best}
         for number, (name, members) in enumerate(settings.items()):
-            band = len(settings) <= FEW or name in on_front
-            traces += _line(group, name, members, read, number, band=band)
+            shown = len(settings) <= FEW or name in on_front
+            lines = _line(group, name, members, read, number, band=shown)
+            if not shown:  # many names would bury the plot: these are told by hovering
+                lines[1] |= {"showlegend": False, "opacity": 0.55}
+                lines[1]["line"]["width"] = 1.2
+            traces += lines
     else:
         labels = lines_by([r for r in rows if axis in r.setting], lambda row: row.setting[axis])
         for number, members in enumerate(labels.values()):
@@ -69,8 +73,8 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
     return figure(
         traces,
         xaxis={"title": {"text": title}, "tickformat": ".2f"},
-        yaxis={"title": {"text": _quality_title(group)}, **_ticks(group)},
-        legend={"title": {"text": html.escape(axis or _axes_text(rows))}},
+        yaxis={"title": {"text": _quality_title(group)}},
+        legend={"title": {"text": html.escape(axis or axes_text([row.setting for row in rows]))}},
         **_vanilla(group),
     )
 
@@ -119,7 +123,7 @@ def _line(
             "symbol": SYMBOLS[(number + number // len(PALETTE)) % len(SYMBOLS)],
         },
         "legendgroup": f"line {number}",
-        "hovertemplate": "%{text}<br>at %{x:.3f}",
+        "hovertemplate": "%{fullData.name}<br>%{text} at %{x:.3f}<extra></extra>",
     }
     return [shade, line]
 
@@ -162,16 +166,8 @@ def _vanilla(group: Group) -> Json:
     return {"shapes": [band, line], "annotations": [note]}
 
 
-def _axes_text(rows: Sequence[Row]) -> str:
-    return " / ".join(next((row.setting for row in rows), {}))
-
-
 def _quality_title(group: Group) -> str:
     return "score (%)" if group.share else "score (log-likelihood)"
-
-
-def _ticks(group: Group) -> Json:
-    return {"tickformat": ".1f"} if group.share else {"tickformat": ".3f"}
 
 
 def _score(group: Group, score: Estimate | None) -> float | None:

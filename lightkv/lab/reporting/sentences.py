@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from lightkv.lab.reporting.effects import Effect, by_weight
 from lightkv.lab.reporting.study import Group, Row, Study
-from lightkv.lab.reporting.words import interval_text, setting_text, unit_of
+from lightkv.lab.reporting.words import full_text, interval_text, unit_of
 
 
 def sentences(study: Study, group: Group, effects: Sequence[Effect]) -> list[Markup]:
@@ -34,7 +34,7 @@ def _best(group: Group, retention: str, rows: list[Row]) -> Markup:
     where = Markup("At retention <b>{}</b>").format(retention) if retention else "Of all cells"
     text = Markup("{}, <b>{}</b> scores best of {}: {}{}").format(
         where,
-        setting_text(best.setting),
+        full_text(best.setting),
         f"{len(rows)} cells" if len(rows) > 1 else "1 cell",
         interval_text(group.share, best.score),
         " %" if group.share else "",

@@ -94,7 +94,7 @@ def _estimate(score: Estimate | None, share: bool) -> Json:
         return _field("", None, css="number")
     low, high = (figure_text(each, share=share) for each in (score.low, score.high))
     text = figure_text(score.value, share=share)
-    return _field(text, score.value, css="number", more=f"[{low}, {high}]")
+    return _field(text, score.value, css="number estimate", more=f"[{low}, {high}]")
 
 
 def _change(row: Row, share: bool, span: tuple[float, float]) -> Json:
@@ -102,7 +102,7 @@ def _change(row: Row, share: bool, span: tuple[float, float]) -> Json:
     change = row.change
     if change is None:
         return _field("", None, css="number")
-    css = "number"
+    css = "number estimate change"
     if change.clear:
         css += " clear-up" if change.value > 0 else " clear-down"
     left, width = span
