@@ -223,7 +223,6 @@ def test_odd_texts_do_not_break_the_page():
     drawn = data_of(text)["groups"][0]
     parts = [
         drawn["effects"],
-        drawn["tokens"],
         *drawn["quality"].values(),
         *drawn["kinds"].values(),
     ]

@@ -215,7 +215,7 @@ def test_dark_and_narrow(opened):
         size = {"width": 420, "height": 800, "deviceScaleFactor": 1, "mobile": False}
         opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         wide = "return document.documentElement.scrollWidth <= 420"
-        assert opened.execute_script(wide)
+        wait(opened, lambda driver: driver.execute_script(wide))
     finally:
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
