@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lightkv.cli.command_ablate import ablate
 from lightkv.cli.command_demo import demo
 from lightkv.cli.command_plan import plan
 from lightkv.cli.command_run import run
@@ -25,6 +26,7 @@ app.command()(demo)
 app.command()(run)
 app.command()(strategies)
 app.command()(plan)
+app.command()(ablate)
 
 
 @app.callback(invoke_without_command=True)
