@@ -88,19 +88,24 @@ def normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
         )
     data["axes"] = {
         label_text(axis): {
-            label_text(label): _based(change or {}, folder) for label, change in labels.items()
+            label_text(label): _based(f"axes, {axis}, {label_text(label)}", change or {}, folder)
+            for label, change in labels.items()
         }
         for axis, labels in axes.items()
     }
-    data["cells"] = [_based(cell, folder) for cell in data.get("cells") or ()]
+    data["cells"] = [
+        _based(f"cells[{number}]", cell, folder)
+        for number, cell in enumerate(data.get("cells") or ())
+    ]
     if isinstance(data.get("baseline"), Mapping):
         data["baseline"] = {str(k): label_text(v) for k, v in data["baseline"].items()}
     return {key: value for key, value in data.items() if value is not None or key == "retention"}
 
 
-def _based(change: Any, folder: Path | None) -> Any:
+def _based(where: str, change: Any, folder: Path | None) -> Any:
     """A change whose pipeline is written out, so that the grid holds everything."""
-    if isinstance(change, Mapping) and "base" in change:
+    check_change(where, change, ("name", *CHANGES))
+    if "base" in change:
         return {**change, "base": base_data(change["base"], folder)}
     return change
 
