@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 from lightkv.cli.output import console, notes
 
 if TYPE_CHECKING:
+    from lightkv.lab.records import Cell
     from lightkv.lab.runner import Progress as Step
     from lightkv.lab.store import Store
     from lightkv.lab.summary import Line
@@ -123,55 +124,71 @@ def _show(store: Store) -> None:
     from rich.table import Table
 
     from lightkv.lab.summary import summary
-    from lightkv.lab.tasks import tasks
 
     lines = summary(store)
     out = console()
-    known = tasks()
+    factors = _varying([line.cell for line in lines])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("cell")
-    for head in ("mean", "95 %", "retention", "FLOPs", "KV", "difference", "95 %", "McNemar p"):
+    for head in factors:
+        table.add_column(head, overflow="fold")
+    for head in ("mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p"):
         table.add_column(head, justify="right", no_wrap=True)
     for line in lines:
-        name = line.cell.spec["task"]["name"]
-        accuracy = name not in known or known[name].accuracy
-        table.add_row(*_row(line, 100.0 if accuracy else 1.0))
+        table.add_row(*_labels(line.cell, factors), *_figures(line))
     out.print(table)
     for line in lines:
         if line.cell.status != "done":
             reason = f": {line.cell.reason}" if line.cell.reason else ""
             out.print(f"{line.cell.name} {line.cell.status}{reason}", markup=False)
-    baseline = store.meta.get("baseline")
-    against = f" to {baseline!r}" if baseline else ", each to its own baseline"
-    out.print(
-        f"Scores in %, log-probabilities as they are. Differences{against}, paired by sample; "
-        "intervals by bootstrap over pictures; McNemar's p is exact and counts wholly right "
-        "answers.",
-        style="dim",
-        markup=False,
-    )
+    out.print(_explanation(store.meta.get("baseline"), lines), style="dim", markup=False)
 
 
-def _row(line: Line, scale: float) -> list[str]:
-    """Texts of a cell; scores times `scale`."""
+def _varying(cells: Sequence[Cell]) -> list[str]:
+    """Factors that tell cells apart, in order."""
+    labels: dict[str, set[str]] = {}
+    for cell in cells:
+        for key, label in cell.factors.items():
+            labels.setdefault(key, set()).add(label)
+    ends = ("model", "task", "retention", "seed")
+    found = [key for key in labels if key not in (*ends, "cell")]
+    return found + [key for key in ends if len(labels.get(key, ())) > 1] or ["cell"]
+
+
+def _labels(cell: Cell, factors: Sequence[str]) -> list[str]:
+    """The cell's label of each factor; a cell that is no combination of axes has its name first."""
     from rich.markup import escape
 
-    cell, name = line.cell, escape(line.cell.name)
-    if line.mean is None or line.low is None or line.high is None:
-        return [name, cell.status, *[""] * 7]
-    digits = 1 if scale > 1 else 3
-    texts = [
-        name,
-        f"{scale * line.mean:.{digits}f}",
-        f"{scale * line.low:.{digits}f} … {scale * line.high:.{digits}f}",
-        *(f"{value:.3f}" for value in (cell.retention, cell.flops, cell.kv_bytes)),
-    ]
+    labels = [cell.factors.get(key, "") for key in factors]
+    if not labels[0]:
+        labels[0] = cell.factors.get("cell", cell.name)
+    return [escape(label) for label in labels]
+
+
+def _figures(line: Line) -> list[str]:
+    """Texts of what a cell reached."""
+    from lightkv.lab.tasks import tasks
+
+    cell = line.cell
+    if line.mean is None:
+        return [cell.status, *[""] * 5]
+    task = tasks().get(cell.spec["task"]["name"])
+    scale, digits = (100.0, 1) if task is None or task.accuracy else (1.0, 3)
+    shares = (cell.retention, cell.flops, cell.kv_bytes)
+    texts = [f"{scale * line.mean:.{digits}f}", *(f"{share:.3f}" for share in shares)]
     gap = line.difference
     if gap is None:
-        return [*texts, "", "", ""]
-    return [
-        *texts,
-        f"{scale * gap.difference:+.{digits}f}",
-        f"{scale * gap.low:+.{digits}f} … {scale * gap.high:+.{digits}f}",
-        "" if gap.mcnemar_p is None else f"{gap.mcnemar_p:.2g}",
-    ]
+        return [*texts, "", ""]
+    middle, low, high = (f"{scale * v:+.{digits}f}" for v in (gap.difference, gap.low, gap.high))
+    chance = "" if gap.mcnemar_p is None else f"{gap.mcnemar_p:.2g}"
+    return [*texts, rf"{middle} \[{low}, {high}]", chance]
+
+
+def _explanation(baseline: str | None, lines: Sequence[Line]) -> str:
+    names = {line.baseline for line in lines} - {None}
+    against = f"to {baseline!r}" if baseline else f"to {len(names)} baselines"
+    return (
+        "Mean scores in %, log-probabilities as they are; retention as achieved; FLOPs of the prefill "
+        f"and bytes of its cache relative to the uncompressed model. Differences are {against}, "
+        "paired by sample; intervals by bootstrap over pictures; p is McNemar's, exact, of wholly "
+        "right answers."
+    )

@@ -66,7 +66,8 @@ def ablate(
         workers: processes, each with the model loaded once (actors, with `ray`). More than one are
             started by `spawn`, so a script needs the guard `if __name__ == "__main__"`.
         ray: address of a Ray cluster, or `local` to start one on this machine.
-        threads: of torch in each worker; by default those of this process, shared out.
+        threads: of torch in each worker; by default those of the run that began the file, else
+            those of this process, shared out. Equal numbers give equal results bit for bit.
         retry_failed: run cells again that failed before.
         progress: called when a cell begins and when it ends.
 
@@ -81,6 +82,7 @@ def ablate(
     _check_counts(workers, threads)
     with Store.create(out, grid.plain(), versions=versions()) as store:
         loaded = _plan(store, grid)
+        share = _threads(store, threads, workers)
         if workers > 1 or ray is not None:
             loaded = None  # each worker loads its own
         if retry_failed:
@@ -89,7 +91,7 @@ def ablate(
                     store.reset(cell)
         if any(cell.status == "pending" for cell in store.cells()):
             run = _Run(store, progress or (lambda step: None))
-            with _workers(workers, ray, threads, loaded) as pool:
+            with _workers(workers, ray, share, loaded) as pool:
                 run.all(pool)
     return Store.open(out)
 
@@ -136,13 +138,21 @@ def _check_data(path: Path, cells: Sequence[Cell]) -> None:
             )
 
 
-@contextmanager
-def _workers(
-    workers: int, ray: str | None, threads: int | None, loaded: Loaded | None
-) -> Iterator[_Pool]:
+def _threads(store: Store, wanted: int | None, workers: int) -> int:
+    """Threads of each worker: as asked for, else as in the run that began the file.
+
+    Sums of floats depend on how many threads share them, in the last digits of a log-probability; so
+    the number of workers must not change it in the middle.
+    """
     import torch
 
-    share = threads or max(1, torch.get_num_threads() // workers)
+    found = wanted or store.meta.get("threads") or max(1, torch.get_num_threads() // workers)
+    store.update_meta(threads=int(found))
+    return int(found)
+
+
+@contextmanager
+def _workers(workers: int, ray: str | None, share: int, loaded: Loaded | None) -> Iterator[_Pool]:
     if ray is not None:
         from lightkv.lab.ray_runner import RayPool
 
@@ -152,6 +162,8 @@ def _workers(
         with Pool(workers, share) as pool:
             yield pool
     else:
+        import torch
+
         before = torch.get_num_threads()
         try:
             yield _Here(Worker(share, loaded))

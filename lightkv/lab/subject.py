@@ -265,7 +265,8 @@ def usage(session: Session) -> Usage:
         raise SessionError("the session has seen no pictures", field="session")
     number = len(rows)
     shape = session.adapter.shape(getattr(session.model, "config", None))
-    shape = replace(shape, bytes_per_value=session.model.dtype.itemsize)
+    values = next(p for p in session.model.parameters() if p.is_floating_point())
+    shape = replace(shape, bytes_per_value=values.dtype.itemsize)
     return Usage(
         retention=math.fsum(row.retention for row in rows) / number,
         flops=math.fsum(row.flops + row.compression_flops for row in rows)
