@@ -73,7 +73,10 @@ def normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     """Short forms written out: one model, one task, a preset's name, one retention."""
     data["model"] = _labelled("model", data.get("model", "demo"), str, lambda m: Path(m).name or m)
     data["task"] = _labelled(
-        "task", data.get("task", "scenes"), lambda t: build_task(t).spec(), lambda t: t["name"]
+        "task",
+        data.get("task", "scenes"),
+        lambda t: build_task(_placed(t, folder)).spec(),
+        lambda t: t["name"],
     )
     data["base"] = base_data(data.get("base", "lightkv"), folder)
     if isinstance(data.get("retention"), int | float):
@@ -102,11 +105,24 @@ def normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     return {key: value for key, value in data.items() if value is not None or key == "retention"}
 
 
+def _placed(task: Any, folder: Path | None) -> Any:
+    """A task whose path, or whose inner task's, is relative to the grid's folder."""
+    if folder is None or not isinstance(task, Mapping):
+        return task
+    found = {key: _placed(value, folder) if key == "of" else value for key, value in task.items()}
+    if isinstance(found.get("path"), str):
+        found["path"] = str(folder / Path(found["path"]).expanduser())
+    return found
+
+
 def _based(where: str, change: Any, folder: Path | None) -> Any:
     """A change whose pipeline is written out, so that the grid holds everything."""
     check_change(where, change, ("name", *CHANGES))
+    change = dict(change)
     if "base" in change:
-        return {**change, "base": base_data(change["base"], folder)}
+        change["base"] = base_data(change["base"], folder)
+    if "task" in change:
+        change["task"] = build_task(_placed(change["task"], folder)).spec()
     return change
 
 

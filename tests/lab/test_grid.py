@@ -219,6 +219,20 @@ def test_pipeline_files_are_relative_to_the_grid(tmp_path):
     assert Grid.parse(grid.plain()) == grid
 
 
+def test_data_are_relative_to_the_grid(tmp_path):
+    inner = {"name": "files", "path": "data.jsonl"}
+    text = yaml.safe_dump(
+        {
+            "task": inner,
+            "cells": [{"name": "a", "base": "fastv", "task": {"name": "perplexity", "of": inner}}],
+        }
+    )
+    (tmp_path / "grid.yaml").write_text(text)
+    grid = Grid.read(tmp_path / "grid.yaml")
+    assert grid.task["files"]["path"] == str(tmp_path / "data.jsonl")
+    assert grid.cells[0]["task"]["of"]["path"] == str(tmp_path / "data.jsonl")
+
+
 def test_slips_of_the_pen_are_not_findings(subject):
     grid = {"task": SCENES, "retention": 0.5, "axes": {"s": {"x": {"scorer": "unifrom"}}}}
     with pytest.raises(UnknownNameError, match="uniform"):
