@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lightkv.cli.command_ablate import ablate
 from lightkv.cli.command_demo import demo
 from lightkv.cli.command_plan import plan
 from lightkv.cli.command_report import report
@@ -29,6 +30,7 @@ app.command()(strategies)
 app.command()(plan)
 app.command()(show)
 app.command()(report)
+app.command()(ablate)
 
 
 @app.callback(invoke_without_command=True)

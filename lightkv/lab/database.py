@@ -146,7 +146,7 @@ def to_cell(row: tuple[Any, ...]) -> Cell:
         reason,
         json.loads(versions),
         *figures,
-        tokens=tuple(json.loads(tokens)),
+        tuple(json.loads(tokens)),
     )
 
 

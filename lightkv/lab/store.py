@@ -88,7 +88,7 @@ class Store:
                 store._initialise(grid, meta)
             else:
                 store._read_meta()
-                store._check_grid(grid)
+                store._take_grid(grid)
                 with store._writing():
                     store._run("UPDATE cells SET status = 'pending' WHERE status = 'running'")
         except BaseException:
@@ -266,7 +266,12 @@ class Store:
             rows = self._connection.execute("SELECT key, value FROM meta")
             self.meta = {key: json.loads(value) for key, value in rows}
 
-    def _check_grid(self, grid: dict[str, Any]) -> None:
+    def _take_grid(self, grid: dict[str, Any]) -> None:
+        """Refuse another grid, unless there are no cells of the old one yet."""
+        with self._guard("read"):
+            started = self._one("SELECT count(*) FROM cells") > 0
+        if not started:
+            self.update_meta(grid=database.plain(grid))
         if self.meta.get("grid") != database.plain(grid):
             raise StoreError(
                 "the file holds the results of another grid",

@@ -87,10 +87,10 @@ class Subject:
             retention: wanted mean share of vision KV over all layers; None leaves the pipeline's.
             probe: samples to measure on what is achieved, one prefill each.
             equalise: solve a recipe again until the *achieved* retention on `probe` comes as near to
-                `retention` as its rounding to whole tokens allows. Explicit stages stay as they are.
+                `retention` as its rounding to whole tokens allows.
 
         Raises:
-            LightKVError: the pipeline cannot work on this model.
+            LightKVError: the pipeline cannot work on this model; a retention for explicit stages.
         """
         if pipeline is None:
             return prepare(
@@ -98,13 +98,13 @@ class Subject:
             )
         spec = resolve_spec(pipeline)
         if not isinstance(spec.schedule, Recipe):
-            return prepare(self.model, spec)
+            return prepare(self.model, spec, retention=retention)
         wanted = spec.schedule.retention if retention is None else retention
         target, best, best_gap = wanted, None, math.inf
         for _ in range(ROUNDS if equalise and probe else 1):
             try:
                 session = prepare(self.model, spec, retention=target)
-                achieved = self._achieved(session, probe) if probe else wanted
+                achieved = self.try_on(session, probe).retention if probe else wanted
             except ConfigError:
                 if best is None:
                     raise
@@ -149,11 +149,12 @@ class Subject:
             session.detach()
             self.session = None
 
-    def _achieved(self, session: Session, probe: Sequence[Sample]) -> float:
+    def try_on(self, session: Session, samples: Sequence[Sample]) -> Usage:
+        """One prefill of each sample in a prepared session, and what they cost."""
         with self.within(session):
-            for sample in probe:
+            for sample in samples:
                 self._prefill([sample])
-        return usage(session).retention
+        return usage(session)
 
     @property
     def reports(self) -> list[RunReport]:
@@ -264,7 +265,8 @@ def usage(session: Session) -> Usage:
         raise SessionError("the session has seen no pictures", field="session")
     number = len(rows)
     shape = session.adapter.shape(getattr(session.model, "config", None))
-    shape = replace(shape, bytes_per_value=session.model.dtype.itemsize)
+    values = next(p for p in session.model.parameters() if p.is_floating_point())
+    shape = replace(shape, bytes_per_value=values.dtype.itemsize)
     return Usage(
         retention=math.fsum(row.retention for row in rows) / number,
         flops=math.fsum(row.flops + row.compression_flops for row in rows)

@@ -229,3 +229,12 @@ def test_a_killed_creation_is_begun_anew(path):
         store.add_cells([cell()])
     with Store.open(path) as store:
         assert [c.name for c in store.cells()] == ["cell 0"]
+
+
+def test_a_file_without_cells_takes_another_grid(path):
+    """A run that found its grid wrong while planning is begun again with the grid put right."""
+    Store.create(path, {"name": "wrong"}).close()
+    with Store.create(path, GRID) as store:
+        store.add_cells([cell()])
+    with Store.open(path) as store:
+        assert store.meta["grid"] == GRID

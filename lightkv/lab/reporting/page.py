@@ -11,6 +11,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.lab.reporting.effects import Effect, by_weight, main_effects
 from lightkv.lab.reporting.study import Group, Study
 from lightkv.lab.reporting.table import table_of
+from lightkv.lab.reporting.words import full_text
 
 POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -122,6 +123,10 @@ def facts(study: Study) -> list[tuple[str, str]]:
     counts = dict.fromkeys(f"{g.samples:,} in {g.clusters:,} clusters" for g in groups)
     baselines = list(dict.fromkeys(row.base for row in study.rows if row.base))
     against = baselines[0] if len(baselines) == 1 else f"{len(baselines)} cells, one for each case"
+    grid = study.meta.get("grid")
+    wanted = grid.get("baseline") if isinstance(grid, dict) else None
+    if len(baselines) > 1 and isinstance(wanted, dict):
+        against = full_text(wanted)
     versions = {**study.meta.get("versions", {})}
     for cell in cells:
         versions.update(cell.versions)

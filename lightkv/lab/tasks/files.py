@@ -139,6 +139,8 @@ class Files(Task):
                 raise self._line(number, f"no text under {key!r}")
         if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
             raise self._line(number, "'answers' is neither a text nor a list of texts")
+        assert isinstance(image, str)
+        assert isinstance(question, str)
         file = path.parent / image
         check_picture(file, self.megapixels, f"line {number} of {path.name}")
         return Sample(
