@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from lightkv.cli.command_ablate import ablate
 from lightkv.cli.command_demo import demo
 from lightkv.cli.command_plan import plan
+from lightkv.cli.command_report import report
 from lightkv.cli.command_run import run
 from lightkv.cli.command_show import show
 from lightkv.cli.command_strategies import strategies
@@ -27,6 +29,8 @@ app.command()(run)
 app.command()(strategies)
 app.command()(plan)
 app.command()(show)
+app.command()(report)
+app.command()(ablate)
 
 
 @app.callback(invoke_without_command=True)

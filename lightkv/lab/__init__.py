@@ -1,15 +1,43 @@
-"""The lab: ablation grids, tuning, reports and pictures. Sits on top; nothing below imports it."""
+"""The lab: ablation grids, tuning, reports and pictures. Sits on top; nothing below imports it.
+
+import lightkv.lab
+
+with lightkv.lab.ablate("grid.yaml", out="results.sqlite", workers=2) as store:
+    for cell in store.cells():
+        print(cell.name, cell.status, cell.retention)
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-_LAZY = {"show": "lightkv.lab.pictures"}
-"""Public name → the module that has it; the parts of the lab are imported when they are used."""
+_NAMES = {
+    "Cell": "records",
+    "Difference": "stats",
+    "Grid": "grid",
+    "Outcome": "records",
+    "Store": "store",
+    "Subject": "subject",
+    "Task": "tasks",
+    "ablate": "runner",
+    "build_task": "tasks",
+    "mean_interval": "stats",
+    "paired": "stats",
+    "report": "reporting",
+    "show": "pictures",
+    "summary": "summary",
+}
+"""Public name → module; imported when first used, so that `import lightkv.lab` costs nothing."""
+
+__all__ = sorted(_NAMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,14 +1,16 @@
-"""Random eviction between decoder layers: the baseline that any method must beat."""
+"""Chance in place of a method: random eviction, and random matching for ablations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component, ScoreInput, Scorer
+from lightkv.core.roles import Component, MatchInput, ScoreInput, Scorer
+from lightkv.strategies.bipartite import Bipartite, merge_most_similar
 
 
 class Noise(Scorer):
@@ -39,6 +41,48 @@ class Noise(Scorer):
         return noise.to(inputs.vision.device, non_blocking=True).index_select(0, inputs.rank)
 
 
+class RandomBipartite(Bipartite):
+    """`bipartite` with chance in place of similarity: random even tokens join random odd ones.
+
+    For ablations of matching; budgets are those of `bipartite`. What a window draws depends on the
+    seed, on the number of the prefill in the session, on the stage (on the cache site: on the layer
+    and round) and on the window's number in its sample, so a sample is treated alike alone and in
+    a batch. Tokens of inner windows are not told apart.
+    """
+
+    name = "random-bipartite"
+    source = "for ablations of LightKV, arXiv 2605.00789; not of a paper"
+    knows_inner = False
+    metric: Literal["hidden"] = "hidden"
+    seed: int = 0
+
+    def match(self, inputs: MatchInput) -> torch.Tensor:
+        groups, population = inputs.tokens.shape[:2]
+        device, context = inputs.tokens.device, inputs.context
+        seed = (self.seed * 1_000_003 + context.run) * 1_009 + context.stage
+        if context.layer is not None:
+            seed = (seed * 10_007 + context.layer + 1) * 101 + context.round
+        generator = torch.Generator().manual_seed(seed)
+        sources, destinations = (population + 1) // 2, population // 2
+        # As many draws as there are windows in the batch; the first of a sample take the first.
+        drawn = torch.rand(groups, 2 * sources, generator=generator)
+        drawn = drawn.to(device, non_blocking=True).index_select(0, number_in_row(inputs))
+        best, chance = drawn[:, :sources], drawn[:, sources:]
+        partner = (chance * destinations).long().clamp(max=max(destinations - 1, 0))
+        return merge_most_similar(best, partner, population, inputs.keep)
+
+
+def number_in_row(inputs: MatchInput) -> torch.Tensor:
+    """`[G]` number of each window among those of its sample."""
+    groups, device = inputs.tokens.shape[0], inputs.tokens.device
+    place = torch.arange(groups, device=device)
+    if inputs.row is None:
+        return place
+    opens = torch.ones_like(place, dtype=torch.bool)
+    opens[1:] = inputs.row[1:] != inputs.row[:-1]
+    return place - torch.where(opens, place, 0).cummax(dim=0).values
+
+
 PRESET = PipelineSpec(
     name="random",
     source="baseline of arXiv 2605.00789",
@@ -54,6 +98,7 @@ PRESET = PipelineSpec(
 @hookimpl
 def lightkv_components(register: Callable[[type[Component]], None]) -> None:
     register(Noise)
+    register(RandomBipartite)
 
 
 @hookimpl

@@ -3,7 +3,8 @@
 In README.md and docs/*.md every Python block runs, in order, in one namespace for each document that
 already holds `model` and `inputs` (a tiny random LLaVA). A line `expression  # → text` is checked. A
 block after `<!-- not run: why -->` is left out, one after `<!-- file: PATH -->` must equal that file,
-and a YAML block after `<!-- preset: NAME -->` must equal that preset. Other YAML blocks must build.
+and a YAML block after `<!-- preset: NAME -->` must equal that preset. One after `<!-- grid: FILE -->`
+must read as a grid of the lab. Other YAML blocks must build.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tiny_llava import LAYERS, make_inputs, make_model
 
 from lightkv import Pipeline, PipelineSpec
 from lightkv.core.plugins import get_preset, registry
+from lightkv.lab import Grid
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -91,7 +94,7 @@ def runnable(document: Path) -> list[Snippet]:
 def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for snippet in snippets(document, "yaml"):
-        name = snippet.marked("save")
+        name = snippet.marked("save") or snippet.marked("grid")
         if name is not None:
             (tmp_path / name).write_text(snippet.code)
     namespace = {"__name__": "document", "model": make_model(), "inputs": make_inputs()}
@@ -111,6 +114,9 @@ def test_files_are_quoted_as_they_are(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
 def test_pipelines_build(document: Path) -> None:
     for snippet in snippets(document, "yaml"):
+        if snippet.marked("grid") is not None:
+            assert Grid.parse(yaml.safe_load(snippet.code)).combinations()
+            continue
         spec = PipelineSpec.from_yaml(snippet.code, f"{document.name}:{snippet.line}")
         name = snippet.marked("preset")
         if name is not None:

@@ -42,6 +42,17 @@ class TestRandom(StrategySuite):
     preset = "random"
 
 
+class TestRandomMatching(StrategySuite):
+    preset = {
+        "partitioner": "windows",
+        "scorer": "prompt-attention",
+        "matcher": "random-bipartite",
+        "aggregator": "weighted-mean",
+        "schedule": [{"after_layer": 1, "ratio": 0.5, "windows": 2}],
+    }
+    temporal = True
+
+
 class TestRand(StrategySuite):
     preset = "rand"
 

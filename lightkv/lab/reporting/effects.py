@@ -1,0 +1,65 @@
+"""Main effects: what changing one axis does, averaged over all else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lightkv.lab.reporting.study import Estimate, Group, Row, Study
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An axis' label against the axis' first label.
+
+    Attributes:
+        axis, label, first: of the grid.
+        retention: label; None for all retentions together.
+        pairs: of cells that differ in this axis only.
+        change: mean over the pairs of the difference in score, with its 95 % interval.
+    """
+
+    axis: str
+    label: str
+    first: str
+    retention: str | None
+    pairs: int
+    change: Estimate
+
+
+def main_effects(study: Study, group: Group) -> list[Effect]:
+    """Effects of all axes at each retention, and over all retentions, in the grid's order."""
+    found = []
+    for axis, labels in study.axes.items():
+        for label in labels[1:]:
+            pairs = list(_pairs(group, axis, labels[0], label))
+            retentions = study.retentions(group)
+            for retention in [None, *(retentions if len(retentions) > 1 else [])]:
+                here = [pair for pair in pairs if retention in (None, pair[0].retention)]
+                if here:
+                    change = group.contrast(here)
+                    found.append(Effect(axis, label, labels[0], retention, len(here), change))
+    return found
+
+
+def by_weight(effects: list[Effect]) -> list[Effect]:
+    """The effects over all retentions, the largest first."""
+    overall = [effect for effect in effects if effect.retention is None]
+    return sorted(overall, key=lambda effect: -abs(effect.change.value))
+
+
+def _pairs(group: Group, axis: str, first: str, label: str) -> Iterator[tuple[Row, Row]]:
+    """Finished cells that differ in one axis only."""
+    rest = {}
+    for row in group.rows:
+        if not row.plain and row.cell.factors.get(axis) == first:
+            rest[_others(row, axis)] = row
+    for row in group.rows:
+        if not row.plain and row.cell.factors.get(axis) == label:
+            base = rest.get(_others(row, axis))
+            if base is not None:
+                yield base, row
+
+
+def _others(row: Row, axis: str) -> frozenset[tuple[str, str]]:
+    return frozenset((k, v) for k, v in row.cell.factors.items() if k != axis)

@@ -1,0 +1,185 @@
+"""The page: one HTML file that loads nothing."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lightkv.core.errors import ConfigError
+from lightkv.lab.reporting.effects import Effect, by_weight, main_effects
+from lightkv.lab.reporting.study import Group, Study
+from lightkv.lab.reporting.table import table_of
+from lightkv.lab.reporting.words import full_text
+
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+"""What the page may load, told to the browser: nothing but what it holds."""
+EXTRA = "report"
+
+
+def check_extra() -> None:
+    """Fail before the work if the extra is not installed.
+
+    Raises:
+        ConfigError: no plotly or no jinja2.
+    """
+    from importlib.util import find_spec
+
+    for name in ("plotly", "jinja2"):
+        if find_spec(name) is None:
+            raise ConfigError(
+                f"a report needs {name}, which is not installed",
+                field="report",
+                remedy=f"pip install 'lightkv[{EXTRA}]'",
+            )
+
+
+def page(study: Study, source: str = "results") -> str:
+    """The study as a page.
+
+    Args:
+        study: figures of a grid.
+        source: name of the results file, for the footer.
+
+    Raises:
+        ConfigError: the extra `report` is not installed.
+    """
+    check_extra()
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+    from plotly.offline import get_plotlyjs
+
+    import lightkv
+    from lightkv.lab.reporting.figures import figures
+    from lightkv.lab.reporting.sentences import sentences
+
+    effects = [main_effects(study, group) for group in study.groups]
+    shown = []
+    for group, own in zip(study.groups, effects, strict=True):
+        drawn = figures(study, group, own)
+        shown.append({**drawn, "view": _first_view(drawn["quality"], own)})
+    template, style, script = (_text(f"page.{kind}") for kind in ("html", "css", "js"))
+    # Everything that is not marked is escaped.
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(template).render(
+        name=_name(study),
+        version=lightkv.__version__,
+        policy=POLICY,
+        style=Markup(style),
+        script=Markup(script),
+        plotly=Markup(get_plotlyjs()),
+        data=Markup(embedded({"groups": shown})),
+        facts=facts(study),
+        unfinished=unfinished(study),
+        groups=study.groups,
+        summaries=[
+            sentences(study, group, own) for group, own in zip(study.groups, effects, strict=True)
+        ],
+        clustered=_clustered(study.groups),
+        source=source,
+        **table_of(study),
+    )
+
+
+def write_page(study: Study, path: str | Path, source: str = "results") -> None:
+    """Write the page.
+
+    Raises:
+        ConfigError: the file cannot be written, or the extra is not installed.
+    """
+    text = page(study, source)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the page ({error.strerror or error})",
+            field="--out",
+            value=str(path),
+            remedy="name a file in a folder that exists",
+        ) from error
+
+
+def embedded(data: Any) -> str:
+    """JSON that may stand in a script element: no text in it can end the element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
+
+
+def facts(study: Study) -> list[tuple[str, str]]:
+    """What the head of the page tells of the grid."""
+    cells = [row.cell for row in study.rows]
+    done = sum(cell.status == "done" for cell in cells)
+    groups = study.groups
+    models, tasks = (
+        list(dict.fromkeys(group.label.split(" · ")[part] for group in groups)) for part in (0, 1)
+    )
+    counts = dict.fromkeys(f"{g.samples:,} in {g.clusters:,} clusters" for g in groups)
+    baselines = list(dict.fromkeys(row.base for row in study.rows if row.base))
+    against = baselines[0] if len(baselines) == 1 else f"{len(baselines)} cells, one for each case"
+    grid = study.meta.get("grid")
+    wanted = grid.get("baseline") if isinstance(grid, dict) else None
+    if len(baselines) > 1 and isinstance(wanted, dict):
+        against = full_text(wanted)
+    versions = {**study.meta.get("versions", {})}
+    for cell in cells:
+        versions.update(cell.versions)
+    created = str(study.meta.get("created", "")).replace("T", " ").split("+")[0]
+    found = {
+        "model": ", ".join(models),
+        "task": ", ".join(tasks),
+        "samples per cell": "; ".join(counts),
+        "cells": f"{done} of {len(cells)} done",
+        "baseline": against if baselines else "",
+        "begun": f"{created} UTC" if created else "",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    return [(key, value) for key, value in found.items() if value]
+
+
+def unfinished(study: Study) -> str:
+    """What is missing from the figures; empty if nothing."""
+    counts: dict[str, int] = {}
+    for row in study.rows:
+        if row.cell.status != "done":
+            counts[row.cell.status] = counts.get(row.cell.status, 0) + 1
+    if not counts:
+        return ""
+    words = {"pending": "not run yet", "running": "still running"}
+    parts = [f"{count} {words.get(status, status)}" for status, count in counts.items()]
+    return (
+        f"Not all of the {len(study.rows)} cells are in the figures: {', '.join(parts)}. "
+        "The table has the reasons."
+    )
+
+
+# -- inside ---------------------------------------------------------------------------------------
+
+
+def _text(name: str) -> str:
+    return (files("lightkv.lab.reporting") / name).read_text(encoding="utf-8")
+
+
+def _name(study: Study) -> str:
+    grid = study.meta.get("grid")
+    return str(grid.get("name") or "grid") if isinstance(grid, dict) else "grid"
+
+
+def _first_view(quality: dict[str, Any], effects: list[Effect]) -> str:
+    """Each setting where these are few; else the lines of the axis that matters most."""
+    from lightkv.lab.reporting.quality import FEW
+
+    each = next(iter(quality))
+    lines = sum(trace.get("meta") != "band" for trace in quality[each]["retention"]["data"])
+    strongest = by_weight(effects)
+    return f"by {strongest[0].axis}" if strongest and lines > FEW + 1 else each
+
+
+def _clustered(groups: list[Group]) -> str:
+    return "samples" if all(g.clusters == g.samples for g in groups) else "clusters of samples"

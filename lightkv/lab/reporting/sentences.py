@@ -1,0 +1,101 @@
+"""What a study says, in sentences made from its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from lightkv.lab.reporting.effects import Effect, by_weight
+from lightkv.lab.reporting.study import Group, Row, Study
+from lightkv.lab.reporting.words import full_text, interval_text, unit_of
+
+
+def sentences(study: Study, group: Group, effects: Sequence[Effect]) -> list[Markup]:
+    """The uncompressed model, the best cell at each retention, then what matters most.
+
+    Texts of the grid are escaped; the rest is HTML.
+    """
+    found = []
+    if group.vanilla is not None and group.vanilla.score is not None:
+        score = interval_text(group.share, group.vanilla.score)
+        unit = " %" if group.share else ""
+        found.append(Markup("The uncompressed model scores <b>{}</b>{}.").format(score, unit))
+    for retention in study.retentions(group):
+        rows = [row for row in group.rows if not row.plain and row.retention == retention]
+        found.append(_best(group, retention, rows))
+    return found + _axes(group, effects)
+
+
+def _best(group: Group, retention: str, rows: list[Row]) -> Markup:
+    """The best cell of one retention, and how many cannot be told from it."""
+    best = max(rows, key=lambda row: row.score.value if row.score else float("-inf"))
+    assert best.score is not None
+    where = Markup("At retention <b>{}</b>").format(retention) if retention else "Of all cells"
+    text = Markup("{}, <b>{}</b> scores best of {}: {}{}").format(
+        where,
+        full_text(best.setting),
+        f"{len(rows)} cells" if len(rows) > 1 else "1 cell",
+        interval_text(group.share, best.score),
+        " %" if group.share else "",
+    )
+    if best.change is not None:
+        text += Markup(", {} {} against {}").format(
+            interval_text(group.share, best.change, signed=True), unit_of(group.share), best.base
+        )
+    near = sum(row is not best and not group.contrast([(best, row)]).clear for row in rows)
+    if len(rows) > 1:
+        text += Markup("; {} cannot be told from it").format(
+            f"{near} of the other {len(rows) - 1}" if near else "none of the others"
+        )
+    return text + "."
+
+
+def _axes(group: Group, effects: Sequence[Effect]) -> list[Markup]:
+    """The axis with the largest effect, and those without a clear one."""
+    ordered = by_weight(list(effects))
+    if not ordered:
+        return []
+    first = ordered[0]
+    found = []
+    if first.change.clear:
+        found.append(
+            Markup(
+                "<b>{}</b> matters most: {} instead of {} changes the score by {} {}, averaged "
+                "over {} pairs of cells that differ in nothing else."
+            ).format(
+                first.axis,
+                first.label,
+                first.first,
+                interval_text(group.share, first.change, signed=True),
+                unit_of(group.share),
+                first.pairs,
+            )
+        )
+        rest = [effect for effect in ordered[1:] if effect.change.clear]
+        if rest:
+            texts = [
+                Markup("{}: {} instead of {} {}").format(
+                    each.axis,
+                    each.label,
+                    each.first,
+                    interval_text(group.share, each.change, signed=True),
+                )
+                for each in rest
+            ]
+            found.append(Markup("Also clear of zero: ") + Markup("; ").join(texts) + ".")
+    vague = [effect for effect in ordered if not effect.change.clear]
+    if vague:
+        texts = [
+            Markup("{} ({} instead of {}, {})").format(
+                each.axis,
+                each.label,
+                each.first,
+                interval_text(group.share, each.change, signed=True),
+            )
+            for each in vague
+        ]
+        found.append(
+            Markup("No effect that can be told from zero: {}.").format(Markup(", ").join(texts))
+        )
+    return found

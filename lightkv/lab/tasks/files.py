@@ -1,0 +1,221 @@
+"""Data of the user: a JSONL file of picture, question and answers, or a folder of pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from lightkv.lab.errors import TaskError
+from lightkv.lab.records import Outcome
+from lightkv.lab.tasks.base import Reference, Sample, Task, outcome
+from lightkv.lab.tasks.scoring import MEASURES, Measure
+
+if TYPE_CHECKING:
+    from lightkv.lab.subject import Subject
+
+METADATA = "metadata.jsonl"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MEGAPIXELS = 64
+FORM = '{"image": "cat.jpg", "question": "What is it?", "answers": ["a cat"]}'
+
+
+class Files(Task):
+    """Questions about the user's own pictures.
+
+    Attributes:
+        path: a JSONL file with one sample on each line, or a folder that holds pictures and, if
+            there is more than one question to ask, a `metadata.jsonl`. A line has `image` (or
+            `file_name`, relative to the file), `question`, `answers` (a list, or one text), and may
+            have `id` and `kind`.
+        question: asked where a line has none, and about every picture of a folder without lines.
+        measure: `exact` (equal to any answer), `vqa` (agreement with several people) or `overlap`
+            (of words, for captions).
+        max_new_tokens: of an answer.
+        limit: only the first samples.
+        megapixels: larger pictures are refused.
+    """
+
+    name: ClassVar[str] = "files"
+    batch_size: int = Field(default=8, ge=1)
+    path: str
+    question: str | None = None
+    measure: Measure = "exact"
+    max_new_tokens: int = Field(default=32, ge=1)
+    limit: int | None = Field(default=None, ge=1)
+    megapixels: float = Field(default=MEGAPIXELS, gt=0)
+
+    def samples(self) -> list[Sample]:
+        found = self.read()
+        for number, sample in enumerate(found, start=1):
+            if not sample.answers:
+                raise TaskError(
+                    f"sample {number} ({sample.id}) has no answers",
+                    field="task 'files', path",
+                    value=self.path,
+                    remedy=f"give lines like {FORM}, or use the task 'agreement', which needs none",
+                )
+        return found
+
+    def read(self) -> list[Sample]:
+        """The samples, with or without answers.
+
+        Raises:
+            TaskError: no such file, a broken line (by number), a missing or unreadable picture.
+        """
+        path = Path(self.path).expanduser()
+        if path.is_dir() and (path / METADATA).is_file():
+            path = path / METADATA
+        if path.is_dir():
+            found = self._folder(path)
+        elif path.is_file():
+            found = [self._sample(path, *line) for line in self._lines(path)]
+        else:
+            raise self._error("there is no such file or folder", "give a JSONL file or a folder")
+        if not found:
+            raise self._error("there are no samples in it", f"give lines like {FORM}")
+        names: set[str] = set()
+        for sample in found:
+            if sample.id in names:
+                raise self._error(f"two samples have the id {sample.id!r}", "ids must differ")
+            names.add(sample.id)
+        return found
+
+    def fingerprint(self) -> str:
+        """Of the lines, and of the names and sizes of the pictures."""
+        digest = hashlib.sha256()
+        for sample in self.read():
+            file = sample.image.args[0]
+            entry = (sample.id, sample.kind, sample.question, sample.answers, file.stat().st_size)
+            digest.update(json.dumps(entry).encode())
+        return digest.hexdigest()[:16]
+
+    def evaluate(
+        self, subject: Subject, samples: Sequence[Sample], reference: Reference | None = None
+    ) -> Iterator[Outcome]:
+        measure = MEASURES[self.measure]
+        for batch in self.batches(samples):
+            answers = subject.generate(batch, self.max_new_tokens)
+            kept = subject.last_retentions or [1.0] * len(batch)
+            for sample, answer, retention in zip(batch, answers, kept, strict=True):
+                yield outcome(sample, answer, measure(answer, sample.answers), retention)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Number and content of each line that is not empty."""
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise self._error(f"cannot read the file ({error.strerror})", "check it") from error
+        given = 0
+        for number, raw in enumerate(lines, start=1):
+            if not raw.strip():
+                continue
+            try:
+                data = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                raise self._line(number, f"not valid JSON ({error})") from error
+            if not isinstance(data, dict):
+                raise self._line(number, f"a line is an object, not {type(data).__name__}")
+            yield number, data
+            given += 1
+            if given == self.limit:
+                return
+
+    def _sample(self, path: Path, number: int, data: dict[str, Any]) -> Sample:
+        image = data.get("image", data.get("file_name"))
+        question = data.get("question", self.question)
+        answers = data.get("answers", data.get("answer", []))
+        answers = [answers] if isinstance(answers, str) else answers
+        for key, value in (("image", image), ("question", question)):
+            if not isinstance(value, str) or not value.strip():
+                raise self._line(number, f"no text under {key!r}")
+        if not isinstance(answers, list) or not all(isinstance(a, str) for a in answers):
+            raise self._line(number, "'answers' is neither a text nor a list of texts")
+        assert isinstance(image, str)
+        assert isinstance(question, str)
+        file = path.parent / image
+        check_picture(file, self.megapixels, f"line {number} of {path.name}")
+        return Sample(
+            id=str(data.get("id", f"{number:07}")),
+            cluster=str(image),
+            kind=str(data.get("kind", "")),
+            question=question,
+            answers=tuple(answers),
+            image=partial(open_picture, file, self.megapixels),
+        )
+
+    def _folder(self, path: Path) -> list[Sample]:
+        if self.question is None:
+            raise self._error(
+                f"the folder has no {METADATA}, so nobody knows what to ask",
+                f"give one with lines like {FORM}, or set question: to ask about every picture",
+            )
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        for file in files[: self.limit]:
+            check_picture(file, self.megapixels, f"folder {path.name}")
+        return [
+            Sample(f.name, f.name, "", self.question, (), partial(open_picture, f, self.megapixels))
+            for f in files[: self.limit]
+        ]
+
+    def _error(self, message: str, remedy: str) -> TaskError:
+        return TaskError(message, field="task 'files', path", value=self.path, remedy=remedy)
+
+    def _line(self, number: int, what: str) -> TaskError:
+        return self._error(f"line {number}: {what}", f"a line looks like {FORM}")
+
+
+def check_picture(path: Path, megapixels: float, where: str) -> None:
+    """Refuse a picture that is missing, unreadable or too large, by its header alone."""
+    if not path.is_file():
+        raise TaskError(
+            f"{where}: there is no such picture",
+            field="image",
+            value=str(path),
+            remedy="paths are relative to the file that names them",
+        )
+    _opened(path, megapixels, where, lambda picture: None)
+
+
+def open_picture(path: Path, megapixels: float = MEGAPIXELS) -> Any:
+    """The picture in RGB.
+
+    Raises:
+        TaskError: missing, unreadable or too large.
+    """
+    return _opened(path, megapixels, "reading a picture", lambda picture: picture.convert("RGB"))
+
+
+def _opened(path: Path, megapixels: float, where: str, use: Any) -> Any:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
+            with Image.open(path) as picture:
+                width, height = picture.size
+                if width * height > megapixels * 1e6:
+                    raise Image.DecompressionBombError(f"{width} x {height} pixels")
+                return use(picture)
+    except Image.DecompressionBombError as error:
+        raise TaskError(
+            f"{where}: the picture is larger than {megapixels:g} megapixels ({error})",
+            field="image",
+            value=str(path),
+            remedy="make it smaller, or raise megapixels: if memory allows",
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise TaskError(
+            f"{where}: not a picture that Pillow can read ({error})",
+            field="image",
+            value=str(path),
+            remedy="give a PNG or JPEG file",
+        ) from error

@@ -1,0 +1,68 @@
+"""`lightkv ablate`: runs, goes on, prints a table, and fails in one line."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from lightkv.lab.store import Store
+
+GRID = {
+    "task": {"name": "scenes", "scenes": 2, "kinds": ["count"]},
+    "retention": [0.5],
+    "axes": {"guidance": {"prompt": {}, "uniform": {"scorer": "uniform"}}},
+    "cells": [{"name": "dull", "base": "fastv", "retention": 0.001}],
+    "baseline": {"guidance": "prompt"},
+}
+
+
+@pytest.fixture
+def grid(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(GRID))
+    return path
+
+
+def test_runs_and_prints(bundled, grid, tmp_path, call, ok):
+    out = tmp_path / "r.sqlite"
+    first = call("ablate", grid, "--out", out)
+    assert first.exit_code == 0, first.stderr
+    assert "3 of 3" in first.stderr  # without a terminal a line for each cell
+    assert "vanilla" in first.stdout
+    assert "dull retention=0.001 skipped: " in first.stdout
+    row = next(line for line in first.stdout.splitlines() if line.strip().startswith("uniform"))
+    assert "[" in row  # the interval of the difference
+    again = call("ablate", grid, "--out", out)
+    assert "of" not in again.stderr
+    assert again.stdout == first.stdout == ok("ablate", "--table", "--out", out)
+    with Store.open(out) as store:
+        assert [c.status for c in store.cells()] == ["done", "done", "done", "skipped"]
+
+
+def test_errors_are_one_line(bundled, grid, tmp_path, fails):
+    out = tmp_path / "r.sqlite"
+    assert "nothing to run" in fails("ablate", "--out", out)
+    assert "no such results file" in fails("ablate", "--table", "--out", out)
+    assert "cannot read the grid" in fails("ablate", tmp_path / "none.yaml", "--out", out)
+    grid.write_text(yaml.safe_dump({**GRID, "axis": {}}))
+    assert "Did you mean 'axes'" in fails("ablate", grid, "--out", out)
+    grid.write_text(yaml.safe_dump({**GRID, "axes": {"guidance": {}}}))
+    assert "the product is empty" in fails("ablate", grid, "--out", out)
+    grid.write_text(yaml.safe_dump({"model": "/no/where", "task": GRID["task"]}))
+    assert "no such directory" in fails("ablate", grid, "--out", out)
+    out.write_text("mine")
+    grid.write_text(yaml.safe_dump(GRID))
+    assert "not a results file" in fails("ablate", grid, "--out", out)
+    assert out.read_text() == "mine"
+
+
+def test_an_interrupt_says_how_to_go_on(bundled, grid, tmp_path, call, monkeypatch):
+    from lightkv.lab import work
+
+    def stop(self, job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work.Worker, "run", stop)
+    result = call("ablate", grid, "--out", tmp_path / "r.sqlite")
+    assert result.exit_code == 130
+    assert "the same command goes on" in " ".join(result.stderr.split())

@@ -1,0 +1,312 @@
+"""Grids: what they say, what they may not say, and the cells that follow."""
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightkv.core.errors import ConfigError, UnknownNameError
+from lightkv.core.pipeline import PipelineSpec
+from lightkv.lab.errors import GridError
+from lightkv.lab.forms import base_data, changed, spec_data
+from lightkv.lab.grid import Grid
+from lightkv.lab.planning import baselines, plan_cells, seeded
+from lightkv.lab.subject import Subject
+
+SCENES = {"name": "scenes", "scenes": 1, "kinds": ["count"]}
+TEXT = """
+name: parts
+task: {name: scenes, scenes: 1, kinds: [count]}
+retention: [0.55, 0.35]
+axes:
+  windows: {on: {}, off: {partitioner: whole}}
+  guidance: {prompt: {}, uniform: {scorer: uniform}}
+cells:
+  - {name: fastv, base: fastv}
+  - {name: rand, base: random, retention: 0.5, seed: 7}
+skip:
+  - {where: {windows: off, guidance: [uniform]}, reason: too dull}
+baseline: {windows: on, guidance: prompt}
+"""
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return Subject.load()
+
+
+def plan(grid, subject):
+    return plan_cells(Grid.parse(grid), lambda model, dtype: subject)
+
+
+def test_the_product_in_order():
+    grid = Grid.parse(yaml.safe_load(TEXT))
+    names = [c.name for c in grid.combinations()]
+    assert names == [
+        "vanilla",
+        "windows=on guidance=prompt retention=0.55",
+        "windows=on guidance=uniform retention=0.55",
+        "windows=off guidance=prompt retention=0.55",
+        "windows=off guidance=uniform retention=0.55",
+        "windows=on guidance=prompt retention=0.35",
+        "windows=on guidance=uniform retention=0.35",
+        "windows=off guidance=prompt retention=0.35",
+        "windows=off guidance=uniform retention=0.35",
+        "fastv retention=0.55",
+        "fastv retention=0.35",
+        "rand retention=0.5",
+    ]
+    skipped = [c.name for c in grid.combinations() if c.skipped == "too dull"]
+    assert skipped == [names[4], names[8]]
+    assert grid.factors()["windows"] == ["on", "off"]  # YAML's truth values are words again
+    assert grid.combinations()[-1].seed == 7
+
+
+def test_a_grid_is_plain_data():
+    grid = Grid.parse(yaml.safe_load(TEXT))
+    plain = json.loads(json.dumps(grid.plain()))
+    assert Grid.parse(plain) == grid
+    assert grid.base["scorer"] == "prompt-attention"  # written out, not a name
+
+
+def test_cells_hold_everything(subject):
+    cells = plan(yaml.safe_load(TEXT), subject)
+    by_name = {cell.name: cell for cell in cells}
+    assert [cell.position for cell in cells] == list(range(12))
+    assert len({cell.id for cell in cells}) == 12
+    assert by_name["vanilla"].spec["pipeline"] == {}
+    one = by_name["windows=off guidance=prompt retention=0.35"]
+    assert one.factors == {
+        "windows": "off",
+        "guidance": "prompt",
+        "retention": "0.35",
+        "model": "demo",
+        "task": "scenes",
+        "seed": "0",
+    }
+    stages = one.spec["pipeline"]["schedule"]
+    assert all(set(stage) <= {"after_layer", "ratio", "windows"} for stage in stages)
+    assert PipelineSpec.parse(one.spec["pipeline"]).partitioner == "whole"
+    assert by_name["rand retention=0.5"].spec["pipeline"]["scorer"] == {"name": "noise", "seed": 7}
+    assert {c.status for c in cells} == {"pending", "skipped"}
+    assert [c.id for c in plan(yaml.safe_load(TEXT), subject)] == [c.id for c in cells]
+
+
+def test_baselines_hold_the_other_factors(subject):
+    grid = Grid.parse(yaml.safe_load(TEXT))
+    cells = plan_cells(grid, lambda model, dtype: subject)
+    against = baselines(grid, cells)
+    assert against["windows=off guidance=uniform retention=0.35"] == (
+        "windows=on guidance=prompt retention=0.35"
+    )
+    assert against["fastv retention=0.55"] == "windows=on guidance=prompt retention=0.55"
+    assert "windows=on guidance=prompt retention=0.35" not in against
+    assert "vanilla" not in against  # there is one for each retention
+    plain = Grid.parse({**yaml.safe_load(TEXT), "baseline": None})
+    assert set(baselines(plain, cells).values()) == {"vanilla"}
+    named = Grid.parse({**yaml.safe_load(TEXT), "baseline": "fastv"})
+    assert baselines(named, cells)["windows=off guidance=prompt retention=0.35"] == (
+        "fastv retention=0.35"
+    )
+    exact = Grid.parse({**yaml.safe_load(TEXT), "baseline": "fastv retention=0.35"})
+    assert set(baselines(exact, cells).values()) == {"fastv retention=0.35"}
+    wrong = Grid.parse({**yaml.safe_load(TEXT), "baseline": "fastw"})
+    with pytest.raises(GridError, match="Did you mean 'fastv'"):
+        baselines(wrong, cells)
+
+
+def test_impossible_cells_are_recorded(subject):
+    cells = plan(
+        {
+            "task": SCENES,
+            "retention": [0.55, 0.001],
+            "axes": {
+                "at": {
+                    "recipe": {},
+                    "early": {"schedule": [{"after_layer": 0, "ratio": 0.5}]},
+                    "windows": {"schedule": {"windows": [64]}},
+                }
+            },
+        },
+        subject,
+    )
+    status = {cell.name: (cell.status, cell.reason) for cell in cells}
+    assert status["vanilla"][0] == status["at=recipe retention=0.55"][0] == "pending"
+    assert "already fix the retention" in status["at=early retention=0.55"][1]
+    assert "64" in status["at=windows retention=0.55"][1]  # found on the probe, before anything ran
+    assert status["at=recipe retention=0.001"][0] == "skipped"
+    assert "retention" in status["at=recipe retention=0.001"][1]
+
+
+def test_all_impossible_is_an_error(subject):
+    with pytest.raises(GridError, match="no cell of the grid can run"):
+        plan({"task": SCENES, "retention": 0.001, "vanilla": False}, subject)
+
+
+def test_seeds_matter_only_to_chance(subject):
+    cells = plan(
+        {
+            "task": SCENES,
+            "retention": 0.5,
+            "seeds": [1, 2],
+            "cells": [{"name": "random", "base": "random"}, {"name": "fastv", "base": "fastv"}],
+        },
+        subject,
+    )
+    found = {cell.name: cell.status for cell in cells}
+    assert found["random retention=0.5 seed=2"] == "pending"
+    assert found["fastv retention=0.5 seed=2"] == "skipped"
+    last = next(c for c in cells if c.name == "fastv retention=0.5 seed=2")
+    assert last.reason == "computes the same as 'fastv retention=0.5 seed=1'"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"retentions": [0.5]}, "no such key.*Did you mean 'retention'"),
+        ({"axes": {"windows": {}}}, "product is empty"),
+        ({"seeds": []}, "product is empty"),
+        ({"retention": []}, "product is empty"),
+        ({"model": []}, "product is empty"),
+        ({"axes": {"g": {"a": {"scorrer": "uniform"}}}}, "Did you mean 'scorer'"),
+        ({"axes": {"g": {"a": "uniform"}}}, "what changes is a mapping"),
+        ({"axes": ["scorer"]}, "axes are a mapping"),
+        ({"axes": {"model": {"a": {}}}}, "taken by a key of the grid"),
+        (
+            {"axes": {"r": {"a": {"retention": 0.3}}}, "retention": 0.5},
+            "gives the retention already",
+        ),
+        ({"skip": [{"where": {"window": "on"}}]}, "no such factor"),
+        ({"skip": [{"where": {"cell": "vanila"}}]}, "Did you mean 'vanilla'"),
+        ({"skip": [{"were": {}}]}, "skip, 0, "),
+        ({"baseline": {"cell": "x"}}, "no such label"),
+        ({"cells": [{"base": "fastv"}]}, "has a name"),
+        ({"cells": [{"name": "x", "basis": "fastv"}]}, "Did you mean 'base'"),
+        ({"task": ["scenes", "scenes"]}, "two entries have the same name"),
+        ({"task": "scene"}, "Did you mean 'scenes'"),
+        ({"base": "lightkvv"}, "lightkv"),
+        ({"equalise": "sometimes"}, "achieved"),
+        ({"vanilla": False, "cells": [], "axes": {}, "retention": "much"}, "retention"),
+    ],
+)
+def test_wrong_grids(change, message):
+    with pytest.raises(ConfigError, match=message):
+        Grid.parse(change)
+
+
+def test_wrong_files(tmp_path):
+    path = tmp_path / "grid.yaml"
+    with pytest.raises(GridError, match="cannot read the grid"):
+        Grid.read(path)
+    path.write_text("axes: [")
+    with pytest.raises(GridError, match="cannot read the grid"):
+        Grid.read(path)
+    path.write_text("- 1")
+    with pytest.raises(GridError, match="a grid is a mapping"):
+        Grid.read(path)
+    path.write_text("base: !!python/object/apply:os.getcwd []")
+    with pytest.raises(GridError, match="cannot read the grid"):
+        Grid.read(path)
+
+
+def test_pipeline_files_are_relative_to_the_grid(tmp_path):
+    (tmp_path / "mine.yaml").write_text("{name: mine, scorer: size, matcher: top-k}")
+    (tmp_path / "grid.yaml").write_text("{base: mine.yaml, retention: 0.5}")
+    grid = Grid.read(tmp_path / "grid.yaml")
+    assert grid.base["name"] == "mine"
+    assert Grid.parse(grid.plain()) == grid
+
+
+def test_data_are_relative_to_the_grid(tmp_path):
+    inner = {"name": "files", "path": "data.jsonl"}
+    text = yaml.safe_dump(
+        {
+            "task": inner,
+            "cells": [{"name": "a", "base": "fastv", "task": {"name": "perplexity", "of": inner}}],
+        }
+    )
+    (tmp_path / "grid.yaml").write_text(text)
+    grid = Grid.read(tmp_path / "grid.yaml")
+    assert grid.task["files"]["path"] == str(tmp_path / "data.jsonl")
+    assert grid.cells[0]["task"]["of"]["path"] == str(tmp_path / "data.jsonl")
+
+
+def test_slips_of_the_pen_are_not_findings(subject):
+    grid = {"task": SCENES, "retention": 0.5, "axes": {"s": {"x": {"scorer": "unifrom"}}}}
+    with pytest.raises(UnknownNameError, match="uniform"):
+        plan(grid, subject)
+    with pytest.raises(GridError, match="two cells have the same name"):
+        plan({"task": SCENES, "cells": [{"name": "vanilla", "base": "fastv"}]}, subject)
+
+
+def test_relative_tasks_run_the_uncompressed_model():
+    grid = Grid.parse({"task": {"name": "agreement", "of": SCENES}, "vanilla": False})
+    assert [c.name for c in grid.combinations()] == ["vanilla", "grid"]
+
+
+def test_changes_of_a_part_keep_the_rest():
+    base = base_data("lightkv")
+    keys = changed(base, {"matcher": {"metric": "keys"}})
+    assert keys["matcher"] == {"name": "bipartite", "metric": "keys"}
+    assert changed(keys, {"matcher": {"name": "top-k"}})["matcher"] == {"name": "top-k"}
+    assert changed(keys, {"matcher": {"metric": "hidden"}})["matcher"]["name"] == "bipartite"
+    narrow = changed(base, {"schedule": {"windows": [2, 1]}})
+    assert narrow["schedule"]["windows"] == [2, 1]
+    assert narrow["schedule"]["retention"] == base["schedule"]["retention"]
+    assert changed(base, {"schedule": [{"after_layer": 2, "ratio": 0.5}]})["schedule"] == [
+        {"after_layer": 2, "ratio": 0.5}
+    ]
+    assert base == base_data("lightkv")  # nothing was changed in place
+
+
+def test_seeds_reach_components_that_take_one():
+    data = seeded({"scorer": "noise", "matcher": "random-bipartite", "aggregator": "drop"}, 3)
+    assert data["scorer"] == {"name": "noise", "seed": 3}
+    assert data["matcher"] == {"name": "random-bipartite", "seed": 3}
+    assert data["aggregator"] == "drop"
+    assert seeded({"scorer": {"name": "noise", "seed": 1}, "matcher": "top-k"}, 3)["scorer"] == {
+        "name": "noise",
+        "seed": 1,
+    }
+
+
+@pytest.mark.parametrize("preset", ["lightkv", "fastv", "tome", "pyramiddrop", "rand", "sparsevlm"])
+def test_pipelines_written_out_come_back(preset):
+    from lightkv.core.pipeline import resolve_spec
+
+    assert PipelineSpec.parse(spec_data(resolve_spec(preset))) == resolve_spec(preset)
+
+
+@given(
+    st.lists(st.integers(1, 3), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(1, 2),
+    st.booleans(),
+)
+def test_the_product_is_complete(sizes, retentions, seeds, vanilla):
+    grid = Grid.parse(
+        {
+            "task": SCENES,
+            "axes": {f"a{i}": {f"l{j}": {} for j in range(n)} for i, n in enumerate(sizes)},
+            "retention": [0.3 + 0.1 * i for i in range(retentions)],
+            "seeds": list(range(seeds)),
+            "vanilla": vanilla,
+        }
+    )
+    cells = grid.combinations()
+    expected = retentions * seeds + 0
+    for size in sizes:
+        expected *= size
+    assert len(cells) == expected + vanilla
+    assert len({c.name for c in cells}) == len(cells)
+    assert len({tuple(sorted(c.factors.items())) for c in cells}) == len(cells)
+
+
+def test_the_four_parts_grid():
+    """The grid of the benchmark reads, and is the whole factorial design."""
+    from pathlib import Path
+
+    grid = Grid.read(Path(__file__).parents[2] / "benchmarks" / "grids" / "four_parts.yaml")
+    assert len(grid.combinations()) == 1 + 2 * 3 * 2 * 2 * 3
