@@ -1,9 +1,9 @@
-"""LightKV's stage written down straight, for comparison: the whole attention matrix, a loop over windows.
+"""LightKV's stage written down straight, for comparison: all of the attention, a loop over windows.
 
 The same method as the preset `lightkv` (windows of the true grid, softmax over queries, alternating
-sources and destinations, importance-weighted mean), for one sample without padding, as one would write it
-from the paper: every logit of every head is formed, each window is a turn of a Python loop. Inside a window
-it is as vectorised as it gets; nothing here is slow on purpose.
+sources and destinations, importance-weighted mean), for one sample without padding, as one would write
+it from the paper: every logit of every head is formed, each window is a turn of a Python loop. Inside a
+window it is as vectorised as it gets; nothing here is slow on purpose.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Grid:
 
 
 def guidance(query: torch.Tensor, key: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """`[V]` importances from query and key `[H, N, d]`: all logits, softmax over queries, prompt columns."""
+    """`[V]` importances from query and key `[H, N, d]`: softmax of all logits over the queries."""
     logits = torch.matmul(query, key.transpose(1, 2)) * query.shape[-1] ** -0.5
     attention = logits.float().softmax(dim=1)
     place = torch.arange(query.shape[1])
