@@ -28,7 +28,7 @@ def figures(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
         },
         "effects": main_effects(study, group, effects) if effects else None,
         "tokens": tokens(study, group),
-        "kinds": kinds(study, group) if group.kinds else None,
+        "kinds": (kinds(study, group) or None) if group.kinds else None,
     }
 
 
