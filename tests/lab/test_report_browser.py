@@ -115,6 +115,8 @@ def test_every_plot_has_its_marks(opened):
     rows = 24 - len(UNFINISHED)  # of the smallest retention
     assert len(marks(opened, "kinds", ".heatmap-label")) == rows * len(KINDS)
     assert "list</script> & <b>" in opened.find_element("id", "plot-kinds").text
+    rows = opened.find_element("id", "heat-rows").text
+    assert rows == "Rows are windows / matcher / guidance / mean."
     # Nothing is wider than the window.
     wide = "return document.documentElement.scrollWidth <= window.innerWidth"
     assert opened.execute_script(wide)
