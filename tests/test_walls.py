@@ -134,7 +134,7 @@ def test_files_are_short(folder):
     assert long == {}
 
 
-LAZY = ("transformers", "sklearn", "typer", "hypothesis", "pytest", "torchvision", "ray")
+LAZY = ("transformers", "sklearn", "typer", "hypothesis", "pytest", "torchvision", "ray", "plotly")
 
 
 def test_importing_is_light():

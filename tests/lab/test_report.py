@@ -255,6 +255,20 @@ def test_named_baseline(small):
     found = built_of(cells, outcomes, meta, baselines={}, baseline=cells[1].name)
     assert found.rows[1].base is None
     assert {row.base for row in found.rows if row.score} == {None, cells[1].name}
+    text = page(found)
+    assert f"points against {cells[1].name}; " in text or "and is the baseline" in text
+
+
+def test_a_baseline_for_each_retention(small):
+    cells, outcomes, meta = small
+    against = {cell.name: cell.name.replace("uniform", "prompt") for cell in cells[1:]}
+    against = {name: base for name, base in against.items() if name != base}
+    grid = {**meta["grid"], "baseline": {"guidance": "prompt"}}
+    found = built_of(cells, outcomes, meta, baselines=against, grid=grid)
+    assert [row.base for row in found.rows[1:]] == [None, cells[1].name, None, cells[3].name]
+    text = page(found)
+    assert "<dd>guidance prompt</dd>" in text
+    assert "and is the baseline" in text or "against the baseline" in text
 
 
 # -- files ----------------------------------------------------------------------------------------

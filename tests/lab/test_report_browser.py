@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -114,6 +115,8 @@ def test_every_plot_has_its_marks(opened):
     rows = 24 - len(UNFINISHED)  # of the smallest retention
     assert len(marks(opened, "kinds", ".heatmap-label")) == rows * len(KINDS)
     assert "list</script> & <b>" in opened.find_element("id", "plot-kinds").text
+    rows = opened.find_element("id", "heat-rows").text
+    assert rows == "Rows are windows / matcher / guidance / mean."
     # Nothing is wider than the window.
     wide = "return document.documentElement.scrollWidth <= window.innerWidth"
     assert opened.execute_script(wide)
@@ -204,6 +207,36 @@ def test_a_spec_can_be_copied(opened, made, clipboard):
         assert yaml.safe_load(opened.execute_script("return window.pasted")) == expected
     row.find_element("css selector", ".open").send_keys(Keys.ENTER)
     assert not detail.is_displayed()
+
+
+def test_two_models_one_of_which_has_only_begun(driver, tmp_path):
+    cells, outcomes, meta = study(8, (0.5, 0.2), {"mean": AXES["mean"]}, unfinished=())
+    others = [
+        replace(
+            cell,
+            id=f"other {cell.id}",
+            position=cell.position + len(cells),
+            name=f"other {cell.name}",
+            factors={**cell.factors, "model": "other"},
+            spec={**cell.spec, "model": "other"},
+            status="done" if cell.position == 0 else "pending",
+        )
+        for cell in cells
+    ]
+    outcomes |= {f"other {key}": each for key, each in outcomes.items()}
+    path = tmp_path / "two.html"
+    write_page(build_study([*cells, *others], outcomes.__getitem__, meta, resamples=100), path)
+    driver.get(path.as_uri())
+    assert len(marks(driver, "effects", ".points path")) == 3
+    choose(driver, "#group", "other · scenes")
+    wait(driver, lambda driver: not driver.find_element("id", "effects").is_displayed())
+    assert not driver.find_element("id", "kinds").is_displayed()
+    assert len(marks(driver, "tokens", ".scatterlayer .js-line")) == 1
+    lists = driver.find_elements("css selector", "#summary ul")
+    assert [each.is_displayed() for each in lists] == [False, True]
+    choose(driver, "#group", "demo · scenes")
+    wait(driver, lambda driver: driver.find_element("id", "kinds").is_displayed())
+    assert [entry for entry in driver.get_log("browser") if entry["level"] != "INFO"] == []
 
 
 def test_dark_and_narrow(opened):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lightkv.lab.reporting.study import Estimate, Group, Row, Study
+from lightkv.lab.reporting.bootstrap import Estimate
+from lightkv.lab.reporting.study import Group, Row, Study
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def figures(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
         },
         "effects": main_effects(study, group, effects) if effects else None,
         "tokens": tokens(study, group),
-        "kinds": kinds(study, group) if group.kinds else None,
+        "settings": axes_text([row.setting for row in group.rows if not row.plain]),
+        "kinds": (kinds(study, group) or None) if group.kinds else None,
     }
 
 
@@ -205,9 +206,6 @@ def _heat(group: Group, rows: list[Row], *, changes: bool) -> Json:
         yaxis={
             "tickvals": list(range(len(rows))),
             "ticktext": names,
-            "title": {
-                "text": html.escape(axes_text([row.setting for row in rows if not row.plain]))
-            },
             "range": [len(rows) - 0.5, -0.5],
             "automargin": True,
             "showgrid": False,

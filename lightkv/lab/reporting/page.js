@@ -83,6 +83,7 @@
     options(byId("heat-retention"), Object.keys(kinds), Object.keys(kinds).at(-1));
     const measures = kinds[byId("heat-retention").value];
     options(byId("heat-measure"), Object.keys(measures), Object.keys(measures).at(-1));
+    byId("heat-rows").textContent = data.groups[group].settings && `Rows are ${data.groups[group].settings}. `;
     draw("plot-kinds", measures[byId("heat-measure").value]);
   }
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lightkv.lab.reporting.bootstrap import Estimate, front
 from lightkv.lab.reporting.drawing import (
     DASHES,
     PALETTE,
@@ -17,16 +18,16 @@ from lightkv.lab.reporting.drawing import (
     lines_by,
     unit,
 )
-from lightkv.lab.reporting.study import Estimate, Group, Row, front
+from lightkv.lab.reporting.study import Group, Row
 from lightkv.lab.reporting.words import axes_text, figure_text, interval_text, setting_text
 
 FEW = 8
 """Settings up to which each has its own band."""
-COSTS = {
+Cost = Callable[[Row], float | None]
+COSTS: dict[str, tuple[str, Cost]] = {
     "retention": ("achieved retention (share of vision KV)", lambda row: row.cell.retention),
     "flops": ("prefill FLOPs, relative to the uncompressed model", lambda row: row.cell.flops),
 }
-Cost = Callable[[Row], float | None]
 
 
 def quality(group: Group, axis: str | None, cost: str) -> Json:

@@ -39,10 +39,13 @@ def _best(group: Group, retention: str, rows: list[Row]) -> Markup:
         interval_text(group.share, best.score),
         " %" if group.share else "",
     )
+    bases = {row.base for row in group.rows if row.base is not None}
     if best.change is not None:
-        text += Markup(", {} {} against {}").format(
-            interval_text(group.share, best.change, signed=True), unit_of(group.share), best.base
-        )
+        gap = interval_text(group.share, best.change, signed=True)
+        against = best.base if len(bases) == 1 else "the baseline"
+        text += Markup(", {} {} against {}").format(gap, unit_of(group.share), against)
+    elif best.cell.name in bases:
+        text += ", and is the baseline"
     near = sum(row is not best and not group.contrast([(best, row)]).clear for row in rows)
     if len(rows) > 1:
         text += Markup("; {} cannot be told from it").format(

@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from lightkv.lab.reporting.study import Estimate, Row, Study
+from lightkv.lab.reporting.bootstrap import Estimate
+from lightkv.lab.reporting.study import Row, Study
 from lightkv.lab.reporting.words import figure_text
 
 Json = dict[str, Any]
