@@ -1,0 +1,205 @@
+"""lmms-eval on the bundled model, against the demo's own evaluation of the same samples.
+
+    python benchmarks/lmms_scenes/run.py [--scenes 100] [--seed 2026] [--retention 0.55]
+        [--strategies none,lightkv] [--batch-size 20] [--out FILE] [--keep FOLDER]
+
+Writes the digit scenes as a local task in lmms-eval's own YAML format, runs `python -m lmms_eval
+--model lightkv` on it offline, once for each strategy, and compares every answer with the one that
+`lightkv.demo.evaluate.answer` gives. Exit code 1 if any score differs. Needs `lightkv[lmms-eval]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightkv.demo.evaluate import answer, batches
+from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS, KINDS, held_out_scenes, score
+
+TASK = Path(__file__).parent / "task"
+TASKS = ("scenes_short", "scenes_list")
+NONE = "none"
+
+
+def rows_of(samples: list[Any]) -> list[dict[str, Any]]:
+    """One row for each question, scene by scene."""
+    rows = []
+    for number, (scene, questions) in enumerate(samples):
+        packed = io.BytesIO()
+        scene.image.save(packed, "PNG")
+        for question in questions:
+            words = COLOR_WORDS if question.kind == "digit_to_color" else DIGIT_WORDS
+            words = ("yes", "no") if question.kind == "exists" else words
+            rows.append(
+                {
+                    "id": f"{number}-{question.kind}",
+                    "image": {"bytes": packed.getvalue(), "path": None},
+                    "kind": question.kind,
+                    "question": question.text,
+                    "answer": question.answer,
+                    "choices": list(words),
+                }
+            )
+    return rows
+
+
+def write_task(folder: Path, samples: list[Any]) -> None:
+    """The task's YAML files, its functions and its data in `folder`."""
+    from datasets import Dataset, Image
+
+    rows = rows_of(samples)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, wanted in (("short", False), ("list", True)):
+        chosen = [row for row in rows if (row["kind"] == "list") is wanted]
+        data = Dataset.from_list(chosen).cast_column("image", Image())
+        data.to_parquet(folder / f"{name}.parquet")
+    for path in TASK.iterdir():
+        if path.suffix in (".yaml", ".py"):
+            (folder / path.name).write_text(path.read_text().replace("@DATA@", folder.as_posix()))
+
+
+def model_args(strategy: str, retention: float) -> str:
+    """As for the command line of lmms-eval."""
+    args = "pretrained=demo,dtype=float32,device=cpu"
+    return args if strategy == NONE else f"{args},strategy={strategy},retention={retention}"
+
+
+def run_harness(
+    task: Path,
+    out: Path,
+    args: str,
+    tasks: str = ",".join(TASKS),
+    batch_size: int = 20,
+    model: str = "lightkv",
+) -> dict[str, dict[str, Any]]:
+    """Run lmms-eval in a process of its own; id of a question → its logged sample.
+
+    Raises:
+        RuntimeError: it wrote no results; the message is its output.
+    """
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    cache = {"HF_DATASETS_CACHE": str(task / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "lmms_eval", "--model", model, "--model_args", args]
+    command += ["--tasks", tasks, "--include_path", str(task), "--batch_size", str(batch_size)]
+    command += ["--log_samples", "--output_path", str(out)]
+    done = subprocess.run(
+        command, env=os.environ | offline | cache, capture_output=True, text=True, check=False
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(out.rglob("*_samples_*.jsonl")):
+        for line in path.read_text().splitlines():
+            sample = json.loads(line)
+            found[sample["doc"]["id"]] = sample
+    if not found or not list(out.rglob("*_results.json")):
+        raise RuntimeError(f"lmms-eval wrote no results:\n{done.stdout}\n{done.stderr}")
+    return found
+
+
+def said(sample: dict[str, Any]) -> str:
+    """The model's answer in a logged sample."""
+    text = sample["filtered_resps"]
+    while isinstance(text, list):
+        text = text[0]
+    return str(text).strip()
+
+
+@contextlib.contextmanager
+def loaded(strategy: str, retention: float) -> Iterator[tuple[Any, Any]]:
+    """The demo's model and processor, compressed if the strategy says so."""
+    import lightkv
+    from lightkv.demo.model import load
+
+    model, processor = load()
+    if strategy == NONE:
+        yield model, processor
+        return
+    with lightkv.compress(model, strategy, retention=retention):
+        yield model, processor
+
+
+def run_demo(samples: list[Any], strategy: str, retention: float) -> dict[str, tuple[str, float]]:
+    """Id of a question → answer and score, as `lightkv demo` finds them."""
+    numbers = {id(scene): number for number, (scene, _) in enumerate(samples)}
+    found = {}
+    with loaded(strategy, retention) as (model, processor):
+        for kind in KINDS:
+            for scenes, questions in batches(samples, kind, 64):
+                texts = answer(model, processor, scenes, questions)
+                for scene, question, text in zip(scenes, questions, texts, strict=True):
+                    name = f"{numbers[id(scene)]}-{kind}"
+                    found[name] = (text, score(question, text))
+    return found
+
+
+def compare(
+    harness: dict[str, dict[str, Any]], demo: dict[str, tuple[str, float]]
+) -> dict[str, Any]:
+    """Accuracies of both by kind of question, and what differs.
+
+    Raises:
+        ValueError: not the same samples.
+    """
+    if harness.keys() != demo.keys():
+        raise ValueError("lmms-eval and the demo answered different questions")
+    table = {}
+    for kind in KINDS:
+        names = [name for name in demo if name.endswith(f"-{kind}")]
+        table[str(kind)] = {
+            "questions": len(names),
+            "lmms_eval": sum(harness[name]["scenes_score"] for name in names) / len(names),
+            "demo": sum(demo[name][1] for name in names) / len(names),
+        }
+    return {
+        "kinds": table,
+        "questions": len(demo),
+        "lmms_eval": sum(sample["scenes_score"] for sample in harness.values()) / len(demo),
+        "demo": sum(value for _, value in demo.values()) / len(demo),
+        "other_answers": sum(said(harness[name]) != demo[name][0] for name in demo),
+        "other_scores": sum(harness[name]["scenes_score"] != demo[name][1] for name in demo),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--scenes", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--retention", type=float, default=0.55)
+    parser.add_argument("--strategies", default=f"{NONE},lightkv")
+    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    parser.add_argument("--keep", type=Path, help="a folder for the task and lmms-eval's files")
+    args = parser.parse_args()
+    samples = held_out_scenes(args.scenes, args.seed)
+    figures: dict[str, Any] = {"scenes": args.scenes, "seed": args.seed}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (args.keep or Path(temporary)).resolve()
+        write_task(folder / "task", samples)
+        for strategy in args.strategies.split(","):
+            given = model_args(strategy, args.retention)
+            out = folder / "out" / strategy
+            harness = run_harness(folder / "task", out, given, batch_size=args.batch_size)
+            found = compare(harness, run_demo(samples, strategy, args.retention))
+            figures[strategy] = found
+            print(
+                f"{strategy:8}  lmms-eval {100 * found['lmms_eval']:.2f} %  demo "
+                f"{100 * found['demo']:.2f} %  of {found['questions']} questions; other answers: "
+                f"{found['other_answers']}, other scores: {found['other_scores']}",
+                flush=True,
+            )
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+    if any(found["other_scores"] for found in figures.values() if isinstance(found, dict)):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
