@@ -27,6 +27,7 @@ from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS, KINDS, held_out_scenes
 
 TASK = Path(__file__).parent / "task"
 TASKS = ("scenes_short", "scenes_list")
+SHORT, LIST = TASKS
 NONE = "none"
 
 
@@ -52,19 +53,23 @@ def rows_of(samples: list[Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_task(folder: Path, samples: list[Any]) -> None:
-    """The task's YAML files, its functions and its data in `folder`."""
-    from datasets import Dataset, Image
+def write_task(folder: Path, samples: list[Any]) -> dict[str, list[str]]:
+    """The task's YAML files, its functions and its data in `folder`; task → ids of its rows."""
+    from datasets import Dataset, Image, disable_progress_bars
 
+    disable_progress_bars()
     rows = rows_of(samples)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, wanted in (("short", False), ("list", True)):
+    ids = {}
+    for task, wanted in ((SHORT, False), (LIST, True)):
         chosen = [row for row in rows if (row["kind"] == "list") is wanted]
         data = Dataset.from_list(chosen).cast_column("image", Image())
-        data.to_parquet(folder / f"{name}.parquet")
+        data.to_parquet(folder / f"{task.removeprefix('scenes_')}.parquet")
+        ids[task] = [row["id"] for row in chosen]
     for path in TASK.iterdir():
         if path.suffix in (".yaml", ".py"):
             (folder / path.name).write_text(path.read_text().replace("@DATA@", folder.as_posix()))
+    return ids
 
 
 def model_args(strategy: str, retention: float) -> str:
@@ -77,11 +82,11 @@ def run_harness(
     task: Path,
     out: Path,
     args: str,
-    tasks: str = ",".join(TASKS),
+    tasks: tuple[str, ...] = TASKS,
     batch_size: int = 20,
     model: str = "lightkv",
-) -> dict[str, dict[str, Any]]:
-    """Run lmms-eval in a process of its own; id of a question → its logged sample.
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """Run lmms-eval in a process of its own; task → number of the row → its logged sample.
 
     Raises:
         RuntimeError: it wrote no results; the message is its output.
@@ -89,18 +94,18 @@ def run_harness(
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     cache = {"HF_DATASETS_CACHE": str(task / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "lmms_eval", "--model", model, "--model_args", args]
-    command += ["--tasks", tasks, "--include_path", str(task), "--batch_size", str(batch_size)]
-    command += ["--log_samples", "--output_path", str(out)]
+    command += ["--tasks", ",".join(tasks), "--include_path", str(task), "--log_samples"]
+    command += ["--batch_size", str(batch_size), "--output_path", str(out)]
     done = subprocess.run(
         command, env=os.environ | offline | cache, capture_output=True, text=True, check=False
     )
-    found: dict[str, dict[str, Any]] = {}
-    for path in sorted(out.rglob("*_samples_*.jsonl")):
-        for line in path.read_text().splitlines():
-            sample = json.loads(line)
-            found[sample["doc"]["id"]] = sample
-    if not found or not list(out.rglob("*_results.json")):
+    if not list(out.rglob("*_results.json")):
         raise RuntimeError(f"lmms-eval wrote no results:\n{done.stdout}\n{done.stderr}")
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name in tasks:
+        path = max(out.rglob(f"*_samples_{name}.jsonl"))  # the name begins with the time
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[name] = {line["doc_id"]: line for line in lines}
     return found
 
 
@@ -141,13 +146,16 @@ def run_demo(samples: list[Any], strategy: str, retention: float) -> dict[str, t
 
 
 def compare(
-    harness: dict[str, dict[str, Any]], demo: dict[str, tuple[str, float]]
+    logged: dict[str, dict[int, dict[str, Any]]],
+    ids: dict[str, list[str]],
+    demo: dict[str, tuple[str, float]],
 ) -> dict[str, Any]:
     """Accuracies of both by kind of question, and what differs.
 
     Raises:
         ValueError: not the same samples.
     """
+    harness = {ids[task][row]: line for task in TASKS for row, line in logged[task].items()}
     if harness.keys() != demo.keys():
         raise ValueError("lmms-eval and the demo answered different questions")
     table = {}
@@ -182,12 +190,12 @@ def main() -> None:
     figures: dict[str, Any] = {"scenes": args.scenes, "seed": args.seed}
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.keep or Path(temporary)).resolve()
-        write_task(folder / "task", samples)
+        ids = write_task(folder / "task", samples)
         for strategy in args.strategies.split(","):
             given = model_args(strategy, args.retention)
             out = folder / "out" / strategy
             harness = run_harness(folder / "task", out, given, batch_size=args.batch_size)
-            found = compare(harness, run_demo(samples, strategy, args.retention))
+            found = compare(harness, ids, run_demo(samples, strategy, args.retention))
             figures[strategy] = found
             print(
                 f"{strategy:8}  lmms-eval {100 * found['lmms_eval']:.2f} %  demo "
