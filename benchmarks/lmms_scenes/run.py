@@ -1,11 +1,15 @@
 """lmms-eval on the bundled model, against the demo's own evaluation of the same samples.
 
     python benchmarks/lmms_scenes/run.py [--scenes 100] [--seed 2026] [--retention 0.55]
-        [--strategies none,lightkv] [--batch-size 20] [--out FILE] [--keep FOLDER]
+        [--strategies none,lightkv,lightkv@demo] [--batch-size 20] [--out FILE] [--keep FOLDER]
 
 Writes the digit scenes as a local task in lmms-eval's own YAML format, runs `python -m lmms_eval
 --model lightkv` on it offline, once for each strategy, and compares every answer with the one that
 `lightkv.demo.evaluate.answer` gives. Exit code 1 if any score differs. Needs `lightkv[lmms-eval]`.
+
+`none` is the uncompressed model. A preset runs with `retention=`, whose schedule rounds to whole
+tokens; with `@demo` behind it, it runs from a pipeline file with the schedule that `lightkv demo`
+uses, which is set so that the retention is achieved.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ TASK = Path(__file__).parent / "task"
 TASKS = ("scenes_short", "scenes_list")
 SHORT, LIST = TASKS
 NONE = "none"
+AS_DEMO = "@demo"
 
 
 def rows_of(samples: list[Any]) -> list[dict[str, Any]]:
@@ -72,10 +77,29 @@ def write_task(folder: Path, samples: list[Any]) -> dict[str, list[str]]:
     return ids
 
 
-def model_args(strategy: str, retention: float) -> str:
+def source_of(strategy: str, retention: float, folder: Path) -> tuple[str | None, float | None]:
+    """Pipeline and retention to give to lightkv: a preset with its retention, or a file with stages."""
+    from lightkv.demo import compare as demo
+    from lightkv.demo.model import load
+
+    if strategy == NONE:
+        return None, None
+    if not strategy.endswith(AS_DEMO):
+        return strategy, retention
+    model, _ = load()
+    runner = demo._runner(model, strategy.removesuffix(AS_DEMO), retention)
+    if runner.session is None:
+        raise SystemExit(runner.row.error)
+    path = folder / f"{strategy}.yaml"
+    path.write_text(runner.session.pipeline.to_yaml())
+    return str(path), None
+
+
+def model_args(source: str | None, retention: float | None) -> str:
     """As for the command line of lmms-eval."""
     args = "pretrained=demo,dtype=float32,device=cpu"
-    return args if strategy == NONE else f"{args},strategy={strategy},retention={retention}"
+    args += "" if source is None else f",strategy={source}"
+    return args + ("" if retention is None else f",retention={retention}")
 
 
 def run_harness(
@@ -85,8 +109,9 @@ def run_harness(
     tasks: tuple[str, ...] = TASKS,
     batch_size: int = 20,
     model: str = "lightkv",
-) -> dict[str, dict[int, dict[str, Any]]]:
-    """Run lmms-eval in a process of its own; task → number of the row → its logged sample.
+) -> tuple[dict[str, dict[int, dict[str, Any]]], float]:
+    """Run lmms-eval in a process of its own: task → number of the row → its logged sample, and the
+    retention that it reports.
 
     Raises:
         RuntimeError: it wrote no results; the message is its output.
@@ -99,14 +124,16 @@ def run_harness(
     done = subprocess.run(
         command, env=os.environ | offline | cache, capture_output=True, text=True, check=False
     )
-    if not list(out.rglob("*_results.json")):
+    written = sorted(out.rglob("*_results.json"))  # the names begin with the time
+    if not written:
         raise RuntimeError(f"lmms-eval wrote no results:\n{done.stdout}\n{done.stderr}")
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for name in tasks:
-        path = max(out.rglob(f"*_samples_{name}.jsonl"))  # the name begins with the time
+        path = max(out.rglob(f"*_samples_{name}.jsonl"))
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         found[name] = {line["doc_id"]: line for line in lines}
-    return found
+    results = json.loads(written[-1].read_text())
+    return found, results.get("throughput", {}).get("avg_retention", 1.0)
 
 
 def said(sample: dict[str, Any]) -> str:
@@ -118,24 +145,26 @@ def said(sample: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def loaded(strategy: str, retention: float) -> Iterator[tuple[Any, Any]]:
-    """The demo's model and processor, compressed if the strategy says so."""
+def loaded(source: str | None, retention: float | None) -> Iterator[tuple[Any, Any]]:
+    """The demo's model and processor, compressed if there is a pipeline."""
     import lightkv
     from lightkv.demo.model import load
 
     model, processor = load()
-    if strategy == NONE:
+    if source is None:
         yield model, processor
         return
-    with lightkv.compress(model, strategy, retention=retention):
+    with lightkv.compress(model, source, retention=retention):
         yield model, processor
 
 
-def run_demo(samples: list[Any], strategy: str, retention: float) -> dict[str, tuple[str, float]]:
+def run_demo(
+    samples: list[Any], source: str | None, retention: float | None
+) -> dict[str, tuple[str, float]]:
     """Id of a question → answer and score, as `lightkv demo` finds them."""
     numbers = {id(scene): number for number, (scene, _) in enumerate(samples)}
     found = {}
-    with loaded(strategy, retention) as (model, processor):
+    with loaded(source, retention) as (model, processor):
         for kind in KINDS:
             for scenes, questions in batches(samples, kind, 64):
                 texts = answer(model, processor, scenes, questions)
@@ -176,12 +205,22 @@ def compare(
     }
 
 
+def line(strategy: str, found: dict[str, Any]) -> str:
+    """One row for the screen."""
+    ours, theirs = 100 * found["lmms_eval"], 100 * found["demo"]
+    return (
+        f"{strategy:12}  retention {found['retention']:.3f}  lmms-eval {ours:.2f} %  "
+        f"demo {theirs:.2f} %  of {found['questions']} questions; "
+        f"other answers: {found['other_answers']}, other scores: {found['other_scores']}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--scenes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--retention", type=float, default=0.55)
-    parser.add_argument("--strategies", default=f"{NONE},lightkv")
+    parser.add_argument("--strategies", default=f"{NONE},lightkv,lightkv{AS_DEMO}")
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     parser.add_argument("--keep", type=Path, help="a folder for the task and lmms-eval's files")
@@ -192,17 +231,12 @@ def main() -> None:
         folder = (args.keep or Path(temporary)).resolve()
         ids = write_task(folder / "task", samples)
         for strategy in args.strategies.split(","):
-            given = model_args(strategy, args.retention)
-            out = folder / "out" / strategy
-            harness = run_harness(folder / "task", out, given, batch_size=args.batch_size)
-            found = compare(harness, ids, run_demo(samples, strategy, args.retention))
-            figures[strategy] = found
-            print(
-                f"{strategy:8}  lmms-eval {100 * found['lmms_eval']:.2f} %  demo "
-                f"{100 * found['demo']:.2f} %  of {found['questions']} questions; other answers: "
-                f"{found['other_answers']}, other scores: {found['other_scores']}",
-                flush=True,
-            )
+            source, retention = source_of(strategy, args.retention, folder)
+            out, given = folder / "out" / strategy, model_args(source, retention)
+            logged, achieved = run_harness(folder / "task", out, given, batch_size=args.batch_size)
+            found = compare(logged, ids, run_demo(samples, source, retention))
+            figures[strategy] = {"retention": achieved, **found}
+            print(line(strategy, figures[strategy]), flush=True)
     if args.out:
         args.out.write_text(json.dumps(figures, indent=2) + "\n")
     if any(found["other_scores"] for found in figures.values() if isinstance(found, dict)):
