@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.instance import (
+    GenerationResult,
+    Instance,
+    TokenCounts,
+    unwrap_generation_output,
+)
 from lmms_eval.api.model import lmms
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from lmms_eval.utils import Collator
@@ -194,11 +199,11 @@ class LightKVModel(lmms):  # type: ignore[misc]
                 results[row] = GenerationResult(cut(text, stops), counts)
         return [results[row] for row in range(len(turns))]
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[Any]:
         """For each request the loss of its answer, and whether the answer is the greedy one.
 
         The loss is the mean negative log-likelihood of the answer's tokens: lmms-eval takes the
-        choice with the smallest number.
+        choice with the smallest number. Pairs are wrapped where lmms-eval would spoil them.
 
         Raises:
             ModelError: a metric that asks for the likelihood of an answer without its question.
@@ -219,7 +224,7 @@ class LightKVModel(lmms):  # type: ignore[misc]
                 results += self._scores([t for t, _ in pairs], [str(a) for _, a in pairs])
                 bar.update(len(chunk))
         self._log(time.perf_counter() - start, 0)
-        return results
+        return [_safe(pair) for pair in results]
 
     def _scores(self, turns: Sequence[Turn], answers: Sequence[str]) -> list[tuple[float, bool]]:
         ids = [self.prompter.continuation_ids(t, a) for t, a in zip(turns, answers, strict=True)]
@@ -271,6 +276,11 @@ class LightKVChat(LightKVModel):
     @staticmethod
     def _options(arguments: tuple[Any, ...]) -> dict[str, Any]:
         return arguments[2]  # type: ignore[no-any-return]
+
+
+def _safe(pair: tuple[float, bool]) -> Any:
+    """A pair as lmms-eval leaves it whole: 0.7.3 makes text of all but a result's `text`."""
+    return pair if unwrap_generation_output(pair)[0] == pair else GenerationResult(pair)
 
 
 def _alike(turns: Sequence[Turn]) -> Iterator[list[int]]:
