@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Arguments for `make demo` and `make train`: make demo ARGS="--retention 0.35"
+LMMS_VENV ?= .venv-lmms
+# Arguments for `make demo`, `make train` and `make lmms-eval`: make demo ARGS="--retention 0.35"
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -10,9 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 # A stamp is older than what it was made from: then, and only then, pip runs again.
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+LMMS := $(LMMS_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format train clean help
+.PHONY: demo test lint format train lmms-eval clean help
 
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
@@ -33,13 +35,17 @@ format: $(DEV)  ## rewrite the code in the project's style
 train: $(DEV)  ## train the demo model anew into runs/train
 	@$(BIN)/python -m lightkv.demo.train --out runs/train $(ARGS)
 
-clean:  ## remove the environment and all caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7 GB)
+	@$(LMMS_VENV)/bin/python -m pytest tests/lmms
+	@$(LMMS_VENV)/bin/python benchmarks/lmms_scenes/run.py $(ARGS)
+
+clean:  ## remove the environments and all caches
+	rm -rf $(VENV) $(LMMS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -57,4 +63,12 @@ $(BASE): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(DEV): $(BASE)
 	@echo "installing the development tools into $(VENV) (once)"
 	@$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+# Build isolation stays on: some packages that lmms-eval needs come as sources only.
+$(LMMS): pyproject.toml constraints-lmms.txt
+	@$(PYTHON) -m venv $(LMMS_VENV)
+	@echo "installing lmms-eval into $(LMMS_VENV) (once; torch with CUDA, several GB)"
+	@$(LMMS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints-lmms.txt \
+		--editable ".[lmms-eval,testing]"
 	@touch $@
