@@ -5,6 +5,8 @@ VENV ?= .venv
 LMMS_VENV ?= .venv-lmms
 # Arguments for `make demo`, `make train` and `make lmms-eval`: make demo ARGS="--retention 0.35"
 ARGS ?=
+# Processes of `make test`, each with one thread.
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
@@ -20,7 +22,7 @@ demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
 
 test: lint  ## all checks, then all tests; stops at the first that fails
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(DEV)  ## format check, linter, types, import walls
 	@$(BIN)/ruff format --check .
