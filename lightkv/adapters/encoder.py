@@ -20,6 +20,7 @@ from lightkv.adapters.patches import NO_PATCH, PatchTable, patch_tables
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline
+from lightkv.core.transfer import to_device
 from lightkv.core.vision import (
     VISION_FEATURES,
     VisionView,
@@ -334,7 +335,7 @@ def _gathered(
 ) -> torch.Tensor:
     """`[V₀, …]` of `values` `[P, …]` at `index` `[V₀, m]`, pooled over m; zeros where it is −1."""
     # The tables are the same for equal layouts; the copy to a device does not wait.
-    index = index.to(values.device, non_blocking=values.device.type != "cpu")
+    index = to_device(index, values.device)
     taken = pool(values[index.clamp(min=0)], dim=1)
     shown = (index[:, 0] != NO_PATCH).view(-1, *[1] * (taken.dim() - 1))
     return torch.where(shown, taken, torch.zeros_like(taken))

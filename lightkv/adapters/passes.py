@@ -20,6 +20,7 @@ from lightkv.adapters.records import (
 from lightkv.core.cache import CachedLayer
 from lightkv.core.engine import Prefill
 from lightkv.core.layout import VisionLayout
+from lightkv.core.transfer import to_device
 
 Kwargs = dict[str, Any]
 Windows = tuple[int | None, ...]
@@ -28,7 +29,7 @@ Windows = tuple[int | None, ...]
 
 def moved_by(shift: tuple[int, ...], device: torch.device) -> torch.Tensor | int:
     """`[1, B, 1]` of a shift for each row, 0 if there is none."""
-    return torch.tensor(shift, device=device)[None, :, None] if any(shift) else 0
+    return to_device(shift, device)[None, :, None] if any(shift) else 0
 
 
 def text_after_images(layout: VisionLayout) -> int:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from lightkv.core.errors import SessionError
+from lightkv.core.transfer import to_device
 
 
 class Segment(NamedTuple):
@@ -236,7 +237,7 @@ def valid_entries(segments: Sequence[Segment], device: torch.device) -> torch.Te
         return None
     parts = []
     for segment in segments:
-        first = torch.tensor(segment.pads, device=device)[:, None]
+        first = to_device(segment.pads, device)[:, None]
         parts.append(torch.arange(segment.entries, device=device)[None] >= first)
     return torch.cat(parts, dim=1)
 

@@ -43,6 +43,7 @@ from lightkv.core.adapter import Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.transfer import to_device
 
 
 class RemoteAdapter(HFAdapter):
@@ -297,7 +298,7 @@ class RemoteAttachment(HFAttachment):
         assert forward.record is not None
         removed = forward.record.removed[index]
         return forward.once(  # type: ignore[no-any-return]
-            ("shifted", removed), lambda: ids - torch.tensor(removed, device=ids.device)[:, None]
+            ("shifted", removed), lambda: ids - to_device(removed, ids.device)[:, None]
         )
 
     def _on_rotary(

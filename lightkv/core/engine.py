@@ -31,6 +31,7 @@ from lightkv.core.profile import Profiler
 from lightkv.core.report import RunReport, build_report
 from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.stage import Observed, observes
+from lightkv.core.transfer import to_device
 from lightkv.core.vision import VisionView
 from lightkv.core.work import StageResult, run_stage, start_input
 
@@ -263,8 +264,8 @@ class Prefill:
             PositionInput(
                 positions=self.positions,
                 kept=kept,
-                pads=torch.tensor(result.layout.pads, device=device),
-                old_pads=torch.tensor(self.layout.pads, device=device),
+                pads=to_device(result.layout.pads, device),
+                old_pads=to_device(self.layout.pads, device),
                 vision=after.flat,
                 slot=result.assignment.slot,
                 share=result.assignment.weight,

@@ -18,6 +18,7 @@ import torch
 
 from lightkv.core.errors import LayoutError
 from lightkv.core.layout_checks import check_sample, checked_grid, checked_pads, checked_span
+from lightkv.core.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
 Grid = tuple[int, int, int]
@@ -156,13 +157,8 @@ class TokenIndex:
     text: torch.Tensor
 
     def to(self, device: torch.device) -> TokenIndex:
-        # Not waiting is safe towards a device only: what comes back to the host must have arrived.
-        skip = device.type != "cpu"
-        return TokenIndex(
-            self.flat.to(device, non_blocking=skip),
-            self.origin.to(device, non_blocking=skip),
-            self.text.to(device, non_blocking=skip),
-        )
+        tables = (self.flat, self.origin, self.text)
+        return TokenIndex(*(to_device(table, device) for table in tables))
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +329,7 @@ class VisionLayout:
 
     def valid_mask(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """`[B, N]` false at left padding."""
-        pads = torch.tensor(self.pads, device=device)
+        pads = to_device(self.pads, device)
         return torch.arange(self.length, device=device)[None, :] >= pads[:, None]
 
     def evolved(

@@ -17,6 +17,7 @@ import torch
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, VisionLayout
 from lightkv.core.roles import PROTECTED, Partition, Partitioner, WindowSpec
+from lightkv.core.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,18 @@ class StagePlan:
         return bool(self.buckets)
 
     def to(self, device: torch.device) -> StagePlan:
-        buckets = tuple(replace(bucket, gather=bucket.gather.to(device)) for bucket in self.buckets)
+        buckets = tuple(
+            replace(bucket, gather=to_device(bucket.gather, device)) for bucket in self.buckets
+        )
         return replace(
             self,
-            order=self.order.to(device),
+            order=to_device(self.order, device),
             buckets=buckets,
-            passing=self.passing.to(device),
-            fill=self.fill.to(device),
-            token_rank=self.token_rank.to(device),
-            window=self.window.to(device),
-            inner=None if self.inner is None else self.inner.to(device),
+            passing=to_device(self.passing, device),
+            fill=to_device(self.fill, device),
+            token_rank=to_device(self.token_rank, device),
+            window=to_device(self.window, device),
+            inner=None if self.inner is None else to_device(self.inner, device),
         )
 
 

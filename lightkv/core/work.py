@@ -29,6 +29,7 @@ from lightkv.core.layout import TokenIndex, VisionLayout
 from lightkv.core.plan import Bucket, StagePlan
 from lightkv.core.roles import Aggregator, Matcher
 from lightkv.core.stage import Observed, Stage
+from lightkv.core.transfer import to_device
 
 Timer = Callable[[str], AbstractContextManager[object]]
 
@@ -114,11 +115,10 @@ def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
     width = max(counts, default=0)
     text = layout.token_index(device).text
     index = torch.zeros(layout.batch_size * width, dtype=torch.long, device=device)
-    places = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)]).to(
-        device
-    )
+    host = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)])
+    places = to_device(host, device)
     index = index.scatter(0, places, text % layout.length)
-    valid = torch.arange(width, device=device)[None] < torch.tensor(counts, device=device)[:, None]
+    valid = torch.arange(width, device=device)[None] < to_device(counts, device)[:, None]
     return PromptIndex(index.view(layout.batch_size, width), valid, layout.valid_mask(device))
 
 

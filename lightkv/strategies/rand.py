@@ -16,6 +16,7 @@ import torch
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
 from lightkv.core.roles import Component, ScoreInput
+from lightkv.core.transfer import to_device
 from lightkv.strategies.random import Noise
 
 
@@ -36,7 +37,7 @@ class RecentNoise(Noise):
         noise = super().score(inputs)
         budget = 1.0 - inputs.context.ratio
         first = [n - max(1, int(self.recent * budget * n + 1e-9)) for n in inputs.counts]
-        starts = torch.tensor(first).to(noise.device, non_blocking=True)
+        starts = to_device(first, noise.device)
         return noise + (inputs.rank >= starts.index_select(0, inputs.sample)).float()
 
 

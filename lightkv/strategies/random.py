@@ -10,6 +10,7 @@ import torch
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
 from lightkv.core.roles import Component, MatchInput, ScoreInput, Scorer
+from lightkv.core.transfer import to_device
 from lightkv.strategies.bipartite import Bipartite, merge_most_similar
 
 
@@ -38,7 +39,7 @@ class Noise(Scorer):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.rand(inputs.hidden_states.shape[1], generator=generator)
         # Made on the host, where it is the same for every device; the copy does not wait.
-        return noise.to(inputs.vision.device, non_blocking=True).index_select(0, inputs.rank)
+        return to_device(noise, inputs.vision.device).index_select(0, inputs.rank)
 
 
 class RandomBipartite(Bipartite):
@@ -66,7 +67,7 @@ class RandomBipartite(Bipartite):
         sources, destinations = (population + 1) // 2, population // 2
         # As many draws as there are windows in the batch; the first of a sample take the first.
         drawn = torch.rand(groups, 2 * sources, generator=generator)
-        drawn = drawn.to(device, non_blocking=True).index_select(0, number_in_row(inputs))
+        drawn = to_device(drawn, device).index_select(0, number_in_row(inputs))
         best, chance = drawn[:, :sources], drawn[:, sources:]
         partner = (chance * destinations).long().clamp(max=max(destinations - 1, 0))
         return merge_most_similar(best, partner, population, inputs.keep)

@@ -33,6 +33,7 @@ from lightkv.core.roles import (
     MergeInput,
     StartInput,
 )
+from lightkv.core.transfer import to_device
 from lightkv.strategies.clusters import density_peaks, nearest_centre
 from lightkv.strategies.common import weighted_sum
 
@@ -171,7 +172,7 @@ class Recycle(Matcher):
         rank = torch.linalg.matrix_rank(inputs.observed.float(), rtol=RANK_TOLERANCE)
         pruned = torch.floor(self.scale * (population - rank)).long()
         ends = [population - p + self.clusters(p) for p in range(1, population + 1)]
-        survivors = torch.tensor([population, *ends], device=rank.device)[pruned]
+        survivors = to_device([population, *ends], rank.device)[pruned]
         return survivors.clamp(max=inputs.keep)
 
     def clusters(self, pruned: int) -> int:
