@@ -119,7 +119,8 @@ def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
     )
     index = index.scatter(0, places, text % layout.length)
     valid = torch.arange(width, device=device)[None] < torch.tensor(counts, device=device)[:, None]
-    return PromptIndex(index.view(layout.batch_size, width), valid, layout.valid_mask(device))
+    index = index.view(layout.batch_size, width)
+    return PromptIndex(index, valid, layout.valid_mask(device), any(layout.pads))
 
 
 def start_input(hidden_states: torch.Tensor, layout: VisionLayout, drafts: int = 0) -> StartInput:
@@ -179,6 +180,8 @@ BLOCK_SHARE = 8
 """Windows are worked on in blocks of at most this fraction of the hidden states."""
 BLOCK_ELEMENTS = 2**18
 """…but of at least so many elements."""
+CPU_BLOCK = 2**20
+"""On a CPU a block has no more elements than this (a single window may): about what its caches hold."""
 
 
 class _StageWork:
@@ -214,7 +217,10 @@ class _StageWork:
     def _blocks(self, bucket: Bucket) -> Iterator[slice]:
         """Runs of windows whose features fit the block size."""
         windows = bucket.gather.shape[0]
-        budget = max(BLOCK_ELEMENTS, self.rows.numel() // BLOCK_SHARE)
+        share = self.rows.numel() // BLOCK_SHARE
+        if self.rows.device.type == "cpu":
+            share = min(share, CPU_BLOCK)
+        budget = max(BLOCK_ELEMENTS, share)
         step = max(1, budget // (bucket.population * self.rows.shape[1]))
         for start in range(0, windows, step):
             yield slice(start, min(windows, start + step))

@@ -40,19 +40,21 @@ class PromptAttention(AttentionScorer):
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, device=valid.device)
         for block in attention.prompt_logits():
-            share = self._normalised(attention, block)
+            share = self._normalised(attention, block).sum(dim=1)
             # Columns beyond a row's prompt may overflow (`keys`), and infinity times 0 is NaN.
-            total = total + torch.where(block.valid[:, None, :], share.sum(dim=1), 0.0).sum(dim=-1)
+            total = total + torch.where(block.valid[:, :, None], share, 0.0).sum(dim=1)
         return attention.heads.total(torch.where(valid, total, 0.0))
 
     def _normalised(self, attention: AttentionView, block: Block) -> torch.Tensor:
-        """`[B, h, N, P′]` attention of the block."""
+        """`[B, h, P′, N]` attention of the block."""
+        values = block.values.transpose(2, 3)
         if self.normalize == "keys":
-            return block.values.sub_(attention.key_lse(block.heads).unsqueeze(-1)).exp_()
-        queries = attention.prompt.query_valid[:, None, :, None]
-        # The lowest finite number keeps a row of pure padding free of NaN.
-        lowest = torch.finfo(block.values.dtype).min
-        return block.values.masked_fill_(~queries, lowest).softmax(dim=2)
+            return values.sub_(attention.key_lse(block.heads).unsqueeze(2)).exp_()
+        if attention.prompt.padded:
+            queries = attention.prompt.query_valid[:, None, None, :]
+            # The lowest finite number keeps a row of pure padding free of NaN.
+            values.masked_fill_(~queries, torch.finfo(values.dtype).min)
+        return values.softmax(dim=-1)
 
 
 class CausalAttention(AttentionScorer):
