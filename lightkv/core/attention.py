@@ -117,7 +117,8 @@ class AttentionView(ABC):
     def prompt_logits(self) -> Iterator[Block]:
         """Blocks `[B, h, N, P′]` of the scaled logits before the mask; together all heads and prompt.
 
-        The N values of a prompt column may lie side by side: work along N is fast on the transposed view.
+        The N values of a prompt column lie side by side where that is fast: work along N on the
+        transposed view.
         """
 
     @abstractmethod
