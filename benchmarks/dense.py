@@ -7,8 +7,6 @@ the whole sequence are formed at once and that Python goes from window to window
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 Image = tuple[int, tuple[int, int, int]]
@@ -93,6 +91,3 @@ def stage(
 def matrix_bytes(heads: int, length: int, dtype: torch.dtype) -> int:
     """Bytes that `guidance` holds at once: the logits and their softmax in float32."""
     return heads * length * length * (dtype.itemsize + 4)
-
-
-Clock = Callable[[str], object]
