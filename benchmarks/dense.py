@@ -1,83 +1,93 @@
-"""LightKV's stage written down straight, for comparison: all of the attention, a loop over windows.
+"""LightKV's stage as one would write it from the paper: the full attention matrix, a loop over windows.
 
-The same method as the preset `lightkv` (windows of the true grid, softmax over queries, alternating
-sources and destinations, importance-weighted mean), for one sample without padding, as one would write
-it from the paper: every logit of every head is formed, each window is a turn of a Python loop. Inside a
-window it is as vectorised as it gets; nothing here is slow on purpose.
+The yardstick of `stage.py`. Nothing here is made slow on purpose: matrix products and reductions are
+torch's, the similarities and the merge of a window are vectorised; what is plain is that all heads of
+the whole sequence are formed at once and that Python goes from window to window.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the picture or video is: first position, (frames, rows, columns), windows per axis."""
-
-    start: int
-    shape: tuple[int, int, int]
-    windows: tuple[int, int, int]
-
-    @property
-    def tokens(self) -> int:
-        frames, rows, columns = self.shape
-        return frames * rows * columns
-
-    def members(self) -> list[torch.Tensor]:
-        """Raster indices of the tokens of each window."""
-        raster = torch.arange(self.tokens).view(self.shape)
-        found = []
-        for part in raster.tensor_split(self.windows[0], dim=0):
-            for strip in part.tensor_split(self.windows[1], dim=1):
-                found += [w.flatten() for w in strip.tensor_split(self.windows[2], dim=2)]
-        return found
+Image = tuple[int, tuple[int, int, int]]
+"""(start, (frames, rows, columns)) of an image or video in its row, raster order."""
 
 
-def guidance(query: torch.Tensor, key: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """`[V]` importances from query and key `[H, N, d]`: softmax of all logits over the queries."""
-    logits = torch.matmul(query, key.transpose(1, 2)) * query.shape[-1] ** -0.5
-    attention = logits.float().softmax(dim=1)
-    place = torch.arange(query.shape[1])
-    text = (place < grid.start) | (place >= grid.start + grid.tokens)
-    return attention[:, :, text].sum(dim=(0, 2))[grid.start : grid.start + grid.tokens]
+def guidance(query: torch.Tensor, key: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """`[B, N]` Σ over heads and prompt of the softmax over queries, before the causal mask.
+
+    Args:
+        query, key: `[B, H, N, d]`, `[B, Hₖᵥ, N, d]`.
+        text: `[P]` positions of the prompt, the same in all rows.
+    """
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    logits = query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)
+    attention = logits.softmax(dim=2, dtype=torch.float32)
+    return attention[..., text].sum(dim=(1, 3))
 
 
-def merge_windows(
-    tokens: torch.Tensor, importance: torch.Tensor, grid: Grid, ratio: float
+def split(image: Image, per_side: int) -> list[torch.Tensor]:
+    """Positions of each window of an image: `per_side` by `per_side` in every frame."""
+    start, (frames, rows, columns) = image
+    places = start + torch.arange(frames * rows * columns).view(frames, rows, columns)
+    return [
+        window.flatten()
+        for frame in places
+        for band in frame.tensor_split(per_side, dim=0)
+        for window in band.tensor_split(per_side, dim=1)
+    ]
+
+
+def merge(
+    tokens: torch.Tensor, weight: torch.Tensor, ratio: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Survivors `[V′, D]` in raster order, and their raster indices, from `[V, D]`."""
-    merged, kept = tokens.float().clone(), []
-    for members in grid.members():
-        source, destination = members[0::2], members[1::2]
-        count = min(int(ratio * members.numel() + 1e-9), members.numel() // 2)
-        a = torch.nn.functional.normalize(tokens[source].float(), dim=-1)
-        b = torch.nn.functional.normalize(tokens[destination].float(), dim=-1)
-        best, partner = (a @ b.T).max(dim=1)
-        chosen = best.argsort(descending=True, stable=True)[:count]
-        weight = torch.zeros(source.numel(), destination.numel())
-        weight[chosen, partner[chosen]] = importance[source[chosen]]
-        touched = weight.sum(dim=0) > 0
-        own = importance[destination]
-        total = weight.sum(dim=0) + own
-        mean = (weight.T @ tokens[source].float() + own[:, None] * tokens[destination].float()) / (
-            total[:, None]
-        )
-        merged[destination[touched]] = mean[touched]
-        left = torch.ones(source.numel(), dtype=torch.bool)
-        left[chosen] = False
-        kept += [source[left], destination]
-    index = torch.cat(kept).sort().values
-    return merged[index].to(tokens.dtype), index
+    """One window: `[k, D]` survivors and `[k]` which of the `[n, D]` tokens they are."""
+    wide = tokens.float()
+    unit = wide / wide.norm(dim=-1, keepdim=True)
+    best, partner = (unit[0::2] @ unit[1::2].T).max(dim=1)
+    count = min(int(ratio * len(tokens) + 1e-9), len(tokens) // 2)
+    chosen = best.argsort(descending=True, stable=True)[:count]
+    source, target = 2 * chosen, 2 * partner[chosen] + 1
+    weighted = wide * weight[:, None]
+    total = weighted.index_add(0, target, weighted[source])
+    mass = weight.index_add(0, target, weight[source])
+    joined = torch.zeros(len(tokens), dtype=torch.bool).index_fill(0, target, True)
+    merged = torch.where(joined[:, None], (total / mass[:, None]).to(tokens.dtype), tokens)
+    stays = torch.ones(len(tokens), dtype=torch.bool).index_fill(0, source, False)
+    kept = stays.nonzero().flatten()
+    return merged[kept], kept
 
 
-def dense_stage(
-    hidden: torch.Tensor, query: torch.Tensor, key: torch.Tensor, grid: Grid, ratio: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """New hidden states `[N′, D]` of `[N, D]`, and the raster indices of the surviving tokens."""
-    importance = guidance(query, key, grid)
-    end = grid.start + grid.tokens
-    tokens, index = merge_windows(hidden[grid.start : end], importance, grid, ratio)
-    return torch.cat([hidden[: grid.start], tokens, hidden[end:]]), index
+def stage(
+    hidden_states: torch.Tensor,
+    score: torch.Tensor,
+    images: list[list[Image]],
+    per_side: int,
+    ratio: float,
+) -> torch.Tensor:
+    """`[B, N′, D]` after one stage; all rows must lose the same number of tokens.
+
+    Args:
+        hidden_states: `[B, N, D]`.
+        score: `[B, N]` guidance.
+        images: for each row its images.
+        per_side: windows per side of each frame.
+        ratio: share of each window that goes.
+    """
+    rows = []
+    for row, own in enumerate(images):
+        out = hidden_states[row].clone()
+        stays = torch.ones(len(out), dtype=torch.bool)
+        for image in own:
+            for window in split(image, per_side):
+                merged, kept = merge(hidden_states[row, window], score[row, window], ratio)
+                stays[window] = False
+                stays[window[kept]] = True
+                out[window[kept]] = merged
+        rows.append(out[stays])
+    return torch.stack(rows)
+
+
+def matrix_bytes(heads: int, length: int, dtype: torch.dtype) -> int:
+    """Bytes that `guidance` holds at once: the logits and their softmax in float32."""
+    return heads * length * length * (dtype.itemsize + 4)

@@ -1,237 +1,399 @@
-"""One LightKV stage, guidance included, against a straightforward dense implementation; and its growth.
+"""One LightKV stage, guidance included: time of each role and peak memory beside a plain implementation.
 
-    python benchmarks/stage.py [--sizes 576 2304 9216 65536] [--heads 32] [--width 4096] [--rounds 5]
-        [--threads 1] [--dtype float32] [--json FILE] [--write docs/performance.md]
+    python benchmarks/stage.py [--small] [--threads 1] [--json FILE] [--write docs/performance.md]
 
-For each number of vision tokens: milliseconds of each role, and of the whole stage and `dense.py` on the
-same tensors, interleaved in one process; and peak extra memory, which is what is allocated beyond hidden
-states, query and key (the layer holds those anyway), counted exactly at the dispatcher. Windows hold 144
-tokens (128 in the longest case) at every size, as on one picture; 9,216 and 65,536 tokens are videos.
-Times are those of the process (`--wall` for the clock's), so other work on the machine does not count.
-Both implementations must keep the same tokens, and the largest difference of the hidden states is
-printed. The dense one runs only where its attention matrix takes at most `--dense-gib`.
+For 576, 2,304, 9,216 and 65,536 vision tokens (75 text tokens, 32 heads, width 4096, windows of at
+most 256 tokens, ρ = ½) it runs lightkv and `dense.py` in turn, in one process, and gives medians with
+minimum and maximum; bytes are counted at the dispatcher in a run of their own (`memory.py`). Where the
+attention matrix of all heads does not fit, only the dense loop over windows runs, with lightkv's
+guidance. The tokens of both are compared. Then: how time grows with the tokens, and what index work the
+first prefill of a session does, and what a later one of the same layout.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
-import statistics
+import os
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import dense
 import torch
-from dense import Grid, dense_stage
 from memory import LiveBytes
-from report import fill, machine
-from wide import interleaved
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
+from lightkv.core.engine import Engine
+from lightkv.core.flops import DecoderShape
 from lightkv.core.functional import prompt_index
+from lightkv.core.pipeline import Pipeline
 from lightkv.core.stage import Observed
 from lightkv.core.work import run_stage
 
-TEXT, BEFORE = 75, 35
-clock: Callable[[], float] = time.process_time
-GRIDS = {
-    576: ((1, 24, 24), (1, 2, 2)),
-    2304: ((1, 48, 48), (1, 4, 4)),
-    9216: ((4, 48, 48), (4, 4, 4)),
-    65536: ((64, 32, 32), (8, 8, 8)),
-}
-"""Vision tokens → grid, and windows per axis."""
+MARK = "<!-- STAGE -->"
+GRIDS = {576: (1, 24, 24), 2304: (1, 48, 48), 9216: (1, 96, 96), 65536: (64, 32, 32)}
+"""Vision tokens → (frames, rows, columns): images, and a video of 64 frames."""
+PER_SIDE = {576: 2, 2304: 3, 9216: 6, 65536: 2}
+"""The windows that `population: 256` comes to, for the dense loop (its tokens prove it)."""
+POPULATION, TEXT, BEFORE, RATIO = 256, 75, 35, 0.5
+ROLES = ("guidance", "scoring", "matching", "aggregation", "other")
+FITS = 4 * 2**30
+"""Bytes that the dense attention matrix may take."""
 
 
-class Times:
-    """A timer of roles, as a session's profiler is one, that a stage enters by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, role: str) -> Times:
-        self._role = role
-        return self
-
-    def __enter__(self) -> None:
-        self._start = clock()
-
-    def __exit__(self, *_: object) -> None:
-        spent = clock() - self._start
-        self.seconds[self._role] = self.seconds.get(self._role, 0.0) + spent
-
-
+@dataclass
 class Case:
-    """Random tensors of one size, and the two implementations on them."""
+    """Tensors of one size and what is run on them."""
 
-    def __init__(self, vision: int, heads: int, width: int, dtype: torch.dtype) -> None:
-        shape, windows = GRIDS[vision]
-        self.grid = Grid(BEFORE, shape, windows)
-        length = vision + TEXT
-        self.layout = VisionLayout.from_spans([[(BEFORE, shape)]], length=length)
-        torch.manual_seed(0)
-        self.hidden = torch.randn(1, length, width, dtype=dtype)
-        self.query = torch.randn(1, heads, length, width // heads, dtype=dtype)
-        self.key = torch.randn(1, heads, length, width // heads, dtype=dtype)
-        space = {"space": windows[1], "time": windows[0]} if shape[0] > 1 else windows[1]
-        self.stage = Stage.preset("lightkv", windows=space, ratio=0.5)
+    vision: int
+    hidden: torch.Tensor
+    query: torch.Tensor
+    key: torch.Tensor
+
+    @classmethod
+    def make(cls, vision: int, heads: int, width: int, dtype: torch.dtype) -> Case:
+        """Random hidden states, query and key."""
+        torch.manual_seed(vision)
+        shape = (1, heads, vision + TEXT, width // heads)
+        hidden = torch.randn(1, vision + TEXT, width, dtype=dtype)
+        return cls(vision, hidden, torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype))
+
+    def __post_init__(self) -> None:
+        self.layout = VisionLayout.from_spans(
+            [[(BEFORE, GRIDS[self.vision])]], length=self.hidden.shape[1]
+        )
+        windows = {"name": "windows", "population": POPULATION}
+        self.stage = Stage.preset("lightkv", ratio=RATIO, partitioner=windows)
         self.plan = self.stage.plan(self.layout)
-        self.prompt = prompt_index(self.layout, self.hidden.device)
+        self.images = [[(BEFORE, GRIDS[self.vision])]]
 
-    def ours(self) -> tuple[dict[str, float], Any]:
-        """Seconds by role and the result; index tables are made once for a layout, as in a session."""
-        times = Times()
+    def guidance(self) -> torch.Tensor:
+        """What lightkv does inside the attention call."""
+        prompt = prompt_index(self.layout, self.hidden.device)
+        scaling = self.query.shape[-1] ** -0.5
         assert self.stage.scorer is not None
-        with torch.no_grad():
-            with times("guidance"):
-                width = self.query.shape[-1]
-                view = QueryKeyView(self.query, self.key, width**-0.5, self.prompt)
-                score = self.stage.scorer.observe(view)
-                del view
-            start = clock()
+        score = self.stage.scorer.observe(QueryKeyView(self.query, self.key, scaling, prompt))
+        assert score is not None
+        return score
+
+    def ours(self, clock: Clock) -> torch.Tensor:
+        """`[1, N′, D]` by lightkv."""
+        with clock("total"):
+            with clock("guidance"):
+                score = self.guidance()
             result = run_stage(
                 self.hidden,
                 self.layout,
                 self.stage,
                 self.plan,
                 observed=Observed(score),
-                timer=times,
+                timer=clock,
             )
-        whole = clock() - start
-        known = sum(spent for role, spent in times.seconds.items() if role != "guidance")
-        return {**times.seconds, "other": whole - known}, result
+        return result.hidden_states
 
-    def dense(self) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.no_grad():
-            return dense_stage(self.hidden[0], self.query[0], self.key[0], self.grid, 0.5)
+    def dense(self, clock: Clock, score: torch.Tensor | None = None) -> torch.Tensor:
+        """`[1, N′, D]` by the plain implementation; with `score` it skips the attention matrix."""
+        with clock("total"):
+            if score is None:
+                with clock("guidance"):
+                    places = torch.arange(self.hidden.shape[1])
+                    image = (places >= BEFORE) & (places < BEFORE + self.vision)
+                    score = dense.guidance(self.query, self.key, places[~image])
+            per_side = PER_SIDE[self.vision]
+            with clock("windows"):
+                return dense.stage(self.hidden, score, self.images, per_side, RATIO)
 
-    def peak(self, run: Callable[[], object]) -> int:
-        """Largest sum of bytes alive at once beyond the inputs."""
-        with LiveBytes().hold(self.hidden, self.query, self.key) as live:
-            run()
-        return live.peak
-
-    def difference(self) -> float:
-        """Largest difference of the hidden states; the survivors must be the same."""
-        _, result = self.ours()
-        wanted, index = self.dense()
-        kept = result.assignment.survivor
-        assert torch.equal(kept, index), "the two implementations keep different tokens"
-        return float((result.hidden_states[0] - wanted).abs().max())
+    @property
+    def matrix_fits(self) -> bool:
+        return dense.matrix_bytes(*self.query.shape[1:3], self.query.dtype) <= FITS
 
 
-def measure(case: Case, rounds: int, with_dense: bool) -> dict[str, Any]:
-    """Figures of one size."""
-    runs: dict[str, Callable[[], Any]] = {"ours": lambda: case.ours()[0]}
-    if with_dense:
-        runs["dense"] = lambda: timed(case.dense)
-    for run in runs.values():
-        run()
-    found = interleaved(runs, lambda name: runs[name](), rounds)
-    roles = {role: statistics.median(t[role] for t in found["ours"]) for role in found["ours"][0]}
-    totals = [sum(t.values()) for t in found["ours"]]
-    row: dict[str, Any] = {
-        "roles": roles,
-        "seconds": statistics.median(totals),
-        "extremes": [min(totals), max(totals)],
-        "peak": case.peak(case.ours),
-        "hidden_bytes": case.hidden.nbytes,
+class Clock:
+    """Seconds of wall clock and of this process's CPU, for each role."""
+
+    def __init__(self) -> None:
+        self.wall: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, role: str) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall[role] = self.wall.get(role, 0.0) + time.perf_counter() - wall
+        self.cpu[role] = self.cpu.get(role, 0.0) + time.process_time() - cpu
+
+    def roles(self) -> dict[str, float]:
+        """Wall clock with what lies between the roles as `other`."""
+        parts = {role: taken for role, taken in self.wall.items() if role != "total"}
+        return {**parts, "other": self.wall["total"] - sum(parts.values())}
+
+
+def timed(runs: list[Callable[[Clock], torch.Tensor]], rounds: int) -> list[list[Clock]]:
+    """Clocks of each run in each round; the runs take turns, the first round does not count."""
+    clocks: list[list[Clock]] = [[] for _ in runs]
+    for number in range(rounds + 1):
+        for run, kept in zip(runs, clocks, strict=True):
+            clock = Clock()
+            run(clock)
+            if number:
+                kept.append(clock)
+    return clocks
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, minimum and maximum."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def peak(case: Case, run: Callable[[Clock], torch.Tensor]) -> int:
+    """Bytes alive at once beyond hidden states, query and key; the result counts."""
+    gc.collect()
+    with LiveBytes().hold(case.hidden, case.query, case.key) as live:
+        run(Clock())
+    return live.peak
+
+
+def summary(clocks: list[Clock]) -> dict[str, Any]:
+    """Figures of one implementation."""
+    roles = [clock.roles() for clock in clocks]
+    return {
+        "seconds": spread([clock.wall["total"] for clock in clocks]),
+        "cpu_seconds": spread([clock.cpu["total"] for clock in clocks]),
+        "roles": {role: median([parts.get(role, 0.0) for parts in roles]) for role in roles[0]},
     }
-    if with_dense:
-        ratios = [a / b for a, b in zip(found["dense"], totals, strict=True)]
-        row |= {
-            "dense_seconds": statistics.median(found["dense"]),
-            "dense_peak": case.peak(case.dense),
-            "speedup": statistics.median(ratios),
-            "speedup_extremes": [min(ratios), max(ratios)],
-            "difference": case.difference(),
-        }
-        row["memory_ratio"] = row["dense_peak"] / row["peak"]
-    return row
 
 
-def timed(run: Callable[[], object]) -> float:
-    start = clock()
-    run()
-    return clock() - start
+def differences(ours: torch.Tensor, plain: torch.Tensor) -> dict[str, float]:
+    """How far the tokens lie apart, for each row of the result."""
+    assert ours.shape == plain.shape, "different tokens were kept"
+    rows = torch.stack(
+        [(a.float() - b.float()).abs().amax() for a, b in zip(ours[0], plain[0], strict=True)]
+    )
+    return {"largest": float(rows.max()), "tokens_apart": int((rows > 0.05).sum())}
 
 
-def growth(rows: dict[int, dict[str, Any]], first: int, last: int) -> float:
-    """Exponent of time in the number of vision tokens between two sizes."""
-    return math.log(rows[last]["seconds"] / rows[first]["seconds"]) / math.log(last / first)
+def measure(case: Case, rounds: int) -> dict[str, Any]:
+    """All figures of one size."""
+    score = None if case.matrix_fits else case.guidance()
+
+    def plain(clock: Clock) -> torch.Tensor:
+        return case.dense(clock, score)
+
+    apart = differences(case.ours(Clock()), plain(Clock()))
+    ours, other = timed([case.ours, plain], rounds)
+    bytes_each = case.hidden.numel() * case.hidden.element_size()
+    found: dict[str, Any] = {
+        "vision_tokens": case.vision,
+        "dtype": str(case.hidden.dtype).removeprefix("torch."),
+        "hidden_states_bytes": bytes_each,
+        "rounds": rounds,
+        "ours": summary(ours),
+        "dense": summary(other),
+        "dense_matrix_bytes": dense.matrix_bytes(*case.query.shape[1:3], case.query.dtype),
+        "dense_fits": case.matrix_fits,
+        "difference": apart,
+    }
+    for name, run in (("ours", case.ours), ("dense", plain)):
+        found[name]["peak_bytes"] = peak(case, run)
+    found["guidance_peak_bytes"] = peak(case, lambda _: case.guidance())
+    if case.matrix_fits:
+        pairs = zip(ours, other, strict=True)
+        found["faster"] = spread([b.wall["total"] / a.wall["total"] for a, b in pairs])
+        found["faster_cpu"] = median(
+            [b.cpu["total"] / a.cpu["total"] for a, b in zip(ours, other, strict=True)]
+        )
+        found["memory_share"] = found["ours"]["peak_bytes"] / found["dense"]["peak_bytes"]
+    return found
 
 
-def table(rows: dict[int, dict[str, Any]]) -> str:
-    """Markdown."""
-    roles = list(next(iter(rows.values()))["roles"])
-    lines = [
-        "| vision tokens | "
-        + " | ".join(f"{role} (ms)" for role in roles)
-        + " | stage (ms) [extremes] | extra memory (MiB, × hidden states) | dense (ms) "
-        "| dense memory (MiB) | faster | less memory | largest difference |",
-        "|---|" + "---|" * (len(roles) + 7),
+def exponents(sizes: list[dict[str, Any]], clock: str) -> dict[str, float] | None:
+    """Growth of the stage's time: least squares over log-log from 2,304 tokens on, and end to end."""
+    points = [
+        (math.log(s["vision_tokens"]), math.log(s["ours"][clock]["median"]))
+        for s in sizes
+        if s["vision_tokens"] >= 2304
     ]
-    for vision, row in rows.items():
-        low, high = (1000 * value for value in row["extremes"])
-        cells = [f"{1000 * row['roles'][role]:.1f}" for role in roles]
-        cells.append(f"{1000 * row['seconds']:.0f} [{low:.0f}, {high:.0f}]")
-        cells.append(f"{row['peak'] / 2**20:.1f}, {row['peak'] / row['hidden_bytes']:.2f}")
-        if "dense_seconds" in row:
-            cells += [
-                f"{1000 * row['dense_seconds']:.0f}",
-                f"{row['dense_peak'] / 2**20:.0f}",
-                f"× {row['speedup']:.1f}",
-                f"× {row['memory_ratio']:.1f}",
-                f"{row['difference']:.1e}",
+    if len(points) < 2:
+        return None
+    x, y = (sum(p[i] for p in points) / len(points) for i in (0, 1))
+    fitted = sum((a - x) * (b - y) for a, b in points) / sum((a - x) ** 2 for a, _ in points)
+    (a, b), (c, d) = points[0], points[-1]
+    return {"fitted": fitted, "end_to_end": (d - b) / (c - a)}
+
+
+def prefills(vision: int, count: int = 6) -> dict[str, float]:
+    """CPU seconds of index work in the first prefill of a session and in later ones of the same layout.
+
+    Three stages: reading the spans, windows, budgets, gather tables and prompt positions. The stages
+    run at width 16 in between and are not counted.
+    """
+    schedule = [{"after_layer": layer, "ratio": RATIO} for layer in (1, 2, 3)]
+    windows = {"name": "windows", "population": POPULATION}
+    pipeline = Pipeline.build("lightkv", 4, schedule=schedule, partitioner=windows)
+    shape = DecoderShape(
+        num_layers=4,
+        hidden_size=16,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=16,
+        intermediate_size=16,
+        vocab_size=16,
+        bytes_per_value=4,
+    )
+    engine, hidden = Engine(pipeline, shape), torch.randn(1, vision + TEXT, 16)
+    taken = []
+    for _ in range(count):
+        clock, tokens = Clock(), hidden
+        with clock("layout"):
+            spans = [[(BEFORE, GRIDS[vision])]]
+            prefill = engine.begin(VisionLayout.from_spans(spans, length=vision + TEXT))
+        for number, layer in enumerate((1, 2, 3)):
+            with clock("tables"):
+                prompt = prompt_index(prefill.layout, tokens.device)
+                engine.plan(number, prefill.layout, tokens.device)
+            heads = tokens[:, None]
+            prefill.observe(layer, QueryKeyView(heads, heads, 0.25, prompt))
+            tokens = prefill.apply(layer, tokens)
+        engine.finish(prefill, cached=True)
+        taken.append(sum(clock.cpu.values()))
+    return {"first": taken[0], "later": median(taken[1:])}
+
+
+# -- the report -------------------------------------------------------------------------------
+
+
+def _ms(seconds: dict[str, float]) -> str:
+    return (
+        f"{seconds['median'] * 1e3:,.0f} ({seconds['min'] * 1e3:,.0f}–{seconds['max'] * 1e3:,.0f})"
+    )
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.0f}"
+
+
+def table(report: dict[str, Any]) -> str:
+    """Markdown of a report."""
+    lines = [
+        f"Machine: {report['machine']}, {report['threads']} thread{'s' * (report['threads'] > 1)}, "
+        f"torch {report['torch']}. {report['heads']} heads, width {report['width']}, "
+        f"{TEXT} text tokens, ρ = {RATIO}, windows of at most {POPULATION} tokens. "
+        "Times are medians in ms of wall clock, minimum and maximum behind them; memory is MiB beyond "
+        "hidden states, query and key.",
+        "",
+        "| vision tokens | dtype | lightkv | guidance | matching | aggregation | other | dense | "
+        "faster | memory | dense memory | share | largest difference |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for size in report["sizes"]:
+        ours, other = size["ours"], size["dense"]
+        roles = ours["roles"]
+        parts = [f"{roles[role] * 1e3:,.0f}" for role in ("guidance", "matching", "aggregation")]
+        rest = f"{(roles['other'] + roles['scoring']) * 1e3:,.1f}"
+        if size["dense_fits"]:
+            beside = [
+                _ms(other["seconds"]),
+                f"{size['faster']['median']:.1f} × ({size['faster']['min']:.1f}–"
+                f"{size['faster']['max']:.1f})",
             ]
+            memory = [_mib(other["peak_bytes"]), f"{size['memory_share']:.3f}"]
         else:
-            cells += ["", f"{row['attention_matrix'] / 2**20:,.0f} for one matrix", "", "", ""]
-        lines.append(f"| {vision:,} | " + " | ".join(cells) + " |")
+            beside = [f"does not fit; windows alone {_ms(other['seconds'])}", ""]
+            memory = [f"{_mib(size['dense_matrix_bytes'])} for the matrix", ""]
+        cells = [f"{size['vision_tokens']:,}", size["dtype"], _ms(ours["seconds"]), *parts, rest]
+        cells += [
+            *beside,
+            _mib(ours["peak_bytes"]),
+            *memory,
+            f"{size['difference']['largest']:.1g}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Growth exponent of lightkv's time from 2,304 tokens on:", ""]
+    for dtype, found in report["growth"].items():
+        if found["wall"] is not None:
+            wall, cpu = found["wall"], found["cpu"]
+            lines.append(
+                f"- {dtype}: {wall['fitted']:.2f} fitted, {wall['end_to_end']:.2f} from first to last "
+                f"point; by CPU time {cpu['fitted']:.2f} and {cpu['end_to_end']:.2f}"
+            )
+    lines += [
+        "",
+        "Index work of a prefill with three stages (CPU time):",
+        "",
+        "| vision tokens | first prefill, ms | later prefills, ms |",
+        "|---|---|---|",
+    ]
+    for vision, found in report["prefills"].items():
+        lines.append(
+            f"| {int(vision):,} | {found['first'] * 1e3:.1f} | {found['later'] * 1e3:.1f} |"
+        )
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def machine() -> str:
+    """What the figures were measured on."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [
+            ln.split(":")[1].strip() for ln in info.read_text().splitlines() if "model name" in ln
+        ]
+        name = models[0] if models else name
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return f"{name}, {os.cpu_count()} cores (load {load:.1f} at the start)"
+
+
+def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(GRIDS), choices=list(GRIDS))
-    parser.add_argument("--heads", type=int, default=32)
-    parser.add_argument("--width", type=int, default=4096)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="576 tokens, 8 heads, width 256")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--dense-gib", type=float, default=2.0)
+    parser.add_argument("--sizes", type=int, nargs="*", choices=list(GRIDS), default=list(GRIDS))
+    parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--write", type=Path)
-    parser.add_argument("--wall", action="store_true", help="wall-clock times")
-    options = parser.parse_args(arguments)
-    if options.wall:
-        global clock
-        clock = time.perf_counter
+    parser.add_argument("--write", type=Path, help="Markdown file to put the tables into")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows: dict[int, dict[str, Any]] = {}
-    for vision in options.sizes:
-        matrix = options.heads * (vision + TEXT) ** 2 * 4
-        case = Case(vision, options.heads, options.width, getattr(torch, options.dtype))
-        rows[vision] = measure(case, options.rounds, matrix <= options.dense_gib * 2**30)
-        rows[vision]["attention_matrix"] = matrix
-        del case
-    text = table(rows)
-    if {2304, 65536} <= rows.keys():
-        power = growth(rows, 2304, 65536)
-        text += f"\n\nGrowth of the stage's time from 2,304 to 65,536 tokens: N^{power:.2f}."
-    text += (
-        f"\n\n{options.heads} heads, width {options.width}, {options.dtype}, {TEXT} text tokens, "
-        f"{options.rounds} rounds; {machine()}."
-    )
+    heads, width = (8, 256) if options.small else (32, 4096)
+    sizes = [576, 2304] if options.small else options.sizes
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "heads": heads,
+        "width": width,
+        "sizes": [],
+        "growth": {},
+    }
+    with torch.no_grad():
+        for dtype in options.dtypes:
+            own = []
+            for vision in sizes:
+                rounds = max(1, options.rounds // 2) if vision > 10_000 else options.rounds
+                own.append(measure(Case.make(vision, heads, width, getattr(torch, dtype)), rounds))
+            report["sizes"] += own
+            report["growth"][dtype] = {
+                "wall": exponents(own, "seconds"),
+                "cpu": exponents(own, "cpu_seconds"),
+            }
+        report["prefills"] = {str(vision): prefills(vision) for vision in sizes}
+    text = table(report)
     print(text)
     if options.json:
-        data = {"machine": machine(), "options": vars(options), "rows": rows}
-        options.json.write_text(json.dumps(data, indent=1, default=str) + "\n")
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.write:
-        fill(options.write, "STAGE", text)
+        before, _, after = options.write.read_text().split(MARK)
+        options.write.write_text(f"{before}{MARK}\n{text}\n{MARK}{after}")
 
 
 if __name__ == "__main__":

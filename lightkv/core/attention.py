@@ -49,6 +49,9 @@ BLOCK_ELEMENTS = 2**18
 """Logits formed at once, at least; more where the query itself is larger (see `_block`)."""
 BLOCK_SHARE = 16
 """A block has at most this fraction of the query's elements, so its memory stays below theirs."""
+CPU_BLOCK = 2**23
+"""On a CPU a block has no more elements than this: larger ones are mapped anew, page by page, each time.
+Much smaller ones read all queries for a few prompt columns (half of it: twice the time in bfloat16)."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +62,23 @@ class PromptIndex:
         index: `[B, P]` positions; padding repeats position 0.
         valid: `[B, P]` false at padding.
         query_valid: `[B, N]` false at left padding of the sequence.
+        padded: False where the host knows that `query_valid` is true everywhere.
     """
 
     index: torch.Tensor
     valid: torch.Tensor
     query_valid: torch.Tensor
+    padded: bool = True
 
     def without_last(self, count: int) -> PromptIndex:
         """The same prompt without the last `count` positions, as if they were padding."""
         end = self.query_valid.shape[1] - count
         before = torch.arange(self.query_valid.shape[1], device=self.index.device) < end
         return replace(
-            self, valid=self.valid & (self.index < end), query_valid=self.query_valid & before
+            self,
+            valid=self.valid & (self.index < end),
+            query_valid=self.query_valid & before,
+            padded=True,
         )
 
 
@@ -107,7 +115,11 @@ class AttentionView(ABC):
 
     @abstractmethod
     def prompt_logits(self) -> Iterator[Block]:
-        """Blocks `[B, h, N, P′]` of the scaled logits before the mask; together all heads and prompt."""
+        """Blocks `[B, h, N, P′]` of the scaled logits before the mask; together all heads and prompt.
+
+        The N values of a prompt column lie side by side where that is fast: work along N on the
+        transposed view.
+        """
 
     @abstractmethod
     def key_lse(self, heads: slice) -> torch.Tensor:
@@ -173,10 +185,14 @@ class QueryKeyView(AttentionView):
         self._cached_valid = cached_valid
         self._mask = mask
         self._weights = 0.0 if weights is None else weights[:, None, None, None, :]
+        self._lse: tuple[slice, torch.Tensor] | None = None
 
     @property
     def _block(self) -> int:
-        return max(BLOCK_ELEMENTS, self._query.numel() // BLOCK_SHARE)
+        share = self._query.numel() // BLOCK_SHARE
+        if self._query.device.type == "cpu":
+            share = min(share, CPU_BLOCK)
+        return max(BLOCK_ELEMENTS, share)
 
     @property
     def _length(self) -> int:
@@ -184,19 +200,14 @@ class QueryKeyView(AttentionView):
 
     def _logits(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """`[B, g, h′, Q, K]` × grouped keys `[B, g, K, d]` → float32 logits, heads not expanded."""
-        # Scaled before the product, which could overflow in half precision otherwise; the shorter
-        # side, because the longer one may be as large as the hidden states.
-        key = key.unsqueeze(2)
-        if key.shape[-2] <= query.shape[-2]:
-            # With the short side in front the product is a good deal faster, and each column of the
-            # prompt lies in one piece, as a softmax over queries likes it.
-            logits = torch.matmul(key * self._scaling, query.transpose(-1, -2)).float()
-            logits = logits.transpose(-1, -2)
-        else:
-            logits = torch.matmul(query * self._scaling, key.transpose(-1, -2)).float()
-        if self._softcap is not None:
-            logits = torch.tanh(logits / self._softcap) * self._softcap
-        return logits
+        # Scaled before the product, which could overflow in half precision otherwise.
+        query = query * self._scaling
+        return self._capped(torch.matmul(query, key.unsqueeze(2).transpose(-1, -2)).float())
+
+    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._softcap is None:
+            return logits
+        return torch.tanh(logits / self._softcap) * self._softcap
 
     def _head_blocks(self, elements_per_group: int) -> Iterator[tuple[int, int]]:
         groups = self._all_keys.shape[1]
@@ -214,26 +225,38 @@ class QueryKeyView(AttentionView):
     def _prompt_chunks(self, per_column: int) -> Iterator[tuple[int, int]]:
         count = self.prompt.index.shape[1]
         step = max(1, min(count, self._block // max(1, per_column)))
+        # Chunks of even size: a last one of a few columns would read all queries for little.
+        step = -(-count // -(-count // step)) if count else 1
         for start in range(0, count, step):
             yield start, min(count, start + step)
 
     def prompt_logits(self) -> Iterator[Block]:
         batch = self._query.shape[0]
         rows = batch * self._groups * self._length
-        keys = self.keys()
-        for first, last in self._prompt_chunks(rows):
-            index = self.prompt.index[:, first:last]
-            for start, stop in self._head_blocks(rows * (last - first)):
-                key = _take(keys[:, start:stop], index)
-                logits = self._logits(self._grouped_query(start, stop), key)
+        # The few prompt keys are scaled instead of all queries, before a product that could overflow
+        # in half precision. Columns are rows in memory, so that a softmax over N reads along them.
+        keys = _take(self.keys(), self.prompt.index) * self._scaling
+        chunks = list(self._prompt_chunks(rows))
+        widest = max((last - first for first, last in chunks), default=0)
+        for start, stop in self._head_blocks(rows * widest):
+            queries = self._grouped_query(start, stop).transpose(-1, -2)
+            for first, last in chunks:
+                key = keys[:, start:stop, None, first:last]
+                logits = self._capped(torch.matmul(key, queries).float())
                 yield Block(
-                    logits.flatten(1, 2),
+                    logits.flatten(1, 2).transpose(-1, -2),
                     self.prompt.valid[:, first:last],
                     slice(start * self._groups, stop * self._groups),
                     slice(first, last),
                 )
 
     def key_lse(self, heads: slice) -> torch.Tensor:
+        # Blocks of one prompt follow each other with the same heads.
+        if self._lse is None or self._lse[0] != heads:
+            self._lse = heads, self._key_lse(heads)
+        return self._lse[1]
+
+    def _key_lse(self, heads: slice) -> torch.Tensor:
         start, stop = heads.start // self._groups, heads.stop // self._groups
         query, key = self._grouped_query(start, stop), self._all_keys[:, start:stop]
         batch, length, count = query.shape[0], self._length, key.shape[2]

@@ -21,7 +21,8 @@ from lightkv.core.cache import (
     needs_of_call,
     planned,
 )
-from lightkv.core.errors import ConfigError, NumericError
+from lightkv.core.errors import ConfigError
+from lightkv.core.finite import check_finite
 from lightkv.core.flops import DecoderShape
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
@@ -37,6 +38,8 @@ from lightkv.core.work import StageResult, run_stage, start_input
 
 PLAN_CACHE = 64
 """Plans kept for layouts seen lately (a server sees few shapes again and again)."""
+LAYOUT_CACHE = 16
+"""Layouts kept, with the index tensors derived from them: 0.5 MB each at 65,536 tokens, for a table."""
 REPORTS = 1000
 """Reports kept by a session."""
 
@@ -264,8 +267,8 @@ class Prefill:
             PositionInput(
                 positions=self.positions,
                 kept=kept,
-                pads=to_device(result.layout.pads, device),
-                old_pads=to_device(self.layout.pads, device),
+                pads=result.layout.pad_counts(device),
+                old_pads=self.layout.pad_counts(device),
                 vision=after.flat,
                 slot=result.assignment.slot,
                 share=result.assignment.weight,
@@ -319,6 +322,7 @@ class Engine:
         self.runs = 0
         self.owner: object | None = None
         self._plans: OrderedDict[tuple[int, int, str, torch.device], StagePlan] = OrderedDict()
+        self._layouts: OrderedDict[str, VisionLayout] = OrderedDict()
 
     def plan(
         self, number: int, layout: VisionLayout, device: torch.device, turn: int = 0
@@ -334,7 +338,9 @@ class Engine:
             return self._plans[key]
         on_cache = self.pipeline.schedule.stages[number].site == "cache"
         stage = self.pipeline.rounds[turn] if on_cache else self.pipeline.stages[number]
-        plan = planned(stage, layout, number).to(device)
+        # Made in inference mode, the tables could not serve a later pass that records gradients.
+        with torch.inference_mode(False):
+            plan = planned(stage, layout, number).to(device)
         self._plans[key] = plan
         if len(self._plans) > PLAN_CACHE:
             self._plans.popitem(last=False)
@@ -342,9 +348,19 @@ class Engine:
 
     def begin(self, layout: VisionLayout) -> Prefill:
         """Start a forward pass whose vision tokens lie as `layout` says."""
-        prefill = Prefill(self, layout, self.runs)
+        prefill = Prefill(self, self._known(layout), self.runs)
         self.runs += 1
         return prefill
+
+    def _known(self, layout: VisionLayout) -> VisionLayout:
+        """The layout with the same host data that was met before, with all that it derived."""
+        if layout.index is not None:
+            return layout
+        known = self._layouts.setdefault(layout.key, layout)
+        self._layouts.move_to_end(layout.key)
+        if len(self._layouts) > LAYOUT_CACHE:
+            self._layouts.popitem(last=False)
+        return known
 
     def finish(self, prefill: Prefill, cached: bool, *, keeps_all: bool = False) -> RunReport:
         """End a forward pass and report it.
@@ -379,16 +395,3 @@ def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Ten
             "(docs/writing-a-strategy.md, Heads)",
         )
     return observed
-
-
-def check_finite(name: str, tensor: torch.Tensor | None) -> None:
-    """Raise `NumericError` if a tensor holds NaN or infinity (skipped on the meta device)."""
-    if tensor is None or tensor.is_meta or bool(torch.isfinite(tensor).all()):
-        return
-    bad = tensor[~torch.isfinite(tensor)]
-    raise NumericError(
-        f"{bad.numel()} of {tensor.numel()} values are NaN or infinite; merging would spread them",
-        field=name,
-        value=float(bad[0]),
-        remedy="check the inputs and the dtype (float16 overflows where bfloat16 does not)",
-    )

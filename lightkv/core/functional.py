@@ -13,8 +13,8 @@ from lightkv.core.attention import (
     QueryKeyView,
     TensorView,
 )
-from lightkv.core.engine import check_finite as _check_finite
 from lightkv.core.errors import ConfigError, LayoutError
+from lightkv.core.finite import check_finite as _check_finite
 from lightkv.core.layout import VisionLayout
 from lightkv.core.roles import StageContext
 from lightkv.core.stage import Observed, Stage, observes

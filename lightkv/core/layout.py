@@ -8,9 +8,10 @@ also carries a `TokenIndex` of tensors; its counts and window populations stay h
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from lightkv.core.layout_checks import check_sample, checked_grid, checked_pads,
 from lightkv.core.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
+T = TypeVar("T")
 Grid = tuple[int, int, int]
 """(frames, rows, columns); an image has one frame."""
 
@@ -172,6 +174,7 @@ class VisionLayout:
         pads: current left padding of each row.
         index: places of the survivors; None before the first stage, where they follow from
             `samples`.
+        facts: what was derived from the host data, so that it is derived once (see `once`).
     """
 
     length: int
@@ -179,6 +182,7 @@ class VisionLayout:
     groups: tuple[Groups, ...] = field(default=())
     pads: tuple[int, ...] = field(default=())
     index: TokenIndex | None = None
+    facts: dict[Hashable, Any] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.groups:
@@ -276,10 +280,23 @@ class VisionLayout:
     def batch_size(self) -> int:
         return len(self.samples)
 
+    def once(self, name: Hashable, make: Callable[[], T]) -> T:
+        """What `make` derives from the host data alone, kept under `name` (with the device, if any).
+
+        Layouts that a session meets again and again share what is kept: leave it unchanged.
+        """
+        if name not in self.facts:
+            # Made in inference mode, a table could not serve a later pass that records gradients.
+            with torch.inference_mode(False):
+                self.facts[name] = make()
+        return self.facts[name]  # type: ignore[no-any-return]
+
     @property
     def vision_counts(self) -> tuple[int, ...]:
         """Current vision tokens of each row."""
-        return tuple(int(group.population.sum()) for group in self.groups)
+        return self.once(
+            "vision", lambda: tuple(int(group.population.sum()) for group in self.groups)
+        )
 
     @property
     def original_counts(self) -> tuple[int, ...]:
@@ -294,9 +311,12 @@ class VisionLayout:
             for pad, count in zip(self.pads, self.vision_counts, strict=True)
         )
 
-    @cached_property
+    @property
     def key(self) -> str:
         """Digest of all host data: equal keys mean equal shapes and equal index tables."""
+        return self.once("key", self._digest)
+
+    def _digest(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.length, self.pads)).encode())
         for sample, group in zip(self.samples, self.groups, strict=True):
@@ -313,11 +333,8 @@ class VisionLayout:
         """Places of the current vision tokens on `device`."""
         if self.index is not None:
             return self.index.to(device)
-        return self._host_index.to(device)
-
-    @cached_property
-    def _host_index(self) -> TokenIndex:
-        return _initial_index(self)
+        host = self.once("index", lambda: _initial_index(self))
+        return self.once(("index", device), lambda: host.to(device))
 
     def vision_mask(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """`[B, N]` true at the current vision tokens."""
@@ -329,14 +346,29 @@ class VisionLayout:
 
     def valid_mask(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """`[B, N]` false at left padding."""
-        pads = to_device(self.pads, device)
-        return torch.arange(self.length, device=device)[None, :] >= pads[:, None]
+        device = torch.device(device)
+        places = torch.arange(self.length, device=device)
+        return self.once(
+            ("valid", device), lambda: places[None, :] >= self.pad_counts(device)[:, None]
+        )
+
+    def pad_counts(self, device: torch.device) -> torch.Tensor:
+        """`[B]` current left padding of each row."""
+        return self.once(("pads", device), lambda: torch.tensor(self.pads, device=device))
 
     def evolved(
-        self, length: int, groups: tuple[Groups, ...], pads: tuple[int, ...], index: TokenIndex
+        self,
+        length: int,
+        groups: tuple[Groups, ...],
+        pads: tuple[int, ...],
+        index: TokenIndex,
+        facts: dict[Hashable, Any] | None = None,
     ) -> VisionLayout:
-        """The layout after a stage."""
-        return replace(self, length=length, groups=groups, pads=pads, index=index)
+        """The layout after a stage; `facts` are those of an earlier one with the same host data."""
+        after = replace(self, length=length, groups=groups, pads=pads, index=index)
+        if facts is not None:
+            object.__setattr__(after, "facts", facts)
+        return after
 
 
 UNKNOWN_LENGTH = -1

@@ -6,9 +6,9 @@ layout and reused for every batch with the same layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,8 @@ class StagePlan:
         token_rank: `[V]` raster rank of each current token in its sample.
         inner: `[V₀]` inner window of each original token where windows share a budget, or None.
         window: number of each token's window in the batch, indexed like `order`.
+        facts: what follows from the host data of the layout after the stage, which is the same each
+            time that the plan is used (`VisionLayout.once`).
     """
 
     order: torch.Tensor
@@ -70,6 +72,7 @@ class StagePlan:
     token_rank: torch.Tensor
     window: torch.Tensor
     inner: torch.Tensor | None = None
+    facts: dict[Hashable, Any] = field(init=False, default_factory=dict, repr=False)
 
     @property
     def removes(self) -> bool:

@@ -111,15 +111,26 @@ def run_stage(
 
 def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
     """Prompt positions of each row of a layout, on `device`."""
+    if layout.index is None:
+        return layout.once(("prompt", device), lambda: _prompt_index(layout, device))
+    return _prompt_index(layout, device)
+
+
+def _prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
+    places, valid = layout.once(("text", device), lambda: _text_places(layout, device))
+    text = layout.token_index(device).text
+    index = torch.zeros(valid.numel(), dtype=torch.long, device=device)
+    index = index.scatter(0, places, text % layout.length).view(valid.shape)
+    return PromptIndex(index, valid, layout.valid_mask(device), any(layout.pads))
+
+
+def _text_places(layout: VisionLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[T]` place of each text token in a rectangle of all rows; `[B, P]` which places are taken."""
     counts = layout.text_counts
     width = max(counts, default=0)
-    text = layout.token_index(device).text
-    index = torch.zeros(layout.batch_size * width, dtype=torch.long, device=device)
-    host = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)])
-    places = to_device(host, device)
-    index = index.scatter(0, places, text % layout.length)
-    valid = torch.arange(width, device=device)[None] < to_device(counts, device)[:, None]
-    return PromptIndex(index.view(layout.batch_size, width), valid, layout.valid_mask(device))
+    places = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)])
+    valid = torch.arange(width)[None] < torch.tensor(counts)[:, None]
+    return places.to(device), valid.to(device)
 
 
 def start_input(hidden_states: torch.Tensor, layout: VisionLayout, drafts: int = 0) -> StartInput:
@@ -179,6 +190,8 @@ BLOCK_SHARE = 8
 """Windows are worked on in blocks of at most this fraction of the hidden states."""
 BLOCK_ELEMENTS = 2**18
 """…but of at least so many elements."""
+CPU_BLOCK = 2**20
+"""On a CPU a block has no more elements than this (a single window may): about what its caches hold."""
 
 
 class _StageWork:
@@ -214,7 +227,10 @@ class _StageWork:
     def _blocks(self, bucket: Bucket) -> Iterator[slice]:
         """Runs of windows whose features fit the block size."""
         windows = bucket.gather.shape[0]
-        budget = max(BLOCK_ELEMENTS, self.rows.numel() // BLOCK_SHARE)
+        share = self.rows.numel() // BLOCK_SHARE
+        if self.rows.device.type == "cpu":
+            share = min(share, CPU_BLOCK)
+        budget = max(BLOCK_ELEMENTS, share)
         step = max(1, budget // (bucket.population * self.rows.shape[1]))
         for start in range(0, windows, step):
             yield slice(start, min(windows, start + step))
@@ -266,7 +282,7 @@ class _StageWork:
         flat, origin = self.index.flat[tokens], self.index.origin[tokens]
         seen, inner = self.observed.seen_metric, self.plan.inner
         return MatchInput(
-            tokens=self.rows[flat],
+            tokens=_rows(self.rows, flat),
             keep=keep,
             score=None if self.score is None else self.score[tokens],
             size=self.size[tokens],
@@ -282,9 +298,10 @@ class _StageWork:
         tokens = match.tokens[block]
         origin = self.index.origin[tokens]
         seen, features = self.observed.seen_content, self.observed.features
+        flat = self.index.flat[tokens]
         merged = aggregator.merge(
             MergeInput(
-                tokens=self.rows[self.index.flat[tokens]] if features is None else features[origin],
+                tokens=_rows(self.rows, flat) if features is None else features[origin],
                 target=match.target[block],
                 survivors=match.survivors[block],
                 score=None if self.score is None else self.score[tokens],
@@ -314,7 +331,7 @@ class _StageWork:
         offsets = torch.arange(self.batch, device=device)[:, None] * self.before_length
         return StageResult(
             hidden_states=hidden.view(self.batch, length, -1),
-            layout=layout.evolved(length, plan.groups, plan.pads, index),
+            layout=layout.evolved(length, plan.groups, plan.pads, index, plan.facts),
             assignment=assignment,
             size=assignment.pooled(self.size),
             kept=kept.view(self.batch, length) - offsets,
@@ -375,3 +392,8 @@ class _StageWork:
             kept = offsets.repeat_interleave(plan.length, output_size=self.batch * plan.length)
             kept = kept.scatter(0, plan.fill, everything)
         return kept, places, TokenIndex(places, index.origin[survivor], text)
+
+
+def _rows(values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """`[R, D]` at `[G, n]` → `[G, n, D]`; whole rows are copied, several times as fast as indexing."""
+    return values.index_select(0, places.flatten()).view(*places.shape, -1)

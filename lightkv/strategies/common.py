@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lightkv.core.hookspecs import hookimpl
+from lightkv.core.layout import Groups, SampleLayout
 from lightkv.core.roles import (
     Aggregator,
     Component,
@@ -21,9 +22,36 @@ from lightkv.core.roles import (
     ScoreInput,
     Scorer,
 )
+from lightkv.strategies.windows import Windows, one_band
 
 CHUNK = 1024
 """Columns of the hidden width that are upcast to float32 at a time."""
+
+
+# -- partitioners -----------------------------------------------------------------------------
+
+
+class Whole(Partitioner):
+    """One window over each view, image or sample; separators (newlines) stay.
+
+    Attributes:
+        scope: what one window covers. Windows over more than a view suit methods that drop; to
+            merge tokens of different pictures makes no sense, so `view` is the default.
+    """
+
+    name = "whole"
+    scope: Literal["view", "image", "sample"] = "view"
+
+    def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
+        tokens = sample.tokens
+        label = {
+            "view": tokens.view,
+            "image": tokens.image,
+            "sample": np.zeros_like(tokens.view),
+        }[self.scope]
+        label = np.where(tokens.separator, PROTECTED, label)
+        bands = tuple(one_band(v) if self.scope == "view" else None for v in sample.views)
+        return Partition(label, bands=bands)
 
 
 # -- scorers ----------------------------------------------------------------------------------
@@ -160,20 +188,19 @@ def slot_numbers(inputs: MergeInput) -> torch.Tensor:
 
 def weighted_sum(inputs: MergeInput, share: torch.Tensor) -> torch.Tensor:
     """`[G, k, D]` Σ share · x over the tokens of each slot, in float32, in blocks of columns."""
-    tokens = inputs.tokens
-    groups, _, width = tokens.shape
-    keep, slot = inputs.survivors.shape[1], slot_numbers(inputs)
-    first_slot = torch.arange(groups, device=slot.device).unsqueeze(1) * keep
-    slots = (slot + first_slot).flatten()
-    out = tokens.new_empty(groups, keep, width)
+    groups, _, width = inputs.tokens.shape
+    keep = inputs.survivors.shape[1]
+    first_slot = torch.arange(groups, device=share.device)[:, None] * keep
+    # One list of rows and one index for each row: measured to be 2 to 4 times as fast on a CPU as
+    # scatter_add with an index for each number, and 4 to 10 times as a product with a share matrix.
+    slot = (slot_numbers(inputs) + first_slot).flatten()
+    rows, share = inputs.tokens.flatten(0, 1), share.flatten().unsqueeze(-1)
+    total = rows.new_empty(groups * keep, width)
     for first in range(0, width, CHUNK):
-        columns = slice(first, first + CHUNK)
-        # Whole rows at a time: twice as fast as a scatter of single numbers, and as a matrix
-        # product with the shares where windows are small (ten times where they are large).
-        block = (tokens[..., columns].float() * share.unsqueeze(-1)).flatten(0, 1)
-        total = block.new_zeros(groups * keep, block.shape[-1]).index_add(0, slots, block)
-        out[..., columns] = total.view(groups, keep, -1)
-    return out
+        block = rows[:, first : first + CHUNK].float() * share
+        sums = block.new_zeros(groups * keep, block.shape[-1])
+        total[:, first : first + CHUNK] = sums.index_add_(0, slot, block)
+    return total.view(groups, keep, width)
 
 
 # -- position policies ------------------------------------------------------------------------

@@ -46,14 +46,15 @@ class PromptAttention(AttentionScorer):
         return attention.heads.total(torch.where(valid, total, 0.0))
 
     def _normalised(self, attention: AttentionView, block: Block) -> torch.Tensor:
-        """`[B, h, P′, N]` attention of the block, turned so that a prompt column lies in one piece."""
-        columns = block.values.transpose(2, 3)
+        """`[B, h, P′, N]` attention of the block."""
+        values = block.values.transpose(2, 3)
         if self.normalize == "keys":
-            return columns.sub_(attention.key_lse(block.heads).unsqueeze(2)).exp_()
-        # The lowest finite number keeps a row of pure padding free of NaN.
-        lowest = torch.finfo(columns.dtype).min
-        queries = attention.prompt.query_valid[:, None, None, :]
-        return columns.masked_fill_(~queries, lowest).softmax(dim=3)
+            return values.sub_(attention.key_lse(block.heads).unsqueeze(2)).exp_()
+        if attention.prompt.padded:
+            queries = attention.prompt.query_valid[:, None, None, :]
+            # The lowest finite number keeps a row of pure padding free of NaN.
+            values.masked_fill_(~queries, torch.finfo(values.dtype).min)
+        return values.softmax(dim=-1)
 
 
 class CausalAttention(AttentionScorer):
