@@ -32,7 +32,6 @@ from lightkv.core.profile import Profiler
 from lightkv.core.report import RunReport, build_report
 from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.stage import Observed, observes
-from lightkv.core.transfer import to_device
 from lightkv.core.vision import VisionView
 from lightkv.core.work import StageResult, run_stage, start_input
 

@@ -354,7 +354,7 @@ class VisionLayout:
 
     def pad_counts(self, device: torch.device) -> torch.Tensor:
         """`[B]` current left padding of each row."""
-        return self.once(("pads", device), lambda: torch.tensor(self.pads, device=device))
+        return self.once(("pads", device), lambda: to_device(self.pads, device))
 
     def evolved(
         self,

@@ -80,8 +80,9 @@ class StagePlan:
         return bool(self.buckets)
 
     def to(self, device: torch.device) -> StagePlan:
+        moved = [to_device(bucket.gather, device) for bucket in self.buckets]
         buckets = tuple(
-            replace(bucket, gather=to_device(bucket.gather, device)) for bucket in self.buckets
+            replace(b, gather=gather) for b, gather in zip(self.buckets, moved, strict=True)
         )
         return replace(
             self,

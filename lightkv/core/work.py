@@ -130,7 +130,7 @@ def _text_places(layout: VisionLayout, device: torch.device) -> tuple[torch.Tens
     width = max(counts, default=0)
     places = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)])
     valid = torch.arange(width)[None] < torch.tensor(counts)[:, None]
-    return places.to(device), valid.to(device)
+    return to_device(places, device), to_device(valid, device)
 
 
 def start_input(hidden_states: torch.Tensor, layout: VisionLayout, drafts: int = 0) -> StartInput:

@@ -1,4 +1,4 @@
-"""Components of no single method: uniform scores, top-k, drop, weighted mean, position policies."""
+"""Components of no single method: windows, uniform scores, top-k, drop, weighted mean."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ import torch
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.layout import Groups, SampleLayout
 from lightkv.core.roles import (
+    PROTECTED,
     Aggregator,
     Component,
     Matcher,
     MatchInput,
     Merged,
     MergeInput,
+    Partition,
+    Partitioner,
     PositionInput,
     PositionPolicy,
     ScoreInput,
     Scorer,
+    WindowSpec,
 )
 from lightkv.strategies.windows import Windows, one_band
 
@@ -264,6 +268,8 @@ class Barycentric(PositionPolicy):
 
 
 COMPONENTS: tuple[type[Component], ...] = (
+    Whole,
+    Windows,
     Uniform,
     Size,
     KeepAll,
