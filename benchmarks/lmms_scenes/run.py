@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lightkv.cli.loading import quiet_libraries
 from lightkv.demo.evaluate import answer, batches
 from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS, KINDS, held_out_scenes, score
 
@@ -225,6 +226,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     parser.add_argument("--keep", type=Path, help="a folder for the task and lmms-eval's files")
     args = parser.parse_args()
+    quiet_libraries()
     samples = held_out_scenes(args.scenes, args.seed)
     figures: dict[str, Any] = {"scenes": args.scenes, "seed": args.seed}
     with tempfile.TemporaryDirectory() as temporary:
