@@ -148,8 +148,9 @@ def print_brief(
                 continue
             one, other = (by_scene(c["scores"], owner, scenes) for c in (cell, base))
             mean, gap = np.nanmean(one, axis=1).mean(), np.nanmean(one - other, axis=1).mean()
+            low, high = interval(one, np.zeros_like(one))
+            parts.append(f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
             low, high = interval(one, other)
-            parts.append(f"{100 * mean:.1f}")
             same = name == baseline
             parts.append("" if same else f"{100 * gap:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
         print(f"| {name} | " + " | ".join(parts) + " |")
