@@ -249,7 +249,7 @@ class _Tuner:
         return NotShownError(
             f"no retention from {self.points[0]:g} to {self.points[-1]:g} is shown to lose less with "
             f"{self.confidence:.4g} confidence: {top.strategy} at {top.retention:g} loses "
-            f"{-seen.difference:.4f} on {seen.samples} samples, at most {-seen.low:.4f}; "
+            f"{0.0 - seen.difference:.4f} on {seen.samples} samples, at most {-seen.low:.4f}; "
             "nothing was written",
             field="max_drop",
             value=self.max_drop,

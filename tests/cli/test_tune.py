@@ -19,7 +19,9 @@ def test_finds_prints_and_writes(bundled, tmp_path, call):
     assert "lightkv at retention 0.4" in result.stdout
     assert "Remark: " in result.stdout
     assert PipelineSpec.from_file(out).name == "lightkv"
-    result = call("tune", *DATA, *few, "--json")  # its own file is written again
+    result = call(
+        "tune", *DATA, *few, "--range", "0.4:0.4", "--json"
+    )  # its own file is written again
     found = json.loads(result.stdout)
     assert found["retention"] == 0.4
     assert found["out"] == str(out)

@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from lightkv.core.errors import ConfigError, LightKVError
-from lightkv.core.pipeline import PipelineSpec
+from lightkv.core.pipeline import PipelineSpec, resolve_spec
 from lightkv.lab import tune
 from lightkv.lab.errors import NotShownError, TaskError
 from lightkv.lab.evaluating import Evaluator
@@ -102,28 +101,43 @@ def outcomes(scores, per_cluster=1):
 
 
 @pytest.mark.parametrize("number", [20, 100, 400])
-def test_a_bound_without_any_difference_is_the_exact_binomial_one(number):
+def test_samples_that_all_agree_still_have_a_bound(number):
     found = margin(outcomes([1.0] * number), outcomes([1.0] * number), 0.05)
     exact = 1.0 - 0.05 ** (1.0 / number)  # Clopper and Pearson, none of `number` lost
     assert found.difference == 0.0
-    assert -found.low == pytest.approx(exact, rel=0.35)
+    assert exact < -found.low < 3 * exact
     assert found.high == pytest.approx(-found.low)
-    assert found.verdict(2 * exact) == "accepted"
-    assert found.verdict(exact / 2) == "undecided"
+    assert found.verdict(4 * exact) == "accepted"
+    assert found.verdict(exact) == "undecided"
 
 
-def test_a_loss_at_the_threshold_is_rarely_accepted():
-    """The promise itself: a retention that loses exactly `max_drop` passes at most in 1 − confidence
-    of all data."""
+@pytest.mark.parametrize(("fail", "lose"), [(0.2, 0.25), (0.1, 0.2)])
+def test_a_loss_at_the_threshold_is_rarely_accepted(fail, lose):
+    """The promise itself: of data whose true loss is `max_drop`, 1 − confidence pass at most."""
     draw, wrong, runs = np.random.default_rng(0), 0, 300
     base = outcomes([1.0] * 240, 4)
     for run in range(runs):
-        easy = np.repeat(draw.uniform(size=60) < 0.8, 4)  # pictures fail together
-        lost = ~easy & (draw.uniform(size=240) < 0.25)
+        hard = np.repeat(draw.uniform(size=60) < fail, 4)  # questions about a picture fail together
+        lost = hard & (draw.uniform(size=240) < lose)
         other = outcomes(list(1.0 - lost.astype(float)), 4)
-        wrong += margin(base, other, 0.05, seed=run).verdict(0.05) == "accepted"
-    assert wrong / runs <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / runs)
+        found = margin(base, other, 0.05, seed=run, resamples=2000)
+        wrong += found.verdict(fail * lose) == "accepted"
+    assert wrong / runs <= 0.05
     assert wrong > 0  # nor is the bound so wide that it says nothing
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=40),
+    st.floats(0.001, 0.3),
+    st.randoms(use_true_random=False),
+)
+def test_bounds_enclose_the_difference(scores, alpha, random):
+    base = outcomes(scores, 2)
+    other = outcomes([random.choice([0.0, 1.0]) for _ in scores], 2)
+    found = margin(base, other, alpha, resamples=500)
+    assert -1.0 <= found.low <= found.difference <= found.high <= 1.0
+    shuffled = random.sample(other, len(other))
+    assert margin(base, shuffled, alpha, resamples=500) == found
 
 
 @given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 9), st.integers(1, 80))
@@ -245,20 +259,17 @@ def tuned(subject, tmp_path_factory):
 
 
 def test_the_bundled_model_has_a_knee(tuned, subject):
-    found, out, steps = tuned
+    found, _, steps = tuned
     # A sweep that asks every retention the same on all samples.
     task = build_task(COUNTS)
     rungs = growing(task.samples(), 0)
     evaluator = Evaluator(subject, task, rungs)
     last, alpha = len(rungs) - 1, 1.0 - found.decision_confidence
-    spec = PipelineSpec.parse(yaml.safe_load(out.read_text())).name
-    assert spec == "lightkv"
-    from lightkv.core.pipeline import resolve_spec
-
+    lightkv = resolve_spec("lightkv")
     here = [found.retention, round(found.retention - 0.1, 6)]
     verdicts = {}
     for retention in here:
-        other = evaluator.outcomes("lightkv", resolve_spec("lightkv"), retention, last)
+        other = evaluator.outcomes("lightkv", lightkv, retention, last)
         verdicts[retention] = margin(evaluator.base(last), other, alpha).verdict(0.4)
     assert verdicts[here[0]] == "accepted"
     assert verdicts[here[1]] != "accepted"
@@ -289,7 +300,7 @@ def test_the_file_runs_and_holds_the_evidence(tuned, subject):
 
 def test_agreement_needs_no_labels_and_strategies_compete(subject, tmp_path):
     task = {"name": "agreement", "batch_size": 24, "max_new_tokens": 2, "of": COUNTS}
-    options = {"max_drop": "45%", "range": (0.3, 0.6), "step": 0.3, "samples": 12}
+    options = {"max_drop": "60%", "range": (0.3, 0.6), "step": 0.3, "samples": 12}
     both = tune(subject, task, strategy=["fastv", "lightkv"], **options)
     assert both.difference.mean_base == 1.0  # the uncompressed model agrees with itself
     assert {trial.strategy for trial in both.trials} == {"fastv", "lightkv"}
@@ -316,7 +327,7 @@ def test_a_file_of_someone_else_stays(tmp_path):
 
 
 def test_retentions_out_of_reach_are_left_out(subject):
-    found = tune(subject, COUNTS, max_drop=0.9, range=(0.05, 0.3), step=0.05, samples=8)
+    found = tune(subject, COUNTS, max_drop=0.9, range=(0.1, 0.5), step=0.2, samples=24)
     assert any("out of reach" in remark for remark in found.remarks)
     assert all(trial.retention >= 0.17 for trial in found.trials)
     with pytest.raises(ConfigError, match="reaches no retention"):
