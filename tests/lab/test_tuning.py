@@ -1,8 +1,10 @@
 """Tuning: the search finds a sweep's knee, bounds hold, and the bundled model end to end."""
 
+import errno
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from lightkv.core.pipeline import PipelineSpec, resolve_spec
 from lightkv.lab import tune
 from lightkv.lab.errors import NotShownError, TaskError
 from lightkv.lab.evaluating import Evaluator
-from lightkv.lab.evidence import HEAD
+from lightkv.lab.evidence import HEAD, write
 from lightkv.lab.margins import growing, margin
 from lightkv.lab.records import Outcome
 from lightkv.lab.searching import most_points, search
@@ -315,6 +317,26 @@ def test_nothing_is_written_where_nothing_is_shown(subject, tmp_path):
     with pytest.raises(NotShownError, match="more samples") as error:
         tune(subject, COUNTS, max_drop="1%", samples=2, range="0.6:0.6", out=out)
     assert isinstance(error.value, LightKVError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_likelihood_is_tuned_in_its_own_unit(subject):
+    task = {"name": "perplexity", "of": {**COUNTS, "scenes": 12}, "batch_size": 12}
+    found = tune(subject, task, max_drop=0.9, range=(0.9, 0.9))
+    assert not found.accuracy
+    assert found.margin.low > -0.9
+    assert found.points(-0.9) == "-0.9000"
+    assert "log-probability" in found.to_yaml()
+
+
+def test_a_full_disk_leaves_nothing_behind(tuned, tmp_path, monkeypatch):
+    def full(path, text, **options):
+        path.write_bytes(text[:10].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        write(tuned[0], tmp_path / "tuned.yaml")
     assert list(tmp_path.iterdir()) == []
 
 
