@@ -13,6 +13,7 @@ from lightkv.cli.command_report import report
 from lightkv.cli.command_run import run
 from lightkv.cli.command_show import show
 from lightkv.cli.command_strategies import strategies
+from lightkv.cli.command_tune import tune
 from lightkv.cli.errors import OneLineErrors
 
 __all__ = ["app", "main"]
@@ -31,6 +32,7 @@ app.command()(plan)
 app.command()(show)
 app.command()(report)
 app.command()(ablate)
+app.command()(tune)
 
 
 @app.callback(invoke_without_command=True)

@@ -20,6 +20,7 @@ _NAMES = {
     "Store": "store",
     "Subject": "subject",
     "Task": "tasks",
+    "Tuned": "evidence",
     "ablate": "runner",
     "build_task": "tasks",
     "mean_interval": "stats",
@@ -27,6 +28,7 @@ _NAMES = {
     "report": "reporting",
     "show": "pictures",
     "summary": "summary",
+    "tune": "tuning",
 }
 """Public name → module; imported when first used, so that `import lightkv.lab` costs nothing."""
 

@@ -19,3 +19,7 @@ class GridError(ConfigError):
 
 class RunError(LightKVError):
     """A run that had to stop; what was finished is kept."""
+
+
+class NotShownError(LightKVError):
+    """No retention of a range could be shown to lose less than the threshold."""

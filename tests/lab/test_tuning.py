@@ -1,0 +1,356 @@
+"""Tuning: the search finds a sweep's knee, bounds hold, and the bundled model end to end."""
+
+import errno
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from lightkv.core.errors import ConfigError, LightKVError
+from lightkv.core.pipeline import PipelineSpec, resolve_spec
+from lightkv.lab import tune
+from lightkv.lab.errors import NotShownError, TaskError
+from lightkv.lab.evaluating import Evaluator
+from lightkv.lab.evidence import HEAD, write
+from lightkv.lab.margins import growing, margin
+from lightkv.lab.records import Outcome
+from lightkv.lab.searching import most_points, search
+from lightkv.lab.subject import Subject
+from lightkv.lab.tasks import Sample, build_task
+from lightkv.lab.wishes import retentions, share, task_of
+
+# -- the search, without a model ------------------------------------------------------------------
+
+
+def recording(judge):
+    calls = []
+
+    def judged(point, rung):
+        calls.append((point, rung))
+        return judge(point, rung)
+
+    return calls, judged
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_the_search_finds_the_knee_of_a_sweep(case):
+    points, knee = case  # the knee is `points` where nothing passes
+    calls, judge = recording(lambda point, rung: "accepted" if point >= knee else "rejected")
+    found = search(points, 3, judge)
+    assert found.answer == (knee if knee < points else None)
+    assert not found.exhausted
+    assert found.odd == ()
+    assert len(found.looks) <= most_points(points) <= math.log2(points) + 3
+    assert len(set(calls)) == len(calls)  # nothing is asked twice
+    for point in (knee - 1, knee):  # both sides of the knee are judged on all samples
+        if 0 <= point < points:
+            assert found.looks[point].rung == 2
+
+
+@given(st.data())
+def test_early_looks_that_mislead_cost_no_more_than_evaluations(data):
+    points = data.draw(st.integers(1, 30))
+    knee = data.draw(st.integers(0, points))
+    early = {}
+
+    def judge(point, rung):
+        if rung == 2:
+            return "accepted" if point >= knee else data.draw(missed)
+        verdicts = st.sampled_from(["accepted", "rejected", "undecided"])
+        return early.setdefault((point, rung), data.draw(verdicts))
+
+    missed = st.sampled_from(["rejected", "undecided"])  # undecided on all samples does not pass
+    found = search(points, 3, judge, budget=points)
+    assert found.answer == (knee if knee < points else None)
+    assert found.odd == ()
+
+
+@given(st.data())
+def test_whatever_the_shape_the_answer_passed_on_all_samples(data):
+    points = data.draw(st.integers(1, 30))
+    budget = data.draw(st.integers(1, points))
+    passes = data.draw(st.lists(st.booleans(), min_size=points, max_size=points))
+
+    def judge(point, rung):
+        return ("accepted" if passes[point] else "rejected") if rung else "undecided"
+
+    found = search(points, 2, judge, budget)
+    assert len(found.looks) <= budget
+    if found.answer is not None:
+        assert passes[found.answer]
+        assert all(passes[p] and p < found.answer for p in found.odd)
+        assert found.exhausted or found.answer == 0 or not passes[found.answer - 1]
+
+
+def test_quality_that_does_not_grow_is_reported():
+    passes = [False, False, False, True, False, True, True, True, True]
+    found = search(9, 1, lambda point, rung: "accepted" if passes[point] else "rejected")
+    assert found.answer == 5
+    assert found.odd == (3,)
+
+
+# -- bounds ---------------------------------------------------------------------------------------
+
+
+def outcomes(scores, per_cluster=1):
+    return [Outcome(f"{n}", f"{n // per_cluster}", "", "", "", s) for n, s in enumerate(scores)]
+
+
+@pytest.mark.parametrize("number", [20, 100, 400])
+def test_samples_that_all_agree_still_have_a_bound(number):
+    found = margin(outcomes([1.0] * number), outcomes([1.0] * number), 0.05)
+    exact = 1.0 - 0.05 ** (1.0 / number)  # Clopper and Pearson, none of `number` lost
+    assert found.difference == 0.0
+    assert exact < -found.low < 3 * exact
+    assert found.high == pytest.approx(-found.low)
+    assert found.verdict(4 * exact) == "accepted"
+    assert found.verdict(exact) == "undecided"
+
+
+@pytest.mark.parametrize(("fail", "lose"), [(0.2, 0.25), (0.1, 0.2)])
+def test_a_loss_at_the_threshold_is_rarely_accepted(fail, lose):
+    """The promise itself: of data whose true loss is `max_drop`, 1 − confidence pass at most."""
+    draw, wrong, runs = np.random.default_rng(0), 0, 300
+    base = outcomes([1.0] * 240, 4)
+    for run in range(runs):
+        hard = np.repeat(draw.uniform(size=60) < fail, 4)  # questions about a picture fail together
+        lost = hard & (draw.uniform(size=240) < lose)
+        other = outcomes(list(1.0 - lost.astype(float)), 4)
+        found = margin(base, other, 0.05, seed=run, resamples=2000)
+        wrong += found.verdict(fail * lose) == "accepted"
+    assert wrong / runs <= 0.05
+    assert wrong > 0  # nor is the bound so wide that it says nothing
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=40),
+    st.floats(0.001, 0.3),
+    st.randoms(use_true_random=False),
+)
+def test_bounds_enclose_the_difference(scores, alpha, random):
+    base = outcomes(scores, 2)
+    other = outcomes([random.choice([0.0, 1.0]) for _ in scores], 2)
+    found = margin(base, other, alpha, resamples=500)
+    assert -1.0 <= found.low <= found.difference <= found.high <= 1.0
+    shuffled = random.sample(other, len(other))
+    assert margin(base, shuffled, alpha, resamples=500) == found
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 9), st.integers(1, 80))
+def test_rungs_are_whole_pictures(pictures, questions, seed, most):
+    samples = [
+        Sample(f"{p}-{q}", f"{p}", "", "?", (), None)
+        for p, q in itertools.product(range(pictures), range(questions))
+    ]
+    rungs = growing(samples, seed, most)
+    used = [sample for rung in rungs for sample in rung]
+    assert len({s.id for s in used}) == len(used) <= max(most, questions)
+    clusters = [{s.cluster for s in rung} for rung in rungs]
+    assert all(clusters)
+    assert sum(map(len, clusters)) * questions == len(used)
+    assert growing(samples, seed) == growing(samples, seed)
+    assert sum(map(len, growing(samples, seed))) == len(samples)
+
+
+# -- what a user says -----------------------------------------------------------------------------
+
+
+def test_numbers_in_short():
+    assert share("1%", "f", 0, 1, "") == share(0.01, "f", 0, 1, "") == 0.01
+    assert retentions("0.2:0.95", 0.05) == [round(0.05 * k, 2) for k in range(4, 20)]
+    assert retentions((0.5, 0.66), 0.1) == [0.5, 0.6, 0.66]
+    assert retentions("0.5:0.5", 0.1) == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_drop": "0%"}, "max_drop"),
+        ({"max_drop": 1.0}, "such as 1%"),
+        ({"max_drop": "much"}, "between 0 and 1"),
+        ({"confidence": 95}, "such as 95%"),
+        ({"range": "0.9:0.2"}, "the smaller first"),
+        ({"range": "0.2"}, "the smaller first"),
+        ({"range": "0.2:1.1"}, "at most 1"),
+        ({"step": 0.0}, "step"),
+        ({"step": float("nan")}, "step"),
+        ({"budget": 0}, "budget"),
+        ({"samples": 0}, "samples"),
+        ({"seed": -1}, "seed"),
+        ({"strategy": " , "}, "no strategy"),
+        ({"strategy": "lightvk"}, "Did you mean 'lightkv'"),
+        ({"data": "nowhere.jsonl"}, "no such file"),
+        ({"data": "scenes:0"}, "greater than or equal to 1"),
+        ({"data": "scenes:5", "task": "agrement"}, "Did you mean 'agreement'"),
+        ({"data": "scenes:5", "question": "why?"}, "of their own"),
+        ({"out": "nowhere/at/all.yaml"}, "folder that exists"),
+    ],
+)
+def test_nonsense_is_named_before_a_model_is_loaded(options, message):
+    with pytest.raises(ConfigError, match=message):
+        tune("no such model", **{"data": "scenes:5", **options})
+
+
+def test_a_strategy_with_explicit_stages_has_no_retention_to_tune(tmp_path):
+    path = tmp_path / "fixed.yaml"
+    path.write_text("matcher: bipartite\nschedule: [{after_layer: 3, ratio: 0.5}]\n")
+    with pytest.raises(ConfigError, match="explicit stages"):
+        tune("no such model", "scenes:5", strategy=str(path))
+
+
+def lines(folder, *answers):
+    Image.new("RGB", (32, 32)).save(folder / "a.png")
+    rows = [{"image": "a.png", "question": "?", **({"answers": [a]} if a else {})} for a in answers]
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_data_decide_the_task(tmp_path):
+    assert (
+        task_of("scenes:7", seed=3).spec()
+        == build_task({"name": "scenes", "scenes": 7, "seed": 3}).spec()
+    )
+    path = lines(tmp_path, "one", "two")
+    assert task_of(path).name == "files"
+    assert task_of(path, "perplexity").spec()["of"]["path"] == str(path)
+    path = lines(tmp_path, None, None)
+    found = task_of(path, measure="overlap")
+    assert (found.name, found.spec()["measure"]) == ("agreement", "overlap")
+    path = lines(tmp_path, "one", None)
+    with pytest.raises(TaskError, match="1 of 2 samples have answers"):
+        task_of(path)
+    assert task_of(path, "agreement").name == "agreement"
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(TaskError, match="no such picture"):
+        task_of(path)
+    with pytest.raises(TaskError, match="no scenes"):
+        task_of(path, "scenes")
+
+
+# -- the bundled model ----------------------------------------------------------------------------
+
+COUNTS = {"name": "scenes", "scenes": 24, "kinds": ["count"]}
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return Subject.load()
+
+
+@pytest.fixture(scope="module")
+def tuned(subject, tmp_path_factory):
+    out = tmp_path_factory.mktemp("tuned") / "tuned.yaml"
+    steps = []
+    found = tune(
+        subject,
+        COUNTS,
+        max_drop="40%",
+        range="0.2:0.7",
+        step=0.1,
+        out=out,
+        progress=steps.append,
+    )
+    return found, out, steps
+
+
+def test_the_bundled_model_has_a_knee(tuned, subject):
+    found, _, steps = tuned
+    # A sweep that asks every retention the same on all samples.
+    task = build_task(COUNTS)
+    rungs = growing(task.samples(), 0)
+    evaluator = Evaluator(subject, task, rungs)
+    last, alpha = len(rungs) - 1, 1.0 - found.decision_confidence
+    lightkv = resolve_spec("lightkv")
+    here = [found.retention, round(found.retention - 0.1, 6)]
+    verdicts = {}
+    for retention in here:
+        other = evaluator.outcomes("lightkv", lightkv, retention, last)
+        verdicts[retention] = margin(evaluator.base(last), other, alpha).verdict(0.4)
+    assert verdicts[here[0]] == "accepted"
+    assert verdicts[here[1]] != "accepted"
+    assert found.evaluations == len(found.trials) <= most_points(6)
+    assert found.answered < found.sweep == 6 * 24
+    assert steps[0].retention is None  # the uncompressed model comes first
+    assert sum(s.samples for s in steps if s.retention is not None) == found.answered
+    assert found.margin.low > -0.4
+    assert found.margin.low <= found.difference.difference <= found.margin.high
+
+
+def test_the_file_runs_and_holds_the_evidence(tuned, subject):
+    found, out, _ = tuned
+    text = out.read_text()
+    assert text.startswith(HEAD)
+    for part in ("model: demo", "24 pictures", "confidence", "tried", "versions: lightkv"):
+        assert part in text
+    assert text.count("# - lightkv 0.") == found.evaluations
+    spec = PipelineSpec.from_file(out)
+    assert spec == found.pipeline
+    assert isinstance(spec.schedule, tuple)
+    samples = build_task(COUNTS).samples()[:1]
+    with subject.compressed(out):
+        subject.generate(samples, 2)
+        assert subject.last_retentions == [pytest.approx(found.achieved, abs=0.02)]
+    json.dumps(found.to_dict())
+
+
+def test_agreement_needs_no_labels_and_strategies_compete(subject, tmp_path):
+    task = {"name": "agreement", "batch_size": 24, "max_new_tokens": 2, "of": COUNTS}
+    options = {"max_drop": "60%", "range": (0.3, 0.6), "step": 0.3, "samples": 12}
+    both = tune(subject, task, strategy=["fastv", "lightkv"], **options)
+    assert both.difference.mean_base == 1.0  # the uncompressed model agrees with itself
+    assert {trial.strategy for trial in both.trials} == {"fastv", "lightkv"}
+    assert both.difference.n == 12
+    best = min(t.retention for t in both.trials if t.finished and t.verdict == "accepted")
+    assert both.retention == best
+    assert both.decision_confidence == pytest.approx(1 - 0.05 / 4)
+
+
+def test_nothing_is_written_where_nothing_is_shown(subject, tmp_path):
+    out = tmp_path / "tuned.yaml"
+    with pytest.raises(NotShownError, match="more samples") as error:
+        tune(subject, COUNTS, max_drop="1%", samples=2, range="0.6:0.6", out=out)
+    assert isinstance(error.value, LightKVError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_likelihood_is_tuned_in_its_own_unit(subject):
+    task = {"name": "perplexity", "of": {**COUNTS, "scenes": 12}, "batch_size": 12}
+    found = tune(subject, task, max_drop=0.9, range=(0.9, 0.9))
+    assert not found.accuracy
+    assert found.margin.low > -0.9
+    assert found.points(-0.9) == "-0.9000"
+    assert "log-probability" in found.to_yaml()
+
+
+def test_a_full_disk_leaves_nothing_behind(tuned, tmp_path, monkeypatch):
+    def full(path, text, **options):
+        path.write_bytes(text[:10].encode())
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        write(tuned[0], tmp_path / "tuned.yaml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_someone_else_stays(tmp_path):
+    out = tmp_path / "mine.yaml"
+    out.write_text("matcher: bipartite\n")
+    with pytest.raises(ConfigError, match="not overwritten"):
+        tune("no such model", "scenes:5", out=out)
+    assert out.read_text() == "matcher: bipartite\n"
+
+
+def test_retentions_out_of_reach_are_left_out(subject):
+    found = tune(subject, COUNTS, max_drop=0.9, range=(0.1, 0.5), step=0.2, samples=24)
+    assert any("out of reach" in remark for remark in found.remarks)
+    assert all(trial.retention >= 0.17 for trial in found.trials)
+    with pytest.raises(ConfigError, match="reaches no retention"):
+        tune(subject, COUNTS, range=(0.01, 0.05), samples=8)
