@@ -2,7 +2,7 @@
 
     python benchmarks/end_to_end.py [--side 48] [--width 1024] [--layers 32] [--heads 32]
         [--retention 0.55] [--strategies all] [--rounds 5] [--decode 8] [--threads 2]
-        [--json FILE] [--write docs/performance.md]
+        [--json FILE] [--write docs/performance.md] [--mark TTFT]
 
 A LLaVA of the 7B layout (32 layers, 32 heads) with random weights, narrower so that the machine can
 run it, side² vision tokens and 75 of text. Rounds are interleaved (vanilla, each strategy, vanilla, …);
@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--cpu-time", action="store_true", help="time of this process alone")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--write", type=Path)
+    parser.add_argument("--mark", default="TTFT", help="where in the page")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     names = options.strategies.split(",")
@@ -186,7 +187,7 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(data, indent=1, default=str) + "\n")
     if options.write:
-        fill(options.write, "TTFT", f"{text}\n\n{setting}.")
+        fill(options.write, options.mark, f"{text}\n\n{setting}.")
 
 
 if __name__ == "__main__":
