@@ -227,10 +227,13 @@ def _unflat(tokens: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def _gathered(observed: Observed, kept: torch.Tensor) -> Observed:
-    """What was observed `[B, N]`, `[B, N, M]`, at the survivors of a round."""
-    score, metric = observed.score, observed.metric
-    if score is not None:
-        score = score.gather(1, kept)
-    if metric is not None:
-        metric = metric.gather(1, kept[..., None].expand(-1, -1, metric.shape[-1]))
-    return replace(observed, score=score, metric=metric)
+    """What was observed, `[B, N]` or `[B, N, M]`, at the survivors of a round."""
+
+    def at(values: torch.Tensor | None) -> torch.Tensor | None:
+        if values is None:
+            return None
+        # A scorer that wraps others observes one number for each of them.
+        index = kept.reshape(*kept.shape, *[1] * (values.dim() - 2))
+        return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+    return replace(observed, score=at(observed.score), metric=at(observed.metric))

@@ -68,10 +68,10 @@ class ScorerWrapper(Scorer):
                     observed.append(scorer.observe(attention))
         finally:
             attention.state = state
-        return self._together(observed, _observes, 0)
+        return self._together(observed, _observes, -1)
 
     def score(self, inputs: ScoreInput) -> torch.Tensor:
-        observed = self._apart(inputs.observed, _observes, 0)
+        observed = self._apart(inputs.observed, _observes, -1)
         seen = self._apart(inputs.seen, _looks, -1)
         scores = [
             scorer.score(replace(inputs, observed=one, seen=other)).float()

@@ -18,7 +18,7 @@ from lightkv.core.pipeline import Pipeline
 from lightkv.core.roles import PROTECTED
 from lightkv.core.work import prompt_index
 from lightkv.testing import cases
-from lightkv.testing.cases import HEAD_DIM, HEADS, KV_HEADS
+from lightkv.testing.cases import HEAD_DIM, HEADS, KV_HEADS, Case, SampleShape
 
 LAYERS, LAYER, TOLERANCE = 3, 1, 1e-5
 SHAPE = DecoderShape(LAYERS, 16, HEADS, KV_HEADS, HEAD_DIM, 32, 50)
@@ -193,4 +193,21 @@ def test_compositions_obey_the_laws_or_are_refused_when_built(data):
     entries = compressed(pipeline, layout, tensors)
     if not any(stage.matcher.dynamic for stage in pipeline.rounds):
         check_all(pipeline, layout, entries)
+    check_again_and_on_meta(pipeline, layout, tensors, entries)
+
+
+def test_wrapped_scorers_take_part_in_later_rounds():
+    """Their observations have one more axis, which has to shrink with the tokens too."""
+    case = Case((SampleShape((2, 3), ((1, 4, 4, False),)),), (None,), 0.5, 3)
+    roles = {
+        "partitioner": {"name": "whole", "scope": "sample"},
+        "scorer": {"name": "sum", "of": ["causal-attention", "prompt-attention"]},
+        "matcher": "bipartite",
+        "aggregator": "weighted-mean",
+    }
+    pipeline = built(roles, 0.9, "vision")
+    assert len(pipeline.rounds) > 2
+    layout, tensors = case.layout(), batch_of(case)
+    entries = compressed(pipeline, layout, tensors)
+    check_all(pipeline, layout, entries)
     check_again_and_on_meta(pipeline, layout, tensors, entries)
