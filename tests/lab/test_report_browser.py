@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import pytest
 import yaml
+from browser import chromium, needs_browser
 from synthetic_study import AXES, KINDS, RETENTIONS, UNFINISHED, study
 
 from lightkv.lab.reporting import build_study
 from lightkv.lab.reporting.page import write_page
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,1000",
-)
 CELLS = 73
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver on the path"
-)
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield made
-    made.quit()
+    with chromium(tmp_path_factory.mktemp("profile"), 1400, 1000) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
+from browser import chromium, needs_browser
 from PIL import Image
 from test_show import picture_of
 
 from lightkv.lab.pictures import write_html
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1500,1200",
-)
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver on the path"
-)
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory):
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=Service(DRIVER))
-    yield made
-    made.quit()
+    with chromium(tmp_path_factory.mktemp("profile"), 1500, 1200) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
