@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import fill, machine
+from report import fill, machine, settings
 from transformers import StoppingCriteriaList
 from wide import interleaved, prompt_inputs, ratio_with_spread, wide_llava
 
@@ -183,7 +183,7 @@ def main() -> None:
         f"{machine()}"
     )
     print(text, setting, sep="\n\n")
-    data = {"setting": setting, "options": vars(options), "rows": rows}
+    data = {"setting": setting, "options": settings(options), "rows": rows}
     if options.json:
         options.json.write_text(json.dumps(data, indent=1, default=str) + "\n")
     if options.write:

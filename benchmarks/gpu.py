@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from end_to_end import VANILLA, Runner
-from report import fill, machine
+from report import fill, machine, settings
 from transformers import (
     LlamaConfig,
     LlavaNextConfig,
@@ -262,7 +262,7 @@ def main(arguments: list[str] | None = None) -> None:
             torch.cuda.empty_cache()
         print(table(data), flush=True)
         if options.json:
-            found = {"machine": machine(), "options": vars(options), "parts": data}
+            found = {"machine": machine(), "options": settings(options), "parts": data}
             options.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
     if options.write:
         fill(options.write, "GPU", f"{table(data)}\n\n{machine()}.")

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from end_to_end import VANILLA, Runner
-from report import fill, machine
+from report import fill, machine, settings
 from wide import interleaved, prompt_inputs, wide_llava
 
 from lightkv.core.session import prepare
@@ -105,7 +105,7 @@ def main() -> None:
     text = table(rows, options)
     print(text)
     if options.json:
-        data = {"machine": machine(), "options": vars(options), "rows": rows}
+        data = {"machine": machine(), "options": settings(options), "rows": rows}
         options.json.write_text(json.dumps(data, indent=1, default=str) + "\n")
     if options.write:
         fill(options.write, "BUDGET", text)

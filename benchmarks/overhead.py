@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from end_to_end import VANILLA, Runner
-from report import fill, machine
+from report import fill, machine, settings
 from wide import prompt_inputs, wide_llava
 
 from lightkv.core.session import prepare
@@ -93,7 +93,7 @@ def main() -> None:
         "bundled model, 144 vision tokens": (small, question, 8 * options.rounds),
     }
     lines = ["| model | prefill | decode step |", "|---|---|---|"]
-    data: dict[str, Any] = {"machine": machine(), "options": vars(options), "cases": {}}
+    data: dict[str, Any] = {"machine": machine(), "options": settings(options), "cases": {}}
     for label, (model, inputs, rounds) in cases.items():
         runner = Runner(model, inputs, {"attached": idle_session(model)}, time.process_time)
         found = ratios(runner, rounds, options.decode)

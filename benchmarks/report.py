@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 from pathlib import Path
 
@@ -15,6 +16,11 @@ def fill(path: Path, mark: str, text: str) -> None:
     if len(parts) != 3:
         raise SystemExit(f"{path} has no two lines {line}")
     path.write_text(f"{parts[0]}{line}\n{text.strip()}\n{line}{parts[2]}", encoding="utf-8")
+
+
+def settings(options: argparse.Namespace) -> dict[str, object]:
+    """What decides the figures; where they are written does not."""
+    return {name: value for name, value in vars(options).items() if name not in ("json", "write")}
 
 
 def machine() -> str:
