@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightkv.core.counting import ViewSize
@@ -35,15 +35,7 @@ _VICUNA_13B = DecoderShape(
     vocab_size=32064,
 )
 # EVE's own config: Vicuna 7B with the vocabulary of Llama.
-_EVE_7B = DecoderShape(
-    num_layers=32,
-    hidden_size=4096,
-    num_heads=32,
-    num_kv_heads=32,
-    head_dim=128,
-    intermediate_size=11008,
-    vocab_size=32000,
-)
+_EVE_7B = replace(_VICUNA_7B, vocab_size=32000)
 # InternLM2.5-7B, which InternVL2-8B's `llm_config` describes: a Llama with grouped heads.
 _INTERNLM2_8B = DecoderShape(
     num_layers=32,
