@@ -109,18 +109,14 @@ def build_inputs(processor: Any, prompt: str, pictures: Sequence[Any], model: An
         ModelError: the processor cannot take them.
     """
     from lightkv.core.errors import ModelError
+    from lightkv.lab.prompts import moved, prompt_text
 
     options: dict[str, Any] = {}
+    text = prompt_text(processor, prompt, len(pictures))
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": prompt}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
         first = getattr(processor.tokenizer, "bos_token", None)
         if first and text.startswith(first):
             options["add_special_tokens"] = False  # the template wrote it already
-    else:
-        text = f"{getattr(processor, 'image_token', '<image>')}\n" * len(pictures) + prompt
     try:
         inputs = processor(
             text=[text], images=list(pictures) or None, return_tensors="pt", **options
@@ -131,11 +127,7 @@ def build_inputs(processor: Any, prompt: str, pictures: Sequence[Any], model: An
             field="--prompt",
             remedy="leave image placeholders out of the prompt; the command puts them in",
         ) from error
-    inputs = inputs.to(model.device)
-    for key, value in inputs.items():
-        if value.is_floating_point():
-            inputs[key] = value.to(model.dtype)
-    return inputs
+    return moved(inputs, model)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ def batch_inputs(
             value=type(processor).__name__,
             remedy="leave image placeholders out of the questions, or use batch_size: 1",
         ) from error
+    return moved(inputs, model)
+
+
+def moved(inputs: Any, model: Any) -> Any:
+    """What a processor gave, on the model's device and with pixels in its dtype."""
     inputs = inputs.to(model.device)
     for key, value in inputs.items():
         if hasattr(value, "is_floating_point") and value.is_floating_point():

@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from lightkv.core.errors import ConfigError, ModelError
+from lightkv.lab.prompts import moved
 
 
 @dataclass(frozen=True)
@@ -165,11 +166,7 @@ class Prompter:
                 field="context",
                 remedy="try --batch_size 1, or use_chat_template=false",
             ) from error
-        inputs = inputs.to(model.device)
-        for key, value in inputs.items():
-            if value.is_floating_point():
-                inputs[key] = value.to(model.dtype)
-        return inputs
+        return moved(inputs, model)
 
     def continuation_ids(self, turn: Turn, continuation: str) -> list[int]:
         """Tokens of an answer as they follow the prompt of `turn`.
