@@ -13,23 +13,13 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-)
+from browser import BROWSER, DRIVER, chromium
+
 COLORS = (256, 192, 128, 96, 64, 48, 32)
 CUT = """
 const rows = [...document.querySelectorAll("tr.cell")];
@@ -61,33 +51,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def shoot(page: Path, width: int, until: str | None, rows: int | None, dark: bool) -> Any:
     """The page as a Pillow image."""
     from PIL import Image
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
     from selenium.webdriver.support.ui import WebDriverWait
 
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    service = shutil.which("chromedriver")
-    if browser is None or service is None:
+    if BROWSER is None or DRIVER is None:
         sys.exit("chromium and chromedriver are not on the path")
-    with tempfile.TemporaryDirectory() as profile:
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        for flag in (*FLAGS, f"--window-size={width},1000", f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        driver = webdriver.Chrome(options=options, service=Service(service))
-        try:
-            if dark:
-                feature = {"name": "prefers-color-scheme", "value": "dark"}
-                driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-            driver.get(page.resolve().as_uri())
-            ready = "return document.body.dataset.ready === '1'"
-            WebDriverWait(driver, 30).until(lambda made: made.execute_script(ready))
-            height = int(driver.execute_script(CUT, until, rows))
-            shown = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-            asked = {"captureBeyondViewport": True, "clip": shown}
-            found = driver.execute_cdp_cmd("Page.captureScreenshot", asked)
-        finally:
-            driver.quit()
+    with (
+        tempfile.TemporaryDirectory() as profile,
+        chromium(Path(profile), width, height=1000) as driver,
+    ):
+        if dark:
+            feature = {"name": "prefers-color-scheme", "value": "dark"}
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        driver.get(page.resolve().as_uri())
+        ready = "return document.body.dataset.ready === '1'"
+        WebDriverWait(driver, 30).until(lambda made: made.execute_script(ready))
+        height = int(driver.execute_script(CUT, until, rows))
+        shown = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        asked = {"captureBeyondViewport": True, "clip": shown}
+        found = driver.execute_cdp_cmd("Page.captureScreenshot", asked)
     return Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")
 
 

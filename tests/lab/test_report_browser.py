@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from browser import chromium, needs_browser
+from pages import chromium, needs_browser
 from synthetic_study import AXES, KINDS, RETENTIONS, UNFINISHED, study
 
 from lightkv.lab.reporting import build_study

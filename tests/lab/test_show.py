@@ -24,10 +24,11 @@ from lightkv.demo.scenes import held_out_scenes
 from lightkv.lab.pictures import Picture, ShownRun, ShownStage, ShownView, collect, draw_png
 from lightkv.lab.pictures.collect import stages_of
 from lightkv.lab.pictures.data import DROPPED, IN_TEXT, differences, differing
-from lightkv.lab.pictures.page import embedded, page, page_data
+from lightkv.lab.pictures.page import page, page_data
 from lightkv.lab.pictures.paint import colors, paint_groups, paint_heat, paint_input
 from lightkv.lab.pictures.sheet import MOST_STAGES, chosen, places
 from lightkv.lab.pictures.views import shown_views
+from lightkv.lab.webpage import embedded
 
 ASK = ["what digit is cyan ?", "what digit is white ?"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from browser import chromium, needs_browser
+from pages import chromium, needs_browser
 from PIL import Image
 from test_show import picture_of
 

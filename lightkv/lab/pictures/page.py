@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from lightkv.core.errors import ConfigError
 from lightkv.lab.pictures.data import Picture
 from lightkv.lab.pictures.paint import FADED, RAMP, colors, heat_scale
 from lightkv.lab.pictures.views import separators
+from lightkv.lab.webpage import embedded, policy, write_text
 
 SMALL = 256
 """Pictures up to this size are embedded without loss, larger ones as JPEG."""
@@ -28,15 +27,7 @@ def write_html(picture: Picture, path: str | Path) -> str:
         ConfigError: the file cannot be written.
     """
     text = page(picture)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the file ({error.strerror or error})",
-            field="out",
-            value=str(path),
-            remedy="name a file in a folder that exists",
-        ) from error
+    write_text(path, text, "out")
     return text
 
 
@@ -45,16 +36,12 @@ def page(picture: Picture) -> str:
     here = files("lightkv.lab.pictures")
     style, script = ((here / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     title = html.escape(f"{picture.model}: {' / '.join(run.prompt for run in picture.runs[:1])}")
-    # What the page may load is said once more: nothing but what it holds.
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-    )
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta http-equiv="Content-Security-Policy" content="{policy()}">
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>
@@ -83,14 +70,6 @@ def page_data(picture: Picture) -> dict[str, Any]:
     data["ramp"] = [list(color) for color in RAMP]
     data["faded"] = list(FADED)
     return data
-
-
-def embedded(data: Any) -> str:
-    """JSON that may stand in a script element: no text in it can end the element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for mark in "<>&\u2028\u2029":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return text
 
 
 def data_uri(image: Image.Image) -> str:

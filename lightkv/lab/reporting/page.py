@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,8 @@ from lightkv.lab.reporting.effects import Effect, by_weight, main_effects
 from lightkv.lab.reporting.study import Group, Study
 from lightkv.lab.reporting.table import table_of
 from lightkv.lab.reporting.words import full_text
+from lightkv.lab.webpage import embedded, policy, write_text
 
-POLICY = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-)
-"""What the page may load, told to the browser: nothing but what it holds."""
 EXTRA = "report"
 
 
@@ -69,7 +65,7 @@ def page(study: Study, source: str = "results") -> str:
     return environment.from_string(template).render(
         name=_name(study),
         version=lightkv.__version__,
-        policy=POLICY,
+        policy=policy("data: blob:"),
         style=Markup(style),
         script=Markup(script),
         plotly=Markup(get_plotlyjs()),
@@ -92,24 +88,7 @@ def write_page(study: Study, path: str | Path, source: str = "results") -> None:
     Raises:
         ConfigError: the file cannot be written, or the extra is not installed.
     """
-    text = page(study, source)
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the page ({error.strerror or error})",
-            field="--out",
-            value=str(path),
-            remedy="name a file in a folder that exists",
-        ) from error
-
-
-def embedded(data: Any) -> str:
-    """JSON that may stand in a script element: no text in it can end the element."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for mark in "<>&\u2028\u2029":
-        text = text.replace(mark, f"\\u{ord(mark):04x}")
-    return text
+    write_text(path, page(study, source), "--out")
 
 
 def facts(study: Study) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from lightkv.lab.records import Outcome
-from lightkv.lab.tasks.base import Reference, Sample, Task, build_task, outcome
+from lightkv.lab.tasks.base import Reference, Sample, Task, answered, build_task
 from lightkv.lab.tasks.scoring import MEASURES, Measure
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ class Agreement(Task):
         self, subject: Subject, samples: Sequence[Sample], reference: Reference | None = None
     ) -> Iterator[Outcome]:
         measure = MEASURES[self.measure]
+
+        def judge(sample: Sample, answer: str) -> float:
+            truth = answer if reference is None else reference[sample.id]
+            return measure(answer, (truth,))
+
         for batch in self.batches(samples):
-            answers = subject.generate(batch, self.max_new_tokens)
-            kept = subject.last_retentions or [1.0] * len(batch)
-            for sample, answer, retention in zip(batch, answers, kept, strict=True):
-                truth = answer if reference is None else reference[sample.id]
-                yield outcome(sample, answer, measure(answer, (truth,)), retention)
+            yield from answered(subject, batch, self.max_new_tokens, judge)

@@ -101,6 +101,21 @@ class Task(BaseModel, ABC):
             yield order[start : start + self.batch_size]
 
 
+def answered(
+    subject: Subject, batch: list[Sample], limit: int, judge: Callable[[Sample, str], float]
+) -> Iterator[Outcome]:
+    """Outcomes of a batch: an answer to each sample, and its score.
+
+    Args:
+        limit: tokens of an answer.
+        judge: (sample, answer) → score.
+    """
+    answers = subject.generate(batch, limit)
+    kept = subject.last_retentions or [1.0] * len(batch)
+    for sample, answer, retention in zip(batch, answers, kept, strict=True):
+        yield outcome(sample, answer, judge(sample, answer), retention)
+
+
 def outcome(sample: Sample, answer: str, score: float, retention: float) -> Outcome:
     """The outcome of a sample."""
     return Outcome(

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from lightkv.lab.errors import TaskError
 from lightkv.lab.records import Outcome
-from lightkv.lab.tasks.base import Reference, Sample, Task, outcome
+from lightkv.lab.tasks.base import Reference, Sample, Task, answered
 from lightkv.lab.tasks.scoring import MEASURES, Measure
 
 if TYPE_CHECKING:
@@ -100,11 +100,12 @@ class Files(Task):
         self, subject: Subject, samples: Sequence[Sample], reference: Reference | None = None
     ) -> Iterator[Outcome]:
         measure = MEASURES[self.measure]
+
+        def judge(sample: Sample, answer: str) -> float:
+            return measure(answer, sample.answers)
+
         for batch in self.batches(samples):
-            answers = subject.generate(batch, self.max_new_tokens)
-            kept = subject.last_retentions or [1.0] * len(batch)
-            for sample, answer, retention in zip(batch, answers, kept, strict=True):
-                yield outcome(sample, answer, measure(answer, sample.answers), retention)
+            yield from answered(subject, batch, self.max_new_tokens, judge)
 
     # -- reading ----------------------------------------------------------------------------------
 

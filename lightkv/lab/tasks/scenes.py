@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from lightkv.lab.records import Outcome
-from lightkv.lab.tasks.base import Reference, Sample, Task, outcome
+from lightkv.lab.tasks.base import Reference, Sample, Task, answered
 
 if TYPE_CHECKING:
     from lightkv.lab.subject import Subject
@@ -67,11 +67,11 @@ class Scenes(Task):
         from lightkv.demo.evaluate import LIST_ANSWER_TOKENS, SHORT_ANSWER_TOKENS
         from lightkv.demo.scenes import Question, score
 
+        def judge(sample: Sample, answer: str) -> float:
+            asked = Question(sample.kind, sample.question, sample.answers[0], None)  # type: ignore[arg-type]
+            return score(asked, answer)
+
         for batch in self.batches(samples):
             is_list = any(sample.kind == "list" for sample in batch)
             limit = LIST_ANSWER_TOKENS if is_list else SHORT_ANSWER_TOKENS
-            answers = subject.generate(batch, limit)
-            kept = subject.last_retentions or [1.0] * len(batch)
-            for sample, answer, retention in zip(batch, answers, kept, strict=True):
-                question = Question(sample.kind, sample.question, sample.answers[0], None)  # type: ignore[arg-type]
-                yield outcome(sample, answer, score(question, answer), retention)
+            yield from answered(subject, batch, limit, judge)

@@ -1,4 +1,4 @@
-"""Headless Chromium for tests of pages; they skip themselves where it is missing."""
+"""Headless Chromium, for screenshots and for the tests of pages."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -21,17 +19,14 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-)
-
-needs_browser = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None, reason="needs chromium and chromedriver on the path"
+    "--hide-scrollbars",
 )
 
 
 @contextmanager
 def chromium(profile: Path, width: int, height: int) -> Iterator[Any]:
     """A driver that keeps the console's messages; `profile` is an empty folder."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+    from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
