@@ -30,6 +30,13 @@ def tune(
     strategy: Annotated[
         str, typer.Option(help="Presets or pipeline files with commas between: the best of them.")
     ] = "lightkv",
+    schedule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="To try besides the strategy's own: a change of its recipe, such as 'ratio: 0.4'; "
+            "repeatable. own: no other [gentler stages, or other depths]."
+        ),
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(help="files, agreement or perplexity [by whether the data have answers]."),
@@ -69,6 +76,7 @@ def tune(
                 measure=measure,
                 question=question,
                 strategy=strategy,
+                schedules=schedule or None,
                 max_drop=max_drop,
                 confidence=confidence,
                 range=ends,
@@ -134,7 +142,7 @@ def _show(tuned: Tuned, path: Path) -> None:
         seen = trial.margin
         bounds = f"[{tuned.points(seen.low)}, {tuned.points(seen.high)}]"
         table.add_row(
-            escape(trial.strategy),
+            escape(trial.name),
             f"{trial.retention:g}",
             f"{trial.achieved:.3f}",
             str(seen.samples),
@@ -145,7 +153,7 @@ def _show(tuned: Tuned, path: Path) -> None:
     out.print(table)
     gap = tuned.difference
     out.print(
-        f"{tuned.strategy} at retention {tuned.retention:g}: {tuned.points(gap.difference)} on "
+        f"{tuned.name} at retention {tuned.retention:g}: {tuned.points(gap.difference)} on "
         f"{gap.n} samples, above {tuned.points(tuned.margin.low)} with {tuned.confidence:.4g} "
         f"confidence ({tuned.points(-tuned.max_drop)} allowed).",
         markup=False,

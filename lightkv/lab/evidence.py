@@ -25,6 +25,7 @@ class Trial:
 
     Attributes:
         strategy, retention: as wanted.
+        schedule: what was changed in the strategy's recipe; "" if nothing.
         achieved: mean over the samples.
         margin: the difference to the uncompressed model on the samples that it was decided on.
         verdict: of them; undecided on all samples does not pass.
@@ -32,11 +33,17 @@ class Trial:
     """
 
     strategy: str
+    schedule: str
     retention: float
     achieved: float
     margin: Margin
     verdict: Verdict
     finished: bool
+
+    @property
+    def name(self) -> str:
+        """The strategy with its schedule."""
+        return f"{self.strategy} ({self.schedule})" if self.schedule else self.strategy
 
 
 @dataclass(frozen=True)
@@ -45,16 +52,17 @@ class Tuned:
 
     Attributes:
         pipeline: with explicit stages for this model.
-        strategy, retention: that it was made of.
+        strategy, schedule, retention: that it was made of, as in `Trial`.
         achieved: retention, mean over all samples.
         max_drop, confidence: as asked.
         decision_confidence: of each single bound, so that all decisions together have `confidence`.
         margin: one-sided bounds at `decision_confidence`, on all samples.
         difference: to the uncompressed model on all samples, with the two-sided 95 % interval.
-        trials: retentions tried, in order.
-        evaluations: how many.
+        trials: schedules and retentions tried, in order.
+        evaluations: how many retentions.
         answered: answers that they took, those of the uncompressed model left out.
-        sweep: answers that the same strategies at every retention of the range would have taken.
+        sweep: answers that the same strategies and schedules at every retention of the range would
+            have taken.
         range, step: of the retentions.
         model, task, seed, versions: what they were tried with.
         accuracy: whether scores are shares of right answers.
@@ -63,6 +71,7 @@ class Tuned:
 
     pipeline: PipelineSpec
     strategy: str
+    schedule: str
     retention: float
     achieved: float
     max_drop: float
@@ -82,6 +91,11 @@ class Tuned:
     versions: dict[str, str]
     accuracy: bool
     remarks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The strategy with its schedule."""
+        return f"{self.strategy} ({self.schedule})" if self.schedule else self.strategy
 
     def points(self, value: float) -> str:
         """A difference of scores as text: in percent points where scores are shares."""
@@ -110,7 +124,8 @@ class Tuned:
         yield f"task: {json.dumps(self.task, ensure_ascii=False)}"
         yield f"samples: {gap.n}, of {self.margin.clusters} pictures; seed: {self.seed}"
         yield f"asked: a difference above {drop} {unit}, {self.confidence:.4g} confidence"
-        yield f"strategy: {self.strategy}; retention: {self.retention:g}, achieved {self.achieved:.4f}"
+        yield f"strategy: {self.strategy}; schedule: {self.schedule or 'its own'}"
+        yield f"retention: {self.retention:g}, achieved {self.achieved:.4f}"
         means = (f"{scale * mean:.{digits}f}" for mean in (gap.mean_base, gap.mean_other))
         yield "mean score: {} uncompressed, {} compressed".format(*means)
         yield (
@@ -129,7 +144,7 @@ class Tuned:
         for trial in self.trials:
             seen = trial.margin
             yield (
-                f"- {trial.strategy} {trial.retention:g} {trial.achieved:.4f} {seen.samples} "
+                f"- {trial.name} {trial.retention:g} {trial.achieved:.4f} {seen.samples} "
                 f"{self.points(seen.difference)} [{self.points(seen.low)}, "
                 f"{self.points(seen.high)}] {trial.verdict}"
             )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.lab.candidates import Candidate, candidates
 from lightkv.lab.errors import NotShownError
 from lightkv.lab.evaluating import Evaluator, Report
 from lightkv.lab.evidence import Trial, Tuned, check_out, write
 from lightkv.lab.forms import spec_data
 from lightkv.lab.margins import growing, margin
 from lightkv.lab.planning import seeded
+from lightkv.lab.racing import Look, Race
 from lightkv.lab.searching import Found, Verdict, most_points, search
 from lightkv.lab.stats import paired
 from lightkv.lab.subject import Subject
@@ -33,6 +36,7 @@ def tune(
     measure: str | None = None,
     question: str | None = None,
     strategy: str | Sequence[str] = "lightkv",
+    schedules: Sequence[Mapping[str, Any] | str] | None = None,
     max_drop: float | str = 0.01,
     confidence: float | str = 0.95,
     range: str | tuple[float, float] = RANGE,
@@ -45,12 +49,13 @@ def tune(
     device: str | None = None,
     progress: Report | None = None,
 ) -> Tuned:
-    """Find the smallest retention whose loss is shown to be below `max_drop`.
+    """Find the smallest retention, and the schedule for it, whose loss is shown to be below `max_drop`.
 
-    Bisection over the retentions of the range, with samples that grow until they decide. A retention
-    passes if a one-sided bound of its paired difference to the uncompressed model, by bootstrap over
-    pictures, is above −`max_drop` on all samples. That more retention loses no more is assumed; one
-    retention below the answer's neighbour tests it.
+    Bisection over the retentions of the range, and at each of them successive halving over schedules,
+    with samples that grow until they decide. A retention passes if with one of its schedules a
+    one-sided bound of the paired difference to the uncompressed model, by bootstrap over pictures, is
+    above −`max_drop` on all samples. That more retention loses no more is assumed; one retention
+    below the answer's neighbour tests it.
 
     Args:
         model: `demo`, a checkpoint directory, a hub id, or a subject that is loaded.
@@ -59,6 +64,9 @@ def tune(
         measure, question: of files.
         strategy: presets or pipeline files, with commas between them or as a list: the one that
             passes at the smallest retention, of several the one that loses less there.
+        schedules: to try besides a strategy's own: changes of its recipe, such as `{"ratio": 0.4}` or
+            `"ratio: 0.4"`. None: gentler stages, or other depths (`lightkv.lab.candidates`).
+            `["own"]`: no others.
         max_drop: of the mean score: `"1%"` or 0.01. Of the mean log-probability for `perplexity`.
         confidence: that the retention found loses less, whatever path the search takes.
         range, step: retentions to choose from.
@@ -85,6 +93,7 @@ def tune(
         raise ConfigError("must be at least 0", field="seed", value=seed)
     path = None if out is None else check_out(out)
     specs = _specs(strategy)
+    tried = [_candidates(name, spec, schedules, seed) for name, spec in specs.items()]
     chosen = task_of(data, task, measure=measure, question=question, seed=seed)
     rungs = growing(chosen.samples(), seed, samples)
     if not rungs or not rungs[0]:
@@ -93,8 +102,7 @@ def tune(
         model if isinstance(model, Subject) else Subject.load(model, dtype=dtype, device=device)
     )
     evaluator = Evaluator(subject, chosen, rungs, seed, progress)
-    tuner = _Tuner(evaluator, drop, sure, points, step, budget, len(specs))
-    tuned = tuner.best(specs)
+    tuned = _Tuner(evaluator, drop, sure, points, step, budget, tried).best()
     if path is not None:
         write(tuned, path)
     return tuned
@@ -118,6 +126,20 @@ def _specs(strategy: str | Sequence[str]) -> dict[str, PipelineSpec]:
     return found
 
 
+def _candidates(
+    name: str, spec: PipelineSpec, schedules: Sequence[Mapping[str, Any] | str] | None, seed: int
+) -> list[Candidate]:
+    return candidates(name, PipelineSpec.parse(seeded(spec_data(spec), seed)), schedules)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What passes, and at which retention."""
+
+    candidate: Candidate
+    retention: float
+
+
 class _Tuner:
     """Searches one strategy after the other."""
 
@@ -129,7 +151,7 @@ class _Tuner:
         points: Sequence[float],
         step: float,
         budget: int | None,
-        strategies: int,
+        tried: Sequence[list[Candidate]],
     ) -> None:
         self.evaluator = evaluator
         self.max_drop = max_drop
@@ -137,69 +159,84 @@ class _Tuner:
         self.points = points
         self.step = step
         self.budget = min(len(points), budget or most_points(len(points)))
+        self.tried = tried
+        self.number = sum(map(len, tried))
         # Bonferroni over everything that could be accepted wrongly.
-        self.alpha = (1.0 - confidence) / (self.budget * strategies)
-        self.strategies = strategies
+        self.alpha = (1.0 - confidence) / (self.budget * self.number)
         self.trials: dict[tuple[str, float], Trial] = {}
         self.remarks: list[str] = []
 
-    def best(self, specs: Mapping[str, PipelineSpec]) -> Tuned:
-        """The strategy that passes at the smallest retention."""
-        answer: tuple[str, float] | None = None
-        for name, raw in specs.items():
-            spec = PipelineSpec.parse(seeded(spec_data(raw), self.evaluator.seed))
+    def best(self) -> Tuned:
+        """The strategy that passes at the smallest retention, with the schedule that does."""
+        answer: Answer | None = None
+        for some in self.tried:
             # Another strategy is of interest only where it is at least as small.
-            top = self.points[-1] if answer is None else answer[1]
-            retention = self._search(name, spec, [p for p in self.points if p <= top])
-            if retention is not None and (
-                answer is None or self._better((name, retention), answer)
-            ):
-                answer = (name, retention)
+            top = self.points[-1] if answer is None else answer.retention
+            found = self._search(some, [p for p in self.points if p <= top])
+            if found is not None and (answer is None or self._better(found, answer)):
+                answer = found
         if answer is None:
             raise self._not_shown()
-        return self._tuned(*answer)
+        return self._tuned(answer)
 
-    def _better(self, one: tuple[str, float], other: tuple[str, float]) -> bool:
-        gaps = [self.trials[key].margin.difference for key in (one, other)]
-        return one[1] < other[1] or gaps[0] > gaps[1]
+    def _better(self, one: Answer, other: Answer) -> bool:
+        gaps = [self.trials[each.candidate.name, each.retention].margin for each in (one, other)]
+        return one.retention < other.retention or gaps[0].difference > gaps[1].difference
 
-    def _search(self, name: str, spec: PipelineSpec, wanted: Sequence[float]) -> float | None:
-        reasons = {p: self.evaluator.reachable(spec, p) for p in wanted}
-        points = [p for p in wanted if reasons[p] is None]
+    def _search(self, some: Sequence[Candidate], wanted: Sequence[float]) -> Answer | None:
+        strategy = some[0].strategy
+        reasons = {
+            (each.name, p): self.evaluator.reachable(each.spec, p) for p in wanted for each in some
+        }
+        here = {p: [each for each in some if reasons[each.name, p] is None] for p in wanted}
+        points = [p for p in wanted if here[p]]
         if not points:
             raise ConfigError(
-                f"the strategy reaches no retention of the range: {reasons[wanted[-1]]}",
+                f"the strategy reaches no retention of the range: {reasons[strategy, wanted[-1]]}",
                 field="strategy",
-                value=name,
+                value=strategy,
                 remedy="leave it out, or change --range",
             )
         if len(points) < len(wanted):
-            gone = [p for p in wanted if reasons[p] is not None]
+            gone = [p for p in wanted if not here[p]]
             self.remarks.append(
-                f"{name}: {len(gone)} retentions from {gone[0]:g} to {gone[-1]:g} are out of reach: "
-                f"{reasons[gone[0]]}"
+                f"{strategy}: {len(gone)} retentions from {gone[0]:g} to {gone[-1]:g} are out of "
+                f"reach: {reasons[strategy, gone[0]]}"
             )
+        races = {p: Race(here[p]) for p in points}
 
         def judge(point: int, rung: int) -> Verdict:
-            return self._judge(name, spec, points[point], rung)
+            retention = points[point]
+            return races[retention].run(rung, lambda each: self._look(each, retention, rung))
 
         found = search(len(points), len(self.evaluator.rungs), judge, self.budget)
-        self._remark(name, points, found)
-        return None if found.answer is None else points[found.answer]
+        self._remark(strategy, points, found)
+        if found.answer is None:
+            return None
+        retention = points[found.answer]
+        winner = races[retention].winner
+        assert winner is not None
+        return Answer(winner, retention)
 
-    def _judge(self, name: str, spec: PipelineSpec, retention: float, rung: int) -> Verdict:
-        evaluator = self.evaluator
+    def _look(self, candidate: Candidate, retention: float, rung: int) -> Look:
+        evaluator, name = self.evaluator, candidate.name
         base = evaluator.base(rung)
-        other = evaluator.outcomes(name, spec, retention, rung)
+        other = evaluator.outcomes(name, candidate.spec, retention, rung)
         seen = margin(
             base, other, self.alpha, accuracy=evaluator.task.accuracy, seed=evaluator.seed
         )
         verdict = seen.verdict(self.max_drop)
-        achieved = sum(outcome.retention for outcome in other) / len(other)
-        finished = rung == len(evaluator.rungs) - 1
-        self.trials[name, retention] = Trial(name, retention, achieved, seen, verdict, finished)
+        self.trials[name, retention] = Trial(
+            strategy=candidate.strategy,
+            schedule=candidate.schedule,
+            retention=retention,
+            achieved=sum(outcome.retention for outcome in other) / len(other),
+            margin=seen,
+            verdict=verdict,
+            finished=rung == len(evaluator.rungs) - 1,
+        )
         evaluator.trials = len(self.trials)
-        return verdict
+        return verdict, seen.difference
 
     def _remark(self, name: str, points: Sequence[float], found: Found) -> None:
         if found.answer is None:
@@ -215,13 +252,15 @@ class _Tuner:
                 "bisection takes quality to grow with retention, so look at a full sweep"
             )
 
-    def _tuned(self, name: str, retention: float) -> Tuned:
-        evaluator, trial = self.evaluator, self.trials[name, retention]
-        spec, last = evaluator.pipeline(name, retention), len(evaluator.rungs) - 1
-        base, other = evaluator.base(last), evaluator.outcomes(name, spec, retention, last)
+    def _tuned(self, answer: Answer) -> Tuned:
+        evaluator, candidate, retention = self.evaluator, answer.candidate, answer.retention
+        trial, last = self.trials[candidate.name, retention], len(evaluator.rungs) - 1
+        base = evaluator.base(last)
+        other = evaluator.outcomes(candidate.name, candidate.spec, retention, last)
         return Tuned(
-            pipeline=spec,
-            strategy=name,
+            pipeline=evaluator.pipeline(candidate.name, retention),
+            strategy=candidate.strategy,
+            schedule=candidate.schedule,
             retention=retention,
             achieved=trial.achieved,
             max_drop=self.max_drop,
@@ -230,9 +269,9 @@ class _Tuner:
             margin=trial.margin,
             difference=paired(base, other, seed=evaluator.seed),
             trials=tuple(self.trials.values()),
-            evaluations=len(self.trials),
+            evaluations=len({(each.strategy, each.retention) for each in self.trials.values()}),
             answered=evaluator.answered,
-            sweep=len(self.points) * self.strategies * evaluator.total,
+            sweep=len(self.points) * self.number * evaluator.total,
             range=(self.points[0], self.points[-1]),
             step=self.step,
             model=evaluator.subject.name or type(evaluator.subject.model).__name__,
@@ -248,7 +287,7 @@ class _Tuner:
         seen = top.margin
         return NotShownError(
             f"no retention from {self.points[0]:g} to {self.points[-1]:g} is shown to lose less with "
-            f"{self.confidence:.4g} confidence: {top.strategy} at {top.retention:g} loses "
+            f"{self.confidence:.4g} confidence: {top.name} at {top.retention:g} loses "
             f"{0.0 - seen.difference:.4f} on {seen.samples} samples, at most {-seen.low:.4f}; "
             "nothing was written",
             field="max_drop",

@@ -15,10 +15,12 @@ from PIL import Image
 from lightkv.core.errors import ConfigError, LightKVError
 from lightkv.core.pipeline import PipelineSpec, resolve_spec
 from lightkv.lab import tune
+from lightkv.lab.candidates import candidates
 from lightkv.lab.errors import NotShownError, TaskError
 from lightkv.lab.evaluating import Evaluator
 from lightkv.lab.evidence import HEAD, write
 from lightkv.lab.margins import growing, margin
+from lightkv.lab.racing import Race
 from lightkv.lab.records import Outcome
 from lightkv.lab.searching import most_points, search
 from lightkv.lab.subject import Subject
@@ -93,6 +95,80 @@ def test_quality_that_does_not_grow_is_reported():
     found = search(9, 1, lambda point, rung: "accepted" if passes[point] else "rejected")
     assert found.answer == 5
     assert found.odd == (3,)
+
+
+# -- several schedules ----------------------------------------------------------------------------
+
+
+def names(preset, asked=None):
+    return [each.name for each in candidates(preset, resolve_spec(preset), asked)]
+
+
+def test_schedules_to_try_follow_from_the_recipe():
+    assert names("lightkv") == ["lightkv", "lightkv (ratio 0.4)", "lightkv (ratio 0.35)"]
+    assert names("fastv") == ["fastv", "fastv (after_layer 1)", "fastv (after_layer 4)"]
+    assert names("pyramiddrop") == ["pyramiddrop", "pyramiddrop (depths 0.175-0.35-0.525)"]
+    assert names("visionzip") == ["visionzip"]  # before the decoder: there is no other place
+    assert names("rand") == ["rand"]  # nor on the cache
+
+
+def test_schedules_that_are_asked_for():
+    assert names("lightkv", ["own"]) == ["lightkv"]
+    asked = ["ratio: 0.3, windows: [6, 3, 1]", {"ratio": 0.5}, {"after_layer": 2}]
+    made = candidates("lightkv", resolve_spec("lightkv"), asked)  # a ratio of 0.5 is its own
+    labels = ["", "ratio 0.3, windows 6-3-1", "after_layer 2"]
+    assert [each.schedule for each in made] == labels
+    assert made[1].spec.schedule.windows == (6, 3, 1)
+    assert made[1].spec.model_copy(update={"schedule": made[0].spec.schedule}) == made[0].spec
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("rato: 0.4", "Did you mean 'ratio'"),
+        ("ratio", "no key of a recipe with a value"),
+        ("ratio=0.4", "Such as 'ratio: 0.4'"),
+        ("ratio: [0.4", "cannot be read"),
+        ("ratio: much", "valid number"),
+        ("retention: 0.5", "what tune looks for"),
+        ({}, "a change of the strategy's recipe"),
+        (0.4, "a change of the strategy's recipe"),
+    ],
+)
+def test_schedules_that_cannot_be_meant(asked, message):
+    with pytest.raises(ConfigError, match=message):
+        tune("no such model", "scenes:5", schedules=[asked])
+
+
+@given(st.integers(1, 8), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_a_race_looks_at_fewer_the_more_a_look_takes(number, rungs, random):
+    worth = random.sample(range(number), number)
+    race = Race(list(range(number)))
+    for rung in range(rungs):
+        looked = []
+
+        def look(one, looked=looked):
+            looked.append(one)
+            return "undecided", worth[one]
+
+        assert race.run(rung, look) == "undecided"
+        assert len(looked) == math.ceil(number / 2**rung)
+        if rung:  # the best of those looked at before
+            assert sorted(worth[one] for one in looked) == list(range(number))[-len(looked) :]
+    assert race.winner is None
+
+
+def test_a_race_ends_with_the_first_that_is_accepted():
+    race = Race(["own", "gentle", "gentler"])
+    told = {"own": ("rejected", -5.0), "gentle": ("accepted", -1.0)}
+    assert race.run(0, told.__getitem__) == "accepted"
+    assert race.winner == "gentle"
+    # It misled: on all samples it does not pass, and the one that nobody looked at does.
+    told = {"gentle": ("undecided", -2.0), "gentler": ("accepted", 0.0)}
+    assert race.run(2, told.__getitem__) == "accepted"
+    assert race.winner == "gentler"
+    assert race.run(2, lambda one: ("rejected", -9.0)) == "rejected"
+    assert race.winner is None
 
 
 # -- bounds ---------------------------------------------------------------------------------------
@@ -254,6 +330,7 @@ def tuned(subject, tmp_path_factory):
         max_drop="40%",
         range="0.2:0.7",
         step=0.1,
+        schedules=["own"],
         out=out,
         progress=steps.append,
     )
@@ -303,6 +380,7 @@ def test_the_file_runs_and_holds_the_evidence(tuned, subject):
 def test_agreement_needs_no_labels_and_strategies_compete(subject, tmp_path):
     task = {"name": "agreement", "batch_size": 24, "max_new_tokens": 2, "of": COUNTS}
     options = {"max_drop": "60%", "range": (0.3, 0.6), "step": 0.3, "samples": 12}
+    options["schedules"] = ["own"]
     both = tune(subject, task, strategy=["fastv", "lightkv"], **options)
     assert both.difference.mean_base == 1.0  # the uncompressed model agrees with itself
     assert {trial.strategy for trial in both.trials} == {"fastv", "lightkv"}
@@ -310,6 +388,24 @@ def test_agreement_needs_no_labels_and_strategies_compete(subject, tmp_path):
     best = min(t.retention for t in both.trials if t.finished and t.verdict == "accepted")
     assert both.retention == best
     assert both.decision_confidence == pytest.approx(1 - 0.05 / 4)
+
+
+def test_a_gentler_schedule_goes_further(tuned, subject):
+    own, _, _ = tuned
+    found = tune(subject, COUNTS, max_drop="40%", range="0.2:0.7", step=0.1)
+    assert found.retention < own.retention
+    assert found.schedule.startswith("ratio 0.")
+    assert found.name == f"lightkv ({found.schedule})"
+    assert f"strategy: lightkv; schedule: {found.schedule}" in found.to_yaml()
+    assert max(stage.ratio for stage in found.pipeline.schedule) < 0.5
+    assert found.decision_confidence == pytest.approx(1 - 0.05 / (3 * most_points(6)))
+    assert found.sweep == 3 * 6 * 24
+    won = [t for t in found.trials if t.finished and t.verdict == "accepted"]
+    assert (found.schedule, found.retention) in {(t.schedule, t.retention) for t in won}
+    # The neighbour below was judged on all samples too, with the schedule that did best there.
+    below = [t for t in found.trials if t.retention == pytest.approx(found.retention - 0.1)]
+    assert any(t.finished for t in below)
+    assert not any(t.verdict == "accepted" for t in below)
 
 
 def test_nothing_is_written_where_nothing_is_shown(subject, tmp_path):
