@@ -64,9 +64,11 @@ def tune(
     """Find the smallest retention with a small enough loss; write its pipeline with the evidence."""
     from lightkv.cli.loading import quiet_libraries
     from lightkv.lab.errors import NotShownError
+    from lightkv.lab.evidence import check_out, write
     from lightkv.lab.tuning import tune as find
 
     quiet_libraries()
+    path = check_out(out)
     try:
         with _bar() as progress:
             tuned = find(
@@ -84,7 +86,6 @@ def tune(
                 budget=budget,
                 samples=samples,
                 seed=seed,
-                out=out,
                 dtype=dtype,
                 device=device,
                 progress=progress,
@@ -95,10 +96,14 @@ def tune(
     except KeyboardInterrupt:
         notes().print("Stopped; nothing was written.")
         raise typer.Abort from None
+    # Told first: a disk that has filled up meanwhile must not cost the result.
     if json:
         print_json({**tuned.to_dict(), "out": str(out)})
     else:
-        _show(tuned, out)
+        _show(tuned)
+    write(tuned, path)
+    if not json:
+        console().print(f"Written: {out}", markup=False)
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def _bar() -> Iterator[Any]:
 # -- printing -------------------------------------------------------------------------------------
 
 
-def _show(tuned: Tuned, path: Path) -> None:
+def _show(tuned: Tuned) -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -160,7 +165,6 @@ def _show(tuned: Tuned, path: Path) -> None:
     )
     for remark in tuned.remarks:
         out.print(f"Remark: {remark}.", markup=False)
-    out.print(f"Written: {path}", markup=False)
     out.print(
         f"{tuned.evaluations} retentions and {tuned.answered} answers, where a sweep of the range "
         f"takes {tuned.sweep}. Differences to the uncompressed model are "

@@ -158,7 +158,8 @@ def check_out(out: str | Path) -> Path:
     """Where to write, before a long run.
 
     Raises:
-        ConfigError: no such folder, a folder itself, or a file that no tuning has written.
+        ConfigError: no such folder, one that nothing can be written into, a folder itself, or a
+            file that no tuning has written.
     """
     path = Path(out).expanduser()
     if path.is_dir() or not path.absolute().parent.is_dir():
@@ -177,6 +178,12 @@ def check_out(out: str | Path) -> Path:
                 value=str(out),
                 remedy="name another file, or remove this one",
             )
+    part = _part(path)
+    try:
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
     return path
 
 
@@ -186,16 +193,24 @@ def write(tuned: Tuned, path: Path) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _part(path)
     try:
         part.write_text(tuned.to_yaml(), encoding="utf-8")
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise ConfigError(
-            f"cannot write the file ({error.strerror or error})",
-            field="out",
-            value=str(path),
-            remedy="name a file on a disk with room; --json prints the result as well",
-        ) from error
+        raise _cannot_write(path, error) from error
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def _cannot_write(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot write the file ({error.strerror or error})",
+        field="out",
+        value=str(path),
+        remedy="name a file in a folder that can be written, on a disk with room",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -19,6 +20,8 @@ SHARES = (0.25, 0.5, 1.0)
 """Of the pictures, in the growing sets of samples."""
 FEWEST = 8
 """Pictures in the smallest set; fewer say nothing."""
+FEWEST_UNBOUNDED = 20
+"""Pictures below which scores without a limit, such as log-probabilities, have no bounds."""
 IN_TAIL = 100
 """Resamples beyond a bound, at least."""
 MOST_RESAMPLES = 200_000
@@ -61,28 +64,40 @@ def margin(
 
     Bootstrap over clusters, bias-corrected and accelerated (BCa: Efron, JASA 82, 1987): losses are
     rare and so skewed, and a plain percentile bound of 5 % errs in up to 15 % of such data. Each
-    bound has one more sample against it, one that is wholly lost (for the lower) or won: without it
-    samples that all agree would have an interval of width 0, however few they are.
+    bound has one more cluster against it, as large as the largest and wholly lost (for the lower) or
+    won: without it samples that all agree would have an interval of width 0, however few they are,
+    and with one lost sample in its place many questions about few pictures would count as many proofs.
 
     Args:
         base, other: outcomes of the same samples, in any order.
         alpha: probability of error of each bound.
-        accuracy: scores are in 0 to 1, so that 1 can be lost; else the extra sample is as far off
-            as the farthest one.
+        accuracy: scores are in 0 to 1, so that 1 can be lost. Else nobody knows how much can be:
+            the extra samples are as far off as the farthest one, and fewer than `FEWEST_UNBOUNDED`
+            clusters have no bounds.
         seed: of the bootstrap.
         resamples: at least; more where `alpha` is small.
     """
     found = {outcome.sample: outcome.score for outcome in other}
     change = np.array([found[o.sample] - o.score for o in base], dtype=np.float64)
     clusters = [outcome.cluster for outcome in base]
-    own = max(clusters) + "+"  # no other's name
+    sizes = Counter(clusters)
+    if not accuracy and len(sizes) < FEWEST_UNBOUNDED:
+        return Margin(len(base), len(sizes), float(change.mean()), -math.inf, math.inf)
     worst = 1.0 if accuracy else float(np.abs(change).max())
     number = min(MOST_RESAMPLES, max(resamples, math.ceil(IN_TAIL / alpha)))
+    most = max(sizes.values())
+    grown = [*clusters, *[max(sizes) + "+"] * most]  # no other's name
     low, high = (
-        _bound(np.append(change, extra), [*clusters, own], share, number, seed)
+        _bound(np.append(change, [extra] * most), grown, share, number, seed)
         for extra, share in ((-worst, alpha), (worst, 1.0 - alpha))
     )
-    return Margin(len(base), len(set(clusters)), float(change.mean()), low, high)
+    return Margin(len(base), len(sizes), float(change.mean()), low, high)
+
+
+def surest(samples: Sequence[Sample], alpha: float, *, seed: int = 0) -> Margin:
+    """What samples show of an accuracy that loses nothing on any of them: no bound can be closer."""
+    same = [Outcome(s.id, s.cluster, s.kind, s.question, "", 1.0) for s in samples]
+    return margin(same, same, alpha, seed=seed)
 
 
 def _bound(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline import PipelineSpec
 
-DATA = ("--model", "demo", "--data", "scenes:4")
+DATA = ("--model", "demo", "--data", "scenes:16")
 
 
 def test_finds_prints_and_writes(bundled, tmp_path, call):
@@ -31,9 +32,24 @@ def test_nothing_shown_is_exit_code_1(bundled, tmp_path, call):
     out = tmp_path / "t.yaml"
     result = call("tune", *DATA, "--range", "0.5:0.5", "--out", out)
     assert result.exit_code == 1
-    assert "no retention from 0.5 to 0.5 is shown" in result.stderr
+    assert "not even a loss of 0 is shown" in result.stderr
     assert "Traceback" not in result.output
     assert not out.exists()
+
+
+def test_a_disk_that_fills_up_costs_the_file_and_not_the_result(
+    bundled, tmp_path, call, monkeypatch
+):
+    def full(tuned, path):
+        raise ConfigError("cannot write the file (No space left on device)", field="out")
+
+    monkeypatch.setattr("lightkv.lab.evidence.write", full)
+    out = tmp_path / "t.yaml"
+    few = ("--max-drop", "60%", "--range", "0.4:0.4", "--out", out, "--json")
+    result = call("tune", *DATA, *few)
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["retention"] == 0.4
+    assert "No space left" in result.stderr
 
 
 def test_errors_are_one_line(bundled, tmp_path, fails):
