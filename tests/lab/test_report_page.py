@@ -299,7 +299,28 @@ def test_the_results_are_never_overwritten(small, tmp_path):
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="would overwrite the results"):
         lab.report(path, tmp_path / "." / "results.sqlite")
+    link = tmp_path / "link.html"
+    link.hardlink_to(path)
+    with pytest.raises(ConfigError, match="would overwrite the results"):
+        lab.report(path, link)
     assert path.read_bytes() == before
+
+
+def test_pages_are_named_as_pages_and_cost_no_other_results(small, tmp_path):
+    path = write(tmp_path / "results.sqlite", *small)
+    other = write(tmp_path / "other.sqlite", *small)
+    named = other.rename(tmp_path / "other.html")
+    before = named.read_bytes()
+    with pytest.raises(ConfigError, match="results of another grid"):
+        lab.report(path, named)
+    assert named.read_bytes() == before
+    for out in ("-", tmp_path / "page", tmp_path / "page.png"):
+        with pytest.raises(ConfigError, match="not the name of a page"):
+            lab.report(path, out)
+    page_file = tmp_path / "page.HTM"
+    page_file.write_text("an older page")
+    lab.report(path, page_file)
+    assert page_file.stat().st_size > 1e6
 
 
 def test_missing_extra_is_named(small, tmp_path, monkeypatch):
