@@ -353,6 +353,14 @@ def test_files_are_checked_before_a_model_is_loaded(tmp_path):
         lightkv_show([tmp_path / "none.png"], ["a"], ["lightkv"])
     with pytest.raises(LightKVError, match="Did you mean 'lightkv'"):
         lightkv_show([tmp_path / "none.png"], ["a"], ["lightvk"])
+    picture, link = tmp_path / "scene.png", tmp_path / "link.png"
+    scene().save(picture)
+    link.symlink_to(picture)
+    before = picture.read_bytes()
+    for out in (picture, tmp_path / "." / "scene.png", link):
+        with pytest.raises(ConfigError, match="would overwrite the picture"):
+            lightkv.lab.show(None, [scene(), str(picture)], ["a"], out=["a.html", out])
+    assert picture.read_bytes() == before
     model = make_model()
     with pytest.raises(ConfigError, match="processor"):
         lightkv.lab.show(model, [scene()], ["a"])

@@ -48,7 +48,7 @@ def show(
 
     Raises:
         ConfigError: no pictures, more than two prompts or strategies, an unreadable picture, a file
-            that cannot be written or of another format.
+            that cannot be written, is of another format or is one of the pictures.
         ModelError: a model that cannot be loaded or takes no pictures.
     """
     from lightkv.cli.command_run import open_image
@@ -59,6 +59,7 @@ def show(
     check_counts(images, prompts, strategies)
     for path in out:
         check_target(path)
+        check_apart(path, images)
     specs = [resolve_spec(strategy) for strategy in strategies]
     pictures = [open_image(Path(i)) if isinstance(i, str | Path) else i for i in images]
     name = None
@@ -120,3 +121,27 @@ def check_target(path: str | Path) -> str:
             remedy="name a file in a folder that exists",
         )
     return suffix
+
+
+def check_apart(path: str | Path, images: Sequence[Any]) -> None:
+    """Refuse to draw over a picture that is drawn on.
+
+    Raises:
+        ConfigError: the file is one of the pictures, under any name.
+    """
+    target = Path(path)
+    for image in images:
+        if isinstance(image, str | Path) and _same(target, Path(image)):
+            raise ConfigError(
+                "it would overwrite the picture that is drawn on",
+                field="out",
+                value=str(path),
+                remedy="name another file",
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False  # one of them does not exist, or cannot be looked at
