@@ -165,10 +165,13 @@
 
   function story(run, stage, token) {
     const lines = [`token ${token}: ${place(token)}`];
-    const before = run.stages.slice(0, run.stages.indexOf(stage) + 1);
     if (!stage) return `${lines[0]}\nas it enters`;
+    // What the patch went through: a layer's cache has seen the stages in front of that layer, and no
+    // other layer's cache.
+    const before = run.stages.filter((s, place) => s === stage || (s.site === "layers" &&
+      (stage.site === "cache" ? s.layer <= stage.layer : place < run.stages.indexOf(stage))));
     const home = stage.home[token];
-    const since = before.find((s) => s.site === stage.site && s.home[token] !== token);
+    const since = before.find((s) => s.home[token] !== token);
     if (home === DROPPED) lines.push(`dropped ${(before.find((s) => s.home[token] === DROPPED) || stage).title}`);
     else if (home < 0) lines.push(`merged into an entry of the text, ${stage.title}`);
     else {
