@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,6 +19,7 @@ import lightkv
 import lightkv.lab
 from lightkv.core.errors import ConfigError, LightKVError, SessionError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline import PipelineSpec, get_preset
 from lightkv.demo.architecture import make_model, make_processor
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes
@@ -26,7 +28,7 @@ from lightkv.lab.pictures.collect import stages_of
 from lightkv.lab.pictures.data import DROPPED, IN_TEXT, differences, differing
 from lightkv.lab.pictures.page import page, page_data
 from lightkv.lab.pictures.paint import colors, paint_groups, paint_heat, paint_input
-from lightkv.lab.pictures.sheet import MOST_STAGES, chosen, places
+from lightkv.lab.pictures.sheet import MOST_STAGES, _Sheet, chosen, places
 from lightkv.lab.pictures.views import shown_views
 from lightkv.lab.webpage import embedded
 
@@ -151,6 +153,25 @@ def test_stages_on_the_cache_have_one_for_each_layer(strategy):
     assert chosen(run.stages)[-1] is run.stages[-1]
 
 
+def test_stages_tell_what_entered_them(tmp_path, monkeypatch):
+    """Caches take nothing from one another; and the PNG leaves stages out that took something."""
+    schedule = [{"after_layer": 3, "ratio": 0.5}, {"site": "cache", "ratio": 0.5}]
+    data = yaml.safe_load(get_preset("tome").to_yaml())
+    spec = PipelineSpec.parse({**data, "schedule": schedule})
+    picture = picture_of(["list all digits"], [spec], retention=None)
+    stages = picture.runs[0].stages
+    expected = [(144, 72)] + [(144, 72)] * 3 + [(72, 36)] * 9
+    assert [(stage.entered, stage.left) for stage in stages] == expected
+    assert [s["entered"] for s in picture.to_dict()["runs"][0]["stages"]] == [
+        e for e, _ in expected
+    ]
+    written = []
+    monkeypatch.setattr(_Sheet, "_panel", lambda self, *given: written.append(given[3]) or 0)
+    draw_png(picture, tmp_path / "a.png")
+    drawn = [f"{stage.title}: {stage.entered} to {stage.left}" for stage in chosen(stages)]
+    assert written == ["input", *drawn]
+
+
 def test_full_retention_is_the_input_alone():
     picture = picture_of(["list all digits"], retention=1.0)
     assert picture.runs[0].stages == ()
@@ -173,7 +194,7 @@ def pictures(draw):
         views.append(ShownView(f"picture {number + 1}", tokens, Image.fromarray(pixels), "encoder"))
         count += rows * columns + draw(st.integers(0, 2))
     home = np.arange(count)
-    stages = []
+    stages, left = [], count
     for layer in range(draw(st.integers(1, 3))):
         alive = np.unique(home[home >= 0])
         goes = {h: random.choice([h, random.choice(alive), DROPPED]) for h in alive.tolist()}
@@ -181,12 +202,9 @@ def pictures(draw):
         goes = {h: t if t == DROPPED or goes[t] == t else h for h, t in goes.items()}
         home = np.array([goes.get(h, h) for h in home.tolist()])
         guidance = np.where(random.random(count) < 0.8, random.random(count), np.nan)
-        left = np.unique(home[home >= 0]).size
-        stages.append(
-            ShownStage(
-                f"after layer {layer}", layer, "layers", home, np.ones(count), guidance, left
-            )
-        )
+        entered, left = left, np.unique(home[home >= 0]).size
+        figures = (home, np.ones(count), guidance, left, entered)
+        stages.append(ShownStage(f"after layer {layer}", layer, "layers", *figures))
     run = ShownRun("</script><b>", "a & b \u2028", "x", 0.5, (count,), tuple(stages))
     return Picture("model", tuple(views), (run, run), count)
 

@@ -30,12 +30,14 @@ def mixed(picture):
     pixels = Image.fromarray(np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(8, 32, 3))
     view = ShownView("picture 1", np.arange(4)[None], pixels, "encoder")
     stages = [
-        ShownStage(title, layer, site, np.array(home), np.ones(4), None, len({*home} - {-1}))
-        for title, layer, site, home in (
-            ("before the decoder", 0, "layers", [0, 1, 2, 3]),
-            ("after layer 2", 2, "layers", [0, 0, -1, 3]),
-            ("cache of layer 1", 1, "cache", [0, 0, -1, 3]),
-            ("cache of layer 3", 3, "cache", [0, 0, -1, 0]),
+        ShownStage(
+            title, layer, site, np.array(home), np.ones(4), None, len({*home} - {-1}), entered
+        )
+        for title, layer, site, home, entered in (
+            ("before the decoder", 0, "layers", [0, 1, 2, 3], 4),
+            ("after layer 2", 2, "layers", [0, 0, -1, 3], 4),
+            ("cache of layer 1", 1, "cache", [0, 0, -1, 3], 4),
+            ("cache of layer 3", 3, "cache", [0, 0, -1, 0], 2),
         )
     ]
     run = ShownRun("what ?", "4", "mixed", 0.6, (4, 2, 2, 1), tuple(stages))
@@ -125,6 +127,12 @@ def test_notes_on_a_layers_cache_tell_of_its_own_past(driver, mixed, tmp_path):
     ):
         point_at(driver, canvases(driver)[place], 0, column, 1, 4)
         assert expected in tooltip(driver)
+    captions = [c.text for c in driver.find_elements("tag name", "figcaption")[2:]]
+    assert captions == [
+        "after layer 2: 4 → 2 tokens",
+        "cache of layer 1: 4 → 2 tokens",
+        "cache of layer 3: 2 → 1 tokens",
+    ]
     [single, *_] = canvases(driver)[1:]
     point_at(driver, single, 0, 1, 1, 4)
     assert "a token of its own" in tooltip(driver)

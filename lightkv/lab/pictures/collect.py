@@ -128,6 +128,7 @@ def stages_of(report: RunReport) -> list[ShownStage]:
     steps = zip(report.after_layers, report.trace, report.scores, strict=True)
     for after, step, score in steps:
         guidance = None if score is None else _spread(total, score)
+        entered = total.slot_counts[0]
         total = total.then(_on_host(step))
         reached.append((after, total))
         home = _homes(total.slot, total.survivor)
@@ -140,6 +141,7 @@ def stages_of(report: RunReport) -> list[ShownStage]:
                 total.weight.double().numpy(),
                 guidance,
                 total.slot_counts[0],
+                entered,
             )
         )
     for layer, done in enumerate(report.cache_trace or ()):
@@ -202,4 +204,5 @@ def _cached(layer: int, done: CachedLayer, before: Assignment, left: int) -> Sho
         share.double().numpy(),
         None if score is None else _spread(before, score),
         left,
+        before.slot_counts[0],
     )

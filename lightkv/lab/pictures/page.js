@@ -238,15 +238,15 @@
 
   // -- the page ---------------------------------------------------------------------------------
 
-  function caption(run, stage, before) {
+  function caption(run, stage) {
     if (!stage) return `input: ${data.count} tokens${data.views.every((view) => view.source === "encoder") ? "" : "; picture laid over the grid"}`;
-    const text = `${stage.title}: ${before} → ${stage.left} tokens`;
+    const text = `${stage.title}: ${stage.entered} → ${stage.left} tokens`;
     if (!run.differences) return text;
     const other = run.differences[run.stages.indexOf(stage)];
     return `${text}; ${other || "no"} patches in another group than under the prompt before`;
   }
 
-  function figure(run, stage, before, large) {
+  function figure(run, stage, large) {
     const node = element("figure");
     data.views.forEach((view, number) => {
       const cell = cellSize(view, large);
@@ -258,7 +258,7 @@
       listen(panel);
       node.append(canvas);
     });
-    node.append(element("figcaption", {}, caption(run, stage, before)));
+    node.append(element("figcaption", {}, caption(run, stage)));
     node.style.width = `${Math.max(...[...node.querySelectorAll("canvas")].map((c) => c.width))}px`;
     return node;
   }
@@ -269,11 +269,9 @@
     panels.length = 0;
     runs.replaceChildren(...data.runs.map((run, number) => {
       const line = element("div", { className: "panels" });
-      let before = data.count;
-      if (state.tab === "all" || state.tab === "input") line.append(figure(run, null, before, state.tab === "input"));
+      if (state.tab === "all" || state.tab === "input") line.append(figure(run, null, state.tab === "input"));
       run.stages.forEach((stage, place) => {
-        if (state.tab === "all" || state.tab === String(place)) line.append(figure(run, stage, before, state.tab !== "all"));
-        if (stage.site === "layers") before = stage.left;
+        if (state.tab === "all" || state.tab === String(place)) line.append(figure(run, stage, state.tab !== "all"));
       });
       if (!line.childElementCount) line.append(element("p", { className: "soft" }, "this run has no such stage"));
       const head = element("h2", {}, run.strategy,

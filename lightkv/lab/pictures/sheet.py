@@ -151,12 +151,10 @@ class _Sheet:
         other = differences(self.picture.runs, number) or []
         found = dict(zip(map(id, run.stages), other, strict=False))
         left = self._panel(MARGIN, top, paint_input, "input", f"{self.picture.count} tokens")
-        before = self.picture.count
         for stage in line:
             if stage.guidance is not None:
                 left = self._guidance(left, top, stage)
-            left = self._groups(left, top, stage, before, found.get(id(stage)))
-            before = stage.left if stage.site == "layers" else before
+            left = self._groups(left, top, stage, found.get(id(stage)))
 
     def _guidance(self, left: int, top: int, stage: ShownStage) -> int:
         guidance = stage.guidance
@@ -172,9 +170,7 @@ class _Sheet:
         where = "before " + stage.title if stage.site == "cache" else stage.title
         return self._panel(left, top, paint, f"guidance, {where}", times)
 
-    def _groups(
-        self, left: int, top: int, stage: ShownStage, before: int, other: int | None
-    ) -> int:
+    def _groups(self, left: int, top: int, stage: ShownStage, other: int | None) -> int:
         def paint(view: ShownView, cell: int) -> Any:
             return paint_groups(view, stage, self.palette, cell)
 
@@ -185,7 +181,9 @@ class _Sheet:
         )
         if other is not None:
             note += f"; {other or 'none'} unlike above"
-        return self._panel(left, top, paint, f"{stage.title}: {before} to {stage.left}", note)
+        return self._panel(
+            left, top, paint, f"{stage.title}: {stage.entered} to {stage.left}", note
+        )
 
     def _panel(self, left: int, top: int, paint: Any, title: str, note: str) -> int:
         for view, place in zip(self.picture.views, self.places, strict=True):
