@@ -54,6 +54,7 @@ def show(
     from lightkv.cli.command_run import open_image
     from lightkv.cli.loading import load_model
     from lightkv.core.pipeline import resolve_spec
+    from lightkv.lab.imaging import rgb
     from lightkv.lab.pictures.collect import check_counts, collect
 
     check_counts(images, prompts, strategies)
@@ -61,7 +62,7 @@ def show(
         check_target(path)
         check_apart(path, images)
     specs = [resolve_spec(strategy) for strategy in strategies]
-    pictures = [open_image(Path(i)) if isinstance(i, str | Path) else i for i in images]
+    pictures = [open_image(Path(i)) if isinstance(i, str | Path) else rgb(i) for i in images]
     name = None
     if isinstance(model, str | Path):
         name = Path(model).name
