@@ -283,6 +283,17 @@ def test_long_and_foreign_prompts_are_cut(tmp_path):
     assert image.size[0] < 2000
 
 
+@pytest.mark.parametrize("prompt", ["why " * 200, "first line\nsecond line " * 30])
+def test_a_long_question_leaves_room_for_the_answer(prompt, tmp_path):
+    run = both().runs[0]
+    for answer in ("a cat", "a cat\non a mat", "a cat " * 100):
+        long = ShownRun(prompt, answer, "a name " * 90, 0.5, run.tokens, run.stages)
+        shown = np.asarray(draw_png(Picture("m", both().views, (long,), 144), tmp_path / "a.png"))
+        blue = (np.abs(shown[:100].astype(int) - (0, 92, 168)).max(axis=-1) < 8).any(axis=0)
+        assert np.flatnonzero(blue).size > 30  # columns with strokes of the answer
+        assert not blue[-20:].any()
+
+
 # -- views ----------------------------------------------------------------------------------------
 
 
