@@ -86,11 +86,12 @@ def check_counts(images: Sequence[Any], prompts: Sequence[str], strategies: Sequ
             "there is no picture to draw on", field="image", remedy="give at least one picture"
         )
     for field, given in (("prompt", prompts), ("strategy", strategies)):
-        if isinstance(given, str) or not 1 <= len(given) <= MOST:
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        if not several or not 1 <= len(given) <= MOST:
             raise ConfigError(
                 f"one or {MOST} can be compared in a picture",
                 field=field,
-                value=given if isinstance(given, str) else len(given),
+                value=len(given) if several else given,
                 remedy=f"give a list of one or {MOST}; more comparisons are more pictures",
             )
 
