@@ -130,15 +130,30 @@ def test_main_effects_are_means_of_paired_differences(built):
     assert strongest.change.high < 0
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), max_size=12))
-def test_the_front_is_what_nothing_beats(points):
-    rounded = [(round(cost, 2), quality) for cost, quality in points]
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([(0.5, 80), (0.5, 80), (0.508, 80)], {0, 1, 2}),  # ties share it
+        ([(0.5, 80), (0.52, 80)], {0}),
+        ([(0.504, 80), (0.506, 81)], {1}),  # on both sides of a rounded hundredth
+        ([(0.5, 80), (0.508, 81), (0.516, 82)], {2}),  # 1 beats 0, and 2 beats 1
+        ([(0.5, 80), (0.52, 81)], {0, 1}),
+        ([(None, 99), (0.5, 80)], {1}),
+        ([], set()),
+    ],
+)
+def test_the_front_is_what_nothing_beats(points, expected):
+    assert front(points) == expected
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=12))
+def test_the_best_are_on_the_front_in_any_order(points):
     found = front(points)
-    for cost, quality in rounded:
-        beaten = any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in rounded)
-        same = any(rounded[other] == (cost, quality) for other in found)
-        assert same is not beaten
-    assert len({rounded[number] for number in found}) == len(found)
+    best = max(quality for _, quality in points)
+    cheapest = min(cost for cost, quality in points if quality == best)
+    assert points.index((cheapest, best)) in found
+    turned = front(points[::-1])
+    assert {len(points) - 1 - number for number in turned} == found
 
 
 def test_cells_with_other_samples_are_other_groups(small):

@@ -52,7 +52,7 @@ class Row:
         change: its score minus that of `base`, paired.
         p: McNemar's, exact; None where scores are no answers (log-probabilities).
         kinds: kind of question → its figures.
-        front: no other cell of the group is better and keeps less; (by retention, by FLOPs).
+        front: whether no other cell of the group beats it, see `front`; (by retention, by FLOPs).
         twin: of a row in `Group.repeats`: the row whose figures it has.
     """
 
