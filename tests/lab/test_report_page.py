@@ -246,6 +246,16 @@ def test_odd_texts_do_not_break_the_page():
         assert "&lt;script&gt;" in figures
 
 
+def test_filters_name_labels_as_cells_do():
+    """A browser cuts white space from the text of an option, but not from its value."""
+    labels = ["two  spaces", " before", 'a "quoted" one']
+    axes = {"axis": dict.fromkeys(labels, 0.0)}
+    text = html.unescape(text_of(*study(6, (0.5,), axes, unfinished=())))
+    for label in labels:
+        assert f'<option value="{label}">' in text
+        assert f'<td data-sort="{label}"' in text
+
+
 @pytest.mark.parametrize("changes", [{"flops": None}, {"tokens": ()}, {"retention": None}])
 def test_cells_that_lack_a_figure(small, changes):
     cells, outcomes, meta = small
