@@ -246,6 +246,15 @@ def test_odd_texts_do_not_break_the_page():
         assert "&lt;script&gt;" in figures
 
 
+def test_the_head_names_model_and_task_whatever_they_are_called(small):
+    cells, outcomes, meta = small
+    factors = {"model": "my · model", "task": "scenes · 2"}
+    cells = [replace(cell, factors={**cell.factors, **factors}) for cell in cells]
+    text = text_of(cells, outcomes, meta)
+    assert "<dt>model</dt><dd>my · model</dd>" in text
+    assert "<dt>task</dt><dd>scenes · 2</dd>" in text
+
+
 def test_filters_name_labels_as_cells_do():
     """A browser cuts white space from the text of an option, but not from its value."""
     labels = ["two  spaces", " before", 'a "quoted" one']

@@ -87,7 +87,8 @@ class Group:
     """Cells of one model that answered the same samples.
 
     Attributes:
-        label: model and task.
+        label: model and task, and what tells it from other groups of these.
+        model, task: as the grid names them.
         rows: those that are done, in the grid's order.
         samples, clusters: how many.
         kinds: of questions.
@@ -98,6 +99,8 @@ class Group:
     """
 
     label: str
+    model: str
+    task: str
     rows: list[Row]
     samples: int
     clusters: int
@@ -241,8 +244,11 @@ def _group(number: int, members: list[tuple[Row, _Answers]], resamples: int, see
     for row, _ in members:
         row.group = number
     counts = np.bincount(first.owner).astype(np.float64)[:, None]
+    model, task = (_label(members[0][0].cell, factor) for factor in ("model", "task"))
     return Group(
-        label=f"{_label(members[0][0].cell, 'model')} · {_label(members[0][0].cell, 'task')}",
+        label=f"{model} · {task}",
+        model=model,
+        task=task,
         rows=[row for row, _ in members],
         samples=len(first.scores),
         clusters=len(counts),
