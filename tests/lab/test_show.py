@@ -17,10 +17,9 @@ from PIL import Image
 
 import lightkv
 import lightkv.lab
-from lightkv.core.errors import ConfigError, LightKVError, SessionError
+from lightkv.core.errors import ConfigError, SessionError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import PipelineSpec, get_preset
-from lightkv.demo.architecture import make_model, make_processor
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes
 from lightkv.lab.pictures import Picture, ShownRun, ShownStage, ShownView, collect, draw_png
@@ -229,6 +228,19 @@ def test_what_is_painted(picture):
                     assert (drawn[part] != plain[part]).any()
 
 
+@pytest.mark.parametrize("side", [24, 48])
+def test_no_two_groups_have_one_colour(side):
+    count = side * side
+    view = ShownView("p", np.arange(count).reshape(side, side), Image.new("RGB", (8, 8)), "encoder")
+    picture = Picture("m", (view,), (), count)
+    found = colors(picture)
+    assert found == colors(picture)
+    for steps in (1, 4):  # channels of the PNG have steps of 4
+        assert (
+            len({tuple((channel + steps // 2) // steps for channel in c) for c in found}) == count
+        )
+
+
 @settings(deadline=None, max_examples=25)
 @given(pictures())
 def test_the_page_holds_what_it_shows(picture):
@@ -347,51 +359,3 @@ def test_pictures_padded_to_one_size_are_not_taken_from_the_pixels():
 def test_videos_are_refused():
     with pytest.raises(ConfigError, match="videos"):
         views_of([(1, (4, 2, 3))], [scene()], torch.zeros(1, 3, 8, 8))
-
-
-# -- mistakes -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("images", "prompts", "strategies", "match"),
-    [
-        ([], ASK, ["lightkv"], "no picture"),
-        ([0], [], ["lightkv"], "prompt"),
-        ([0], ["a", "b", "c"], ["lightkv"], "prompt"),
-        ([0], ASK, ["a", "b", "c"], "strategy"),
-        ([0], "what is this", ["lightkv"], "list"),
-    ],
-)
-def test_too_few_and_too_many(images, prompts, strategies, match):
-    with pytest.raises(ConfigError, match=match):
-        lightkv_show(images, prompts, strategies)
-
-
-def lightkv_show(images, prompts, strategies, **options):
-    return lightkv.lab.show("demo", images, prompts, strategies, **options)
-
-
-def test_files_are_checked_before_a_model_is_loaded(tmp_path):
-    for path, match in (
-        (tmp_path / "a.gif", r"\.png or \.html"),
-        (tmp_path / "none" / "a.png", "folder"),
-    ):
-        with pytest.raises(ConfigError, match=match):
-            lightkv_show(["no such picture.png"], ["a"], ["lightkv"], out=[path])
-    with pytest.raises(ConfigError, match="no such file"):
-        lightkv_show([tmp_path / "none.png"], ["a"], ["lightkv"])
-    with pytest.raises(LightKVError, match="Did you mean 'lightkv'"):
-        lightkv_show([tmp_path / "none.png"], ["a"], ["lightvk"])
-    picture, link = tmp_path / "scene.png", tmp_path / "link.png"
-    scene().save(picture)
-    link.symlink_to(picture)
-    before = picture.read_bytes()
-    for out in (picture, tmp_path / "." / "scene.png", link):
-        with pytest.raises(ConfigError, match="would overwrite the picture"):
-            lightkv.lab.show(None, [scene(), str(picture)], ["a"], out=["a.html", out])
-    assert picture.read_bytes() == before
-    model = make_model()
-    with pytest.raises(ConfigError, match="processor"):
-        lightkv.lab.show(model, [scene()], ["a"])
-    picture = lightkv.lab.show(model, [scene()], ["a"], processor=make_processor())
-    assert picture.model == "LlavaForConditionalGeneration"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import lightkv.lab
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, LightKVError
 from lightkv.demo.architecture import make_model, make_processor
 
 PICTURE = Image.new("RGB", (96, 96), (40, 40, 40))
@@ -56,3 +56,48 @@ def test_mistakes_are_typed(changes, message):
     arguments = {"images": [PICTURE], "prompts": ["a"], **changes}
     with pytest.raises(ConfigError, match=message):
         lightkv.lab.show("no such model", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "strategies", "match"),
+    [
+        ([], ["a", "b"], ["lightkv"], "no picture"),
+        ([0], [], ["lightkv"], "prompt"),
+        ([0], ["a", "b", "c"], ["lightkv"], "prompt"),
+        ([0], ["a", "b"], ["a", "b", "c"], "strategy"),
+        ([0], "what is this", ["lightkv"], "list"),
+    ],
+)
+def test_too_few_and_too_many(images, prompts, strategies, match):
+    with pytest.raises(ConfigError, match=match):
+        lightkv_show(images, prompts, strategies)
+
+
+def lightkv_show(images, prompts, strategies, **options):
+    return lightkv.lab.show("demo", images, prompts, strategies, **options)
+
+
+def test_files_are_checked_before_a_model_is_loaded(tmp_path):
+    for path, match in (
+        (tmp_path / "a.gif", r"\.png or \.html"),
+        (tmp_path / "none" / "a.png", "folder"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            lightkv_show(["no such picture.png"], ["a"], ["lightkv"], out=[path])
+    with pytest.raises(ConfigError, match="no such file"):
+        lightkv_show([tmp_path / "none.png"], ["a"], ["lightkv"])
+    with pytest.raises(LightKVError, match="Did you mean 'lightkv'"):
+        lightkv_show([tmp_path / "none.png"], ["a"], ["lightvk"])
+    picture, link = tmp_path / "scene.png", tmp_path / "link.png"
+    PICTURE.save(picture)
+    link.symlink_to(picture)
+    before = picture.read_bytes()
+    for out in (picture, tmp_path / "." / "scene.png", link):
+        with pytest.raises(ConfigError, match="would overwrite the picture"):
+            lightkv.lab.show(None, [PICTURE, str(picture)], ["a"], out=["a.html", out])
+    assert picture.read_bytes() == before
+    model = make_model()
+    with pytest.raises(ConfigError, match="processor"):
+        lightkv.lab.show(model, [PICTURE], ["a"])
+    picture = lightkv.lab.show(model, [PICTURE], ["a"], processor=make_processor())
+    assert picture.model == "LlavaForConditionalGeneration"
