@@ -74,18 +74,23 @@ def _check(strategy: str | None, pipeline: Path | None, max_new_tokens: int) -> 
 
 
 def open_image(path: Path) -> Any:
-    """A picture in RGB.
+    """A picture in RGB, upright.
 
     Raises:
-        ConfigError: no such file, not a picture, or one of so many pixels that it may be an attack.
+        ConfigError: no such file, not a picture, pixels that have no white, or so many of them that it
+            may be an attack.
     """
     from PIL import Image
 
     from lightkv.core.errors import ConfigError
+    from lightkv.lab.imaging import REMEDY, rgb, unusable
 
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            what = unusable(picture)
+            if what is not None:
+                raise ConfigError(what, field="--image", value=str(path), remedy=REMEDY)
+            return rgb(picture)
     except Image.DecompressionBombError as error:
         raise ConfigError(
             f"the picture has more pixels than are opened ({2 * (Image.MAX_IMAGE_PIXELS or 0):,})",

@@ -45,7 +45,6 @@ def show(
     from lightkv.lab.pictures import show as draw
 
     targets = out or [Path("show.html")]
-    at_least_one(max_new_tokens)
     images, hint = _images(image, scene)
     if not prompt:
         from lightkv.core.errors import ConfigError
@@ -63,14 +62,6 @@ def show(
         device=device,
     )
     _tell(picture, targets)
-
-
-def at_least_one(tokens: int) -> None:
-    """Refuse answers of no tokens."""
-    from lightkv.core.errors import ConfigError
-
-    if tokens < 1:
-        raise ConfigError("must be at least 1", field="--max-new-tokens", value=tokens)
 
 
 def _images(paths: list[Path] | None, scene: int | None) -> tuple[list[Any], str]:

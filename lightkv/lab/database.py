@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sqlite3
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lightkv.lab.errors import StoreError
-from lightkv.lab.records import Cell, Outcome
+from lightkv.lab.records import Cell, Outcome, Status
 
 MAGIC = b"SQLite format 3\x00"
 BUSY_SECONDS = 5.0
@@ -134,19 +136,33 @@ def from_cell(cell: Cell) -> tuple[Any, ...]:
 
 
 def to_cell(row: tuple[Any, ...]) -> Cell:
-    """The cell of a row in the order of `CELL`."""
+    """The cell of a row in the order of `CELL`.
+
+    Raises:
+        Malformed: a value that no run writes.
+    """
     identity, position, name, factors, spec, status, reason, versions, *figures, tokens = row
+    where = f"cell {name!r}"
+    _need(all(isinstance(each, str) for each in (identity, name, reason)), where, "name")
+    _need(status in get_args(Status), where, "status")
+    found = {"factors": loads(factors), "spec": loads(spec), "versions": loads(versions)}
+    for key in ("factors", "versions"):
+        _need(_of_texts(found[key]), where, key)
+    _need(_is_spec(found["spec"]), where, "spec")
+    _need(all(each is None or is_finite(each) for each in figures), where, "figures")
+    counts = loads(tokens)
+    _need(isinstance(counts, list) and all(map(is_finite, counts)), where, "tokens")
     return Cell(
         identity,
         position,
         name,
-        json.loads(factors),
-        json.loads(spec),
+        found["factors"],
+        found["spec"],
         status,
         reason,
-        json.loads(versions),
+        found["versions"],
         *figures,
-        tuple(json.loads(tokens)),
+        tuple(counts),
     )
 
 
@@ -160,4 +176,70 @@ def from_outcome(outcome: Outcome) -> tuple[Any, ...]:
         outcome.answer,
         float(outcome.score),
         float(outcome.retention),
+    )
+
+
+def to_outcome(row: tuple[Any, ...]) -> Outcome:
+    """The outcome of a row in the order of `OUTCOME`.
+
+    Raises:
+        Malformed: a value that no run writes.
+    """
+    found = Outcome(*row)
+    where = f"sample {found.sample!r}"
+    _need(all(isinstance(each, str) for each in row[:5]), where, "texts")
+    _need(is_finite(found.score), where, "score")
+    _need(is_finite(found.retention), where, "retention")
+    return found
+
+
+def to_meta(rows: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
+    """The entries of `meta`.
+
+    Raises:
+        Malformed: a value that no run writes.
+    """
+    found = {key: loads(value) for key, value in rows}
+    for key in ("baselines", "versions"):
+        _need(_of_texts(found.get(key, {})), "meta", key)
+    for key, kind in (("grid", dict), ("baseline", str), ("created", str), ("threads", int)):
+        _need(isinstance(found.get(key), kind | None), "meta", key)
+    return found
+
+
+class Malformed(ValueError):
+    """A readable file holds what no run writes; the store makes its own error of it."""
+
+
+def is_finite(value: Any) -> bool:
+    """Whether it is a number, and neither infinite nor NaN."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def loads(text: Any) -> Any:
+    """A value from JSON.
+
+    Raises:
+        Malformed: no text, or no JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Malformed(f"no JSON: {error}") from error
+
+
+def _need(right: bool, where: str, what: str) -> None:
+    if not right:
+        raise Malformed(f"{where} has odd {what}")
+
+
+def _of_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
+
+
+def _is_spec(value: Any) -> bool:
+    """Whether what reports and runs look up in a spec has the types that they count on."""
+    kinds = {"model": str, "task": dict | str, "pipeline": dict}
+    return isinstance(value, dict) and all(
+        isinstance(value.get(key), kind | None) for key, kind in kinds.items()
     )

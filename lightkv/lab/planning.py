@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from lightkv.core.errors import LightKVError, UnknownNameError, nearest
@@ -15,6 +13,7 @@ from lightkv.lab.errors import GridError
 from lightkv.lab.forms import ROLES, spec_data
 from lightkv.lab.grid import VANILLA, Combination, Grid
 from lightkv.lab.records import Cell
+from lightkv.lab.repeats import cell_id, without_repeats
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import Sample, Task, build_task
 
@@ -46,7 +45,7 @@ def plan_cells(grid: Grid, load: Load) -> list[Cell]:
         for number in numbers:
             cells[number] = planner.cell(number, combinations[number])
         del planner  # one model in memory at a time
-    found = _without_repeats([cells[number] for number in range(len(cells))])
+    found = without_repeats([cells[number] for number in range(len(cells))])
     _check_names(found)
     if all(cell.status == "skipped" for cell in found):
         raise GridError(
@@ -121,12 +120,6 @@ def probe_of(samples: Sequence[Sample]) -> list[Sample]:
     return list(found.values())
 
 
-def cell_id(spec: dict[str, Any]) -> str:
-    """The same spec gives the same identity in every process."""
-    text = json.dumps(spec, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def seeded(pipeline: dict[str, Any], seed: int) -> dict[str, Any]:
     """The pipeline with `seed` in every component that takes one and does not set it."""
     result = dict(pipeline)
@@ -138,31 +131,6 @@ def seeded(pipeline: dict[str, Any], seed: int) -> dict[str, Any]:
         if "seed" not in data and "seed" in type(build_component(role, data)).model_fields:
             result[role] = {**data, "seed": seed}
     return result
-
-
-def _without_repeats(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells whose pipeline, model and task were there already are skipped (another seed of a
-    pipeline that draws nothing, two labels that come to the same)."""
-    seen: dict[str, str] = {}
-    found = []
-    for cell in cells:
-        if cell.status == "skipped":
-            found.append(cell)
-            continue
-        what = {key: cell.spec[key] for key in ("model", "task", "data", "pipeline")}
-        # The name of a pipeline decides nothing.
-        what["pipeline"] = {
-            k: v for k, v in what["pipeline"].items() if k not in ("name", "source")
-        }
-        key = cell_id(what)
-        if key in seen:
-            reason = f"computes the same as {seen[key]!r}"
-            identity = cell_id({**cell.spec, "name": cell.name})
-            cell = replace(cell, id=identity, status="skipped", reason=reason)
-        else:
-            seen[key] = cell.name
-        found.append(cell)
-    return found
 
 
 def _check_names(cells: Sequence[Cell]) -> None:

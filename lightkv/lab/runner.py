@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from lightkv.lab.errors import StoreError
 from lightkv.lab.grid import Grid
 from lightkv.lab.planning import baselines, plan_cells
 from lightkv.lab.pool import Pool, Started, run_here
-from lightkv.lab.records import Cell
+from lightkv.lab.records import Cell, Outcome
 from lightkv.lab.store import Store
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import build_task, tasks
@@ -219,12 +220,13 @@ class _Run:
         try:
             for result in pool.run(jobs, started):
                 cell = running[result.id]
-                if result.error is not None:
-                    self._store.fail(cell, result.error)
+                error = result.error or _odd_score(result.outcomes)
+                if error is not None:
+                    self._store.fail(cell, error)
                 else:
                     self._store.finish(finished(cell, result), result.outcomes)
                 del running[result.id]
-                self._ended(cell, failed=result.error is not None)
+                self._ended(cell, failed=error is not None)
         except KeyboardInterrupt:
             for cell in running.values():
                 self._store.reset(cell)
@@ -250,6 +252,14 @@ class _Run:
 
     def _tell(self, cell: Cell) -> None:
         self._progress(Progress(self._done, len(self._pending), self._failed, cell))
+
+
+def _odd_score(outcomes: Sequence[Outcome]) -> str | None:
+    """What is wrong with the first score that no mean could hold; None if all are numbers."""
+    for outcome in outcomes:
+        if not math.isfinite(outcome.score):
+            return f"sample {outcome.sample!r} has the score {outcome.score}, which is no number"
+    return None
 
 
 def _needs_reference(cell: Cell) -> bool:

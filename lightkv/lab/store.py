@@ -7,7 +7,6 @@ lives; the system lets it go when the process ends, however it ends.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -141,16 +140,24 @@ class Store:
     # -- reading ----------------------------------------------------------------------------------
 
     def cells(self) -> list[Cell]:
-        """All cells, in the grid's order."""
+        """All cells, in the grid's order.
+
+        Raises:
+            StoreError: the file cannot be read, or holds what no run writes.
+        """
         with self._guard("read"):
             rows = self._connection.execute(f"SELECT {database.CELL} FROM cells ORDER BY position")
             return [database.to_cell(each) for each in rows]
 
     def outcomes(self, cell_id: str) -> list[Outcome]:
-        """The outcomes of a cell, ordered by sample; none unless it is done."""
+        """The outcomes of a cell, ordered by sample; none unless it is done.
+
+        Raises:
+            StoreError: the file cannot be read, or holds what no run writes.
+        """
         query = f"SELECT {database.OUTCOME} FROM samples WHERE cell = ? ORDER BY sample"
         with self._guard("read"):
-            return [Outcome(*row) for row in self._connection.execute(query, (cell_id,))]
+            return [database.to_outcome(row) for row in self._connection.execute(query, (cell_id,))]
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -264,7 +271,7 @@ class Store:
             if damage != "ok":
                 raise self._damaged(str(damage))
             rows = self._connection.execute("SELECT key, value FROM meta")
-            self.meta = {key: json.loads(value) for key, value in rows}
+            self.meta = database.to_meta(rows)
 
     def _take_grid(self, grid: dict[str, Any]) -> None:
         """Refuse another grid, unless there are no cells of the old one yet."""
@@ -296,10 +303,10 @@ class Store:
 
     @contextmanager
     def _guard(self, verb: str) -> Iterator[None]:
-        """Errors of SQLite as errors that say what to do."""
+        """Errors of SQLite, and contents that no run writes, as errors that say what to do."""
         try:
             yield
-        except (sqlite3.Error, json.JSONDecodeError) as error:
+        except (sqlite3.Error, database.Malformed) as error:
             raise self._explained(verb, error) from error
 
     def _explained(self, verb: str, error: Exception) -> StoreError:

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from lightkv.core.errors import ConfigError, UnknownNameError
 from lightkv.core.pipeline import PipelineSpec
+from lightkv.lab import database
 from lightkv.lab.errors import GridError
 from lightkv.lab.forms import base_data, changed, spec_data
 from lightkv.lab.grid import Grid
 from lightkv.lab.planning import baselines, plan_cells, seeded
+from lightkv.lab.repeats import repeats
 from lightkv.lab.subject import Subject
 
 SCENES = {"name": "scenes", "scenes": 1, "kinds": ["count"]}
@@ -160,6 +162,10 @@ def test_seeds_matter_only_to_chance(subject):
     assert found["fastv retention=0.5 seed=2"] == "skipped"
     last = next(c for c in cells if c.name == "fastv retention=0.5 seed=2")
     assert last.reason == "computes the same as 'fastv retention=0.5 seed=1'"
+    # Also of cells that were written to a file and read back.
+    back = [database.to_cell(database.from_cell(cell)) for cell in cells]
+    assert repeats(back)[last.id].name == "fastv retention=0.5 seed=1"
+    assert set(repeats(back)) == {cell.id for cell in cells if cell.status == "skipped"}
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,57 @@ def test_sampling_is_asked_for_by_temperature():
     assert not decoding.generation_options({**given_options, "do_sample": False}, 64)["do_sample"]
 
 
+def test_numbers_may_be_texts():
+    """YAML reads 1e-5 as a text, and a command line knows nothing else."""
+    given_options = {
+        "temperature": "1e-5",
+        "max_new_tokens": "8",
+        "num_beams": 2.0,
+        "top_p": "None",
+    }
+    found = decoding.generation_options(given_options, 64)
+    expected = {"max_new_tokens": 8, "do_sample": True, "temperature": 1e-5, "num_beams": 2}
+    assert found == expected
+    for off in ("0", "0.0", None, "none"):
+        assert not decoding.generation_options({"temperature": off}, 64)["do_sample"]
+    sample = decoding.generation_options({"temperature": 1, "do_sample": "False"}, 64)
+    assert sample["do_sample"] is False
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("temperature", "warm", "not a number"),
+        ("temperature", True, "not a number"),
+        ("top_p", "nan", "not a number"),
+        ("max_new_tokens", 1.5, "whole number, 1 or more"),
+        ("max_new_tokens", 0, "whole number, 1 or more"),
+        ("num_beams", [2], "not a number"),
+        ("do_sample", "perhaps", "true or false"),
+        ("num_return_sequences", 2, "one request has one answer"),
+        ("num_return_sequences", "3", "one request has one answer"),
+        ("stop_strings", ["x"], "until"),
+    ],
+)
+def test_options_that_cannot_be_meant(key, value, message):
+    with pytest.raises(ConfigError, match=rf"^generation_kwargs\.{key}.*{message}"):
+        decoding.generation_options({key: value}, 64)
+
+
+def test_only_options_of_an_answer_are_passed_on(demo, prompter):
+    """Neither names of methods, nor what makes `generate` return something else than tokens."""
+    odd = {"update": 1, "validate": True, "to_dict": 3, "return_dict_in_generate": True}
+    odd |= {"output_scores": True, "output_logits": True, "pad_token_id": 5, "use_cache": False}
+    odd |= {"_from_model_config": True, "transformers_version": "1", "num_return_sequences": 1}
+    options = decoding.generation_options({**odd, "repetition_penalty": "1.1"}, 2)
+    plain = {"do_sample", "max_new_tokens", *decoding.SAMPLING}
+    assert set(options) - plain == {"num_return_sequences", "repetition_penalty"}
+    inputs = prompter.inputs([prompts.user_turn("count .", [PICTURE], "<image>")], demo[0])
+    found = demo[0].generate(**inputs, **options, pad_token_id=0)
+    assert isinstance(found, torch.Tensor)
+    assert len(found) == 1
+
+
 @given(text=st.text("ab\n", max_size=12), stops=st.lists(st.text("ab\n", min_size=1, max_size=2)))
 def test_an_answer_ends_before_the_first_stop_string(text, stops):
     short = decoding.cut(text, stops)
@@ -292,7 +343,7 @@ def test_attention_of_choice():
 # -- the extra ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["__init__", "prompts", "decoding", "settings"])
+@pytest.mark.parametrize("name", ["__init__", "prompts", "decoding", "numbers", "settings"])
 def test_lmms_eval_is_not_imported_before_it_asks(name):
     tree = ast.parse((Path(lmms.__file__).parent / f"{name}.py").read_text())
     named = [n.name for node in tree.body if isinstance(node, ast.Import) for n in node.names]

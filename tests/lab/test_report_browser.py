@@ -202,11 +202,12 @@ def test_two_models_one_of_which_has_only_begun(driver, tmp_path):
     path = tmp_path / "two.html"
     write_page(build_study([*cells, *others], outcomes.__getitem__, meta, resamples=100), path)
     driver.get(path.as_uri())
-    assert len(marks(driver, "effects", ".points path")) == 3
+    # Plotly may draw after the page has come up.
+    wait(driver, lambda driver: len(marks(driver, "effects", ".points path")) == 3)
     choose(driver, "#group", "other · scenes")
     wait(driver, lambda driver: not driver.find_element("id", "effects").is_displayed())
     assert not driver.find_element("id", "kinds").is_displayed()
-    assert len(marks(driver, "tokens", ".scatterlayer .js-line")) == 1
+    wait(driver, lambda driver: len(marks(driver, "tokens", ".scatterlayer .js-line")) == 1)
     lists = driver.find_elements("css selector", "#summary ul")
     assert [each.is_displayed() for each in lists] == [False, True]
     choose(driver, "#group", "demo · scenes")

@@ -130,15 +130,30 @@ def test_main_effects_are_means_of_paired_differences(built):
     assert strongest.change.high < 0
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), max_size=12))
-def test_the_front_is_what_nothing_beats(points):
-    rounded = [(round(cost, 2), quality) for cost, quality in points]
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([(0.5, 80), (0.5, 80), (0.508, 80)], {0, 1, 2}),  # ties share it
+        ([(0.5, 80), (0.52, 80)], {0}),
+        ([(0.504, 80), (0.506, 81)], {1}),  # on both sides of a rounded hundredth
+        ([(0.5, 80), (0.508, 81), (0.516, 82)], {2}),  # 1 beats 0, and 2 beats 1
+        ([(0.5, 80), (0.52, 81)], {0, 1}),
+        ([(None, 99), (0.5, 80)], {1}),
+        ([], set()),
+    ],
+)
+def test_the_front_is_what_nothing_beats(points, expected):
+    assert front(points) == expected
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=12))
+def test_the_best_are_on_the_front_in_any_order(points):
     found = front(points)
-    for cost, quality in rounded:
-        beaten = any(c <= cost and q >= quality and (c, q) != (cost, quality) for c, q in rounded)
-        same = any(rounded[other] == (cost, quality) for other in found)
-        assert same is not beaten
-    assert len({rounded[number] for number in found}) == len(found)
+    best = max(quality for _, quality in points)
+    cheapest = min(cost for cost, quality in points if quality == best)
+    assert points.index((cheapest, best)) in found
+    turned = front(points[::-1])
+    assert {len(points) - 1 - number for number in turned} == found
 
 
 def test_cells_with_other_samples_are_other_groups(small):
@@ -231,6 +246,25 @@ def test_odd_texts_do_not_break_the_page():
         assert "&lt;script&gt;" in figures
 
 
+def test_the_head_names_model_and_task_whatever_they_are_called(small):
+    cells, outcomes, meta = small
+    factors = {"model": "my · model", "task": "scenes · 2"}
+    cells = [replace(cell, factors={**cell.factors, **factors}) for cell in cells]
+    text = text_of(cells, outcomes, meta)
+    assert "<dt>model</dt><dd>my · model</dd>" in text
+    assert "<dt>task</dt><dd>scenes · 2</dd>" in text
+
+
+def test_filters_name_labels_as_cells_do():
+    """A browser cuts white space from the text of an option, but not from its value."""
+    labels = ["two  spaces", " before", 'a "quoted" one']
+    axes = {"axis": dict.fromkeys(labels, 0.0)}
+    text = html.unescape(text_of(*study(6, (0.5,), axes, unfinished=())))
+    for label in labels:
+        assert f'<option value="{label}">' in text
+        assert f'<td data-sort="{label}"' in text
+
+
 @pytest.mark.parametrize("changes", [{"flops": None}, {"tokens": ()}, {"retention": None}])
 def test_cells_that_lack_a_figure(small, changes):
     cells, outcomes, meta = small
@@ -299,7 +333,28 @@ def test_the_results_are_never_overwritten(small, tmp_path):
     before = path.read_bytes()
     with pytest.raises(ConfigError, match="would overwrite the results"):
         lab.report(path, tmp_path / "." / "results.sqlite")
+    link = tmp_path / "link.html"
+    link.hardlink_to(path)
+    with pytest.raises(ConfigError, match="would overwrite the results"):
+        lab.report(path, link)
     assert path.read_bytes() == before
+
+
+def test_pages_are_named_as_pages_and_cost_no_other_results(small, tmp_path):
+    path = write(tmp_path / "results.sqlite", *small)
+    other = write(tmp_path / "other.sqlite", *small)
+    named = other.rename(tmp_path / "other.html")
+    before = named.read_bytes()
+    with pytest.raises(ConfigError, match="results of another grid"):
+        lab.report(path, named)
+    assert named.read_bytes() == before
+    for out in ("-", tmp_path / "page", tmp_path / "page.png"):
+        with pytest.raises(ConfigError, match="not the name of a page"):
+            lab.report(path, out)
+    page_file = tmp_path / "page.HTM"
+    page_file.write_text("an older page")
+    lab.report(path, page_file)
+    assert page_file.stat().st_size > 1e6
 
 
 def test_missing_extra_is_named(small, tmp_path, monkeypatch):

@@ -139,6 +139,23 @@ def test_failing_cells_do_not_stop_the_rest(uninterrupted, tmp_path, monkeypatch
     assert table(path) == table(uninterrupted)
 
 
+def test_scores_that_are_no_numbers_fail_their_cell(tmp_path, monkeypatch):
+    plain = work.Worker.run
+
+    def odd(self, job):
+        result = plain(self, job)
+        if job.spec["pipeline"].get("scorer") == "uniform":
+            first = replace(result.outcomes[0], score=float("-inf"))
+            result = replace(result, outcomes=(first, *result.outcomes[1:]))
+        return result
+
+    monkeypatch.setattr(work.Worker, "run", odd)
+    with ablate(GRID, out=tmp_path / "r.sqlite") as store:
+        [failed] = [cell for cell in store.cells() if cell.status == "failed"]
+        assert "score -inf" in failed.reason
+        assert store.outcomes(failed.id) == []
+
+
 def test_a_process_that_dies_costs_its_cell_only(tmp_path):
     """One cell makes its process end itself; the others are done by another one."""
     from lightkv.lab.pool import Pool

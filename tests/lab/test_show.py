@@ -10,15 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import lightkv
 import lightkv.lab
-from lightkv.core.errors import ConfigError, LightKVError, SessionError
+from lightkv.core.errors import ConfigError, SessionError
 from lightkv.core.layout import VisionLayout
-from lightkv.demo.architecture import make_model, make_processor
+from lightkv.core.pipeline import PipelineSpec, get_preset
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes
 from lightkv.lab.pictures import Picture, ShownRun, ShownStage, ShownView, collect, draw_png
@@ -26,7 +27,7 @@ from lightkv.lab.pictures.collect import stages_of
 from lightkv.lab.pictures.data import DROPPED, IN_TEXT, differences, differing
 from lightkv.lab.pictures.page import page, page_data
 from lightkv.lab.pictures.paint import colors, paint_groups, paint_heat, paint_input
-from lightkv.lab.pictures.sheet import MOST_STAGES, chosen, places
+from lightkv.lab.pictures.sheet import MOST_STAGES, _Sheet, chosen, places
 from lightkv.lab.pictures.views import shown_views
 from lightkv.lab.webpage import embedded
 
@@ -151,6 +152,25 @@ def test_stages_on_the_cache_have_one_for_each_layer(strategy):
     assert chosen(run.stages)[-1] is run.stages[-1]
 
 
+def test_stages_tell_what_entered_them(tmp_path, monkeypatch):
+    """Caches take nothing from one another; and the PNG leaves stages out that took something."""
+    schedule = [{"after_layer": 3, "ratio": 0.5}, {"site": "cache", "ratio": 0.5}]
+    data = yaml.safe_load(get_preset("tome").to_yaml())
+    spec = PipelineSpec.parse({**data, "schedule": schedule})
+    picture = picture_of(["list all digits"], [spec], retention=None)
+    stages = picture.runs[0].stages
+    expected = [(144, 72)] + [(144, 72)] * 3 + [(72, 36)] * 9
+    assert [(stage.entered, stage.left) for stage in stages] == expected
+    assert [s["entered"] for s in picture.to_dict()["runs"][0]["stages"]] == [
+        e for e, _ in expected
+    ]
+    written = []
+    monkeypatch.setattr(_Sheet, "_panel", lambda self, *given: written.append(given[3]) or 0)
+    draw_png(picture, tmp_path / "a.png")
+    drawn = [f"{stage.title}: {stage.entered} to {stage.left}" for stage in chosen(stages)]
+    assert written == ["input", *drawn]
+
+
 def test_full_retention_is_the_input_alone():
     picture = picture_of(["list all digits"], retention=1.0)
     assert picture.runs[0].stages == ()
@@ -173,7 +193,7 @@ def pictures(draw):
         views.append(ShownView(f"picture {number + 1}", tokens, Image.fromarray(pixels), "encoder"))
         count += rows * columns + draw(st.integers(0, 2))
     home = np.arange(count)
-    stages = []
+    stages, left = [], count
     for layer in range(draw(st.integers(1, 3))):
         alive = np.unique(home[home >= 0])
         goes = {h: random.choice([h, random.choice(alive), DROPPED]) for h in alive.tolist()}
@@ -181,12 +201,9 @@ def pictures(draw):
         goes = {h: t if t == DROPPED or goes[t] == t else h for h, t in goes.items()}
         home = np.array([goes.get(h, h) for h in home.tolist()])
         guidance = np.where(random.random(count) < 0.8, random.random(count), np.nan)
-        left = np.unique(home[home >= 0]).size
-        stages.append(
-            ShownStage(
-                f"after layer {layer}", layer, "layers", home, np.ones(count), guidance, left
-            )
-        )
+        entered, left = left, np.unique(home[home >= 0]).size
+        figures = (home, np.ones(count), guidance, left, entered)
+        stages.append(ShownStage(f"after layer {layer}", layer, "layers", *figures))
     run = ShownRun("</script><b>", "a & b \u2028", "x", 0.5, (count,), tuple(stages))
     return Picture("model", tuple(views), (run, run), count)
 
@@ -209,6 +226,19 @@ def test_what_is_painted(picture):
                     assert (drawn[part] == plain[part]).all()
                 else:
                     assert (drawn[part] != plain[part]).any()
+
+
+@pytest.mark.parametrize("side", [24, 48])
+def test_no_two_groups_have_one_colour(side):
+    count = side * side
+    view = ShownView("p", np.arange(count).reshape(side, side), Image.new("RGB", (8, 8)), "encoder")
+    picture = Picture("m", (view,), (), count)
+    found = colors(picture)
+    assert found == colors(picture)
+    for steps in (1, 4):  # channels of the PNG have steps of 4
+        assert (
+            len({tuple((channel + steps // 2) // steps for channel in c) for c in found}) == count
+        )
 
 
 @settings(deadline=None, max_examples=25)
@@ -265,6 +295,17 @@ def test_long_and_foreign_prompts_are_cut(tmp_path):
     assert image.size[0] < 2000
 
 
+@pytest.mark.parametrize("prompt", ["why " * 200, "first line\nsecond line " * 30])
+def test_a_long_question_leaves_room_for_the_answer(prompt, tmp_path):
+    run = both().runs[0]
+    for answer in ("a cat", "a cat\non a mat", "a cat " * 100):
+        long = ShownRun(prompt, answer, "a name " * 90, 0.5, run.tokens, run.stages)
+        shown = np.asarray(draw_png(Picture("m", both().views, (long,), 144), tmp_path / "a.png"))
+        blue = (np.abs(shown[:100].astype(int) - (0, 92, 168)).max(axis=-1) < 8).any(axis=0)
+        assert np.flatnonzero(blue).size > 30  # columns with strokes of the answer
+        assert not blue[-20:].any()
+
+
 # -- views ----------------------------------------------------------------------------------------
 
 
@@ -318,43 +359,3 @@ def test_pictures_padded_to_one_size_are_not_taken_from_the_pixels():
 def test_videos_are_refused():
     with pytest.raises(ConfigError, match="videos"):
         views_of([(1, (4, 2, 3))], [scene()], torch.zeros(1, 3, 8, 8))
-
-
-# -- mistakes -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("images", "prompts", "strategies", "match"),
-    [
-        ([], ASK, ["lightkv"], "no picture"),
-        ([0], [], ["lightkv"], "prompt"),
-        ([0], ["a", "b", "c"], ["lightkv"], "prompt"),
-        ([0], ASK, ["a", "b", "c"], "strategy"),
-        ([0], "what is this", ["lightkv"], "list"),
-    ],
-)
-def test_too_few_and_too_many(images, prompts, strategies, match):
-    with pytest.raises(ConfigError, match=match):
-        lightkv_show(images, prompts, strategies)
-
-
-def lightkv_show(images, prompts, strategies, **options):
-    return lightkv.lab.show("demo", images, prompts, strategies, **options)
-
-
-def test_files_are_checked_before_a_model_is_loaded(tmp_path):
-    for path, match in (
-        (tmp_path / "a.gif", r"\.png or \.html"),
-        (tmp_path / "none" / "a.png", "folder"),
-    ):
-        with pytest.raises(ConfigError, match=match):
-            lightkv_show(["no such picture.png"], ["a"], ["lightkv"], out=[path])
-    with pytest.raises(ConfigError, match="no such file"):
-        lightkv_show([tmp_path / "none.png"], ["a"], ["lightkv"])
-    with pytest.raises(LightKVError, match="Did you mean 'lightkv'"):
-        lightkv_show([tmp_path / "none.png"], ["a"], ["lightvk"])
-    model = make_model()
-    with pytest.raises(ConfigError, match="processor"):
-        lightkv.lab.show(model, [scene()], ["a"])
-    picture = lightkv.lab.show(model, [scene()], ["a"], processor=make_processor())
-    assert picture.model == "LlavaForConditionalGeneration"

@@ -8,7 +8,7 @@ from pages import chromium, needs_browser
 from PIL import Image
 from test_show import picture_of
 
-from lightkv.lab.pictures import write_html
+from lightkv.lab.pictures import Picture, ShownRun, ShownStage, ShownView, write_html
 
 pytestmark = needs_browser
 
@@ -22,6 +22,26 @@ def driver(tmp_path_factory):
 @pytest.fixture(scope="module")
 def picture():
     return picture_of(prompts=["what </script> is red ?", "list & all"], retention=0.35)
+
+
+@pytest.fixture(scope="module")
+def mixed(picture):
+    """Four patches in a row; stages after layers 0 and 2, and on the caches of layers 1 and 3."""
+    pixels = Image.fromarray(np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(8, 32, 3))
+    view = ShownView("picture 1", np.arange(4)[None], pixels, "encoder")
+    stages = [
+        ShownStage(
+            title, layer, site, np.array(home), np.ones(4), None, len({*home} - {-1}), entered
+        )
+        for title, layer, site, home, entered in (
+            ("before the decoder", 0, "layers", [0, 1, 2, 3], 4),
+            ("after layer 2", 2, "layers", [0, 0, -1, 3], 4),
+            ("cache of layer 1", 1, "cache", [0, 0, -1, 3], 4),
+            ("cache of layer 3", 3, "cache", [0, 0, -1, 0], 2),
+        )
+    ]
+    run = ShownRun("what ?", "4", "mixed", 0.6, (4, 2, 2, 1), tuple(stages))
+    return Picture("made up", (view,), (run,), 4)
 
 
 @pytest.fixture
@@ -91,6 +111,31 @@ def test_hovering_shows_the_group_in_all_stages(opened, picture):
     other = picture.runs[1].stages[-1]
     assert [int(t) for t in groups[-1]] == other.groups[int(other.home[token])]
     assert groups[0] == [str(token)]
+
+
+def test_notes_on_a_layers_cache_tell_of_its_own_past(driver, mixed, tmp_path):
+    """Stages behind the layer, and caches of other layers, had no part in it."""
+    write_html(mixed, tmp_path / "mixed.html")
+    driver.get((tmp_path / "mixed.html").as_uri())
+    for place, column, expected in (
+        (3, 1, "merged cache of layer 1"),
+        (3, 2, "dropped cache of layer 1"),
+        (4, 1, "merged after layer 2"),
+        (4, 2, "dropped after layer 2"),
+        (2, 1, "merged after layer 2"),
+        (4, 3, "merged cache of layer 3"),
+    ):
+        point_at(driver, canvases(driver)[place], 0, column, 1, 4)
+        assert expected in tooltip(driver)
+    captions = [c.text for c in driver.find_elements("tag name", "figcaption")[2:]]
+    assert captions == [
+        "after layer 2: 4 → 2 tokens",
+        "cache of layer 1: 4 → 2 tokens",
+        "cache of layer 3: 2 → 1 tokens",
+    ]
+    [single, *_] = canvases(driver)[1:]
+    point_at(driver, single, 0, 1, 1, 4)
+    assert "a token of its own" in tooltip(driver)
 
 
 def test_the_keyboard_moves_from_patch_to_patch(opened):

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from lightkv.lab import report
 from lightkv.lab.database import MAGIC
 from lightkv.lab.errors import StoreError
 from lightkv.lab.records import Cell, Outcome
@@ -152,6 +153,46 @@ def test_damaged_files_are_refused_and_left(filled, damage, message):
         with pytest.raises(StoreError, match=message):
             use(filled)
         assert filled.read_bytes() == broken
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("UPDATE cells SET spec = '[]'", "spec"),
+        ("UPDATE cells SET spec = '{\"pipeline\": 3}'", "spec"),
+        ("UPDATE cells SET spec = '{\"model\": [1]}'", "spec"),
+        ("UPDATE cells SET spec = 'no json'", "JSON"),
+        ("UPDATE cells SET factors = '{\"a\": 1}'", "factors"),
+        ("UPDATE cells SET versions = '{\"a\": []}'", "versions"),
+        ("UPDATE cells SET status = 'eaten'", "status"),
+        ("UPDATE cells SET retention = 'half'", "figures"),
+        ("UPDATE cells SET flops = 9e999", "figures"),
+        ("UPDATE cells SET tokens = '[\"many\"]'", "tokens"),
+        ("UPDATE cells SET tokens = '[NaN]'", "tokens"),
+        ("UPDATE samples SET score = 'good'", "score"),
+        ("UPDATE samples SET score = -9e999", "score"),
+        ("UPDATE samples SET cluster = x'00'", "texts"),
+        ("INSERT OR REPLACE INTO meta VALUES ('baselines', '[1]')", "baselines"),
+        ("INSERT OR REPLACE INTO meta VALUES ('baselines', '{\"a\": 1}')", "baselines"),
+        ("INSERT OR REPLACE INTO meta VALUES ('baseline', '1')", "baseline"),
+        ("INSERT OR REPLACE INTO meta VALUES ('versions', '3')", "versions"),
+        ("INSERT OR REPLACE INTO meta VALUES ('grid', '3')", "grid"),
+        ("INSERT OR REPLACE INTO meta VALUES ('grid', '{')", "JSON"),
+    ],
+)
+def test_contents_that_no_run_writes_are_damage(filled, statement, what):
+    with sqlite3.connect(filled) as database:
+        database.execute(statement)
+    database.close()
+
+    def read():
+        with Store.open(filled) as store:
+            return store.cells(), store.outcomes("id0")
+
+    with pytest.raises(StoreError, match=rf"damaged .*{what}.*restore it"):
+        read()
+    with pytest.raises(StoreError, match=f"damaged .*{what}"):
+        report(filled, filled.with_suffix(".html"))
 
 
 def test_other_versions_and_programs_are_refused(filled, tmp_path):

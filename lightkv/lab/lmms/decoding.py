@@ -15,9 +15,13 @@ from transformers import (
 )
 
 from lightkv.core.errors import ConfigError
+from lightkv.lab.lmms.numbers import checked
 
 SAMPLING = ("temperature", "top_p", "top_k")
-NOT_OURS = ("until", "do_sample", "use_cache", *SAMPLING)
+NOT_OURS = ("do_sample", "use_cache", "pad_token_id", "transformers_version", *SAMPLING)
+"""Decided here, or no option of a single answer."""
+FORMS = ("return_dict_in_generate", "output_", "compile_config", "disable_compile", "_")
+"""How the names of options begin that change what `generate` returns or how, and not the answer."""
 
 
 def stop_strings(until: object) -> list[str]:
@@ -54,21 +58,45 @@ def generation_options(given: Mapping[str, Any], max_new_tokens: int) -> dict[st
     transformers (`image_aspect_ratio`) are left out: they speak to other models of lmms-eval.
 
     Args:
-        given: of the task.
+        given: of the task. YAML reads `1e-5` as a text, and so does the command line: numbers may be
+            texts.
         max_new_tokens: if the task names none.
+
+    Raises:
+        ConfigError: a number that is none, several answers to one request, or `stop_strings`.
     """
-    temperature = given.get("temperature") or 0.0
-    sample = temperature > 0 and given.get("do_sample", True)
+    given = {key: checked(key, value) for key, value in given.items()}
+    _check_answers(given)
+    sample = (given.get("temperature") or 0.0) > 0 and given.get("do_sample") is not False
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": bool(sample)}
     for key in SAMPLING:
         options[key] = given.get(key) if sample else None
     if sample:
         options = {key: value for key, value in options.items() if value is not None}
-    known = GenerationConfig()  # type: ignore[no-untyped-call]
+    known = GenerationConfig().to_dict()  # type: ignore[no-untyped-call]
     for key, value in given.items():
-        if key not in NOT_OURS and value is not None and hasattr(known, key):
+        ours = key in known and key not in NOT_OURS and not key.startswith(FORMS)
+        if ours and value is not None:
             options[key] = value
     return options
+
+
+def _check_answers(given: Mapping[str, Any]) -> None:
+    """Refuse what would give other answers than the task means, or other numbers of them."""
+    if (given.get("num_return_sequences") or 1) > 1:
+        raise ConfigError(
+            "one request has one answer",
+            field="generation_kwargs.num_return_sequences",
+            value=given["num_return_sequences"],
+            remedy="leave it out of the task and of --gen_kwargs",
+        )
+    if given.get("stop_strings") is not None:
+        raise ConfigError(
+            "answers end at the task's until",
+            field="generation_kwargs.stop_strings",
+            value=given["stop_strings"],
+            remedy="name the strings under until",
+        )
 
 
 class StopAt(StoppingCriteria):

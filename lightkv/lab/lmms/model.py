@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -102,9 +103,11 @@ class LightKVModel(lmms):  # type: ignore[misc]
 
     def _spread(self, settings: Settings) -> Settings:
         """Rank and device of this process, under `accelerate launch` one of several."""
-        from accelerate import Accelerator
+        from accelerate import Accelerator, InitProcessGroupKwargs
 
-        self.accelerator = Accelerator()
+        # Processes that are done wait for the slowest; the default gives up after minutes.
+        patience = InitProcessGroupKwargs(timeout=timedelta(weeks=52))
+        self.accelerator = Accelerator(kwargs_handlers=[patience])
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
         if self._world_size > 1 and settings.device is None:

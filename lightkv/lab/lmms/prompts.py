@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from lightkv.core.errors import ConfigError, ModelError
+from lightkv.lab.imaging import rgb
 from lightkv.lab.prompts import moved
 
 
@@ -26,17 +27,18 @@ class Turn:
 
 
 def picture(visual: object) -> Image.Image:
-    """A visual of lmms-eval in RGB: a picture, or the path of one.
+    """A visual of lmms-eval in RGB, upright: a picture, or the path of one.
 
     Raises:
         ModelError: a video, audio, or a file that is no picture.
+        ConfigError: a picture whose pixels have no white.
     """
     if isinstance(visual, Image.Image):
-        return visual.convert("RGB")
+        return rgb(visual)
     if isinstance(visual, str):
         try:
             with Image.open(visual) as opened:
-                return opened.convert("RGB")
+                return rgb(opened)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ModelError(
                 "not a picture that Pillow can read",

@@ -7,23 +7,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightkv.core.errors import ConfigError
+from lightkv.lab.pictures.arguments import (
+    check_apart,
+    check_options,
+    check_target,
+    image_list,
+    opened,
+    target_list,
+)
 from lightkv.lab.pictures.data import Picture
 
 if TYPE_CHECKING:
     from lightkv.core.session import Source
 
-FORMATS = (".png", ".html")
-
 
 def show(
     model: Any,
-    images: Sequence[Any],
+    images: Any,
     prompts: Sequence[str],
     strategies: Sequence[Source] = ("lightkv",),
     *,
     processor: Any = None,
     retention: float | None = None,
-    out: Sequence[str | Path] = (),
+    out: str | Path | Sequence[str | Path] = (),
     max_new_tokens: int = 32,
     dtype: str = "auto",
     device: str | None = None,
@@ -34,12 +40,12 @@ def show(
 
     Args:
         model: `demo`, a checkpoint directory or a hub id; or a loaded model, with its `processor`.
-        images: pictures, or paths of them.
+        images: pictures, or paths of them; a single one needs no list.
         prompts: one or two questions.
         strategies: one or two presets, specs or pipeline files.
         processor: of a loaded model.
         retention: mean share of vision KV over all layers; the preset's own if None.
-        out: files to write, each `.png` or `.html`.
+        out: a file to write, or several, each `.png` or `.html`.
         max_new_tokens: of each answer.
         dtype, device: to load the model in.
 
@@ -47,20 +53,23 @@ def show(
         the data of the picture, for `draw_png`, `write_html` and programs.
 
     Raises:
-        ConfigError: no pictures, more than two prompts or strategies, an unreadable picture, a file
-            that cannot be written or of another format.
+        ConfigError: no pictures, more than two prompts or strategies, arguments of a wrong type, an
+            unreadable picture, a file that cannot be written, is of another format or is one of the
+            pictures.
         ModelError: a model that cannot be loaded or takes no pictures.
     """
-    from lightkv.cli.command_run import open_image
     from lightkv.cli.loading import load_model
     from lightkv.core.pipeline import resolve_spec
     from lightkv.lab.pictures.collect import check_counts, collect
 
+    images, targets = image_list(images), target_list(out)
     check_counts(images, prompts, strategies)
-    for path in out:
+    check_options(prompts, max_new_tokens, dtype)
+    for path in targets:
         check_target(path)
+        check_apart(path, images)
     specs = [resolve_spec(strategy) for strategy in strategies]
-    pictures = [open_image(Path(i)) if isinstance(i, str | Path) else i for i in images]
+    pictures = opened(images)
     name = None
     if isinstance(model, str | Path):
         name = Path(model).name
@@ -81,7 +90,7 @@ def show(
         max_new_tokens=max_new_tokens,
         name=name,
     )
-    for path in out:
+    for path in targets:
         write(picture, path)
     return picture
 
@@ -95,28 +104,3 @@ def write(picture: Picture, path: str | Path) -> None:
         draw_png(picture, path)
     else:
         write_html(picture, path)
-
-
-def check_target(path: str | Path) -> str:
-    """The format of a file that is to be written.
-
-    Raises:
-        ConfigError: another format, or no such folder.
-    """
-    target = Path(path)
-    suffix = target.suffix.lower()
-    if suffix not in FORMATS:
-        raise ConfigError(
-            "not a format that can be written",
-            field="out",
-            value=str(path),
-            remedy=f"end the name in {' or '.join(FORMATS)}",
-        )
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise ConfigError(
-            "is a directory" if target.is_dir() else "its folder does not exist",
-            field="out",
-            value=str(path),
-            remedy="name a file in a folder that exists",
-        )
-    return suffix

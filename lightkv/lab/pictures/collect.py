@@ -86,11 +86,12 @@ def check_counts(images: Sequence[Any], prompts: Sequence[str], strategies: Sequ
             "there is no picture to draw on", field="image", remedy="give at least one picture"
         )
     for field, given in (("prompt", prompts), ("strategy", strategies)):
-        if isinstance(given, str) or not 1 <= len(given) <= MOST:
+        several = isinstance(given, Sequence) and not isinstance(given, str)
+        if not several or not 1 <= len(given) <= MOST:
             raise ConfigError(
                 f"one or {MOST} can be compared in a picture",
                 field=field,
-                value=given if isinstance(given, str) else len(given),
+                value=len(given) if several else given,
                 remedy=f"give a list of one or {MOST}; more comparisons are more pictures",
             )
 
@@ -128,6 +129,7 @@ def stages_of(report: RunReport) -> list[ShownStage]:
     steps = zip(report.after_layers, report.trace, report.scores, strict=True)
     for after, step, score in steps:
         guidance = None if score is None else _spread(total, score)
+        entered = total.slot_counts[0]
         total = total.then(_on_host(step))
         reached.append((after, total))
         home = _homes(total.slot, total.survivor)
@@ -140,6 +142,7 @@ def stages_of(report: RunReport) -> list[ShownStage]:
                 total.weight.double().numpy(),
                 guidance,
                 total.slot_counts[0],
+                entered,
             )
         )
     for layer, done in enumerate(report.cache_trace or ()):
@@ -202,4 +205,5 @@ def _cached(layer: int, done: CachedLayer, before: Assignment, left: int) -> Sho
         share.double().numpy(),
         None if score is None else _spread(before, score),
         left,
+        before.slot_counts[0],
     )

@@ -64,6 +64,7 @@ class ShownStage:
         guidance: `[V]` importance that the scorer gave to the token that held this one when the
             stage began, NaN where none did; None for a strategy without scorer.
         left: vision tokens after the stage.
+        entered: vision tokens that it began with; on the cache those of its layer.
     """
 
     title: str
@@ -73,6 +74,7 @@ class ShownStage:
     weight: FloatArray
     guidance: FloatArray | None
     left: int
+    entered: int
 
     @property
     def groups(self) -> dict[int, list[int]]:
@@ -183,6 +185,7 @@ def _run_dict(run: ShownRun) -> dict[str, Any]:
                 "weight": _rounded(stage.weight),
                 "guidance": None if stage.guidance is None else _rounded(stage.guidance),
                 "left": stage.left,
+                "entered": stage.entered,
             }
             for stage in run.stages
         ],

@@ -165,10 +165,13 @@
 
   function story(run, stage, token) {
     const lines = [`token ${token}: ${place(token)}`];
-    const before = run.stages.slice(0, run.stages.indexOf(stage) + 1);
     if (!stage) return `${lines[0]}\nas it enters`;
+    // What the patch went through: a layer's cache has seen the stages in front of that layer, and no
+    // other layer's cache.
+    const before = run.stages.filter((s, place) => s === stage || (s.site === "layers" &&
+      (stage.site === "cache" ? s.layer <= stage.layer : place < run.stages.indexOf(stage))));
     const home = stage.home[token];
-    const since = before.find((s) => s.site === stage.site && s.home[token] !== token);
+    const since = before.find((s) => s.home[token] !== token);
     if (home === DROPPED) lines.push(`dropped ${(before.find((s) => s.home[token] === DROPPED) || stage).title}`);
     else if (home < 0) lines.push(`merged into an entry of the text, ${stage.title}`);
     else {
@@ -235,15 +238,15 @@
 
   // -- the page ---------------------------------------------------------------------------------
 
-  function caption(run, stage, before) {
+  function caption(run, stage) {
     if (!stage) return `input: ${data.count} tokens${data.views.every((view) => view.source === "encoder") ? "" : "; picture laid over the grid"}`;
-    const text = `${stage.title}: ${before} → ${stage.left} tokens`;
+    const text = `${stage.title}: ${stage.entered} → ${stage.left} tokens`;
     if (!run.differences) return text;
     const other = run.differences[run.stages.indexOf(stage)];
     return `${text}; ${other || "no"} patches in another group than under the prompt before`;
   }
 
-  function figure(run, stage, before, large) {
+  function figure(run, stage, large) {
     const node = element("figure");
     data.views.forEach((view, number) => {
       const cell = cellSize(view, large);
@@ -255,7 +258,7 @@
       listen(panel);
       node.append(canvas);
     });
-    node.append(element("figcaption", {}, caption(run, stage, before)));
+    node.append(element("figcaption", {}, caption(run, stage)));
     node.style.width = `${Math.max(...[...node.querySelectorAll("canvas")].map((c) => c.width))}px`;
     return node;
   }
@@ -266,11 +269,9 @@
     panels.length = 0;
     runs.replaceChildren(...data.runs.map((run, number) => {
       const line = element("div", { className: "panels" });
-      let before = data.count;
-      if (state.tab === "all" || state.tab === "input") line.append(figure(run, null, before, state.tab === "input"));
+      if (state.tab === "all" || state.tab === "input") line.append(figure(run, null, state.tab === "input"));
       run.stages.forEach((stage, place) => {
-        if (state.tab === "all" || state.tab === String(place)) line.append(figure(run, stage, before, state.tab !== "all"));
-        if (stage.site === "layers") before = stage.left;
+        if (state.tab === "all" || state.tab === String(place)) line.append(figure(run, stage, state.tab !== "all"));
       });
       if (!line.childElementCount) line.append(element("p", { className: "soft" }, "this run has no such stage"));
       const head = element("h2", {}, run.strategy,

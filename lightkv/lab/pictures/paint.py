@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,9 @@ RAMP: tuple[RGB, ...] = (
 def colors(picture: Picture) -> list[RGB]:
     """A colour for the group that has its home at each token: the same in all stages and runs.
 
-    Hues follow the golden section, so no two are equal. Tokens that survive longest choose first, and
-    each takes, of the next few hues, the one least like those of the groups that it ever touches.
+    Hues follow the golden section. Tokens that survive longest choose first, and each takes, of the next
+    few hues, the one least like those of the groups that it ever touches. Channels have 256 steps, so
+    with many tokens hues meet again; a colour that is taken is made a little lighter or darker.
     """
     touching = _touching(picture)
     lasted = np.zeros(picture.count, dtype=np.int64)
@@ -46,17 +48,19 @@ def colors(picture: Picture) -> list[RGB]:
             homes = np.unique(stage.home[stage.home >= 0])
             lasted[homes] = np.maximum(lasted[homes], stage.layer + 1)
     out: list[RGB | None] = [None] * picture.count
+    taken: set[RGB] = set()
     for number, token in enumerate(np.argsort(-lasted, kind="stable").tolist()):
         near = [color for other in touching.get(token, ()) if (color := out[other]) is not None]
-        offered = [_shade(number, step) for step in range(CANDIDATES)]
-        out[token] = max(
-            offered, key=lambda color: min((_unlike(color, n) for n in near), default=0)
-        )
+        offered = [_free(_shade(number, step), taken) for step in range(CANDIDATES)]
+        chosen = max(offered, key=lambda color: min((_unlike(color, n) for n in near), default=0))
+        out[token] = chosen
+        taken.add(_coarse(chosen))
     return [color for color in out if color is not None]
 
 
 CANDIDATES = 10
 GOLDEN = 0.6180339887
+NUDGE = 10
 
 
 def _shade(number: int, step: int) -> RGB:
@@ -65,6 +69,25 @@ def _shade(number: int, step: int) -> RGB:
     light = (0.48, 0.62, 0.38)[(number + step) % 3]
     red, green, blue = colorsys.hls_to_rgb(hue, light, (0.85, 0.7)[step % 2])
     return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def _free(color: RGB, taken: Collection[RGB]) -> RGB:
+    """The colour, or a lighter or darker one that nobody has; by steps that can be seen while there are
+    any left."""
+    if _coarse(color) not in taken:
+        return color
+    for far in (*range(NUDGE, 10 * NUDGE, NUDGE), *range(1, 256)):
+        for step in (far, -far):
+            red, green, blue = (min(max(channel + step, 0), 255) for channel in color)
+            if _coarse((red, green, blue)) not in taken:
+                return red, green, blue
+    return color
+
+
+def _coarse(color: RGB) -> RGB:
+    """Equal for colours that come to one in the PNG, whose channels have steps of 4."""
+    red, green, blue = ((channel + 2) // 4 for channel in color)
+    return red, green, blue
 
 
 def _unlike(one: RGB, other: RGB) -> float:

@@ -122,7 +122,7 @@ class _Sheet:
         self, at: tuple[int, int], text: str, size: int, fill: Any = INK, room: int | None = None
     ) -> int:
         """Write one line, cut to `room` pixels; where it ends."""
-        font = _font(size, text)
+        text, font = _one_line(text), _font(size, text)
         room = self.width - MARGIN - at[0] if room is None else room
         if self.draw.textlength(text, font=font) > room:
             while text and self.draw.textlength(text + "...", font=font) > room:
@@ -144,19 +144,28 @@ class _Sheet:
     def _run(self, number: int, top: int) -> None:
         run, line = self.picture.runs[number], self.lines[number]
         self.draw.line((MARGIN, top, self.width - MARGIN, top), fill=(214, 216, 222))
-        end = self._text((MARGIN, top + 8), run.strategy, self.head)
-        end = self._text((end + 14, top + 8), f'"{run.prompt}"', self.head)
-        self._text((end + 14, top + 8), f"answer: {run.answer}", self.head, (0, 92, 168))
+        self._heading(run, top + 8)
         self._text((MARGIN, top + 30), _note(run, line), self.small, SOFT)
         other = differences(self.picture.runs, number) or []
         found = dict(zip(map(id, run.stages), other, strict=False))
         left = self._panel(MARGIN, top, paint_input, "input", f"{self.picture.count} tokens")
-        before = self.picture.count
         for stage in line:
             if stage.guidance is not None:
                 left = self._guidance(left, top, stage)
-            left = self._groups(left, top, stage, before, found.get(id(stage)))
-            before = stage.left if stage.site == "layers" else before
+            left = self._groups(left, top, stage, found.get(id(stage)))
+
+    def _heading(self, run: ShownRun, top: int) -> None:
+        """Strategy, question and answer. A long question is cut first: the answer is the result."""
+        room = self.width - 2 * MARGIN - 28
+        question, answer = f'"{run.prompt}"', f"answer: {run.answer}"
+        kept = min(self._length(answer, self.head), room // 2)
+        end = self._text((MARGIN, top), run.strategy, self.head, room=room // 4)
+        left = room - kept - (end - MARGIN)
+        end = self._text((end + 14, top), question, self.head, room=left)
+        self._text((end + 14, top), answer, self.head, (0, 92, 168))
+
+    def _length(self, text: str, size: int) -> int:
+        return ceil(self.draw.textlength(_one_line(text), font=_font(size, text)))
 
     def _guidance(self, left: int, top: int, stage: ShownStage) -> int:
         guidance = stage.guidance
@@ -172,9 +181,7 @@ class _Sheet:
         where = "before " + stage.title if stage.site == "cache" else stage.title
         return self._panel(left, top, paint, f"guidance, {where}", times)
 
-    def _groups(
-        self, left: int, top: int, stage: ShownStage, before: int, other: int | None
-    ) -> int:
+    def _groups(self, left: int, top: int, stage: ShownStage, other: int | None) -> int:
         def paint(view: ShownView, cell: int) -> Any:
             return paint_groups(view, stage, self.palette, cell)
 
@@ -185,7 +192,9 @@ class _Sheet:
         )
         if other is not None:
             note += f"; {other or 'none'} unlike above"
-        return self._panel(left, top, paint, f"{stage.title}: {before} to {stage.left}", note)
+        return self._panel(
+            left, top, paint, f"{stage.title}: {stage.entered} to {stage.left}", note
+        )
 
     def _panel(self, left: int, top: int, paint: Any, title: str, note: str) -> int:
         for view, place in zip(self.picture.views, self.places, strict=True):
@@ -224,6 +233,11 @@ def _note(run: ShownRun, drawn: Sequence[ShownStage]) -> str:
     if len(drawn) < len(run.stages):
         note += f"; {len(drawn)} of its {len(run.stages)} stages"
     return note + (f"; {run.remark}" if run.remark else "")
+
+
+def _one_line(text: str) -> str:
+    """Models answer in several lines too; Pillow measures one only."""
+    return " ".join(text.split())
 
 
 def _font(size: int, text: str) -> Any:

@@ -19,6 +19,10 @@ _AT_ONCE = 2**22
 """Weights of clusters held in memory at once."""
 
 
+NEAR = 0.01
+"""Costs that differ by no more are equal."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A figure and its 95 % interval."""
@@ -68,22 +72,23 @@ def resampled_means(
 
 
 def front(points: Sequence[tuple[float | None, float]]) -> set[int]:
-    """Numbers of the (cost, quality) points that no other point beats in both; None is no cost.
+    """Numbers of the (cost, quality) points that no other point beats; None is no cost.
 
-    Costs count as equal if they agree to a hundredth: what rounding of token counts leaves over is
-    no saving.
+    A point beats those of lower quality that cost no less than it does, and those of equal quality that
+    cost more. Costs within `NEAR` of one another are equal: what rounding of token counts leaves over
+    is no saving. Points that tie are on the front together.
     """
-    points = [(None if cost is None else round(cost, 2), quality) for cost, quality in points]
-    order = sorted(
-        (number for number, (cost, _) in enumerate(points) if cost is not None),
-        key=lambda number: (points[number][0], -points[number][1]),
-    )
-    found, best = set(), -np.inf
-    for number in order:
-        if points[number][1] > best:
-            best = points[number][1]
-            found.add(number)
-    return found
+    known = [
+        (number, cost, quality) for number, (cost, quality) in enumerate(points) if cost is not None
+    ]
+    return {
+        number
+        for number, cost, quality in known
+        if not any(
+            (other > quality and paid <= cost + NEAR) or (other == quality and paid < cost - NEAR)
+            for _, paid, other in known
+        )
+    }
 
 
 def bounds(means: Floats) -> tuple[Floats, Floats]:

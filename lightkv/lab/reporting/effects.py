@@ -50,12 +50,14 @@ def by_weight(effects: list[Effect]) -> list[Effect]:
 
 
 def _pairs(group: Group, axis: str, first: str, label: str) -> Iterator[tuple[Row, Row]]:
-    """Finished cells that differ in one axis only."""
+    """Points of the grid that differ in one axis only. A repeat counts with the figures of the cell that
+    computes the same: without it the rest would be averaged over a part of the grid."""
+    design = group.design
     rest = {}
-    for row in group.rows:
+    for row in design:
         if not row.plain and row.cell.factors.get(axis) == first:
             rest[_others(row, axis)] = row
-    for row in group.rows:
+    for row in design:
         if not row.plain and row.cell.factors.get(axis) == label:
             base = rest.get(_others(row, axis))
             if base is not None:

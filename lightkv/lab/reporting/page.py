@@ -96,9 +96,6 @@ def facts(study: Study) -> list[tuple[str, str]]:
     cells = [row.cell for row in study.rows]
     done = sum(cell.status == "done" for cell in cells)
     groups = study.groups
-    models, tasks = (
-        list(dict.fromkeys(group.label.split(" · ")[part] for group in groups)) for part in (0, 1)
-    )
     counts = dict.fromkeys(f"{g.samples:,} in {g.clusters:,} clusters" for g in groups)
     baselines = list(dict.fromkeys(row.base for row in study.rows if row.base))
     against = baselines[0] if len(baselines) == 1 else f"{len(baselines)} cells, one for each case"
@@ -111,8 +108,8 @@ def facts(study: Study) -> list[tuple[str, str]]:
         versions.update(cell.versions)
     created = str(study.meta.get("created", "")).replace("T", " ").split("+")[0]
     found = {
-        "model": ", ".join(models),
-        "task": ", ".join(tasks),
+        "model": ", ".join(dict.fromkeys(group.model for group in groups)),
+        "task": ", ".join(dict.fromkeys(group.task for group in groups)),
         "samples per cell": "; ".join(counts),
         "cells": f"{done} of {len(cells)} done",
         "baseline": against if baselines else "",

@@ -50,7 +50,9 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
                 lines[1]["line"]["width"] = 1.2
             traces += lines
     else:
-        labels = lines_by([r for r in rows if axis in r.setting], lambda row: row.setting[axis])
+        # With repeats: each label is averaged over the whole grid.
+        design = [row for row in group.design if not row.plain and read(row) is not None]
+        labels = lines_by([r for r in design if axis in r.setting], lambda row: row.setting[axis])
         for number, members in enumerate(labels.values()):
             for text, own in lines_by(members, lambda row: setting_text(row.setting)).items():
                 traces.append(_thin(group, text, own, read, number))

@@ -7,7 +7,7 @@ difference of cells follow from the resampled means of the cells.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lightkv.lab.errors import StoreError
 from lightkv.lab.records import Cell, Outcome
+from lightkv.lab.repeats import repeats
 from lightkv.lab.reporting.bootstrap import (
     Estimate,
     Floats,
@@ -51,7 +52,8 @@ class Row:
         change: its score minus that of `base`, paired.
         p: McNemar's, exact; None where scores are no answers (log-probabilities).
         kinds: kind of question → its figures.
-        front: no other cell of the group is better and keeps less; (by retention, by FLOPs).
+        front: whether no other cell of the group beats it, see `front`; (by retention, by FLOPs).
+        twin: of a row in `Group.repeats`: the row whose figures it has.
     """
 
     cell: Cell
@@ -62,6 +64,7 @@ class Row:
     p: float | None = None
     kinds: dict[str, KindScore] = field(default_factory=dict)
     front: tuple[bool, bool] = (False, False)
+    twin: Row | None = None
 
     @property
     def plain(self) -> bool:
@@ -84,21 +87,32 @@ class Group:
     """Cells of one model that answered the same samples.
 
     Attributes:
-        label: model and task.
+        label: model and task, and what tells it from other groups of these.
+        model, task: as the grid names them.
         rows: those that are done, in the grid's order.
         samples, clusters: how many.
         kinds: of questions.
         share: whether scores lie between 0 and 1 (shown in percent), or are log-probabilities.
         means: `[resamples, rows]`, the rows' scores under common draws of clusters.
+        repeats: cells that were skipped because one of the rows computes the same, with that row's
+            figures. They count in averages over the grid's axes, and are no results of their own.
     """
 
     label: str
+    model: str
+    task: str
     rows: list[Row]
     samples: int
     clusters: int
     kinds: list[str]
     share: bool
     means: Floats
+    repeats: list[Row] = field(default_factory=list)
+
+    @property
+    def design(self) -> list[Row]:
+        """All points of the grid that have figures, in its order: rows and repeats."""
+        return sorted([*self.rows, *self.repeats], key=lambda row: row.cell.position)
 
     @property
     def vanilla(self) -> Row | None:
@@ -106,22 +120,27 @@ class Group:
         return next((row for row in self.rows if row.plain), None)
 
     def average(self, rows: Iterable[Row]) -> Estimate:
-        """Mean score of some of its cells."""
+        """Mean score of some points of its design."""
         chosen = list(rows)
-        columns = [self.rows.index(row) for row in chosen]
+        columns = [self._column(row) for row in chosen]
         return estimate(
             float(np.mean([row.score.value for row in chosen if row.score])),
             self.means[:, columns].mean(axis=1),
         )
 
     def contrast(self, pairs: Sequence[tuple[Row, Row]]) -> Estimate:
-        """Mean over pairs of cells of the second's score minus the first's."""
+        """Mean over pairs of points of its design of the second's score minus the first's."""
         first, second = (
-            self.means[:, [self.rows.index(pair[side]) for pair in pairs]].mean(axis=1)
+            self.means[:, [self._column(pair[side]) for pair in pairs]].mean(axis=1)
             for side in (0, 1)
         )
         gaps = [b.score.value - a.score.value for a, b in pairs if a.score and b.score]
         return estimate(float(np.mean(gaps)), second - first)
+
+    def _column(self, row: Row) -> int:
+        """Of `means`."""
+        wanted = row.twin or row
+        return next(column for column, own in enumerate(self.rows) if own is wanted)
 
 
 @dataclass
@@ -185,6 +204,7 @@ def build_study(
     compared = _baselines(rows, meta)
     for group, members in zip(groups, tables.values(), strict=True):
         _fill(group, [answers for _, answers in members], compared, resamples, seed)
+    _add_repeats(rows, groups)
     return Study(dict(meta), rows, groups, _axes(rows))
 
 
@@ -224,8 +244,11 @@ def _group(number: int, members: list[tuple[Row, _Answers]], resamples: int, see
     for row, _ in members:
         row.group = number
     counts = np.bincount(first.owner).astype(np.float64)[:, None]
+    model, task = (_label(members[0][0].cell, factor) for factor in ("model", "task"))
     return Group(
-        label=f"{_label(members[0][0].cell, 'model')} · {_label(members[0][0].cell, 'task')}",
+        label=f"{model} · {task}",
+        model=model,
+        task=task,
         rows=[row for row, _ in members],
         samples=len(first.scores),
         clusters=len(counts),
@@ -288,6 +311,19 @@ def _fill_kind(
             change = estimate(gap, means[:, column] - means[:, base])
         score = estimate(float(scores[:, column].mean()), means[:, column])
         row.kinds[kind] = KindScore(int(chosen.sum()), score, change)
+
+
+def _add_repeats(rows: Sequence[Row], groups: Sequence[Group]) -> None:
+    """Give the groups their `repeats`; the skipped rows themselves stay as they are."""
+    first = repeats([row.cell for row in rows])
+    by_id = {row.cell.id: row for row in rows}
+    for row in rows:
+        twin = by_id[first[row.cell.id].id] if row.cell.id in first else None
+        if twin is not None and twin.group is not None:
+            cell = replace(twin.cell, id=row.cell.id, name=row.cell.name, factors=row.cell.factors)
+            cell = replace(cell, position=row.cell.position)
+            lent = Row(cell, twin.group, twin.score, kinds=twin.kinds, twin=twin)
+            groups[twin.group].repeats.append(lent)
 
 
 def _totals(owner: NDArray[np.intp], scores: Floats, clusters: int = 0) -> Floats:

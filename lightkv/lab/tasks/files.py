@@ -175,7 +175,11 @@ class Files(Task):
 
 
 def check_picture(path: Path, megapixels: float, where: str) -> None:
-    """Refuse a picture that is missing, unreadable or too large, by its header alone."""
+    """Refuse a picture that is missing, unreadable or too large, by its header alone.
+
+    Raises:
+        TaskError: what is wrong with it.
+    """
     if not path.is_file():
         raise TaskError(
             f"{where}: there is no such picture",
@@ -187,16 +191,20 @@ def check_picture(path: Path, megapixels: float, where: str) -> None:
 
 
 def open_picture(path: Path, megapixels: float = MEGAPIXELS) -> Any:
-    """The picture in RGB.
+    """The picture in RGB, upright.
 
     Raises:
         TaskError: missing, unreadable or too large.
     """
-    return _opened(path, megapixels, "reading a picture", lambda picture: picture.convert("RGB"))
+    from lightkv.lab.imaging import rgb
+
+    return _opened(path, megapixels, "reading a picture", rgb)
 
 
 def _opened(path: Path, megapixels: float, where: str, use: Any) -> Any:
     from PIL import Image
+
+    from lightkv.lab.imaging import REMEDY, unusable
 
     try:
         with warnings.catch_warnings():
@@ -205,6 +213,11 @@ def _opened(path: Path, megapixels: float, where: str, use: Any) -> Any:
                 width, height = picture.size
                 if width * height > megapixels * 1e6:
                     raise Image.DecompressionBombError(f"{width} x {height} pixels")
+                what = unusable(picture)
+                if what is not None:
+                    raise TaskError(
+                        f"{where}: {what}", field="image", value=str(path), remedy=REMEDY
+                    )
                 return use(picture)
     except Image.DecompressionBombError as error:
         raise TaskError(
