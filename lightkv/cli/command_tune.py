@@ -137,6 +137,8 @@ def _show(tuned: Tuned) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from lightkv.lab.tuner import STEERING
+
     out = console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("strategy", overflow="fold")
@@ -169,8 +171,9 @@ def _show(tuned: Tuned) -> None:
         f"{tuned.evaluations} retentions and {tuned.answered} answers, where a sweep of the range "
         f"takes {tuned.sweep}. Differences to the uncompressed model are "
         + ("in percent points" if tuned.accuracy else "of mean log-probabilities")
-        + f"; bounds are one-sided, each at {tuned.decision_confidence:.4f}, so that all decisions "
-        "together have the confidence asked for.",
+        + f"; bounds are one-sided: on all samples each at {tuned.decision_confidence:.4f}, so that all "
+        "decisions together have the confidence asked for; on fewer, where they only steer, at "
+        f"{1.0 - STEERING:g}.",
         style="dim",
         markup=False,
     )

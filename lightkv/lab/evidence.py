@@ -27,7 +27,8 @@ class Trial:
         strategy, retention: as wanted.
         schedule: what was changed in the strategy's recipe; "" if nothing.
         achieved: mean over the samples.
-        margin: the difference to the uncompressed model on the samples that it was decided on.
+        margin: the difference to the uncompressed model on the samples that it was decided on; its
+            bounds are at the confidence of a decision only if these are all samples.
         verdict: of them; undecided on all samples does not pass.
         finished: whether these are all samples.
     """
@@ -140,7 +141,8 @@ class Tuned:
             f"effort: {self.evaluations} retentions, {self.answered} answers; a sweep of "
             f"{self.range[0]:g} to {self.range[1]:g} in steps of {self.step:g}: {self.sweep} answers"
         )
-        yield "tried (strategy, retention, achieved, samples, difference, bounds, verdict):"
+        yield "tried (strategy, retention, achieved, samples, difference, bounds, verdict; bounds on"
+        yield "part of the samples only steer, and are closer than those on all):"
         for trial in self.trials:
             seen = trial.margin
             yield (

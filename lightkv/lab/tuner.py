@@ -18,6 +18,10 @@ from lightkv.lab.stats import paired
 from lightkv.lab.tasks import Task
 from lightkv.lab.work import versions
 
+STEERING = 0.1
+"""Probability of error of a bound on part of the samples. These only steer the search: what they say
+wrongly costs evaluations, since the answer and the retention below it are judged on all samples."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -155,9 +159,9 @@ class Tuner:
         evaluator, name = self.evaluator, candidate.name
         base = evaluator.base(rung)
         other = evaluator.outcomes(name, candidate.spec, retention, rung)
-        seen = margin(
-            base, other, self.alpha, accuracy=evaluator.task.accuracy, seed=evaluator.seed
-        )
+        finished = rung == len(evaluator.rungs) - 1
+        alpha = self.alpha if finished else max(self.alpha, STEERING)
+        seen = margin(base, other, alpha, accuracy=evaluator.task.accuracy, seed=evaluator.seed)
         verdict = seen.verdict(self.max_drop)
         self.trials[name, retention] = Trial(
             strategy=candidate.strategy,
@@ -166,7 +170,7 @@ class Tuner:
             achieved=sum(outcome.retention for outcome in other) / len(other),
             margin=seen,
             verdict=verdict,
-            finished=rung == len(evaluator.rungs) - 1,
+            finished=finished,
         )
         evaluator.trials = len(self.trials)
         return verdict, seen.difference
