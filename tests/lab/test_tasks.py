@@ -270,6 +270,31 @@ def test_normalised_words():
     assert overlap("x", [""]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        *[("", "A"), ("!!!", "A"), ("The", "A"), ("B", "A"), ("+", "-"), ("", "?")],
+        *[("-5", "5"), ("\u22125", "5"), ("5", "(-5)"), (".5", "5"), ("-.5", "-5")],
+        *[("की", "का"), ("ดี", "ดู")],
+    ],
+)
+def test_what_is_left_of_nothing_is_not_right(answer, truth):
+    """Normalising may empty an answer or take its sense; then it must not equal another one."""
+    for measure in (exact, vqa, overlap):
+        assert measure(answer, [truth]) == measure(truth, [answer]) == 0.0
+        assert measure(answer, [truth] * 10) == 0.0
+        assert measure(answer, [answer]) == measure(truth, [truth]) == 1.0
+
+
+def test_forms_of_one_answer_are_equal():
+    for answer in ("A", "a", "A.", "(a)", " a)"):
+        assert exact(answer, ["A"]) == 1.0
+    assert exact("\u22125", ["-5"]) == 1.0
+    assert exact("3-5", ["3 5"]) == exact("well...5", ["well 5"]) == 1.0
+    assert exact("cafe\u0301", ["CAFÉ"]) == 1.0
+    assert exact("की", ["की!"]) == 1.0
+
+
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_overlap_is_a_symmetric_share(one, other):
     assert 0.0 <= overlap(one, [other]) <= 1.0
