@@ -67,3 +67,11 @@ class Cell:
     flops: float | None = None
     kv_bytes: float | None = None
     tokens: tuple[float, ...] = ()
+
+
+def comparable(one: Cell, other: Cell) -> bool:
+    """Whether two cells asked the same model the same questions about the same pictures.
+
+    Identities of samples do not tell: scenes of another seed are numbered alike.
+    """
+    return all(one.spec.get(key) == other.spec.get(key) for key in ("model", "task", "data"))

@@ -204,8 +204,8 @@ class _Run:
         jobs = []
         for cell in cells:
             job = self._job(cell)
-            if job is None:
-                self._store.fail(cell, "the uncompressed model failed on this task")
+            if isinstance(job, str):
+                self._store.fail(cell, job)
                 self._ended(cell, failed=True)
             else:
                 jobs.append(job)
@@ -230,18 +230,18 @@ class _Run:
                 self._store.reset(cell)
             raise
 
-    def _job(self, cell: Cell) -> Job | None:
-        """What to run; None where the reference that it needs is missing."""
+    def _job(self, cell: Cell) -> Job | str:
+        """What to run; or why not, where the reference that it needs is missing."""
         if not _needs_reference(cell) or _gives_reference(cell):
             return Job(cell.id, cell.spec)
         same = ("model", "dtype", "task", "data")
         for other in self._store.cells():
             if _gives_reference(other) and all(other.spec[k] == cell.spec[k] for k in same):
                 if other.status != "done":
-                    return None
+                    return "the uncompressed model failed on this task"
                 answers = {o.sample: o.answer for o in self._store.outcomes(other.id)}
                 return Job(cell.id, cell.spec, answers)
-        return None
+        return "the uncompressed model was not run on this task"
 
     def _ended(self, cell: Cell, failed: bool) -> None:
         self._done += 1

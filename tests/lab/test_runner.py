@@ -195,6 +195,27 @@ def test_agreement_is_with_the_uncompressed_model(tmp_path):
     assert sum(o.score for o in other) < len(other)
 
 
+def test_a_cell_may_have_a_task_of_its_own(tmp_path):
+    """Other pictures of the same numbers are not compared, and agreement finds its reference."""
+    small = {**GRID["task"], "scenes": 1}
+    cells = [
+        {"name": "more", "base": "random", "task": GRID["task"]},
+        {"name": "relative", "base": "random", "task": {"name": "agreement", "of": small}},
+    ]
+    grid = {"task": small, "retention": 0.5, "cells": cells, "axes": {"g": {"x": {}}}}
+    with ablate(grid, out=tmp_path / "r.sqlite") as store:
+        assert {cell.status for cell in store.cells()} == {"done"}
+        lines = summary(store, resamples=10)
+        assert [line.baseline for line in lines[3:]] == [
+            f"vanilla task={task}" for task in ("scenes", "scenes-2", "agreement")
+        ]
+        assert all(line.difference for line in lines[3:])
+    with Store.create(tmp_path / "r.sqlite", runner.Grid.parse(grid).plain()) as store:
+        store.update_meta(baselines={line.cell.name: lines[0].cell.name for line in lines[1:]})
+        found = summary(store, resamples=10)
+    assert [line.difference is not None for line in found] == [False] * 3 + [True, False, False]
+
+
 def test_a_failed_reference_fails_what_needs_it(tmp_path, monkeypatch):
     def broken(self, job):
         raise RuntimeError("no")
