@@ -11,7 +11,7 @@ import yaml
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab import ablate, runner, work
-from lightkv.lab.errors import StoreError
+from lightkv.lab.errors import RunError, StoreError
 from lightkv.lab.store import Store
 from lightkv.lab.summary import summary
 
@@ -267,3 +267,36 @@ def test_ray_gives_the_same(uninterrupted, tmp_path):
     pytest.importorskip("ray")
     ablate(GRID, out=tmp_path / "ray.sqlite", ray="local", workers=2, threads=1).close()
     assert table(tmp_path / "ray.sqlite") == table(uninterrupted)
+
+
+def test_ray_without_room_says_so(tmp_path, monkeypatch):
+    """A cluster with fewer CPUs than an actor asks for; then one with room for one of two."""
+    ray = pytest.importorskip("ray")
+    from lightkv.lab import ray_runner
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_runner, "PATIENCE", 5.0)
+            with pytest.raises(RunError, match=r"asks for 2 CPUs .*has 1, 1 of them free"):
+                ablate(GRID, out=tmp_path / "r.sqlite", ray="auto", threads=2)
+        with Store.open(tmp_path / "r.sqlite") as store:
+            assert {cell.status for cell in store.cells()} == {"pending", "skipped"}
+        ablate(GRID, out=tmp_path / "r.sqlite", ray="auto", workers=2, threads=1).close()
+    finally:
+        ray.shutdown()
+    with Store.open(tmp_path / "r.sqlite") as store:
+        assert [cell.status for cell in store.cells()].count("done") == 6
+
+
+def test_a_ray_actor_that_dies_costs_its_cell_only():
+    pytest.importorskip("ray")
+    from lightkv.lab.ray_runner import RayPool
+
+    seen = []
+    with RayPool("local", 1, 1) as pool:
+        jobs = [Dies("a", {}), work.Job("b", {"model": "none"})]
+        results = list(pool.run(jobs, seen.append))
+    assert [r.id for r in results] == ["a", "b"]
+    assert results[0].error.startswith("its Ray actor ended twice")
+    assert results[1].error.startswith("KeyError")
