@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightkv.lab.records import Cell
     from lightkv.lab.runner import Progress as Step
     from lightkv.lab.store import Store
-    from lightkv.lab.summary import Line
+    from lightkv.lab.summaries import Line
 
 
 def ablate(
@@ -123,7 +123,7 @@ def _show(store: Store) -> None:
     from rich import box
     from rich.table import Table
 
-    from lightkv.lab.summary import summary
+    from lightkv.lab.summaries import summary
 
     lines = summary(store)
     out = console()

@@ -13,7 +13,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.lab import ablate, runner, work
 from lightkv.lab.errors import RunError, StoreError
 from lightkv.lab.store import Store
-from lightkv.lab.summary import summary
+from lightkv.lab.summaries import summary
 
 GRID = {
     "name": "small",
