@@ -1,6 +1,7 @@
 """Runs: here and in processes alike, killed and gone on with, failing cells, full disks."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -240,6 +241,52 @@ def test_changed_data_are_refused(tmp_path):
     (tmp_path / "d.jsonl").write_text(line.replace("3 red", "4 red"))
     with pytest.raises(StoreError, match="data have changed"):
         ablate(grid, out=tmp_path / "r.sqlite")
+
+
+def interrupted_run(grid, path, monkeypatch):
+    """A results file with one cell done and others pending."""
+    plain, ran = work.Worker.run, []
+
+    def stop(self, job):
+        if ran:
+            raise KeyboardInterrupt
+        ran.append(job.id)
+        return plain(self, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work.Worker, "run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ablate(grid, out=path)
+
+
+def test_other_versions_do_not_go_on(uninterrupted, tmp_path, monkeypatch):
+    interrupted_run(GRID, tmp_path / "r.sqlite", monkeypatch)
+    monkeypatch.setattr("lightkv.__version__", "9.9")
+    with pytest.raises(StoreError, match=r"lightkv was .* and is 9\.9.*name another file"):
+        ablate(GRID, out=tmp_path / "r.sqlite")
+    ablate(GRID, out=uninterrupted).close()  # there is nothing left to mix
+
+
+def test_a_changed_checkpoint_does_not_go_on(tmp_path, monkeypatch):
+    from lightkv.cli.loading import bundled_path
+
+    model = tmp_path / "model"
+    shutil.copytree(bundled_path(), model)
+    grid = {**GRID, "model": str(model)}
+    interrupted_run(grid, tmp_path / "r.sqlite", monkeypatch)
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config + " ")
+    with pytest.raises(StoreError, match=r"the checkpoint .* has changed"):
+        ablate(grid, out=tmp_path / "r.sqlite")
+    (model / "config.json").write_text(config)
+    weights = next(model.glob("*.safetensors"))
+    before = weights.stat()
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(StoreError, match=r"the checkpoint .* has changed"):
+        ablate(grid, out=tmp_path / "r.sqlite")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with ablate(grid, out=tmp_path / "r.sqlite") as store:
+        assert [cell.status for cell in store.cells()].count("done") == 6
 
 
 def test_a_second_run_on_the_same_file_is_refused(uninterrupted):

@@ -104,8 +104,26 @@ def test_files_from_folder_and_from_lines(subject, folder):
     assert spent.retention == pytest.approx(0.55, abs=0.0025)
     before = one.fingerprint()
     picture(folder / "one.png", (1, 2, 3))
-    (folder / "one.png").write_bytes((folder / "one.png").read_bytes() + b"more")
     assert one.fingerprint() != before
+
+
+def test_a_fingerprint_is_of_names_and_contents(folder):
+    task = build_task({"name": "files", "path": str(folder)})
+    before = task.fingerprint()
+    assert task.fingerprint() == before
+    one, two = folder / "one.png", folder / "two.png"
+    one.write_bytes(one.read_bytes() + b"one")  # behind the picture, so of no account to Pillow
+    two.write_bytes(two.read_bytes() + b"two")
+    assert len({before, task.fingerprint()}) == 2
+    before = task.fingerprint()
+    names = one.rename(folder / "kept.png"), two.rename(one)
+    names[0].rename(two)  # the same sizes and names, the other way round
+    assert task.fingerprint() != before
+    before = task.fingerprint()
+    lines = (folder / "metadata.jsonl").read_text()
+    (folder / "copy.png").write_bytes(one.read_bytes())
+    (folder / "metadata.jsonl").write_text(lines.replace("one.png", "copy.png"))
+    assert task.fingerprint() != before
 
 
 def test_a_folder_of_pictures_alone(subject, folder):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from lightkv.lab.digests import content_digest
 from lightkv.lab.errors import TaskError
 from lightkv.lab.records import Outcome
 from lightkv.lab.tasks.base import Reference, Sample, Task, answered
@@ -88,12 +89,20 @@ class Files(Task):
         return found
 
     def fingerprint(self) -> str:
-        """Of the lines, and of the names and sizes of the pictures."""
+        """Of the lines, and of the names and contents of the pictures.
+
+        Raises:
+            TaskError: as `read`.
+        """
         digest = hashlib.sha256()
         for sample in self.read():
-            file = sample.image.args[0]
-            entry = (sample.id, sample.kind, sample.question, sample.answers, file.stat().st_size)
-            digest.update(json.dumps(entry).encode())
+            file: Path = sample.image.args[0]
+            try:
+                content = content_digest(file)
+            except OSError as error:
+                raise self._error(f"cannot read {file} ({error.strerror})", "check it") from error
+            asked = (sample.id, sample.kind, sample.question, sample.answers)
+            digest.update(json.dumps((*asked, sample.cluster, content)).encode())
         return digest.hexdigest()[:16]
 
     def evaluate(
