@@ -75,3 +75,13 @@ def comparable(one: Cell, other: Cell) -> bool:
     Identities of samples do not tell: scenes of another seed are numbered alike.
     """
     return all(one.spec.get(key) == other.spec.get(key) for key in ("model", "task", "data"))
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether a text holds halves of surrogate pairs, which no file can be written with."""
+    return writable(text) != text
+
+
+def writable(text: str) -> str:
+    """A text with halves of surrogate pairs replaced; all others stay as they are."""
+    return text.encode("utf-8", "replace").decode("utf-8")
