@@ -122,6 +122,7 @@ def _bar() -> Iterator[Any]:
 def _show(store: Store) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from lightkv.lab.summaries import summary
 
@@ -130,7 +131,7 @@ def _show(store: Store) -> None:
     factors = _varying([line.cell for line in lines])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for head in factors:
-        table.add_column(head, overflow="fold")
+        table.add_column(Text(head), overflow="fold")  # a name is no markup
     for head in ("mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p"):
         table.add_column(head, justify="right", no_wrap=True)
     for line in lines:

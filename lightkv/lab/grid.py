@@ -17,6 +17,7 @@ combinations on one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -37,11 +38,13 @@ from lightkv.lab.errors import GridError
 from lightkv.lab.forms import (
     CHANGES,
     check_change,
+    check_seed,
     empty_product,
     grid_error,
     label_text,
     normal_form,
 )
+from lightkv.lab.records import has_surrogates
 
 RESERVED = ("model", "task", "retention", "seed", "cell")
 """Factors that every grid has; no axis may take their names."""
@@ -175,6 +178,14 @@ class Grid(BaseModel):
 
     def check(self) -> None:
         """Raise `GridError` for what cannot be meant."""
+        if has_surrogates(json.dumps(self.plain(), ensure_ascii=False)):
+            raise GridError(
+                "half a surrogate pair (\\ud800 to \\udfff) is no text",
+                field="grid",
+                remedy="write the character itself",
+            )
+        for seed in self.seeds:
+            check_seed("grid, seeds", seed)
         for key, values in (("seeds", self.seeds), ("retention", self.retention)):
             if values is not None and not values:
                 raise empty_product(key)

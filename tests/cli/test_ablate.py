@@ -56,6 +56,14 @@ def test_errors_are_one_line(bundled, grid, tmp_path, fails):
     assert out.read_text() == "mine"
 
 
+def test_names_are_not_markup(bundled, grid, tmp_path, call):
+    axes = {"g[/b]": {"[red]x": {}, "y[/": {"scorer": "uniform"}}}
+    grid.write_text(yaml.safe_dump({"task": GRID["task"], "axes": axes, "vanilla": False}))
+    found = call("ablate", grid, "--out", tmp_path / "r.sqlite")
+    assert found.exit_code == 0, found.stderr
+    assert all(name in found.stdout for name in ("g[/b]", "[red]x", "y[/"))
+
+
 def test_an_interrupt_says_how_to_go_on(bundled, grid, tmp_path, call, monkeypatch):
     from lightkv.lab import work
 

@@ -162,6 +162,12 @@ def test_seeds_matter_only_to_chance(subject):
     assert last.reason == "computes the same as 'fastv retention=0.5 seed=1'"
 
 
+def test_large_seeds_are_seeds(subject):
+    cells = [{"name": "random", "base": "random"}, {"name": "rand", "base": "rand"}]
+    found = plan({"task": SCENES, "seeds": [2**63 - 1, -5], "cells": cells}, subject)
+    assert {cell.status for cell in found} == {"pending"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -188,6 +194,17 @@ def test_seeds_matter_only_to_chance(subject):
         ({"task": "scene"}, "Did you mean 'scenes'"),
         ({"base": "lightkvv"}, "lightkv"),
         ({"equalise": "sometimes"}, "achieved"),
+        ({"cells": 5}, "cells are a list"),
+        ({"cells": [5]}, "what changes is a mapping"),
+        ({"cells": [{"name": "x", "seed": "abc"}]}, r"cells\[0\], seed = 'abc': a seed is a whole"),
+        ({"cells": [{"name": "x", "seed": 2**63}]}, "at most 64 bits"),
+        ({"seeds": [0, 2**63]}, "at most 64 bits"),
+        ({"cells": [{"name": "x", "scorer": 5}]}, "scorer = 5: a component is a name"),
+        ({"axes": {"g": {"a": {"retention": "much"}}}}, "a retention is a number"),
+        ({"axes": {"g": {"a": {"model": 5}}}}, "a model is a text"),
+        ({"base": {"scorer": 5}}, "scorer"),
+        ({"cells": [{"name": "x", "schedule": {True: 1}}]}, "a parameter is a text.*quotes"),
+        ({"name": "\ud800"}, "half a surrogate pair"),
         ({"vanilla": False, "cells": [], "axes": {}, "retention": "much"}, "retention"),
     ],
 )

@@ -14,6 +14,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.lab import ablate, runner, work
 from lightkv.lab.errors import RunError, StoreError
 from lightkv.lab.store import Store
+from lightkv.lab.subject import Subject
 from lightkv.lab.summaries import summary
 
 GRID = {
@@ -138,6 +139,26 @@ def test_failing_cells_do_not_stop_the_rest(uninterrupted, tmp_path, monkeypatch
         assert [cell.status for cell in store.cells()].count("failed") == 1
     ablate(GRID, out=path, retry_failed=True).close()
     assert table(path) == table(uninterrupted)
+
+
+def test_what_no_file_can_hold_is_replaced(tmp_path, monkeypatch):
+    """Halves of surrogate pairs in an answer, or in an error, cost a mark and not the run."""
+    plain = Subject.generate
+
+    def odd(self, samples, limit=32):
+        return [f"\udc80{answer}" for answer in plain(self, samples, limit)]
+
+    monkeypatch.setattr(Subject, "generate", odd)
+    with ablate({"task": GRID["task"]}, out=tmp_path / "r.sqlite") as store:
+        first = store.outcomes(store.cells()[0].id)
+    assert all(one.answer.startswith("?") for one in first)
+
+    def broken(self, samples, limit=32):
+        raise ValueError("\ud800")
+
+    monkeypatch.setattr(Subject, "generate", broken)
+    with ablate({"task": GRID["task"]}, out=tmp_path / "s.sqlite") as store:
+        assert {cell.reason for cell in store.cells()} == {"ValueError: ?"}
 
 
 def test_a_process_that_dies_costs_its_cell_only(tmp_path):

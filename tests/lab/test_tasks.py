@@ -157,6 +157,12 @@ def broken_lines(name):
             "line 1: 'answers' is neither",
         ),
         "missing": ('{"image": "no.png", "question": "?"}\n', "line 1 .*no such picture"),
+        "base64": (good.replace("one.png", "iVBOR/w0KGgo" * 9000), "line 1 .*no such picture"),
+        "null": (good.replace("one.png", "one\\u0000.png"), "line 1 .*no such picture"),
+        "deep": (good + "\n" + "[" * 100_000, "line 2: not valid JSON"),
+        "long": (good[:-1] + ', "n": ' + "1" * 5000 + "}", "line 1: not valid JSON"),
+        "surrogate": (good[:-1] + ', "kind": "\\ud800"}', "line 1: half a surrogate pair"),
+        "key": (good[:-1] + ', "\\udfff": 1}', "line 1: half a surrogate pair"),
         "empty": ("\n\n", "no samples"),
         "twice": ("\n".join([good[:-1] + ', "id": "a"}'] * 2), "two samples have the id 'a'"),
     }[name]
@@ -164,14 +170,18 @@ def broken_lines(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["json", "bytes", "list", "image", "question", "answers", "missing", "empty", "twice"],
+    [
+        *("json", "bytes", "list", "image", "question", "answers", "missing", "empty", "twice"),
+        *("base64", "null", "deep", "long", "surrogate", "key"),
+    ],
 )
 def test_broken_lines_are_named(folder, name):
     content, message = broken_lines(name)
     path = folder / "lines.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises(TaskError, match=message) as caught:
         build_task({"name": "files", "path": str(path)}).samples()
+    assert len(str(caught.value)) < 1000
 
 
 def huge_png(side):
@@ -221,6 +231,7 @@ def test_a_truncated_picture_is_named_when_it_is_read(folder):
         (3, "a name or a mapping with name"),
         ({"name": "agreement", "of": "file"}, "Did you mean 'files'"),
         ({"name": "files", "path": "/none/at/all"}, "no such file or folder"),
+        ({"name": "files", "path": "long" * 9000}, "no such file or folder"),
     ],
 )
 def test_wrong_tasks(source, message):
