@@ -141,7 +141,7 @@ def _show(store: Store) -> None:
         if line.cell.status != "done":
             reason = f": {line.cell.reason}" if line.cell.reason else ""
             out.print(f"{line.cell.name} {line.cell.status}{reason}", markup=False)
-    out.print(_explanation(store.meta.get("baseline"), lines), style="dim", markup=False)
+    out.print(_explanation(lines), style="dim", markup=False)
 
 
 def _varying(cells: Sequence[Cell]) -> list[str]:
@@ -184,12 +184,14 @@ def _figures(line: Line) -> list[str]:
     return [*texts, rf"{middle} \[{low}, {high}]", chance]
 
 
-def _explanation(baseline: str | None, lines: Sequence[Line]) -> str:
-    names = {line.baseline for line in lines} - {None}
-    against = f"to {baseline!r}" if baseline else f"to {len(names)} baselines"
+def _explanation(lines: Sequence[Line]) -> str:
+    names = sorted({line.baseline or "" for line in lines if line.difference is not None})
+    against = "No cell could be compared with a baseline; "
+    if names:
+        to = repr(names[0]) if len(names) == 1 else f"{len(names)} baselines"
+        against = f"Differences are to {to}, paired by sample; "
     return (
         "Mean scores in %, log-probabilities as they are; retention as achieved; FLOPs of the prefill "
-        f"and bytes of its cache relative to the uncompressed model. Differences are {against}, "
-        "paired by sample; intervals by bootstrap over pictures; p is McNemar's, exact, of wholly "
-        "right answers."
+        f"and bytes of its cache relative to the uncompressed model. {against}"
+        "intervals by bootstrap over pictures; p is McNemar's, exact, of wholly right answers."
     )

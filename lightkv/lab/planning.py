@@ -150,12 +150,7 @@ def _without_repeats(cells: Sequence[Cell]) -> list[Cell]:
         if cell.status == "skipped":
             found.append(cell)
             continue
-        what = {key: cell.spec[key] for key in ("model", "task", "data", "pipeline")}
-        # The name of a pipeline decides nothing.
-        what["pipeline"] = {
-            k: v for k, v in what["pipeline"].items() if k not in ("name", "source")
-        }
-        key = cell_id(what)
+        key = _computes(cell)
         if key in seen:
             reason = f"computes the same as {seen[key]!r}"
             identity = cell_id({**cell.spec, "name": cell.name})
@@ -164,6 +159,14 @@ def _without_repeats(cells: Sequence[Cell]) -> list[Cell]:
             seen[key] = cell.name
         found.append(cell)
     return found
+
+
+def _computes(cell: Cell) -> str:
+    """The same for cells that compute the same."""
+    what = {key: cell.spec[key] for key in ("model", "task", "data", "pipeline")}
+    # The name of a pipeline decides nothing.
+    what["pipeline"] = {k: v for k, v in what["pipeline"].items() if k not in ("name", "source")}
+    return cell_id(what)
 
 
 def _check_names(cells: Sequence[Cell]) -> None:
@@ -186,30 +189,40 @@ def baselines(grid: Grid, cells: Sequence[Cell]) -> dict[str, str]:
     """Name of a cell → name of the cell that it is compared with; only where there is one.
 
     A baseline of factors holds the cell's other factors fixed, so it may be another cell for each
-    retention.
+    retention. Where the baseline was skipped because another cell computes the same, that cell is it.
 
     Raises:
         GridError: no cell has the baseline's name.
     """
+    running = {_computes(cell): cell for cell in cells if cell.status != "skipped"}
+
+    def runs(cell: Cell) -> Cell:
+        return running.get(_computes(cell), cell)
+
     wanted = grid.baseline
     if wanted is None:
         wanted = {"cell": VANILLA} if grid.vanilla else {}
     if isinstance(wanted, str):
-        named = {cell.name: cell for cell in cells}
+        named = {cell.name: runs(cell) for cell in cells}
         if wanted in named:
+            base = named[wanted]
             return {
-                cell.name: wanted
+                cell.name: base.name
                 for cell in cells
-                if cell.name != wanted and comparable(cell, named[wanted])
+                if runs(cell) is not base and comparable(cell, base)
             }
         _check_baseline(wanted, cells)
         wanted = {"cell": wanted}
     found = {}
     for cell in cells:
         fixed = {**cell.factors, **wanted}
-        near = [c for c in cells if wanted and comparable(cell, c) and _fits(c, wanted, fixed)]
-        if len(near) == 1 and near[0].name != cell.name:
-            found[cell.name] = near[0].name
+        near = {
+            runs(other).name
+            for other in cells
+            if wanted and comparable(cell, other) and _fits(other, wanted, fixed)
+        }
+        if len(near) == 1 and near != {runs(cell).name}:
+            found[cell.name] = near.pop()
     return found
 
 

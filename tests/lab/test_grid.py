@@ -313,6 +313,27 @@ def test_baselines_are_of_the_same_model_and_task(subject):
     }
 
 
+def test_a_baseline_that_another_cell_computes_is_that_cell(subject):
+    data = {
+        "task": SCENES,
+        "retention": [0.5, 0.3],
+        "axes": {"guidance": {"prompt": {}, "uniform": {"scorer": "uniform"}}},
+        "cells": [{"name": "full", "base": "lightkv"}],
+    }
+    for wanted in ("full", {"cell": "full"}, {"guidance": "prompt"}):
+        grid = Grid.parse({**data, "baseline": wanted})
+        cells = plan_cells(grid, lambda model, dtype: subject)
+        assert [c.status for c in cells if "full" in c.name] == ["skipped"] * 2
+        against = baselines(grid, cells)
+        assert against == {
+            f"guidance=uniform retention={r}": f"guidance=prompt retention={r}" for r in (0.5, 0.3)
+        }
+    grid = Grid.parse({**data, "baseline": "full retention=0.3"})
+    found = baselines(grid, cells)
+    assert set(found.values()) == {"guidance=prompt retention=0.3"}
+    assert len(found) == len(cells) - 2  # all but the baseline and its twin
+
+
 def test_changes_of_a_part_keep_the_rest():
     base = base_data("lightkv")
     keys = changed(base, {"matcher": {"metric": "keys"}})
