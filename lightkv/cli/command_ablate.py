@@ -35,7 +35,10 @@ def ablate(
         bool, typer.Option("--table", help="Run nothing; print the table of --out.")
     ] = False,
 ) -> None:
-    """Run an ablation grid; run again with the same --out, it goes on where it stopped."""
+    """Run an ablation grid; run again with the same --out, it goes on where it stopped.
+
+    The exit code is 1 if every cell that ran failed.
+    """
     from lightkv.core.errors import ConfigError
     from lightkv.lab.store import Store
 
@@ -72,6 +75,9 @@ def ablate(
         raise typer.Abort from None
     with store:
         _show(store)
+        ran = {cell.status for cell in store.cells()} - {"pending", "skipped"}
+    if ran == {"failed"}:
+        raise typer.Exit(1)  # a script must not go on with nothing
 
 
 @contextmanager

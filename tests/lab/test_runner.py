@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ import yaml
 from lightkv.core.errors import ConfigError
 from lightkv.lab import ablate, runner, work
 from lightkv.lab.errors import RunError, StoreError
+from lightkv.lab.pool import Pool
 from lightkv.lab.store import Store
 from lightkv.lab.subject import Subject
 from lightkv.lab.summaries import summary
@@ -161,17 +163,26 @@ def test_what_no_file_can_hold_is_replaced(tmp_path, monkeypatch):
         assert {cell.reason for cell in store.cells()} == {"ValueError: ?"}
 
 
-def test_a_process_that_dies_costs_its_cell_only(tmp_path):
-    """One cell makes its process end itself; the others are done by another one."""
-    from lightkv.lab.pool import Pool
-
+def test_a_process_that_dies_costs_its_cell_only():
+    """One cell makes its process end itself, twice; the others are done by another one."""
     with Pool(1, 1) as pool:
-        results = list(
-            pool.run([Dies("a", {}), work.Job("b", {"model": "none"})], lambda name: None)
-        )
+        jobs = [Dies("a", {}), work.Job("b", {"model": "none"})]
+        results = list(pool.run(jobs, lambda name: None))
     assert [r.id for r in results] == ["a", "b"]
-    assert results[0].error == "its process ended with exit code 9"
+    assert results[0].error == "its process ended twice, with exit code 9"
     assert results[1].error.startswith("KeyError")
+
+
+def test_a_job_whose_process_was_killed_is_tried_again(tmp_path):
+    with Pool(1, 1) as pool:
+        (result,) = pool.run([DiesOnce("a", {"path": str(tmp_path / "died")})], lambda name: None)
+        assert (tmp_path / "died").exists()
+        assert result.error.startswith("KeyError")  # it came to be run
+        for process in pool._processes.values():  # now idle
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        (result,) = pool.run([work.Job("b", {"model": "none"})], lambda name: None)
+        assert result.error.startswith("KeyError")
 
 
 class Dies(work.Job):
@@ -179,6 +190,21 @@ class Dies(work.Job):
 
     def __reduce__(self):
         return os._exit, (9,)
+
+
+class DiesOnce(work.Job):
+    """Ends the first process that opens it."""
+
+    def __reduce__(self):
+        return dies_once, (self.id, self.spec)
+
+
+def dies_once(identity, spec):
+    path = Path(spec["path"])
+    if not path.exists():
+        path.touch()
+        os._exit(9)
+    return work.Job(identity, spec)
 
 
 def test_a_full_disk_stops_the_run_cleanly(uninterrupted, tmp_path, monkeypatch):
