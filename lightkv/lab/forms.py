@@ -90,11 +90,11 @@ def normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
             remedy="such as {guidance: {prompt: {}, uniform: {scorer: uniform}}}",
         )
     data["axes"] = {
-        label_text(axis): {
-            label_text(label): _based(f"axes, {axis}, {label_text(label)}", change or {}, folder)
-            for label, change in labels.items()
+        axis: {
+            label: _based(f"axes, {axis}, {label}", change or {}, folder)
+            for label, change in _in_words(f"axes, {axis}", labels).items()
         }
-        for axis, labels in axes.items()
+        for axis, labels in _in_words("axes", axes).items()
     }
     cells = data.get("cells") or ()
     if not isinstance(cells, list | tuple):
@@ -108,6 +108,16 @@ def normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     if isinstance(data.get("baseline"), Mapping):
         data["baseline"] = {str(k): label_text(v) for k, v in data["baseline"].items()}
     return {key: value for key, value in data.items() if value is not None or key == "retention"}
+
+
+def _in_words(where: str, labels: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping with its labels as text; two of one text, as `on` and "on", are an error."""
+    found: dict[str, Any] = {}
+    for label, value in labels.items():
+        if label_text(label) in found:
+            raise GridError("two labels are the same", field=where, value=label_text(label))
+        found[label_text(label)] = value
+    return found
 
 
 def _placed(task: Any, folder: Path | None) -> Any:
@@ -134,7 +144,7 @@ def _based(where: str, change: Any, folder: Path | None) -> Any:
 def _labelled(key: str, given: Any, read: Any, name: Any) -> dict[str, Any]:
     """One value, a list of values or label → value, as label → value."""
     if isinstance(given, Mapping) and "name" not in given:
-        found = {label_text(label): read(value) for label, value in given.items()}
+        found = {label: read(value) for label, value in _in_words(key, given).items()}
     else:
         values = [read(v) for v in (given if isinstance(given, list | tuple) else [given])]
         found = {name(value): value for value in values}

@@ -45,6 +45,7 @@ from lightkv.lab.forms import (
     normal_form,
 )
 from lightkv.lab.records import has_surrogates
+from lightkv.lab.yamls import load
 
 RESERVED = ("model", "task", "retention", "seed", "cell")
 """Factors that every grid has; no axis may take their names."""
@@ -156,14 +157,14 @@ class Grid(BaseModel):
         """From a YAML file (safe load: no code, no objects).
 
         Raises:
-            GridError: no such file, not YAML, or what `parse` refuses.
+            GridError: no such file, not YAML, a key twice in a mapping, or what `parse` refuses.
         """
         path = Path(path)
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            data = load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise GridError(
-                f"cannot read the grid ({' '.join(str(error).split())[:200]})",
+                f"cannot read the grid ({' '.join(str(error).split())[:300]})",
                 field="grid",
                 value=str(path),
                 remedy="give a YAML file; docs/lab.md shows one",
