@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lightkv.lab.records import Cell
     from lightkv.lab.runner import Progress as Step
     from lightkv.lab.store import Store
-    from lightkv.lab.summary import Line
+    from lightkv.lab.summaries import Line
 
 
 def ablate(
@@ -35,7 +35,10 @@ def ablate(
         bool, typer.Option("--table", help="Run nothing; print the table of --out.")
     ] = False,
 ) -> None:
-    """Run an ablation grid; run again with the same --out, it goes on where it stopped."""
+    """Run an ablation grid; run again with the same --out, it goes on where it stopped.
+
+    The exit code is 1 if every cell that ran failed.
+    """
     from lightkv.core.errors import ConfigError
     from lightkv.lab.store import Store
 
@@ -72,6 +75,9 @@ def ablate(
         raise typer.Abort from None
     with store:
         _show(store)
+        ran = {cell.status for cell in store.cells()} - {"pending", "skipped"}
+    if ran == {"failed"}:
+        raise typer.Exit(1)  # a script must not go on with nothing
 
 
 @contextmanager
@@ -122,15 +128,16 @@ def _bar() -> Iterator[Any]:
 def _show(store: Store) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    from lightkv.lab.summary import summary
+    from lightkv.lab.summaries import summary
 
     lines = summary(store)
     out = console()
     factors = _varying([line.cell for line in lines])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for head in factors:
-        table.add_column(head, overflow="fold")
+        table.add_column(Text(head), overflow="fold")  # a name is no markup
     for head in ("mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p"):
         table.add_column(head, justify="right", no_wrap=True)
     for line in lines:
@@ -140,7 +147,7 @@ def _show(store: Store) -> None:
         if line.cell.status != "done":
             reason = f": {line.cell.reason}" if line.cell.reason else ""
             out.print(f"{line.cell.name} {line.cell.status}{reason}", markup=False)
-    out.print(_explanation(store.meta.get("baseline"), lines), style="dim", markup=False)
+    out.print(_explanation(lines), style="dim", markup=False)
 
 
 def _varying(cells: Sequence[Cell]) -> list[str]:
@@ -183,12 +190,14 @@ def _figures(line: Line) -> list[str]:
     return [*texts, rf"{middle} \[{low}, {high}]", chance]
 
 
-def _explanation(baseline: str | None, lines: Sequence[Line]) -> str:
-    names = {line.baseline for line in lines} - {None}
-    against = f"to {baseline!r}" if baseline else f"to {len(names)} baselines"
+def _explanation(lines: Sequence[Line]) -> str:
+    names = sorted({line.baseline or "" for line in lines if line.difference is not None})
+    against = "No cell could be compared with a baseline; "
+    if names:
+        to = repr(names[0]) if len(names) == 1 else f"{len(names)} baselines"
+        against = f"Differences are to {to}, paired by sample; "
     return (
         "Mean scores in %, log-probabilities as they are; retention as achieved; FLOPs of the prefill "
-        f"and bytes of its cache relative to the uncompressed model. Differences are {against}, "
-        "paired by sample; intervals by bootstrap over pictures; p is McNemar's, exact, of wholly "
-        "right answers."
+        f"and bytes of its cache relative to the uncompressed model. {against}"
+        "intervals by bootstrap over pictures; p is McNemar's, exact, of wholly right answers."
     )

@@ -27,10 +27,13 @@ _NAMES = {
     "paired": "stats",
     "report": "reporting",
     "show": "pictures",
-    "summary": "summary",
+    "summary": "summaries",
     "tune": "tuning",
 }
-"""Public name → module; imported when first used, so that `import lightkv.lab` costs nothing."""
+"""Public name → module; imported when first used, so that `import lightkv.lab` costs nothing.
+
+No module has a public name: once imported, it would be found in place of what is in it.
+"""
 
 __all__ = sorted(_NAMES)
 

@@ -90,19 +90,34 @@ def normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
             remedy="such as {guidance: {prompt: {}, uniform: {scorer: uniform}}}",
         )
     data["axes"] = {
-        label_text(axis): {
-            label_text(label): _based(f"axes, {axis}, {label_text(label)}", change or {}, folder)
-            for label, change in labels.items()
+        axis: {
+            label: _based(f"axes, {axis}, {label}", change or {}, folder)
+            for label, change in _in_words(f"axes, {axis}", labels).items()
         }
-        for axis, labels in axes.items()
+        for axis, labels in _in_words("axes", axes).items()
     }
-    data["cells"] = [
-        _based(f"cells[{number}]", cell, folder)
-        for number, cell in enumerate(data.get("cells") or ())
-    ]
+    cells = data.get("cells") or ()
+    if not isinstance(cells, list | tuple):
+        raise GridError(
+            "cells are a list",
+            field="cells",
+            value=cells,
+            remedy="such as [{name: fastv, base: fastv}]",
+        )
+    data["cells"] = [_based(f"cells[{number}]", cell, folder) for number, cell in enumerate(cells)]
     if isinstance(data.get("baseline"), Mapping):
         data["baseline"] = {str(k): label_text(v) for k, v in data["baseline"].items()}
     return {key: value for key, value in data.items() if value is not None or key == "retention"}
+
+
+def _in_words(where: str, labels: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping with its labels as text; two of one text, as `on` and "on", are an error."""
+    found: dict[str, Any] = {}
+    for label, value in labels.items():
+        if label_text(label) in found:
+            raise GridError("two labels are the same", field=where, value=label_text(label))
+        found[label_text(label)] = value
+    return found
 
 
 def _placed(task: Any, folder: Path | None) -> Any:
@@ -129,7 +144,7 @@ def _based(where: str, change: Any, folder: Path | None) -> Any:
 def _labelled(key: str, given: Any, read: Any, name: Any) -> dict[str, Any]:
     """One value, a list of values or label → value, as label → value."""
     if isinstance(given, Mapping) and "name" not in given:
-        found = {label_text(label): read(value) for label, value in given.items()}
+        found = {label: read(value) for label, value in _in_words(key, given).items()}
     else:
         values = [read(v) for v in (given if isinstance(given, list | tuple) else [given])]
         found = {name(value): value for value in values}
@@ -146,7 +161,7 @@ def _labelled(key: str, given: Any, read: Any, name: Any) -> dict[str, Any]:
 
 
 def check_change(where: str, change: Any, known: tuple[str, ...]) -> None:
-    """Refuse keys that no cell can change."""
+    """Refuse keys that no cell can change, and values that none can have."""
     if not isinstance(change, Mapping):
         raise GridError(
             "what changes is a mapping",
@@ -162,6 +177,40 @@ def check_change(where: str, change: Any, known: tuple[str, ...]) -> None:
                 value=key,
                 remedy=f"{nearest(str(key), known)}There are: {', '.join(known)}",
             )
+    _check_values(where, change)
+
+
+def _check_values(where: str, change: Mapping[str, Any]) -> None:
+    """Refuse kinds of values that would fail later, where no one knows the key any more."""
+    if "seed" in change:
+        check_seed(f"{where}, seed", change["seed"])
+    kinds: dict[str, tuple[Any, str]] = {
+        **dict.fromkeys(ROLES, (str | Mapping | None, "a component is a name or a mapping")),
+        "retention": (int | float | None, "a retention is a number"),
+        "model": (str, "a model is a text"),
+    }
+    for key, value in change.items():
+        kind, what = kinds.get(key, (object, ""))
+        if not isinstance(value, kind) or (key in kinds and value is True):
+            raise GridError(
+                what, field=f"{where}, {key}", value=value, remedy="docs/lab.md shows some"
+            )
+        for inner in value if isinstance(value, Mapping) else ():
+            if not isinstance(inner, str):
+                raise GridError(
+                    "the name of a parameter is a text",
+                    field=f"{where}, {key}",
+                    value=inner,
+                    remedy="put it in quotes: YAML reads on and off as truth values",
+                )
+
+
+def check_seed(where: str, seed: Any) -> None:
+    """Refuse what torch takes for no seed."""
+    if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
+        raise GridError(
+            "a seed is a whole number of at most 64 bits", field=where, value=seed, remedy="try 0"
+        )
 
 
 def empty_product(key: str) -> GridError:

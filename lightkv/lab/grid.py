@@ -11,14 +11,14 @@
         uniform: {scorer: uniform}
     baseline: {guidance: prompt}
 
-A grid knows no model: `lightkv.lab.planning` builds its combinations on one.
+`lightkv.lab.combining` expands it. A grid knows no model: `lightkv.lab.planning` builds its
+combinations on one.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,19 +26,27 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from lightkv.core.errors import nearest
+from lightkv.lab.combining import (
+    VANILLA,
+    Combination,
+    expand,
+    models_of,
+    settings_of,
+    tasks_of,
+)
 from lightkv.lab.errors import GridError
 from lightkv.lab.forms import (
     CHANGES,
-    changed,
     check_change,
+    check_seed,
     empty_product,
     grid_error,
     label_text,
     normal_form,
 )
-from lightkv.lab.tasks import build_task, tasks
+from lightkv.lab.records import has_surrogates
+from lightkv.lab.yamls import load
 
-VANILLA = "vanilla"
 RESERVED = ("model", "task", "retention", "seed", "cell")
 """Factors that every grid has; no axis may take their names."""
 
@@ -88,9 +96,10 @@ class Grid(BaseModel):
         cells: further combinations, each with a `name` and what it changes; crossed with models,
             tasks, retention and seeds where it does not set them itself.
         skip: combinations that are left out, with the reason.
-        vanilla: run the uncompressed model too; tasks that are relative to it run it anyway.
+        vanilla: run the uncompressed model too, on each model and task; tasks that are relative to
+            it run it anyway.
         baseline: what cells are compared with: the name of a cell, or factor → label (other factors
-            as in the cell itself); `vanilla` by default.
+            as in the cell itself); `vanilla` by default. Always of the same model and task.
         equalise: `achieved`: recipes are solved so that the achieved retention comes as near to the
             wanted one as rounding allows; `planned`: before rounding.
     """
@@ -148,14 +157,14 @@ class Grid(BaseModel):
         """From a YAML file (safe load: no code, no objects).
 
         Raises:
-            GridError: no such file, not YAML, or what `parse` refuses.
+            GridError: no such file, not YAML, a key twice in a mapping, or what `parse` refuses.
         """
         path = Path(path)
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            data = load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise GridError(
-                f"cannot read the grid ({' '.join(str(error).split())[:200]})",
+                f"cannot read the grid ({' '.join(str(error).split())[:300]})",
                 field="grid",
                 value=str(path),
                 remedy="give a YAML file; docs/lab.md shows one",
@@ -170,6 +179,14 @@ class Grid(BaseModel):
 
     def check(self) -> None:
         """Raise `GridError` for what cannot be meant."""
+        if has_surrogates(json.dumps(self.plain(), ensure_ascii=False)):
+            raise GridError(
+                "half a surrogate pair (\\ud800 to \\udfff) is no text",
+                field="grid",
+                remedy="write the character itself",
+            )
+        for seed in self.seeds:
+            check_seed("grid, seeds", seed)
         for key, values in (("seeds", self.seeds), ("retention", self.retention)):
             if values is not None and not values:
                 raise empty_product(key)
@@ -219,14 +236,14 @@ class Grid(BaseModel):
         explicit = [cell["name"] for cell in self.cells]
         found = {axis: list(labels) for axis, labels in self.axes.items()}
         retention = [label_text(value) for value in self.retention or ()]
-        retention += [label_text(c["retention"]) for c in self.cells if "retention" in c]
+        seeds = [str(seed) for seed in self.seeds]
         return {
             **found,
             "cell": explicit + ([VANILLA] if self.vanilla else []),
-            "model": list(self.model),
-            "task": list(self.task),
-            "retention": list(dict.fromkeys(retention)),
-            "seed": [str(seed) for seed in self.seeds],
+            "model": list(models_of(self)),
+            "task": list(tasks_of(self)),
+            "retention": list(dict.fromkeys(retention + settings_of(self, "retention"))),
+            "seed": list(dict.fromkeys(seeds + settings_of(self, "seed"))),
         }
 
     # -- combinations -----------------------------------------------------------------------------
@@ -237,7 +254,7 @@ class Grid(BaseModel):
         Raises:
             GridError: there are none.
         """
-        found = list(self._all())
+        found = expand(self)
         if not found:
             raise GridError(
                 "the grid has no cells",
@@ -245,105 +262,3 @@ class Grid(BaseModel):
                 remedy="give axes, cells, retention, or vanilla: true",
             )
         return found
-
-    def _all(self) -> Iterator[Combination]:
-        settings = [{"model": model, "task": task} for model in self.model for task in self.task]
-        for setting in settings:
-            task = self.task[setting["task"]]
-            if self.vanilla or tasks()[task["name"]].needs_reference:
-                yield self._vanilla(setting)
-        product = list(itertools.product(*(self.axes[axis] for axis in self.axes)))
-        alone = not self.axes and bool(self.cells) and self.retention is None
-        for setting in settings:
-            for retention, seed in itertools.product(self.retention or (None,), self.seeds):
-                common = {"retention": retention, "seed": seed}
-                for labels in [] if alone else product:
-                    factors = dict(zip(self.axes, labels, strict=True))
-                    changes = [self.axes[axis][label] for axis, label in factors.items()]
-                    yield self._combination(factors, changes, {**setting, **common})
-        for setting, cell in itertools.product(settings, self.cells):
-            wanted = (cell["retention"],) if "retention" in cell else self.retention or (None,)
-            for retention, seed in itertools.product(wanted, self.seeds):
-                change = {key: value for key, value in cell.items() if key != "name"}
-                common = {"retention": retention, "seed": seed}
-                yield self._combination({"cell": cell["name"]}, [change], {**setting, **common})
-
-    def _vanilla(self, setting: dict[str, Any]) -> Combination:
-        factors = {"cell": VANILLA, **setting}
-        model, task = self.model[setting["model"]], self.task[setting["task"]]
-        return Combination(
-            self._name(factors),
-            factors,
-            model,
-            task,
-            self.seeds[0],
-            None,
-            None,
-            self._skipped(factors),
-        )
-
-    def _combination(
-        self, factors: dict[str, str], changes: list[dict[str, Any]], setting: dict[str, Any]
-    ) -> Combination:
-        plain = {key: value for key, value in setting.items() if value is not None}
-        model, task = self.model[setting["model"]], self.task[setting["task"]]
-        pipeline = dict(self.base)
-        for change in changes:
-            pipeline = changed(pipeline, change)
-            if "model" in change:
-                model = plain["model"] = str(change["model"])
-            if "task" in change:
-                task = build_task(change["task"]).spec()
-                plain["task"] = task["name"]
-            for key in ("retention", "seed"):
-                if key in change:
-                    plain[key] = change[key]
-        factors = {**factors, **{key: label_text(value) for key, value in plain.items()}}
-        return Combination(
-            name=self._name(factors),
-            factors=factors,
-            model=model,
-            task=task,
-            seed=int(plain["seed"]),
-            pipeline=pipeline,
-            retention=plain.get("retention"),
-            skipped=self._skipped(factors),
-        )
-
-    def _skipped(self, factors: dict[str, str]) -> str | None:
-        return next((skip.reason for skip in self.skip if skip.matches(factors)), None)
-
-    def _name(self, factors: dict[str, str]) -> str:
-        """What varies, in words that are unique in the grid."""
-        parts = [factors["cell"]] if "cell" in factors else []
-        parts += [f"{axis}={factors[axis]}" for axis in self.axes if axis in factors]
-        several = {"model": len(self.model) > 1, "task": len(self.task) > 1}
-        several |= {"retention": True, "seed": len(self.seeds) > 1}
-        for key in ("model", "task", "retention", "seed"):
-            if several[key] and key in factors:
-                parts.append(f"{key}={factors[key]}")
-        return " ".join(parts) or self.name
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One cell before it is built on its model.
-
-    Attributes:
-        name, factors: as of a cell.
-        model: source to load.
-        task: spec.
-        seed: of random components.
-        pipeline: as plain data; None for the uncompressed model.
-        retention: wanted; None leaves the pipeline's.
-        skipped: why the grid leaves it out, or None.
-    """
-
-    name: str
-    factors: dict[str, str]
-    model: str
-    task: dict[str, Any]
-    seed: int
-    pipeline: dict[str, Any] | None
-    retention: float | None
-    skipped: str | None

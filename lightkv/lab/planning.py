@@ -9,11 +9,12 @@ from typing import Any
 from lightkv.core.errors import LightKVError, UnknownNameError, nearest
 from lightkv.core.pipeline import PipelineSpec
 from lightkv.core.plugins import build_component
+from lightkv.lab.combining import VANILLA, Combination
 from lightkv.lab.errors import GridError
 from lightkv.lab.forms import ROLES, spec_data
-from lightkv.lab.grid import VANILLA, Combination, Grid
-from lightkv.lab.records import Cell
-from lightkv.lab.repeats import cell_id, without_repeats
+from lightkv.lab.grid import Grid
+from lightkv.lab.records import Cell, comparable
+from lightkv.lab.repeats import cell_id, computation, without_repeats
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import Sample, Task, build_task
 
@@ -153,22 +154,40 @@ def baselines(grid: Grid, cells: Sequence[Cell]) -> dict[str, str]:
     """Name of a cell → name of the cell that it is compared with; only where there is one.
 
     A baseline of factors holds the cell's other factors fixed, so it may be another cell for each
-    retention.
+    retention. Where the baseline was skipped because another cell computes the same, that cell is it.
 
     Raises:
         GridError: no cell has the baseline's name.
     """
+    running = {computation(cell): cell for cell in cells if cell.status != "skipped"}
+
+    def runs(cell: Cell) -> Cell:
+        return running.get(computation(cell), cell)
+
     wanted = grid.baseline
     if wanted is None:
         wanted = {"cell": VANILLA} if grid.vanilla else {}
     if isinstance(wanted, str):
-        return _named_baseline(wanted, cells)
+        named = {cell.name: runs(cell) for cell in cells}
+        if wanted in named:
+            base = named[wanted]
+            return {
+                cell.name: base.name
+                for cell in cells
+                if runs(cell) is not base and comparable(cell, base)
+            }
+        _check_baseline(wanted, cells)
+        wanted = {"cell": wanted}
     found = {}
     for cell in cells:
         fixed = {**cell.factors, **wanted}
-        near = [c for c in cells if wanted and _fits(c, wanted, fixed)]
-        if len(near) == 1 and near[0].name != cell.name:
-            found[cell.name] = near[0].name
+        near = {
+            runs(other).name
+            for other in cells
+            if wanted and comparable(cell, other) and _fits(other, wanted, fixed)
+        }
+        if len(near) == 1 and near != {runs(cell).name}:
+            found[cell.name] = near.pop()
     return found
 
 
@@ -180,28 +199,13 @@ def _fits(other: Cell, wanted: dict[str, str], fixed: dict[str, str]) -> bool:
     )
 
 
-def _named_baseline(wanted: str, cells: Sequence[Cell]) -> dict[str, str]:
-    named = {cell.name: cell for cell in cells}
-    if wanted in named:
-        base = named[wanted]
-        same = ("model", "task")
-        return {
-            cell.name: base.name
-            for cell in cells
-            if cell is not base and all(cell.spec[key] == base.spec[key] for key in same)
-        }
+def _check_baseline(wanted: str, cells: Sequence[Cell]) -> None:
     explicit = {cell.factors["cell"] for cell in cells if "cell" in cell.factors}
     if wanted not in explicit:
         raise GridError(
             "no cell has the name of the baseline",
             field="baseline",
             value=wanted,
-            remedy=f"{nearest(wanted, [*explicit, *named])}Name a cell, or give factor: label",
+            remedy=f"{nearest(wanted, [*explicit, *(cell.name for cell in cells)])}"
+            "Name a cell, or give factor: label",
         )
-    found = {}
-    for cell in cells:
-        fixed = {**cell.factors, "cell": wanted}
-        near = [c for c in cells if _fits(c, {"cell": wanted}, fixed)]
-        if len(near) == 1 and near[0].name != cell.name:
-            found[cell.name] = near[0].name
-    return found

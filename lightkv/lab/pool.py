@@ -1,7 +1,8 @@
 """Jobs spread over processes of this machine.
 
 Each process has a pipe of its own, so one that dies (a killed process, no memory) costs the cell that
-it ran and nothing else; another takes its place. A process whose parent dies ends itself.
+it ran and nothing else; another takes its place and tries that cell once more. A process whose parent
+dies ends itself.
 """
 
 from __future__ import annotations
@@ -54,18 +55,29 @@ class Pool:
 
     def run(self, jobs: Sequence[Job], started: Started) -> Iterator[Result]:
         """Results of jobs, in the order in which they end."""
-        queue, busy = list(reversed(jobs)), dict[Connection, str]()
+        queue, busy, tried = list(reversed(jobs)), dict[Connection, Job](), set[str]()
         while queue or busy:
             while len(self._processes) < min(self._wanted, len(queue) + len(busy)):
                 self._add()
             for pipe in [p for p in self._processes if p not in busy][: len(queue)]:
                 job = queue.pop()
-                started(job.id)
-                pipe.send(job)
-                busy[pipe] = job.id
-            for ready in wait(list(busy)):
+                if self._give(pipe, job):
+                    busy[pipe] = job
+                    started(job.id)
+                else:
+                    queue.append(job)
+            # To wait for nothing is to wait forever: all processes may have been dead.
+            for ready in wait(list(busy)) if busy else []:
                 assert isinstance(ready, Connection)
-                yield self._result(ready, busy.pop(ready))
+                job = busy.pop(ready)
+                found = self._result(ready)
+                if isinstance(found, Result):
+                    yield found
+                elif job.id in tried:
+                    yield Result(job.id, error=f"its process ended twice, with exit code {found}")
+                else:
+                    tried.add(job.id)
+                    queue.append(job)
 
     def _add(self) -> None:
         mine, theirs = self._context.Pipe()
@@ -74,16 +86,30 @@ class Pool:
         theirs.close()  # so that its end shows here
         self._processes[mine] = process
 
-    def _result(self, pipe: Connection, identity: str) -> Result:
+    def _give(self, pipe: Connection, job: Job) -> bool:
+        """Send a job; False, and the process is gone, if it died while it had nothing to do."""
+        try:
+            pipe.send(job)
+        except OSError:
+            self._drop(pipe)
+            return False
+        return True
+
+    def _result(self, pipe: Connection) -> Result | int | None:
+        """What a process sends; its exit code if it died instead."""
         try:
             found = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            process = self._processes.pop(pipe)
-            process.join()
-            pipe.close()
-            return Result(identity, error=f"its process ended with exit code {process.exitcode}")
+        except (EOFError, OSError):
+            return self._drop(pipe)
         assert isinstance(found, Result)
         return found
+
+    def _drop(self, pipe: Connection) -> int | None:
+        process = self._processes.pop(pipe)
+        pipe.close()
+        process.join()
+        code: int | None = process.exitcode
+        return code
 
 
 def _serve(pipe: Connection, threads: int) -> None:

@@ -67,3 +67,21 @@ class Cell:
     flops: float | None = None
     kv_bytes: float | None = None
     tokens: tuple[float, ...] = ()
+
+
+def comparable(one: Cell, other: Cell) -> bool:
+    """Whether two cells asked the same model the same questions about the same pictures.
+
+    Identities of samples do not tell: scenes of another seed are numbered alike.
+    """
+    return all(one.spec.get(key) == other.spec.get(key) for key in ("model", "task", "data"))
+
+
+def has_surrogates(text: str) -> bool:
+    """Whether a text holds halves of surrogate pairs, which no file can be written with."""
+    return writable(text) != text
+
+
+def writable(text: str) -> str:
+    """A text with halves of surrogate pairs replaced; all others stay as they are."""
+    return text.encode("utf-8", "replace").decode("utf-8")

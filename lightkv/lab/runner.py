@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightkv.core.errors import ConfigError
-from lightkv.lab.errors import StoreError
 from lightkv.lab.grid import Grid
 from lightkv.lab.planning import baselines, plan_cells
 from lightkv.lab.pool import Pool, Started, run_here
 from lightkv.lab.records import Cell, Outcome
+from lightkv.lab.resuming import begun_with, check_unchanged
 from lightkv.lab.store import Store
 from lightkv.lab.subject import Subject
-from lightkv.lab.tasks import build_task, tasks
+from lightkv.lab.tasks import tasks
 from lightkv.lab.work import Job, Loaded, Result, Worker, finished, versions
 
 
@@ -77,12 +76,13 @@ def ablate(
 
     Raises:
         GridError: what the grid says cannot be meant.
-        StoreError: the file is in use, damaged, full, or of something else.
+        StoreError: the file is in use, damaged, full, or of something else; data, a checkpoint or
+            the versions of packages have changed since it was begun.
     """
     grid = Grid.read(grid) if isinstance(grid, str | Path) else Grid.parse(grid)
     _check_counts(workers, threads)
     with Store.create(out, grid.plain(), versions=versions()) as store:
-        loaded = _plan(store, grid)
+        loaded = _plan(store, grid, retry_failed)
         share = _threads(store, threads, workers)
         if workers > 1 or ray is not None:
             loaded = None  # each worker loads its own
@@ -103,11 +103,11 @@ def _check_counts(workers: int, threads: int | None) -> None:
             raise ConfigError("must be at least 1", field=field, value=value)
 
 
-def _plan(store: Store, grid: Grid) -> Loaded | None:
-    """Write the cells of a new file; check the data of an old one. The model, if it was loaded."""
+def _plan(store: Store, grid: Grid, retry_failed: bool) -> Loaded | None:
+    """Write the cells of a new file; check an old one. The model, if it was loaded."""
     cells = store.cells()
     if cells:
-        _check_data(store.path, cells)
+        check_unchanged(store, cells, retry_failed)
         return None
     last: dict[tuple[str, str], Subject] = {}
 
@@ -119,24 +119,13 @@ def _plan(store: Store, grid: Grid) -> Loaded | None:
     against = baselines(grid, planned)
     one = set(against.values())
     # Cells come last: a file without any was stopped in here and is planned anew.
-    store.update_meta(baselines=against, baseline=one.pop() if len(one) == 1 else None)
+    store.update_meta(
+        baselines=against,
+        baseline=one.pop() if len(one) == 1 else None,
+        **begun_with(planned),
+    )
     store.add_cells(planned)
     return next(iter(last.items()), None)
-
-
-def _check_data(path: Path, cells: Sequence[Cell]) -> None:
-    seen: dict[str, str] = {}
-    for cell in cells:
-        key = json.dumps(cell.spec["task"], sort_keys=True)
-        if cell.status != "skipped" and key not in seen:
-            seen[key] = build_task(cell.spec["task"]).fingerprint()
-        if cell.status != "skipped" and seen[key] != cell.spec["data"]:
-            raise StoreError(
-                "the task's data have changed since these results were begun",
-                field="--out",
-                value=str(path),
-                remedy="name another file, so that old and new results stay apart",
-            )
 
 
 def _threads(store: Store, wanted: int | None, workers: int) -> int:
@@ -205,8 +194,8 @@ class _Run:
         jobs = []
         for cell in cells:
             job = self._job(cell)
-            if job is None:
-                self._store.fail(cell, "the uncompressed model failed on this task")
+            if isinstance(job, str):
+                self._store.fail(cell, job)
                 self._ended(cell, failed=True)
             else:
                 jobs.append(job)
@@ -232,18 +221,18 @@ class _Run:
                 self._store.reset(cell)
             raise
 
-    def _job(self, cell: Cell) -> Job | None:
-        """What to run; None where the reference that it needs is missing."""
+    def _job(self, cell: Cell) -> Job | str:
+        """What to run; or why not, where the reference that it needs is missing."""
         if not _needs_reference(cell) or _gives_reference(cell):
             return Job(cell.id, cell.spec)
         same = ("model", "dtype", "task", "data")
         for other in self._store.cells():
             if _gives_reference(other) and all(other.spec[k] == cell.spec[k] for k in same):
                 if other.status != "done":
-                    return None
+                    return "the uncompressed model failed on this task"
                 answers = {o.sample: o.answer for o in self._store.outcomes(other.id)}
                 return Job(cell.id, cell.spec, answers)
-        return None
+        return "the uncompressed model was not run on this task"
 
     def _ended(self, cell: Cell, failed: bool) -> None:
         self._done += 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lightkv.core.errors import LightKVError
-from lightkv.lab.records import Cell, Outcome
+from lightkv.lab.records import Cell, Outcome, writable
 from lightkv.lab.subject import Subject, Usage, usage
 from lightkv.lab.tasks import Sample, Task, build_task
 
@@ -80,9 +80,9 @@ class Worker:
         try:
             outcomes, used = self._run(job)
         except LightKVError as error:
-            return Result(job.id, error=str(error), versions=versions())
+            return Result(job.id, error=writable(str(error)), versions=versions())
         except Exception as error:  # noqa: BLE001 - out of memory, a model's own bug
-            text = " ".join(str(error).split())[:500]
+            text = writable(" ".join(str(error).split())[:500])
             return Result(job.id, error=f"{type(error).__name__}: {text}", versions=versions())
         seconds = time.perf_counter() - start
         return Result(job.id, tuple(outcomes), used, seconds, versions())
@@ -95,8 +95,10 @@ class Worker:
         task, samples = self._samples(spec["task"])
         torch.manual_seed(spec["seed"])
         with subject.compressed(spec["pipeline"] or None) as session:
-            outcomes = sorted(task.evaluate(subject, samples, job.reference), key=_identity)
-            return outcomes, usage(session)
+            found = task.evaluate(subject, samples, job.reference)
+            # A byte-level tokenizer can say what no file can be written with.
+            outcomes = [replace(one, answer=writable(one.answer)) for one in found]
+            return sorted(outcomes, key=_identity), usage(session)
 
     def _samples(self, spec: dict[str, Any]) -> tuple[Task, list[Sample]]:
         key = json.dumps(spec, sort_keys=True)

@@ -36,7 +36,7 @@ class Noise(Scorer):
         seed = (self.seed * 1_000_003 + context.run) * 1_009 + context.stage
         if context.layer is not None and self.per_layer:
             seed = seed * 10_007 + context.layer + 1
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed % 2**64)  # as many bits as it takes
         noise = torch.rand(inputs.hidden_states.shape[1], generator=generator)
         # Made on the host, where it is the same for every device; the copy does not wait.
         return to_device(noise, inputs.vision.device).index_select(0, inputs.rank)
@@ -63,7 +63,7 @@ class RandomBipartite(Bipartite):
         seed = (self.seed * 1_000_003 + context.run) * 1_009 + context.stage
         if context.layer is not None:
             seed = (seed * 10_007 + context.layer + 1) * 101 + context.round
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed % 2**64)  # as many bits as it takes
         sources, destinations = (population + 1) // 2, population // 2
         # As many draws as there are windows in the batch; the first of a sample take the first.
         drawn = torch.rand(groups, 2 * sources, generator=generator)

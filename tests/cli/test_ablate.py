@@ -56,6 +56,34 @@ def test_errors_are_one_line(bundled, grid, tmp_path, fails):
     assert out.read_text() == "mine"
 
 
+def test_names_are_not_markup(bundled, grid, tmp_path, call):
+    axes = {"g[/b]": {"[red]x": {}, "y[/": {"scorer": "uniform"}}}
+    grid.write_text(yaml.safe_dump({"task": GRID["task"], "axes": axes, "vanilla": False}))
+    found = call("ablate", grid, "--out", tmp_path / "r.sqlite")
+    assert found.exit_code == 0, found.stderr
+    assert all(name in found.stdout for name in ("g[/b]", "[red]x", "y[/"))
+
+
+def test_nothing_but_failures_is_a_failure(bundled, grid, tmp_path, call, monkeypatch):
+    from lightkv.lab import work
+
+    def broken(self, job):
+        if job.spec["pipeline"] or all_fail:
+            raise RuntimeError("out of memory")
+        return plain(self, job)
+
+    plain, all_fail = work.Worker._run, True
+    monkeypatch.setattr(work.Worker, "_run", broken)
+    found = call("ablate", grid, "--out", tmp_path / "r.sqlite")
+    assert found.exit_code == 1
+    assert "vanilla failed: RuntimeError: out of memory" in found.stdout
+    assert call("ablate", "--table", "--out", tmp_path / "r.sqlite").exit_code == 0
+    all_fail = False
+    again = call("ablate", grid, "--out", tmp_path / "r.sqlite", "--retry-failed")
+    assert again.exit_code == 0  # one is done
+    assert "No cell could be compared" in " ".join(again.stdout.split())
+
+
 def test_an_interrupt_says_how_to_go_on(bundled, grid, tmp_path, call, monkeypatch):
     from lightkv.lab import work
 

@@ -168,6 +168,12 @@ def test_seeds_matter_only_to_chance(subject):
     assert set(repeats(back)) == {cell.id for cell in cells if cell.status == "skipped"}
 
 
+def test_large_seeds_are_seeds(subject):
+    cells = [{"name": "random", "base": "random"}, {"name": "rand", "base": "rand"}]
+    found = plan({"task": SCENES, "seeds": [2**63 - 1, -5], "cells": cells}, subject)
+    assert {cell.status for cell in found} == {"pending"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -194,6 +200,19 @@ def test_seeds_matter_only_to_chance(subject):
         ({"task": "scene"}, "Did you mean 'scenes'"),
         ({"base": "lightkvv"}, "lightkv"),
         ({"equalise": "sometimes"}, "achieved"),
+        ({"axes": {"g": {True: {}, "on": {"scorer": "uniform"}}}}, "two labels are the same"),
+        ({"task": {1: SCENES, "1": "scenes"}}, "two labels are the same"),
+        ({"cells": 5}, "cells are a list"),
+        ({"cells": [5]}, "what changes is a mapping"),
+        ({"cells": [{"name": "x", "seed": "abc"}]}, r"cells\[0\], seed = 'abc': a seed is a whole"),
+        ({"cells": [{"name": "x", "seed": 2**63}]}, "at most 64 bits"),
+        ({"seeds": [0, 2**63]}, "at most 64 bits"),
+        ({"cells": [{"name": "x", "scorer": 5}]}, "scorer = 5: a component is a name"),
+        ({"axes": {"g": {"a": {"retention": "much"}}}}, "a retention is a number"),
+        ({"axes": {"g": {"a": {"model": 5}}}}, "a model is a text"),
+        ({"base": {"scorer": 5}}, "scorer"),
+        ({"cells": [{"name": "x", "schedule": {True: 1}}]}, "a parameter is a text.*quotes"),
+        ({"name": "\ud800"}, "half a surrogate pair"),
         ({"vanilla": False, "cells": [], "axes": {}, "retention": "much"}, "retention"),
     ],
 )
@@ -215,6 +234,36 @@ def test_wrong_files(tmp_path):
     path.write_text("base: !!python/object/apply:os.getcwd []")
     with pytest.raises(GridError, match="cannot read the grid"):
         Grid.read(path)
+
+
+def test_a_key_twice_is_an_error(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("axes:\n  g:\n    a: {}\n    a: {scorer: uniform}\n")
+    with pytest.raises(GridError, match=r"the key 'a' is there twice.*line 4"):
+        Grid.read(path)
+    path.write_text("axes:\n  g:\n    on: {}\n    yes: {scorer: uniform}\n")  # both are true
+    with pytest.raises(GridError, match="the key 'yes' is there twice"):
+        Grid.read(path)
+    path.write_text("name: x\nseeds: [" + "[" * 100_000)
+    with pytest.raises(GridError, match="cannot read the grid"):
+        Grid.read(path)
+
+
+def test_merged_keys_may_be_gone_over(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        """
+cells:
+  - &one {name: one, base: fastv, retention: 0.5}
+  - &two {<<: *one, name: two, retention: 0.3}
+  - {<<: [*two, *one], name: three}
+"""
+    )
+    grid = Grid.read(path)
+    assert [(c["name"], c["retention"]) for c in grid.cells] == [
+        *(("one", 0.5), ("two", 0.3), ("three", 0.3))
+    ]
+    assert Grid.parse(yaml.safe_load(path.read_text())) == grid
 
 
 def test_pipeline_files_are_relative_to_the_grid(tmp_path):

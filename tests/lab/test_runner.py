@@ -1,6 +1,7 @@
 """Runs: here and in processes alike, killed and gone on with, failing cells, full disks."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,10 @@ import yaml
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab import ablate, runner, work
-from lightkv.lab.errors import StoreError
+from lightkv.lab.errors import RunError, StoreError
 from lightkv.lab.store import Store
-from lightkv.lab.summary import summary
+from lightkv.lab.subject import Subject
+from lightkv.lab.summaries import summary
 
 GRID = {
     "name": "small",
@@ -156,24 +158,24 @@ def test_scores_that_are_no_numbers_fail_their_cell(tmp_path, monkeypatch):
         assert store.outcomes(failed.id) == []
 
 
-def test_a_process_that_dies_costs_its_cell_only(tmp_path):
-    """One cell makes its process end itself; the others are done by another one."""
-    from lightkv.lab.pool import Pool
+def test_what_no_file_can_hold_is_replaced(tmp_path, monkeypatch):
+    """Halves of surrogate pairs in an answer, or in an error, cost a mark and not the run."""
+    plain = Subject.generate
 
-    with Pool(1, 1) as pool:
-        results = list(
-            pool.run([Dies("a", {}), work.Job("b", {"model": "none"})], lambda name: None)
-        )
-    assert [r.id for r in results] == ["a", "b"]
-    assert results[0].error == "its process ended with exit code 9"
-    assert results[1].error.startswith("KeyError")
+    def odd(self, samples, limit=32):
+        return [f"\udc80{answer}" for answer in plain(self, samples, limit)]
 
+    monkeypatch.setattr(Subject, "generate", odd)
+    with ablate({"task": GRID["task"]}, out=tmp_path / "r.sqlite") as store:
+        first = store.outcomes(store.cells()[0].id)
+    assert all(one.answer.startswith("?") for one in first)
 
-class Dies(work.Job):
-    """Ends the process that opens it."""
+    def broken(self, samples, limit=32):
+        raise ValueError("\ud800")
 
-    def __reduce__(self):
-        return os._exit, (9,)
+    monkeypatch.setattr(Subject, "generate", broken)
+    with ablate({"task": GRID["task"]}, out=tmp_path / "s.sqlite") as store:
+        assert {cell.reason for cell in store.cells()} == {"ValueError: ?"}
 
 
 def test_a_full_disk_stops_the_run_cleanly(uninterrupted, tmp_path, monkeypatch):
@@ -212,6 +214,27 @@ def test_agreement_is_with_the_uncompressed_model(tmp_path):
     assert sum(o.score for o in other) < len(other)
 
 
+def test_a_cell_may_have_a_task_of_its_own(tmp_path):
+    """Other pictures of the same numbers are not compared, and agreement finds its reference."""
+    small = {**GRID["task"], "scenes": 1}
+    cells = [
+        {"name": "more", "base": "random", "task": GRID["task"]},
+        {"name": "relative", "base": "random", "task": {"name": "agreement", "of": small}},
+    ]
+    grid = {"task": small, "retention": 0.5, "cells": cells, "axes": {"g": {"x": {}}}}
+    with ablate(grid, out=tmp_path / "r.sqlite") as store:
+        assert {cell.status for cell in store.cells()} == {"done"}
+        lines = summary(store, resamples=10)
+        assert [line.baseline for line in lines[3:]] == [
+            f"vanilla task={task}" for task in ("scenes", "scenes-2", "agreement")
+        ]
+        assert all(line.difference for line in lines[3:])
+    with Store.create(tmp_path / "r.sqlite", runner.Grid.parse(grid).plain()) as store:
+        store.update_meta(baselines={line.cell.name: lines[0].cell.name for line in lines[1:]})
+        found = summary(store, resamples=10)
+    assert [line.difference is not None for line in found] == [False] * 3 + [True, False, False]
+
+
 def test_a_failed_reference_fails_what_needs_it(tmp_path, monkeypatch):
     def broken(self, job):
         raise RuntimeError("no")
@@ -236,6 +259,52 @@ def test_changed_data_are_refused(tmp_path):
     (tmp_path / "d.jsonl").write_text(line.replace("3 red", "4 red"))
     with pytest.raises(StoreError, match="data have changed"):
         ablate(grid, out=tmp_path / "r.sqlite")
+
+
+def interrupted_run(grid, path, monkeypatch):
+    """A results file with one cell done and others pending."""
+    plain, ran = work.Worker.run, []
+
+    def stop(self, job):
+        if ran:
+            raise KeyboardInterrupt
+        ran.append(job.id)
+        return plain(self, job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work.Worker, "run", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ablate(grid, out=path)
+
+
+def test_other_versions_do_not_go_on(uninterrupted, tmp_path, monkeypatch):
+    interrupted_run(GRID, tmp_path / "r.sqlite", monkeypatch)
+    monkeypatch.setattr("lightkv.__version__", "9.9")
+    with pytest.raises(StoreError, match=r"lightkv was .* and is 9\.9.*name another file"):
+        ablate(GRID, out=tmp_path / "r.sqlite")
+    ablate(GRID, out=uninterrupted).close()  # there is nothing left to mix
+
+
+def test_a_changed_checkpoint_does_not_go_on(tmp_path, monkeypatch):
+    from lightkv.cli.loading import bundled_path
+
+    model = tmp_path / "model"
+    shutil.copytree(bundled_path(), model)
+    grid = {**GRID, "model": str(model)}
+    interrupted_run(grid, tmp_path / "r.sqlite", monkeypatch)
+    config = (model / "config.json").read_text()
+    (model / "config.json").write_text(config + " ")
+    with pytest.raises(StoreError, match=r"the checkpoint .* has changed"):
+        ablate(grid, out=tmp_path / "r.sqlite")
+    (model / "config.json").write_text(config)
+    weights = next(model.glob("*.safetensors"))
+    before = weights.stat()
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(StoreError, match=r"the checkpoint .* has changed"):
+        ablate(grid, out=tmp_path / "r.sqlite")
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with ablate(grid, out=tmp_path / "r.sqlite") as store:
+        assert [cell.status for cell in store.cells()].count("done") == 6
 
 
 def test_a_second_run_on_the_same_file_is_refused(uninterrupted):
@@ -263,3 +332,23 @@ def test_ray_gives_the_same(uninterrupted, tmp_path):
     pytest.importorskip("ray")
     ablate(GRID, out=tmp_path / "ray.sqlite", ray="local", workers=2, threads=1).close()
     assert table(tmp_path / "ray.sqlite") == table(uninterrupted)
+
+
+def test_ray_without_room_says_so(tmp_path, monkeypatch):
+    """A cluster with fewer CPUs than an actor asks for; then one with room for one of two."""
+    ray = pytest.importorskip("ray")
+    from lightkv.lab import ray_runner
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_runner, "PATIENCE", 5.0)
+            with pytest.raises(RunError, match=r"asks for 2 CPUs .*has 1, 1 of them free"):
+                ablate(GRID, out=tmp_path / "r.sqlite", ray="auto", threads=2)
+        with Store.open(tmp_path / "r.sqlite") as store:
+            assert {cell.status for cell in store.cells()} == {"pending", "skipped"}
+        ablate(GRID, out=tmp_path / "r.sqlite", ray="auto", workers=2, threads=1).close()
+    finally:
+        ray.shutdown()
+    with Store.open(tmp_path / "r.sqlite") as store:
+        assert [cell.status for cell in store.cells()].count("done") == 6

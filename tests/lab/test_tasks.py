@@ -104,8 +104,26 @@ def test_files_from_folder_and_from_lines(subject, folder):
     assert spent.retention == pytest.approx(0.55, abs=0.0025)
     before = one.fingerprint()
     picture(folder / "one.png", (1, 2, 3))
-    (folder / "one.png").write_bytes((folder / "one.png").read_bytes() + b"more")
     assert one.fingerprint() != before
+
+
+def test_a_fingerprint_is_of_names_and_contents(folder):
+    task = build_task({"name": "files", "path": str(folder)})
+    before = task.fingerprint()
+    assert task.fingerprint() == before
+    one, two = folder / "one.png", folder / "two.png"
+    one.write_bytes(one.read_bytes() + b"one")  # behind the picture, so of no account to Pillow
+    two.write_bytes(two.read_bytes() + b"two")
+    assert len({before, task.fingerprint()}) == 2
+    before = task.fingerprint()
+    names = one.rename(folder / "kept.png"), two.rename(one)
+    names[0].rename(two)  # the same sizes and names, the other way round
+    assert task.fingerprint() != before
+    before = task.fingerprint()
+    lines = (folder / "metadata.jsonl").read_text()
+    (folder / "copy.png").write_bytes(one.read_bytes())
+    (folder / "metadata.jsonl").write_text(lines.replace("one.png", "copy.png"))
+    assert task.fingerprint() != before
 
 
 def test_a_folder_of_pictures_alone(subject, folder):
@@ -139,6 +157,12 @@ def broken_lines(name):
             "line 1: 'answers' is neither",
         ),
         "missing": ('{"image": "no.png", "question": "?"}\n', "line 1 .*no such picture"),
+        "base64": (good.replace("one.png", "iVBOR/w0KGgo" * 9000), "line 1 .*no such picture"),
+        "null": (good.replace("one.png", "one\\u0000.png"), "line 1 .*no such picture"),
+        "deep": (good + "\n" + "[" * 100_000, "line 2: not valid JSON"),
+        "long": (good[:-1] + ', "n": ' + "1" * 5000 + "}", "line 1: not valid JSON"),
+        "surrogate": (good[:-1] + ', "kind": "\\ud800"}', "line 1: half a surrogate pair"),
+        "key": (good[:-1] + ', "\\udfff": 1}', "line 1: half a surrogate pair"),
         "empty": ("\n\n", "no samples"),
         "twice": ("\n".join([good[:-1] + ', "id": "a"}'] * 2), "two samples have the id 'a'"),
     }[name]
@@ -146,14 +170,18 @@ def broken_lines(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["json", "bytes", "list", "image", "question", "answers", "missing", "empty", "twice"],
+    [
+        *("json", "bytes", "list", "image", "question", "answers", "missing", "empty", "twice"),
+        *("base64", "null", "deep", "long", "surrogate", "key"),
+    ],
 )
 def test_broken_lines_are_named(folder, name):
     content, message = broken_lines(name)
     path = folder / "lines.jsonl"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(TaskError, match=message):
+    with pytest.raises(TaskError, match=message) as caught:
         build_task({"name": "files", "path": str(path)}).samples()
+    assert len(str(caught.value)) < 1000
 
 
 def huge_png(side):
@@ -203,6 +231,7 @@ def test_a_truncated_picture_is_named_when_it_is_read(folder):
         (3, "a name or a mapping with name"),
         ({"name": "agreement", "of": "file"}, "Did you mean 'files'"),
         ({"name": "files", "path": "/none/at/all"}, "no such file or folder"),
+        ({"name": "files", "path": "long" * 9000}, "no such file or folder"),
     ],
 )
 def test_wrong_tasks(source, message):
@@ -268,6 +297,31 @@ def test_normalised_words():
     assert overlap("a red cat sits", ["the red dog sits"]) == pytest.approx(2 * 2 / 6)
     assert overlap("", [""]) == 1.0
     assert overlap("x", [""]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth"),
+    [
+        *[("", "A"), ("!!!", "A"), ("The", "A"), ("B", "A"), ("+", "-"), ("", "?")],
+        *[("-5", "5"), ("\u22125", "5"), ("5", "(-5)"), (".5", "5"), ("-.5", "-5")],
+        *[("की", "का"), ("ดี", "ดู")],
+    ],
+)
+def test_what_is_left_of_nothing_is_not_right(answer, truth):
+    """Normalising may empty an answer or take its sense; then it must not equal another one."""
+    for measure in (exact, vqa, overlap):
+        assert measure(answer, [truth]) == measure(truth, [answer]) == 0.0
+        assert measure(answer, [truth] * 10) == 0.0
+        assert measure(answer, [answer]) == measure(truth, [truth]) == 1.0
+
+
+def test_forms_of_one_answer_are_equal():
+    for answer in ("A", "a", "A.", "(a)", " a)"):
+        assert exact(answer, ["A"]) == 1.0
+    assert exact("\u22125", ["-5"]) == 1.0
+    assert exact("3-5", ["3 5"]) == exact("well...5", ["well 5"]) == 1.0
+    assert exact("cafe\u0301", ["CAFÉ"]) == 1.0
+    assert exact("की", ["की!"]) == 1.0
 
 
 @given(st.text(max_size=30), st.text(max_size=30))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from lightkv.lab.digests import content_digest
 from lightkv.lab.errors import TaskError
-from lightkv.lab.records import Outcome
+from lightkv.lab.records import Outcome, has_surrogates
 from lightkv.lab.tasks.base import Reference, Sample, Task, answered
 from lightkv.lab.tasks.scoring import MEASURES, Measure
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 METADATA = "metadata.jsonl"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MEGAPIXELS = 64
+SHOWN = 200
+"""Characters of a path in an error."""
 FORM = '{"image": "cat.jpg", "question": "What is it?", "answers": ["a cat"]}'
 
 
@@ -70,11 +73,11 @@ class Files(Task):
             TaskError: no such file, a broken line (by number), a missing or unreadable picture.
         """
         path = Path(self.path).expanduser()
-        if path.is_dir() and (path / METADATA).is_file():
+        if is_there(path / METADATA):
             path = path / METADATA
-        if path.is_dir():
+        if is_there(path, folder=True):
             found = self._folder(path)
-        elif path.is_file():
+        elif is_there(path):
             found = [self._sample(path, *line) for line in self._lines(path)]
         else:
             raise self._error("there is no such file or folder", "give a JSONL file or a folder")
@@ -88,12 +91,20 @@ class Files(Task):
         return found
 
     def fingerprint(self) -> str:
-        """Of the lines, and of the names and sizes of the pictures."""
+        """Of the lines, and of the names and contents of the pictures.
+
+        Raises:
+            TaskError: as `read`.
+        """
         digest = hashlib.sha256()
         for sample in self.read():
-            file = sample.image.args[0]
-            entry = (sample.id, sample.kind, sample.question, sample.answers, file.stat().st_size)
-            digest.update(json.dumps(entry).encode())
+            file: Path = sample.image.args[0]
+            try:
+                content = content_digest(file)
+            except OSError as error:
+                raise self._error(f"cannot read {file} ({error.strerror})", "check it") from error
+            asked = (sample.id, sample.kind, sample.question, sample.answers)
+            digest.update(json.dumps((*asked, sample.cluster, content)).encode())
         return digest.hexdigest()[:16]
 
     def evaluate(
@@ -121,8 +132,11 @@ class Files(Task):
                 continue
             try:
                 data = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (UnicodeDecodeError, json.JSONDecodeError) as error:
+                halves = has_surrogates(json.dumps(data, ensure_ascii=False))
+            except (ValueError, RecursionError) as error:  # of numbers and depth, too
                 raise self._line(number, f"not valid JSON ({error})") from error
+            if halves:
+                raise self._line(number, "half a surrogate pair (\\ud800 to \\udfff) is no text")
             if not isinstance(data, dict):
                 raise self._line(number, f"a line is an object, not {type(data).__name__}")
             yield number, data
@@ -161,6 +175,8 @@ class Files(Task):
             )
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
         for file in files[: self.limit]:
+            if has_surrogates(file.name):
+                raise self._error(f"the name {file.name!r} is not UTF-8", "rename the picture")
             check_picture(file, self.megapixels, f"folder {path.name}")
         return [
             Sample(f.name, f.name, "", self.question, (), partial(open_picture, f, self.megapixels))
@@ -174,18 +190,27 @@ class Files(Task):
         return self._error(f"line {number}: {what}", f"a line looks like {FORM}")
 
 
+def is_there(path: Path, folder: bool = False) -> bool:
+    """Whether there is such a file (or folder); also of a text that no path can be."""
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except (OSError, ValueError):  # a picture itself as base64 is too long for a name
+        return False
+
+
 def check_picture(path: Path, megapixels: float, where: str) -> None:
     """Refuse a picture that is missing, unreadable or too large, by its header alone.
 
     Raises:
         TaskError: what is wrong with it.
     """
-    if not path.is_file():
+    if not is_there(path):
+        text = str(path)
         raise TaskError(
             f"{where}: there is no such picture",
             field="image",
-            value=str(path),
-            remedy="paths are relative to the file that names them",
+            value=text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text)} characters)",
+            remedy="give the path of a picture, relative to the file that names it",
         )
     _opened(path, megapixels, where, lambda picture: None)
 

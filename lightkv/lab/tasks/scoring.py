@@ -1,12 +1,14 @@
 """What an answer is worth against reference answers.
 
 Answers are normalised as the VQA evaluation does it in spirit: lower case, number words as digits,
-no punctuation, no articles.
+no punctuation, no articles. What carries the meaning stays: a sign before a number, the marks that
+scripts such as Devanagari and Thai write vowels with, and an answer of which nothing else is left.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -14,16 +16,27 @@ Measure = Literal["exact", "vqa", "overlap"]
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _ARTICLES = {"a", "an", "the"}
 _DIGITS = {word: str(number) for number, word in enumerate(NUMBERS)}
-# A point or comma between digits belongs to the number.
-_PUNCTUATION = re.compile(r"(?<!\d)[.,](?=\d)|[.,](?!\d)|[^\w\s.,]|_")
+_MINUS = str.maketrans("\u2212", "-")
+# A sign or point that begins a number belongs to it, as does a point or comma between digits.
+_IN_NUMBERS = re.compile(r"((?<!\S)[+-]?\.?(?=\d)|(?<=\d)[.,](?=\d))|[.,+-]")
 
 
 def words(text: str) -> list[str]:
-    """The normalised words of an answer."""
+    """The normalised words of an answer; empty only if the answer is."""
+    whole = unicodedata.normalize("NFC", text).strip().casefold()
     # A contraction is one word; any other mark separates.
-    text = re.sub(r"(?<=\w)['’](?=\w)", "", text.lower())
-    found = [_DIGITS.get(word, word) for word in _PUNCTUATION.sub(" ", text).split()]
-    return [word for word in found if word not in _ARTICLES]
+    joined = re.sub(r"(?<=\w)['’](?=\w)", "", whole.translate(_MINUS))
+    spaced = "".join(char if _kept(char) else " " for char in joined)
+    spaced = _IN_NUMBERS.sub(lambda found: " " if found[1] is None else found[1], spaced)
+    found = [_DIGITS.get(word, word) for word in spaced.split()]
+    # "A" is a choice as often as an article, and "+" an answer: they must not equal everything else
+    # of which nothing is left.
+    return [word for word in found if word not in _ARTICLES] or found or whole.split()
+
+
+def _kept(char: str) -> bool:
+    """Letters and digits, marks upon them, and what may belong to a number."""
+    return char.isalnum() or char in ".,+-" or unicodedata.category(char).startswith("M")
 
 
 def exact(answer: str, references: Sequence[str]) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
-from lightkv.lab.records import Cell, Outcome
+from lightkv.core.errors import ConfigError
+from lightkv.lab.records import Cell, Outcome, comparable
 from lightkv.lab.stats import Difference, mean_interval, paired
 from lightkv.lab.store import Store
 
@@ -29,7 +31,13 @@ class Line:
 
 
 def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Line]:
-    """All cells of a results file, in order, with paired statistics against their baselines."""
+    """All cells of a results file, in order, with paired statistics against their baselines.
+
+    There is no difference where the two cells had other samples.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
     cells = store.cells()
     named = {cell.name: cell for cell in cells}
     against: dict[str, str] = store.meta.get("baselines", {})
@@ -51,8 +59,9 @@ def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Lin
             lines.append(Line(cell, baseline=base.name if base else None))
             continue
         mine, difference = outcomes(cell), None
-        if base is not None and base.status == "done":
-            difference = paired(outcomes(base), mine, resamples=resamples, seed=seed)
+        if base is not None and base.status == "done" and comparable(base, cell):
+            with suppress(ConfigError):  # other samples must not cost the whole table
+                difference = paired(outcomes(base), mine, resamples=resamples, seed=seed)
         bounds = mean_interval(mine, resamples=resamples, seed=seed)
         lines.append(Line(cell, *bounds, base.name if base else None, difference))
     return lines
