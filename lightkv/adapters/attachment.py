@@ -367,11 +367,15 @@ class HFAttachment(Attachment):
         out = dict(kwargs)
         # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
         out["position_ids"] = None
-        style = mask_style(self._adapter.attention_implementation(self._model))
+        # Looking up the decoder's config takes longer than the rest of this; it stays for a pass.
+        style = forward.once("style", self._mask_style)
         out["attention_mask"] = forward.mask(index, hidden, kwargs.get("attention_mask"), style)
         embeddings = kwargs.get("position_embeddings")
         out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out
+
+    def _mask_style(self) -> str:
+        return mask_style(self._adapter.attention_implementation(self._model))
 
     def _open_tap(self, forward: Forward, index: int) -> None:
         causal = not self._windows and self._adapter.causal

@@ -215,9 +215,11 @@ class Forward:
     def _window(self, layer: int) -> int | None:
         """The window of a layer, None also while everything that was fed lies inside it."""
         window = self.windows[layer] if self.windows else None
+        if window is None:
+            return None
         assert self.record is not None
         fed = sum(s.entries + s.missing for s in self.record.segments[layer])
-        return None if window is None or fed <= window else window
+        return None if fed <= window else window
 
     def _reach(
         self, segments: tuple[Segment, ...], keys: int, window: int | None, device: torch.device

@@ -101,7 +101,9 @@ class CacheRecord:
             last, tail = segments[-1], new.tail
             if tail is None and last.tail is not None:
                 tail = last.tail + new.entries
-            segments[-1] = last._replace(entries=last.entries + new.entries, tail=tail)
+            # Not by _replace: this runs in every layer at every step.
+            entries = last.entries + new.entries
+            segments[-1] = Segment(last.pads, entries, last.missing, tail=tail)
         else:
             segments.append(new)
 

@@ -41,7 +41,12 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return f"{self.strategy} ({self.schedule})" if self.schedule else self.strategy
+        return named(self.strategy, self.schedule)
+
+
+def named(strategy: str, schedule: str) -> str:
+    """A strategy with one of its schedules, in words."""
+    return f"{strategy} ({schedule})" if schedule else strategy
 
 
 def candidates(

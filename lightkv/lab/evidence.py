@@ -12,6 +12,7 @@ from typing import Any
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline import PipelineSpec
+from lightkv.lab.candidates import named
 from lightkv.lab.margins import Margin
 from lightkv.lab.searching import Verdict
 from lightkv.lab.stats import Difference
@@ -44,7 +45,7 @@ class Trial:
     @property
     def name(self) -> str:
         """The strategy with its schedule."""
-        return f"{self.strategy} ({self.schedule})" if self.schedule else self.strategy
+        return named(self.strategy, self.schedule)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Tuned:
     @property
     def name(self) -> str:
         """The strategy with its schedule."""
-        return f"{self.strategy} ({self.schedule})" if self.schedule else self.strategy
+        return named(self.strategy, self.schedule)
 
     def points(self, value: float) -> str:
         """A difference of scores as text: in percent points where scores are shares."""
