@@ -1,5 +1,7 @@
 """Settings shared by all tests."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -19,3 +21,23 @@ settings.load_profile("ci")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "quanti" in item.name:
+        _unpack_in_python()
+
+
+def _unpack_in_python() -> None:
+    """quanto compiles an extension at its first use, which takes most of a minute and a compiler that
+    not every machine has. It only takes small numbers out of bytes, lowest bits first."""
+    try:
+        from optimum.quanto.library.extensions import get_extension
+    except ImportError:
+        return
+
+    def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
+        mask = 2**bits - 1
+        return torch.cat([packed >> shift & mask for shift in range(0, 8, bits)])
+
+    get_extension("quanto_cpp")._lib = SimpleNamespace(unpack=unpack)
