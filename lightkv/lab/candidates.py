@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.lab import yamls
+from lightkv.lab.forms import label_text
 
 OWN = "own"
 GENTLER = (0.8, 0.7)
@@ -96,7 +98,7 @@ def read_change(asked: Mapping[str, Any] | str) -> dict[str, Any]:
         if asked.strip() == OWN:
             return {}
         try:
-            asked = yaml.safe_load(f"{{{asked}}}")
+            asked = yamls.load(f"{{{asked}}}")
         except yaml.YAMLError as error:
             raise _error("cannot be read as 'key: value'", asked) from error
     if not isinstance(asked, Mapping) or not asked:
@@ -132,4 +134,4 @@ def _changed(recipe: Recipe, change: Mapping[str, Any]) -> Recipe:
 def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "-".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return label_text(value)

@@ -120,6 +120,7 @@ def test_schedules_that_are_asked_for():
         ("ratio", "no key of a recipe with a value"),
         ("ratio=0.4", "Such as 'ratio: 0.4'"),
         ("ratio: [0.4", "cannot be read"),
+        ("ratio: 0.4, ratio: 0.3", "cannot be read"),
         ("ratio: much", "valid number"),
         ("retention: 0.5", "what tune looks for"),
         ({}, "a change of the strategy's recipe"),
