@@ -111,6 +111,7 @@ class HFAttachment(Attachment):
             add(module.register_forward_pre_hook(lambda *_: self._engine.profiler.start()))
         if self._model is not outer:
             add(before(self._model, self._on_call))
+            add(self._model.register_forward_hook(self._on_call_end, always_call=True))
         add(before(outer, self._on_inputs))
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
@@ -124,6 +125,10 @@ class HFAttachment(Attachment):
         add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
 
     def detach(self) -> None:
+        with self._pass.alone():
+            self._unhook()
+
+    def _unhook(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -141,9 +146,15 @@ class HFAttachment(Attachment):
     # -- hooks --------------------------------------------------------------------------------
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._pass.enter(module)
         arguments = bind(module, args, kwargs)
         refuse_full_length(arguments, self._given is not None)
         self._drafts, self._wanted = drafted(arguments), arguments.get("logits_to_keep")
+
+    def _on_call_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if self._pass.mine():
+            self._drafts, self._wanted = 0, None
+            self._pass.leave(module)
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._pass.enter(module)
@@ -162,13 +173,14 @@ class HFAttachment(Attachment):
         self._count.made(modality, output, self._capture.seen[modality])
 
     def _on_inputs_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        if not self._pass.leave(module):
+        if not self._pass.mine():
             return
         self._inputs = self._found = None
         self._count = FeatureCount()
         if output is None:
             # It raised, perhaps before the decoder: what was timed so far belongs to no request.
             self._engine.profiler.discard()
+        self._pass.leave(module)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         self._pass.enter(module)
@@ -207,9 +219,14 @@ class HFAttachment(Attachment):
 
     def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
         if not self._pass.mine():
-            # It was refused at the decoder: what is here belongs to the pass of another thread.
             return
-        self._pass.leave(module)
+        try:
+            self._end_pass(output)
+        finally:
+            self._pass.leave(module)
+
+    def _end_pass(self, output: Any) -> None:
+        """The decoder returned `output`, None if it raised."""
         forward, self._forward = self._forward, None
         self._inputs = self._found = None
         self._arguments, self._drafts, self._wanted = {}, 0, None

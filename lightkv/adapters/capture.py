@@ -24,9 +24,6 @@ METHODS = {"image": "get_image_features", "video": "get_video_features"}
 class FeatureCapture:
     """Remembers the arguments of the last feature calls of a module, for each thread.
 
-    Attributes:
-        modality: the modality whose features are being made right now, or None.
-
     Args:
         module: the instance with the methods.
         before, failed: called before a call, and when it raised.
@@ -41,7 +38,6 @@ class FeatureCapture:
         failed: Callable[[], None],
     ) -> None:
         self._local = threading.local()
-        self.modality: str | None = None
         self._module = module
         self._before = before
         self._after = after
@@ -54,6 +50,11 @@ class FeatureCapture:
         if not hasattr(self._local, "seen"):
             self._local.seen = {}
         return self._local.seen  # type: ignore[no-any-return]
+
+    @property
+    def modality(self) -> str | None:
+        """The modality whose features this thread is making right now, or None."""
+        return getattr(self._local, "modality", None)
 
     def open(self) -> None:
         """Wrap the methods of this instance; its class is not touched."""
@@ -83,7 +84,7 @@ class FeatureCapture:
             arguments = dict(bound.arguments)
             arguments.update(arguments.pop(extra, {}) if extra else {})
             self.seen[modality] = arguments
-            self.modality = modality
+            self._local.modality = modality
             try:
                 output = method(*args, **kwargs)
                 self._after(modality, output)
@@ -93,7 +94,7 @@ class FeatureCapture:
                 self._failed()
                 raise
             finally:
-                self.modality = None
+                self._local.modality = None
 
         return remembering
 
