@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightkv.adapters.contact import ENCODED, FEATURE_METHODS
 from lightkv.adapters.inputs import ModelInputs
 from lightkv.core.errors import LayoutError
-
-METHODS = {"image": "get_image_features", "video": "get_video_features"}
 
 
 class FeatureCapture:
@@ -58,7 +57,7 @@ class FeatureCapture:
 
     def open(self) -> None:
         """Wrap the methods of this instance; its class is not touched."""
-        for modality, name in METHODS.items():
+        for modality, name in FEATURE_METHODS.items():
             method = getattr(self._module, name, None)
             if method is not None and name not in vars(self._module):
                 setattr(self._module, name, self._wrap(modality, method))
@@ -114,7 +113,7 @@ class FeatureCount:
             LayoutError: they are not as many.
         """
         self._pixels = inputs.pixels
-        self._outputs = dict(inputs.arguments.get("mm_encoder_outputs") or {})
+        self._outputs = dict(inputs.arguments.get(ENCODED) or {})
         self._found = found
         self._check()
 
