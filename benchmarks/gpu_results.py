@@ -1,6 +1,6 @@
 """A plugin of pytest: one line of JSON for each test as it ends, so that a cut leaves what is done.
 
-    GPU_RESULTS=FILE python -m pytest -p gpu_results …
+GPU_RESULTS=FILE python -m pytest -p gpu_results …
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def pytest_runtest_logreport(report: Any) -> None:
-    """Write the outcome of a test, of its setup if that fails or skips, of its teardown if that fails."""
+    """Write the outcome of a test, or of its setup or teardown if that did not pass."""
     if "PYTEST_XDIST_WORKER" in os.environ or "GPU_RESULTS" not in os.environ:
         return  # the process that spread the tests hears of all of them
     if report.when != "call" and report.outcome == "passed":
