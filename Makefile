@@ -45,7 +45,7 @@ lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7
 # torch, for the Python that the machine's torch runs on (make gpu-wheels GPU_PYTHON=3.13 ARGS="--has numpy").
 GPU_PYTHON ?= 3.12
 .PHONY: gpu-wheels
-gpu-wheels: $(BASE)  ## wheels for a machine with a GPU and no index, into .gpu-wheels
+gpu-wheels: $(VENV)/bin/python  ## wheels for a machine with a GPU and no index, into .gpu-wheels
 	@$(BIN)/python benchmarks/gpu_wheels.py --python $(GPU_PYTHON) $(ARGS)
 
 clean:  ## remove the environments and all caches
