@@ -13,17 +13,26 @@ started=$(date +%s)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}
 wheels=$root/.gpu-wheels
+toy=0
 arguments=()
 while (($#)); do
     case $1 in
         --wheels) wheels=$2 && shift 2 ;;
         --wheels=*) wheels=${1#*=} && shift ;;
-        *) arguments+=("$1") && shift ;;
+        *)
+            [[ $1 == --toy ]] && toy=1
+            arguments+=("$1") && shift
+            ;;
     esac
 done
 
 "$python" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)' || {
     echo "gpu_check: $python has no torch; name the Python that has it: PYTHON=/path/to/python $0" >&2
+    exit 2
+}
+((toy)) || "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || {
+    echo "gpu_check: the torch of $python sees no CUDA device; --toy runs the same parts at toy sizes" \
+        "without one" >&2
     exit 2
 }
 path=$root

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
@@ -151,6 +152,19 @@ def test_a_python_without_torch_is_told_so(tmp_path):
     )
     assert done.returncode == 2
     assert "PYTHON=" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_it_says_what_does_run():
+    done = subprocess.run(
+        [SCRIPT, "--wheels=none"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--toy" in done.stderr
 
 
 @pytest.mark.parametrize(
