@@ -77,6 +77,11 @@ class AdapterBench:
     pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
     outside_error: ClassVar[type[Exception] | tuple[type[Exception], ...]] = SessionError
 
+    @property
+    def least_effect(self) -> float:
+        """Least difference that dropping must make, or a test of it would prove nothing."""
+        return 10 * self.exact
+
     # -- supplied by the family ------------------------------------------------------------------
 
     def make_model(

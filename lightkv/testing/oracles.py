@@ -39,7 +39,7 @@ def alive_by_layer(
     alive, out = torch.ones_like(vision), []
     for layer in range(num_layers):
         if layer in stages:
-            places = places[stages[layer].survivor]
+            places = places[stages[layer].survivor.to(places.device)]
             alive = ~vision
             alive.view(-1)[places] = True
         out.append(alive)
@@ -71,11 +71,11 @@ def stored_by_layer(
             stored.append(alive)
             continue
         left = torch.zeros_like(vision)
-        real = done.layout.valid_mask()
+        real, kept = done.layout.valid_mask(), done.kept.to(vision.device)
         for row in range(vision.shape[0]):
             # The layer's own sequence lists what it saw in order, behind its padding.
             places = torch.nonzero(alive[row] & valid[row]).flatten()
-            left[row, places[done.kept[row][real[row]] - done.before.pads[row]]] = True
+            left[row, places[kept[row][real[row]] - done.before.pads[row]]] = True
         stored.append(left)
     return seen, stored
 
