@@ -25,6 +25,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lightkv.core import yamls
 from lightkv.core.errors import nearest
 from lightkv.lab.combining import (
     VANILLA,
@@ -45,7 +46,6 @@ from lightkv.lab.forms import (
     normal_form,
 )
 from lightkv.lab.records import has_surrogates
-from lightkv.lab.yamls import load
 
 RESERVED = ("model", "task", "retention", "seed", "cell")
 """Factors that every grid has; no axis may take their names."""
@@ -161,8 +161,8 @@ class Grid(BaseModel):
         """
         path = Path(path)
         try:
-            data = load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            data = yamls.read(path)
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise GridError(
                 f"cannot read the grid ({' '.join(str(error).split())[:300]})",
                 field="grid",
