@@ -168,8 +168,10 @@ def _show(
     dtype_bytes: int,
     savings: Savings,
 ) -> None:
+    from rich.text import Text
+
     out = console()
-    out.print(f"[bold]{model}[/bold], {pipeline.spec.name}: {pipeline.schedule!r}")
+    out.print(Text.assemble((model, "bold"), f", {pipeline.spec.name}: {pipeline.schedule!r}"))
     out.print(_layer_table(savings))
     out.print(_cost_table(savings))
     out.print(

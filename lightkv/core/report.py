@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from lightkv.core.assignment import Assignment
 from lightkv.core.costs import rounds_flops, stage_flops
@@ -158,7 +159,9 @@ class RunReport:
 
     def table(self) -> Table:
         """A rich table with one row for each run of layers of equal length."""
-        table = Table(title=f"{self.strategy}, run {self.run}: {self._headline()}")
+        # A text, so that a name such as [red] is printed and not obeyed.
+        title = f"{self.strategy}, run {self.run}: {self._headline()}"
+        table = Table(title=Text(title, style="table.title"))
         for column in ("sample", "layers", "vision in", "vision out", "KV bytes per layer"):
             table.add_column(column, justify="right")
         for number, sample in enumerate(self.samples):
