@@ -166,8 +166,10 @@ def test_windows_that_are_no_windows(clean, windows):
 
 
 def test_windows_that_exceed_the_grid(clean):
-    """Known only when the image is: the pass is stopped, and the session ends cleanly."""
-    session = lightkv.compress(clean, "lightkv", schedule=stages((2, 0.5, 7)))
+    """Known only when the image is: where that is asked for, the pass is stopped, and the session
+    ends cleanly."""
+    strict = {"name": "windows", "clamp": False}
+    session = lightkv.compress(clean, "lightkv", schedule=stages((2, 0.5, 7)), partitioner=strict)
     with explained(ConfigError, "schedule[0]", "7 windows", "at most 6"), session:
         run(clean)
     layout = VisionLayout.from_spans([[(2, (1, 3, 8))]])
@@ -175,7 +177,7 @@ def test_windows_that_exceed_the_grid(clean):
         compress_stage(
             torch.randn(1, 30, 8),
             layout,
-            Stage.preset("lightkv", windows=4),
+            Stage.preset("lightkv", windows=4, partitioner=strict),
             attention_logits=torch.randn(1, 1, 30, 6),
         )
 

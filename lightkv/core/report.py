@@ -299,7 +299,9 @@ def _sample_report(
         flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(
             _stage_flops(prefill, shape, after, before, row)
-            for after, before, _ in prefill.stages_done
+            for after, before, left in prefill.stages_done
+            # Alone in its batch, a row that loses nothing would not have been worked on.
+            if left.vision_counts[row] < before.vision_counts[row]
         ),
         original=original,
     )

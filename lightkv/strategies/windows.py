@@ -31,14 +31,16 @@ class Windows(Partitioner):
     `windows: 4` cuts rows and columns of every frame into 4 bands as even as possible (the first
     ones are one longer). Later stages group the bands of the stage before, so each window is a
     union of earlier ones and its population is known. `{space: 4, time: 2}` also cuts the frames
-    of a video into 2 bands; without `time` every frame stands alone.
+    of a video into 2 bands; without `time` every frame stands alone. A side with fewer cells than
+    windows has a window for each: a picture of one token keeps it.
 
     Attributes:
         population: cut rows and columns (then the frames, where `time` is set) into more bands than the
             stage asks for until no window holds more current tokens than this. What matching costs then
             grows linearly with the number of vision tokens. `windows` may be left out of the schedule.
-        clamp: use as many windows as an axis has bands where more are asked for, instead of an
-            error (small images of dynamic-resolution models).
+        clamp: what is done where less can be had than is asked for. None: an axis with fewer bands than
+            windows (the rows of a narrow picture) is cut into as many windows as it has bands, and a
+            `population` that cannot be kept is an error. True: neither is an error. False: both are.
         budget: `window`: each window gives the same share. `view`: the windows of a view share one
             budget, so those with more redundancy give more; tokens still match inside their window
             only. How many each window keeps then depends on values, the view's total does not.
@@ -47,7 +49,7 @@ class Windows(Partitioner):
     name = "windows"
     source = "LightKV, arXiv 2605.00789, section 3 (spatial sub-windows)"
     population: int | None = Field(default=None, ge=2)
-    clamp: bool = False
+    clamp: bool | None = None
     budget: Literal["window", "view"] = "window"
 
     def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
@@ -135,13 +137,13 @@ class Windows(Partitioner):
     def _regroup(self, view: int, axis: tuple[int, ...], count: int) -> tuple[int, ...]:
         current = max(axis) + 1
         if count > current:
-            if not self.clamp:
+            if self.clamp is False:
                 raise ConfigError(
                     f"{count} windows per side do not fit view {view}, which has {current} bands "
                     "on an axis",
                     field="windows",
                     value=count,
-                    remedy=f"use at most {current}, or {{name: windows, clamp: true}}",
+                    remedy=f"use at most {current}, or leave clamp: false out",
                 )
             count = current
         group = np.concatenate(
