@@ -170,6 +170,8 @@ def _show(
 ) -> None:
     from rich.text import Text
 
+    from lightkv.core.gap import gap_text
+
     out = console()
     out.print(Text.assemble((model, "bold"), f", {pipeline.spec.name}: {pipeline.schedule!r}"))
     out.print(_layer_table(savings))
@@ -178,6 +180,9 @@ def _show(
         f"retention {savings.retention:.3f} (planned {savings.planned_retention:.3f}): mean over "
         "all layers of the share of vision tokens in the cache"
     )
+    gap = gap_text(savings.retention, pipeline.retention, pipeline.asked)
+    if gap is not None:
+        out.print(f"{gap}.")
     separators = f", {savings.separators} of them without patch" if savings.separators else ""
     out.print(
         f"Assumed: vision tokens {savings.vanilla.vision_tokens[0]} ({'; '.join(map(str, views))}"

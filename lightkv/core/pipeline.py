@@ -179,6 +179,7 @@ class Pipeline:
         rounds: the rounds of the stage on the cache, empty if there is none or it removes nothing.
         positions: the position policy.
         num_layers: decoder layers it was built for.
+        asked: retention that its recipe was solved for; None if its stages were given.
     """
 
     spec: PipelineSpec
@@ -187,6 +188,7 @@ class Pipeline:
     positions: PositionPolicy
     num_layers: int
     rounds: tuple[Stage, ...] = ()
+    asked: float | None = None
 
     @classmethod
     def build(
@@ -233,7 +235,8 @@ class Pipeline:
         if schedule.cache is not None and schedule.cache.ratio > 0:
             rounds = built[-1]
         explicit = spec.model_copy(update={"schedule": schedule.stages})
-        pipeline = cls(explicit, schedule, stages, positions, num_layers, rounds)
+        asked = spec.schedule.retention if isinstance(spec.schedule, Recipe) else None
+        pipeline = cls(explicit, schedule, stages, positions, num_layers, rounds, asked)
         pipeline.check_composition()
         return pipeline
 

@@ -17,6 +17,7 @@ from lightkv.core.assignment import Assignment
 from lightkv.core.costs import rounds_flops, stage_flops
 from lightkv.core.errors import SessionError
 from lightkv.core.flops import DecoderShape
+from lightkv.core.gap import gap_text
 
 if TYPE_CHECKING:
     from lightkv.core.cache import CachedLayer
@@ -65,6 +66,7 @@ class RunReport:
         run: number of the prefill in the session.
         strategy: name of the pipeline.
         planned_retention: of the schedule, before rounding to whole tokens.
+        asked_retention: that the schedule was solved for; None if its stages were given.
         samples: one entry for each row of the batch.
         cache_bytes: bytes that the cache tensors of each layer hold after the prefill, rows padded
             to equal length; None without a cache.
@@ -92,12 +94,20 @@ class RunReport:
     after_layers: tuple[int, ...] | None = None
     layout: VisionLayout | None = None
     cache_trace: tuple[CachedLayer | None, ...] | None = None
+    asked_retention: float | None = None
 
     @property
     def retention(self) -> float:
         """Achieved retention, mean over the rows that hold images (1 if none does)."""
         rows = [sample.retention for sample in self.samples if sample.original]
         return sum(rows) / len(rows) if rows else 1.0
+
+    @property
+    def gap(self) -> str | None:
+        """What is to be said of a retention that is more than 5 points from the one asked for."""
+        if not any(sample.original for sample in self.samples):
+            return None
+        return gap_text(self.retention, self.planned_retention, self.asked_retention)
 
     @property
     def vision_kv_bytes(self) -> int:
@@ -139,6 +149,7 @@ class RunReport:
         return {
             "run": self.run,
             "strategy": self.strategy,
+            "asked_retention": self.asked_retention,
             "planned_retention": self.planned_retention,
             "retention": self.retention,
             "vision_kv_bytes": self.vision_kv_bytes,
@@ -176,7 +187,8 @@ class RunReport:
         return table
 
     def _headline(self) -> str:
-        parts = [f"retention {self.retention:.3f} (planned {self.planned_retention:.3f})"]
+        asked = "" if self.asked_retention is None else f"asked {self.asked_retention:.3f}, "
+        parts = [f"retention {self.retention:.3f} ({asked}planned {self.planned_retention:.3f})"]
         if self.flops_vanilla:
             parts.append(f"prefill FLOPs {self.flops / self.flops_vanilla:.3f} of vanilla")
         if self.time_to_first_token is not None:
@@ -242,6 +254,7 @@ def build_report(prefill: Prefill, shape: DecoderShape, *, cached: bool) -> RunR
         run=prefill.run,
         strategy=engine.pipeline.spec.name,
         planned_retention=engine.pipeline.retention,
+        asked_retention=engine.pipeline.asked,
         samples=samples,
         cache_bytes=cache if cached else None,
         trace=tuple(prefill.trace) if engine.trace else None,
