@@ -245,6 +245,10 @@ def test_plugins_that_clash():
         ([(0, (4, 5))], ("three positive numbers", "(1, 24, 24)")),
         ([(0, 20)], ("a span is (start, (frames, rows, columns))",)),
         ([(0, (1, 2.5, 4))], ("grid",)),
+        ([(0, (1, True, 4))], ("three positive numbers",)),
+        ([(True, (1, 4, 4))], ("a span is (start, (frames, rows, columns))",)),
+        ([(10**30, (1, 4, 4))], ("a span is (start, (frames, rows, columns))",)),
+        ([(0, (1, 10**9, 10**9))], ("at most 67,108,864 cells",)),
     ],
 )
 def test_spans_that_cannot_be(clean, spans, words):

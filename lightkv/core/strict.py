@@ -17,13 +17,23 @@ _PLAIN = {int, float, bool, str, type(None)}
 _NUMBERS = {int, float}
 
 
-class Strict(BaseModel):
-    """A model of plain data whose mistakes are typed errors, also those of a direct call.
+class Plain(BaseModel):
+    """A model of plain data: unknown keys, and values that only look like the right ones, are errors.
 
     Lists stand for tuples and NumPy's scalars for Python's; beyond that nothing is converted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_literal(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        return _literal(value, kinds) if kinds <= _PLAIN else value
+
+
+class Strict(Plain):
+    """Plain data whose mistakes are typed errors, also those of a direct call."""
 
     def __init__(self, /, **data: Any) -> None:
         try:
@@ -46,12 +56,6 @@ class Strict(BaseModel):
             value=None if first["type"] == "missing" else first.get("input"),
             remedy=remedy,
         )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_literal(cls, value: Any, info: ValidationInfo) -> Any:
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
-        return _literal(value, kinds) if kinds <= _PLAIN else value
 
 
 def message_of(error: Mapping[str, Any]) -> str:

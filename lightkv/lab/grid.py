@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from lightkv.core import yamls
 from lightkv.core.errors import nearest
+from lightkv.core.strict import Plain
 from lightkv.lab.combining import (
     VANILLA,
     Combination,
@@ -53,15 +54,13 @@ RESERVED = ("model", "task", "retention", "seed", "cell")
 Labels = dict[str, Any]
 
 
-class Skip(BaseModel):
+class Skip(Plain):
     """Combinations that are left out.
 
     Attributes:
         where: factor → label or list of labels; all must hold.
         reason: recorded with each of them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     where: dict[str, tuple[str, ...]] = Field(min_length=1)
     reason: str = "left out by the grid"
@@ -81,7 +80,7 @@ class Skip(BaseModel):
         return all(factors.get(key) in labels for key, labels in self.where.items())
 
 
-class Grid(BaseModel):
+class Grid(Plain):
     """An ablation study.
 
     Attributes:
@@ -103,8 +102,6 @@ class Grid(BaseModel):
         equalise: `achieved`: recipes are solved so that the achieved retention comes as near to the
             wanted one as rounding allows; `planned`: before rounding.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "grid"
     model: Labels

@@ -340,3 +340,12 @@ def test_anything_as_a_pipeline(data, layers):
 @given(st.text(alphabet=" \n:-[]{}&*!|>'\"#%@?,abc01.~<=\t\\", max_size=60))
 def test_any_text_as_yaml(text):
     build(lambda: PipelineSpec.from_yaml(text))
+
+
+def test_components_of_a_direct_call_are_checked_as_those_of_a_file():
+    deep = {"name": "top-k"}
+    for _ in range(2000):
+        deep = {"name": "protect", "of": deep}
+    for matcher in (deep, {1: 2, "name": "top-k"}, {"name": "protect", "of": {"name": True}}):
+        with pytest.raises(ConfigError, match="matcher"):
+            Stage.preset("random", matcher=matcher)
