@@ -107,7 +107,7 @@ def test_retention_out_of_reach_names_the_range(clean):
         enter(clean, retention=0.01)
 
 
-@pytest.mark.parametrize("retention", ["half", [0.5], {"share": 0.5}])
+@pytest.mark.parametrize("retention", ["half", "0.5", True, [0.5], {"share": 0.5}])
 def test_retention_that_is_no_number(clean, retention):
     with explained(ConfigError, "retention"):
         enter(clean, retention=retention)

@@ -83,6 +83,13 @@ class PipelineSpec(Strict):
         Raises:
             ConfigError: not such YAML, with the line, or as `parse`.
         """
+        if not isinstance(text, str):
+            raise ConfigError(
+                "YAML is a text",
+                field=where,
+                value=text,
+                remedy="use PipelineSpec.parse for plain data, from_file for a file",
+            )
         try:
             data = yamls.load(text)
         except yaml.YAMLError as error:

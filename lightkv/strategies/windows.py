@@ -38,9 +38,10 @@ class Windows(Partitioner):
         population: cut rows and columns (then the frames, where `time` is set) into more bands than the
             stage asks for until no window holds more current tokens than this. What matching costs then
             grows linearly with the number of vision tokens. `windows` may be left out of the schedule.
-        clamp: what is done where less can be had than is asked for. None: an axis with fewer bands than
-            windows (the rows of a narrow picture) is cut into as many windows as it has bands, and a
-            `population` that cannot be kept is an error. True: neither is an error. False: both are.
+        clamp: what is done where less can be had than is asked for. None: a side of fewer cells than
+            windows (a narrow picture) has a window for each cell; more windows than an earlier stage
+            left, or a `population` that cannot be kept, are errors. True: none of these is an error.
+            False: all are.
         budget: `window`: each window gives the same share. `view`: the windows of a view share one
             budget, so those with more redundancy give more; tokens still match inside their window
             only. How many each window keeps then depends on values, the view's total does not.
@@ -137,13 +138,20 @@ class Windows(Partitioner):
     def _regroup(self, view: int, axis: tuple[int, ...], count: int) -> tuple[int, ...]:
         current = max(axis) + 1
         if count > current:
-            if self.clamp is False:
+            # A narrow picture is no one's mistake; windows finer than an earlier stage's are.
+            narrow = current == len(axis)
+            if self.clamp is False or not (narrow or self.clamp):
                 raise ConfigError(
                     f"{count} windows per side do not fit view {view}, which has {current} bands "
-                    "on an axis",
+                    "on an axis" + ("" if narrow else " after an earlier stage"),
                     field="windows",
                     value=count,
-                    remedy=f"use at most {current}, or leave clamp: false out",
+                    remedy=f"use at most {current}"
+                    + (
+                        ", or leave clamp: false out"
+                        if narrow
+                        else ", or {name: windows, clamp: true}"
+                    ),
                 )
             count = current
         group = np.concatenate(

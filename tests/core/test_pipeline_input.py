@@ -337,6 +337,19 @@ def test_anything_as_a_pipeline(data, layers):
         build(lambda: "tome", layers, **{role: data})
 
 
+@pytest.mark.parametrize("value", [None, 5, b"matcher: top-k", {"matcher": "top-k"}])
+def test_what_is_no_text(value):
+    with pytest.raises(ConfigError, match="YAML is a text"):
+        PipelineSpec.from_yaml(value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
+    for path in (tmp_path, tmp_path / "latin.yaml", tmp_path / "none.yaml", "a\0b.yaml"):
+        with pytest.raises(ConfigError, match="pipeline file"):
+            PipelineSpec.from_file(path)
+
+
 @given(st.text(alphabet=" \n:-[]{}&*!|>'\"#%@?,abc01.~<=\t\\", max_size=60))
 def test_any_text_as_yaml(text):
     build(lambda: PipelineSpec.from_yaml(text))
