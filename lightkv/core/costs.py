@@ -74,7 +74,7 @@ def rounds_flops(
         plan_rounds(pipeline, layout, torch.device("cpu"))
     ):
         count = source.vision_counts[row]
-        if not plan.removes or not count:
+        if plan.counts_after[row] == plan.counts_before[row]:
             continue
         part = stage if number == 0 else replace(stage, scorer=None)
         text = layout.length - layout.pads[row] - count

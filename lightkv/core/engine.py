@@ -6,7 +6,7 @@ the attention call before a stage, `Prefill.apply` at the stage, and `Engine.fin
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +31,7 @@ from lightkv.core.pipeline import Pipeline
 from lightkv.core.plan import StagePlan
 from lightkv.core.profile import Profiler
 from lightkv.core.report import HeldLayer, RunReport, build_report
+from lightkv.core.reports import Reports
 from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.stage import Observed, observes
 from lightkv.core.vision import VisionView
@@ -40,8 +41,6 @@ PLAN_CACHE = 64
 """Plans kept for layouts seen lately (a server sees few shapes again and again)."""
 LAYOUT_CACHE = 16
 """Layouts kept, with the index tensors derived from them: 0.5 MB each at 65,536 tokens, for a table."""
-REPORTS = 1000
-"""Reports kept by a session."""
 
 
 @dataclass
@@ -300,6 +299,7 @@ class Engine:
         check_finite: stop with `NumericError` when a stage meets NaN or infinity (reads a value on
             the host at each stage). Off, a NaN goes where it would have gone without compression.
         heads: the processes that share the attention heads, this one alone by default.
+        reports: takes the report of each run.
     """
 
     def __init__(
@@ -311,6 +311,7 @@ class Engine:
         trace: bool = False,
         check_finite: bool = False,
         heads: HeadGroup | None = None,
+        reports: Reports | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.shape = shape
@@ -318,7 +319,7 @@ class Engine:
         self.check_finite = check_finite
         self.heads = heads or HeadGroup()
         self.profiler = Profiler(profile)
-        self.reports: deque[RunReport] = deque(maxlen=REPORTS)
+        self.reports = Reports(trace=trace) if reports is None else reports
         self.runs = 0
         self.owner: object | None = None
         self._plans: OrderedDict[tuple[int, int, str, torch.device], StagePlan] = OrderedDict()
@@ -381,7 +382,7 @@ class Engine:
         shape = replace(self.shape, windows=()) if keeps_all else self.shape
         report = build_report(prefill, shape, held, cached=cached)
         self.profiler.close(report)
-        self.reports.append(report)
+        self.reports.add(report)
         return report
 
 

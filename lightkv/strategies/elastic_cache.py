@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from pydantic import Field
 
 from lightkv.core.attention import COLUMN_SUMS, AttentionView
 from lightkv.core.hookspecs import hookimpl
@@ -52,8 +53,8 @@ class Anchors(Matcher):
     name = "anchors"
     source = "ElasticCache, arXiv 2407.18121, section 3.3"
     needs_score = True
-    first: int = 1
-    last: int = 1
+    first: int = Field(default=1, ge=0)
+    last: int = Field(default=1, ge=0)
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         assert inputs.score is not None
