@@ -345,9 +345,9 @@ class Engine:
             self._plans.popitem(last=False)
         return plan
 
-    def begin(self, layout: VisionLayout) -> Prefill:
-        """Start a forward pass whose vision tokens lie as `layout` says."""
-        prefill = Prefill(self, self._known(layout), self.runs)
+    def begin(self, layout: VisionLayout, drafts: int = 0) -> Prefill:
+        """Start a forward pass whose vision tokens lie as `layout` says; see `Prefill.start`."""
+        prefill = Prefill(self, self._known(layout.with_drafts(drafts)), self.runs)
         self.runs += 1
         return prefill
 

@@ -25,7 +25,8 @@ from lightkv.core.inputs import (
     StartInput,
     Surroundings,
 )
-from lightkv.core.layout import TokenIndex, VisionLayout
+from lightkv.core.layout import VisionLayout
+from lightkv.core.places import TokenIndex
 from lightkv.core.plan import Bucket, StagePlan
 from lightkv.core.roles import Aggregator, Matcher
 from lightkv.core.stage import Observed, Stage
@@ -219,7 +220,7 @@ class _StageWork:
         self.score = score
         self.size = size
         metric = observed.metric
-        self.metric = None if metric is None else metric.reshape(-1, metric.shape[-1])
+        self.metric = None if metric is None else metric.flatten(0, 1)
         self.context = context
         keys = plan.order if plan.by == "rank" else plan.order.index_select(0, index.origin)
         self.order = torch.sort(keys, stable=True).indices

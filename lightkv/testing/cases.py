@@ -27,7 +27,8 @@ class SampleShape:
     """One prompt: text tokens before each image and at the end, and the images between.
 
     Attributes:
-        texts: text tokens before each image; the last entry stands after all of them.
+        texts: text tokens before each image; the last entry stands after all of them (0: the prompt
+            ends in its image).
         grids: (frames, rows, columns, whether each row ends in a separator) of each image.
     """
 
@@ -47,6 +48,11 @@ class SampleShape:
     @property
     def length(self) -> int:
         return self.layout()[1]
+
+    @property
+    def ends_in_image(self) -> bool:
+        """Whether a vision token holds the last position."""
+        return bool(self.grids) and self.texts[-1] == 0
 
 
 @dataclass(frozen=True)
@@ -237,10 +243,10 @@ def grids(max_side: int = 7) -> st.SearchStrategy[tuple[int, int, int, bool]]:
 
 @st.composite
 def shapes(draw: st.DrawFn, max_images: int = 2) -> SampleShape:
-    """A prompt with 0 … `max_images` images and some text; at least one token stands at the end."""
+    """A prompt with 0 … `max_images` images and some text, which may end in its last image."""
     images = draw(st.lists(grids(), max_size=max_images))
     texts = draw(st.lists(st.integers(0, 3), min_size=len(images), max_size=len(images)))
-    return SampleShape((*texts, draw(st.integers(1, 4))), tuple(images))
+    return SampleShape((*texts, draw(st.integers(0 if images else 1, 4))), tuple(images))
 
 
 @st.composite
