@@ -89,9 +89,11 @@ class Case:
         """`[B, N, D]` hidden states of the batch, or `[1, n, D]` of one row alone."""
         if row is not None:
             generator = torch.Generator().manual_seed(self.seed * 1000 + row)
-            return torch.randn(1, self.shapes[row].length, WIDTH, generator=generator)
+            return torch.randn(
+                1, self.shapes[row].length, WIDTH, generator=generator, dtype=torch.float32
+            )
         # What stands in the padding must not matter, so it is large.
-        out = torch.full((len(self.shapes), self.length, WIDTH), 30.0)
+        out = torch.full((len(self.shapes), self.length, WIDTH), 30.0, dtype=torch.float32)
         for number, shape in enumerate(self.shapes):
             out[number, self.length - shape.length :] = self.hidden(number)[0]
         return out
@@ -101,7 +103,9 @@ def attention(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Query `[B, 4, N, 4]` and key `[B, 2, N, 4]` that follow from the hidden states alone."""
     batch, length, width = hidden.shape
     generator = torch.Generator().manual_seed(7)
-    weights = torch.randn(width, (HEADS + KV_HEADS) * HEAD_DIM, generator=generator)
+    weights = torch.randn(
+        width, (HEADS + KV_HEADS) * HEAD_DIM, generator=generator, dtype=torch.float32
+    )
     both = hidden @ weights.to(device=hidden.device, dtype=hidden.dtype)
     both = both.view(batch, length, HEADS + KV_HEADS, HEAD_DIM).transpose(1, 2)
     return both[:, :HEADS], both[:, HEADS:]
@@ -127,7 +131,9 @@ class SyntheticVision(VisionView):
     def _mixed(self, seed: int, width: int) -> torch.Tensor:
         """`[V₀, width]` a fixed random projection of the tokens."""
         generator = torch.Generator().manual_seed(seed)
-        weights = torch.randn(self._tokens.shape[-1], width, generator=generator)
+        weights = torch.randn(
+            self._tokens.shape[-1], width, generator=generator, dtype=torch.float32
+        )
         return self._tokens @ weights.to(device=self._tokens.device, dtype=self._tokens.dtype)
 
     def keys(self, layer: int) -> torch.Tensor:
@@ -135,7 +141,8 @@ class SyntheticVision(VisionView):
 
     def cls_query(self, layer: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(200 + layer)
-        query = torch.randn(HEADS, HEAD_DIM, generator=generator).to(self._tokens)
+        query = torch.randn(HEADS, HEAD_DIM, generator=generator, dtype=torch.float32)
+        query = query.to(self._tokens)
         return query.expand(self._tokens.shape[0], -1, -1)
 
     def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
@@ -152,7 +159,9 @@ class SyntheticVision(VisionView):
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         generator = torch.Generator().manual_seed(400)
-        weights = torch.randn(VISION_WIDTH, self._tokens.shape[-1], generator=generator)
+        weights = torch.randn(
+            VISION_WIDTH, self._tokens.shape[-1], generator=generator, dtype=torch.float32
+        )
         return torch.tanh(features @ weights.to(features)).to(self._tokens.dtype)
 
 

@@ -16,7 +16,7 @@ from lightkv.core.engine import Engine
 from lightkv.core.flops import DecoderShape
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline
-from lightkv.core.work import prompt_index
+from lightkv.core.prompt import prompt_index
 
 HEADS, KV_HEADS, WIDTH, LAYERS = 4, 2, 4, 3
 SHAPE = DecoderShape(LAYERS, 16, HEADS, KV_HEADS, WIDTH, 32, 50)

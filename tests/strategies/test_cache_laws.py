@@ -16,8 +16,8 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.flops import DecoderShape
 from lightkv.core.pipeline import Pipeline
 from lightkv.core.plan import partition_of
+from lightkv.core.prompt import prompt_index
 from lightkv.core.roles import PROTECTED
-from lightkv.core.work import prompt_index
 from lightkv.testing import cases
 from lightkv.testing.cases import HEAD_DIM, HEADS, KV_HEADS, Case, SampleShape
 
