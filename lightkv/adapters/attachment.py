@@ -311,7 +311,7 @@ class HFAttachment(Attachment):
         layout = self._layout(cache, queries, batch)
         prefill = None
         if layout is not None:
-            prefill = self._engine.begin(layout)
+            prefill = self._engine.begin(layout, self._drafts)
             prefill.vision = self._encoder.view(self._inputs, layout)
             prefill.start(hidden, self._drafts)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):

@@ -29,13 +29,15 @@ from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline
 from lightkv.core.plan import StagePlan
+from lightkv.core.precision import exact
 from lightkv.core.profile import Profiler
+from lightkv.core.prompt import start_input
 from lightkv.core.report import HeldLayer, RunReport, build_report
 from lightkv.core.reports import Reports
 from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.stage import Observed, observes
 from lightkv.core.vision import VisionView
-from lightkv.core.work import StageResult, run_stage, start_input
+from lightkv.core.work import StageResult, run_stage
 
 PLAN_CACHE = 64
 """Plans kept for layouts seen lately (a server sees few shapes again and again)."""
@@ -87,7 +89,7 @@ class Prefill:
         }
         if not scorers:
             return
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             given = start_input(hidden_states, self.layout, drafts)
             made: list[tuple[Scorer, torch.Tensor | None]] = []
             for number, scorer in scorers.items():
@@ -191,9 +193,9 @@ class Prefill:
         """`[V]` original tokens that each token of `source` holds after the stages so far."""
         if self.size is None or source is self.layout:
             return None if self.size is None else self.size.to(device)
-        rows = torch.ones(self.layout.batch_size * self.layout.length, device=device)
-        places = self.layout.token_index(device).flat
-        rows = rows.index_copy(0, places, self.size.to(device))
+        size, places = self.size.to(device), self.layout.token_index(device).flat
+        rows = size.new_ones(self.layout.batch_size * self.layout.length)
+        rows = rows.index_copy(0, places, size)
         return rows.index_select(0, source.token_index(device).flat)
 
     def log_sizes(self, done: CachedLayer | None = None) -> torch.Tensor | None:
@@ -206,8 +208,8 @@ class Prefill:
         if not self.engine.pipeline.spec.proportional or size is None:
             return None
         if self._logs is None or self._logs[0] is not size:
-            rows = torch.zeros(layout.batch_size * layout.length, device=size.device)
-            rows = rows.index_copy(0, layout.token_index(size.device).flat, size.float().log())
+            rows = size.new_zeros(layout.batch_size * layout.length)
+            rows = rows.index_copy(0, layout.token_index(size.device).flat, size.log())
             self._logs = size, rows.view(layout.batch_size, layout.length)
         return self._logs[1]
 
@@ -347,9 +349,9 @@ class Engine:
             self._plans.popitem(last=False)
         return plan
 
-    def begin(self, layout: VisionLayout) -> Prefill:
-        """Start a forward pass whose vision tokens lie as `layout` says."""
-        prefill = Prefill(self, self._known(layout), self.runs)
+    def begin(self, layout: VisionLayout, drafts: int = 0) -> Prefill:
+        """Start a forward pass whose vision tokens lie as `layout` says; see `Prefill.start`."""
+        prefill = Prefill(self, self._known(layout.with_drafts(drafts)), self.runs)
         self.runs += 1
         return prefill
 
@@ -386,6 +388,7 @@ class Engine:
         return report
 
 
+@exact()
 def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
     """What a component reads off the attention call, over the heads of all processes.
 

@@ -14,6 +14,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.plan import StagePlan, plan_stage
 from lightkv.core.plugins import build_component, get_preset
+from lightkv.core.precision import as_here, exact
 from lightkv.core.roles import Aggregator, Component, Matcher, Partitioner, Scorer, WindowSpec
 from lightkv.core.strict import is_number
 from lightkv.core.vision import VISION_FEATURES, VisionView, is_vision
@@ -195,11 +196,13 @@ class Observed:
                 "decoder",
             )
         in_space = stage.aggregator.space == "vision"
-        return replace(
-            self,
-            seen_score=stage.scorer.look(vision) if stage.scorer else None,
-            seen_metric=stage.matcher.look(vision),
-            seen_content=stage.aggregator.look(vision),
-            features=vision.features() if in_space else None,
-            project=vision.project if in_space else None,
-        )
+        project = as_here(vision.project) if in_space else None
+        with exact():
+            return replace(
+                self,
+                seen_score=stage.scorer.look(vision) if stage.scorer else None,
+                seen_metric=stage.matcher.look(vision),
+                seen_content=stage.aggregator.look(vision),
+                features=vision.features() if in_space else None,
+                project=project,
+            )

@@ -165,6 +165,22 @@ class Recorder:
         return torch.cat(parts, dim=-1)
 
 
+def reaching(layer: nn.Module, run: Callable[[], Any]) -> torch.Tensor:
+    """`[B, N, D]` what reaches a layer while `run` runs, after the hooks that are there already."""
+    seen: list[torch.Tensor] = []
+
+    def look(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
+        seen.append((args[0] if args else kwargs["hidden_states"]).detach().clone())
+
+    handle = _with_kwargs(layer, look)
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        handle.remove()
+    return seen[0]
+
+
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """Everything that a session may change in a model and must put back."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS

@@ -147,7 +147,7 @@ def test_six_windows_group_into_four_as_evenly_as_possible():
             {"after_layer": 4, "windows": 4, "ratio": 0.5},
         ],
     )
-    layout = VisionLayout.from_spans([[(0, (1, 24, 24))]], length=576)
+    layout = VisionLayout.from_spans([[(0, (1, 24, 24))]], length=577)
     plan = pipeline.stages[0].plan(layout)
     assert {(b.population, b.keep) for b in plan.buckets} == {(16, 8)}
     layout = layout.evolved(
