@@ -139,8 +139,9 @@ class HFAdapter(Adapter):
         return policy.name == "keep"
 
     def rotary_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """`[A, B, N]` rotary positions from the decoder's `position_ids` `[B, N]`."""
-        return position_ids[None]
+        """`[A, B, N]` rotary positions from the decoder's `position_ids`, `[B, N]` or `[≥ 3, B, N]`."""
+        # With four rows the first is the text position, used for masks only.
+        return position_ids[None] if position_ids.dim() == 2 else position_ids[-3:]
 
     def rotary_kind(self, decoder: nn.Module, layer: int) -> str | None:
         """Name of the rotary base of a layer, None where all layers have the same."""
@@ -159,6 +160,9 @@ class HFAdapter(Adapter):
     ) -> Any:
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
         emb: Any = decoder.rotary_emb
+        if getattr(emb, "mrope_section", None) is not None:
+            # Tokens without a picture stand at the same place on all three axes.
+            return emb(hidden, positions.expand(3, -1, -1))
         if kind is None:
             return emb(hidden, position_ids=positions[0])
         return emb(hidden, position_ids=positions[0], layer_type=kind)
