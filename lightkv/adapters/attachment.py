@@ -88,6 +88,7 @@ class HFAttachment(Attachment):
         self._found: VisionLayout | None = None
         self._drafts = 0
         self._wanted: Any = None
+        self._style = ""
         self._arguments: Kwargs = {}
         self._forward: Forward | None = None
         self._handles: list[Any] = []
@@ -175,6 +176,8 @@ class HFAttachment(Attachment):
         self._forward = None
         # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
         self._close_taps()
+        # Asked in each pass, because a caller may set another implementation between two.
+        self._style = mask_style(self._adapter.attention_implementation(self._model))
         self._arguments = bind(module, args, kwargs)
 
     def _on_layer(
@@ -367,15 +370,11 @@ class HFAttachment(Attachment):
         out = dict(kwargs)
         # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
         out["position_ids"] = None
-        # Looking up the decoder's config takes longer than the rest of this; it stays for a pass.
-        style = forward.once("style", self._mask_style)
-        out["attention_mask"] = forward.mask(index, hidden, kwargs.get("attention_mask"), style)
+        given = kwargs.get("attention_mask")
+        out["attention_mask"] = forward.mask(index, hidden, given, self._style)
         embeddings = kwargs.get("position_embeddings")
         out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out
-
-    def _mask_style(self) -> str:
-        return mask_style(self._adapter.attention_implementation(self._model))
 
     def _open_tap(self, forward: Forward, index: int) -> None:
         causal = not self._windows and self._adapter.causal

@@ -13,6 +13,7 @@ from torch import nn
 from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.encoder import Encoder
 from lightkv.adapters.inputs import ModelInputs
+from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Windows
 from lightkv.adapters.patches import Kind
 from lightkv.adapters.ranks import head_group
@@ -79,8 +80,8 @@ class HFAdapter(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither full nor sliding attention, or masks in a form that
-                cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither full nor sliding attention, or masks in a form that is
+                not known, or cannot say what a compressed layer may attend to.
         """
         config = self.decoder(model).config
         kinds = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}
@@ -101,8 +102,7 @@ class HFAdapter(Adapter):
                 remedy="if only tokens of the prompt do, set `causal = False` in its adapter",
             )
         implementation = self.attention_implementation(model)
-        masked = implementation in (None, "eager", "sdpa")
-        if not masked and (self.windows(model) or not self.causal):
+        if mask_style(implementation) == "flash" and (self.windows(model) or not self.causal):
             raise ModelError(
                 "this model's layers are not simply causal, and only the masks of eager and SDPA "
                 "attention can tell a compressed layer what it may attend to",
@@ -201,9 +201,32 @@ class HFAdapter(Adapter):
                 )
 
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
+        refuse_other_heads(model, self.decoder(model))
         self.check(model)
         self._refuse_compiled(model)
         return HFAttachment(self, model, engine, layout)
+
+
+def refuse_other_heads(model: nn.Module, decoder: nn.Module) -> None:
+    """Refuse models of transformers that do something else with the decoder's output than generate.
+
+    Heads that classify, retrieve or answer by spans pick places of the sequence that was fed, or mask
+    them; compressed layers give fewer. A decoder by itself is fine: its caller sees what it returns.
+
+    Raises:
+        ModelError: a class without `generate`.
+    """
+    generates = getattr(model, "can_generate", None)
+    if model is decoder or generates is None or generates() or hasattr(model, "generate"):
+        return
+    raise ModelError(
+        f"{type(model).__name__} does not generate: its head may read any position of the prompt, and "
+        "compressed layers give fewer",
+        field="model",
+        value=type(model).__name__,
+        remedy="pass the model with `generate`, or, if what you do with the output counts from the "
+        "end, the decoder itself (adapter='generic', layout=…)",
+    )
 
 
 FULL, SLIDING = "full_attention", "sliding_attention"

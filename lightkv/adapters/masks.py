@@ -7,9 +7,16 @@ float `[B, 1, Q, K]` with 0 = attend (eager), boolean `[B, K]` (flash attention)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from lightkv.core.errors import ModelError
+
+STYLES = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+"""Format of masks → an implementation of transformers that takes it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +146,23 @@ def _self_attending_padding(allowed: torch.Tensor, valid: torch.Tensor) -> torch
 
 
 def mask_style(implementation: str | None) -> str:
-    """Which format an attention implementation takes."""
+    """Which format an attention implementation takes: that which transformers would give it.
+
+    A function of the user's own has the format of the mask function registered under its name.
+
+    Raises:
+        ModelError: masks in another format (flex attention), pages, or no mask function at all.
+    """
+    made: Any = ALL_MASK_ATTENTION_FUNCTIONS
     name = implementation or "eager"
-    if "flash" in name:
-        return "flash"
-    return "eager" if name == "eager" else "sdpa"
+    for style, like in STYLES.items():
+        if name == like or (name in made and made[name] is made[like]):
+            return style
+    raise ModelError(
+        "compressed layers need masks of their own, and lightkv makes those of eager, SDPA and flash "
+        "attention only",
+        field="attn_implementation",
+        value=implementation,
+        remedy="model.set_attn_implementation('sdpa') (or 'eager'); for an attention function of your "
+        "own register the mask function that it takes: AttentionMaskInterface.register(name, sdpa_mask)",
+    )

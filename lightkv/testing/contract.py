@@ -340,6 +340,19 @@ class AdapterSuite(ServingTests, CacheSiteTests):
             assert snapshot(model) == attached
         assert snapshot(model) == before
 
+    def test_masks_of_another_form_are_refused(self) -> None:
+        """Flex attention takes block masks, whatever kind of layers the model has."""
+        self.need("sdpa")
+        model = self.make_model()
+        config: Any = self.decoder(model).config
+        config._attn_implementation = "flex_attention"
+        before = snapshot(model)
+        with pytest.raises(ModelError) as error, self.session(model, self.batch):
+            pass
+        assert error.value.field == "attn_implementation"
+        assert error.value.value == "flex_attention"
+        assert snapshot(model) == before
+
     @pytest.mark.parametrize("pipeline", ["lightkv", "fastv"])
     def test_gradients_flow(self, pipeline: str) -> None:
         model = self.make_model()
