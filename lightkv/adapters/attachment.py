@@ -40,6 +40,7 @@ from lightkv.adapters.records import (
 )
 from lightkv.adapters.rotary import Rotary
 from lightkv.adapters.tap import Tap, observer
+from lightkv.adapters.uncopied import Uncopied
 from lightkv.core.adapter import Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.functional import prompt_index
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from lightkv.adapters.hf import HFAdapter
 
 
-class HFAttachment(Attachment):
+class HFAttachment(Attachment, Uncopied):
     """Hooks of one session in one model."""
 
     def __init__(
@@ -109,7 +110,7 @@ class HFAttachment(Attachment):
         self._encoder.open()
         add = self._handles.append
         for module in self._adapter.vision_modules(self._model):
-            add(module.register_forward_pre_hook(lambda *_: self._engine.profiler.start()))
+            add(module.register_forward_pre_hook(self._on_vision))
         if self._model is not outer:
             add(before(self._model, self._on_call))
         add(before(outer, self._on_inputs))
@@ -140,6 +141,9 @@ class HFAttachment(Attachment):
         self._arguments = {}
 
     # -- hooks --------------------------------------------------------------------------------
+
+    def _on_vision(self, *_: Any) -> None:
+        self._engine.profiler.start()
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         arguments = bind(module, args, kwargs)

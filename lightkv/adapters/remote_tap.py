@@ -17,13 +17,14 @@ from torch import nn
 
 from lightkv.adapters.inputs import bind
 from lightkv.adapters.tap import Look
+from lightkv.adapters.uncopied import Uncopied
 from lightkv.core.errors import ModelError
 
 Split = Callable[[nn.Module, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
 """Attention module and outputs of its projections → query `[B, H, N, d]`, key `[B, Hₖᵥ, N, d]`."""
 
 
-class ProjectionTap:
+class ProjectionTap(Uncopied):
     """Opens and closes the look into one attention module.
 
     Args:

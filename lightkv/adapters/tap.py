@@ -18,6 +18,7 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightkv.adapters.passes import Forward, Kwargs
+from lightkv.adapters.uncopied import Uncopied
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.functional import prompt_index
 from lightkv.core.heads import HeadGroup
@@ -27,7 +28,7 @@ Look = Callable[[torch.Tensor, torch.Tensor, float, dict[str, Any]], None]
 """Called with query, key, scaling and the call's other arguments."""
 
 
-class Tap:
+class Tap(Uncopied):
     """Opens and closes the look into one attention module."""
 
     def __init__(self, attention: nn.Module) -> None:

@@ -17,6 +17,7 @@ from lightkv.testing.caching import CacheSiteTests
 from lightkv.testing.oracles import encoder_needs, on_cache, peeks, snapshot
 from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
+from lightkv.testing.sessions import SessionTests
 
 POLICIES = sorted(name for role, name in registry().components if role == "positions")
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -26,7 +27,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests, CacheSiteTests):
+class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -338,19 +339,6 @@ class AdapterSuite(ServingTests, CacheSiteTests):
             with pytest.raises(SessionError, match="already compressed"):
                 self.session(model, self.batch, "fastv").__enter__()
             assert snapshot(model) == attached
-        assert snapshot(model) == before
-
-    def test_masks_of_another_form_are_refused(self) -> None:
-        """Flex attention takes block masks, whatever kind of layers the model has."""
-        self.need("sdpa")
-        model = self.make_model()
-        config: Any = self.decoder(model).config
-        config._attn_implementation = "flex_attention"
-        before = snapshot(model)
-        with pytest.raises(ModelError) as error, self.session(model, self.batch):
-            pass
-        assert error.value.field == "attn_implementation"
-        assert error.value.value == "flex_attention"
         assert snapshot(model) == before
 
     @pytest.mark.parametrize("pipeline", ["lightkv", "fastv"])
