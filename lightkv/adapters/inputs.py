@@ -84,7 +84,7 @@ class ModelInputs:
         mask = self.arguments.get("attention_mask")
         if not isinstance(mask, torch.Tensor) or mask.shape[1:] != (past + self.length,):
             return (0,) * len(self.pads)
-        return left_padding(mask[:, :past], len(self.pads), past)
+        return left_padding(mask[:, :past], len(self.pads), past, cached=True)
 
     @property
     def length(self) -> int:
@@ -173,8 +173,15 @@ def _present(value: Any) -> bool:
     return value is not None
 
 
-def left_padding(mask: torch.Tensor, batch: int, length: int) -> tuple[int, ...]:
-    """Left padding of each row from an attention mask.
+def left_padding(
+    mask: torch.Tensor, batch: int, length: int, *, cached: bool = False
+) -> tuple[int, ...]:
+    """Left padding of each row in the last `length` columns of an attention mask.
+
+    Args:
+        mask: `[B, ≥ length]`, or `[B, 1, Q, ≥ length]`.
+        batch, length: of what is looked at.
+        cached: whether that is a cache which no session made.
 
     Raises:
         LayoutError: padding on the right, or holes.
@@ -189,11 +196,33 @@ def left_padding(mask: torch.Tensor, batch: int, length: int) -> tuple[int, ...]
     pads = np.where(real.any(axis=1), real.argmax(axis=1), 0)
     expected = np.arange(real.shape[1])[None, :] >= pads[:, None]
     if not np.array_equal(real, expected):
-        raise LayoutError(
-            "the attention mask has padding after the first token; it would be scored as prompt, "
-            "and generation continues at the end of the row",
-            field="attention_mask",
-            value=f"row {int(np.argmax((real != expected).any(axis=1)))}",
-            remedy="set processor.tokenizer.padding_side = 'left'",
-        )
+        row = int(np.argmax((real != expected).any(axis=1)))
+        later = mask.shape[1] > length and bool(real[:, -1].all())
+        raise _padded_inside(row, cached=cached, later=later)
     return tuple(int(pad) for pad in pads)
+
+
+def _padded_inside(row: int, *, cached: bool, later: bool) -> LayoutError:
+    """Padding behind a token of the new tokens, of a later turn or not, or of a cache."""
+    if cached:
+        cause = (
+            "what is cached has padding between its tokens, and was made where no session could see "
+            "which entries that are"
+        )
+        remedy = "make all turns of the conversation inside one session, or begin a new cache"
+    elif later:
+        cause = (
+            "padding stands behind a token that is not cached yet: `generate` never feeds the last "
+            "token of an answer, so it comes with the next turn"
+        )
+        remedy = (
+            "pad the turn with that token on its left: padding, the answer's last token, the new turn "
+            "(docs/models.md, Later turns)"
+        )
+    else:
+        cause = (
+            "the attention mask has padding after the first token; it would be scored as prompt, and "
+            "generation continues at the end of the row"
+        )
+        remedy = "set processor.tokenizer.padding_side = 'left'"
+    return LayoutError(cause, field="attention_mask", value=f"row {row}", remedy=remedy)

@@ -18,6 +18,7 @@ from lightkv.testing.oracles import encoder_needs, on_cache, peeks, snapshot
 from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
 from lightkv.testing.sessions import SessionTests
+from lightkv.testing.turns import TurnTests
 
 POLICIES = sorted(name for role, name in registry().components if role == "positions")
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -27,7 +28,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
+class AdapterSuite(ServingTests, TurnTests, CacheSiteTests, SessionTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
