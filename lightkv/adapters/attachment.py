@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from lightkv.adapters import eviction
+from lightkv.adapters.callers import read_call
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
 from lightkv.adapters.encoder import EncoderRecorder
 from lightkv.adapters.inputs import (
     ModelInputs,
     bind,
-    drafted,
     read_inputs,
-    refuse_full_length,
+    refuse_blind,
 )
 from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs
@@ -147,14 +147,14 @@ class HFAttachment(Attachment, Uncopied):
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         arguments = bind(module, args, kwargs)
-        refuse_full_length(arguments, self._given is not None)
-        self._drafts, self._wanted = drafted(arguments), arguments.get("logits_to_keep")
+        self._drafts, self._wanted = read_call(arguments, module, self._given is not None)
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._pass.enter(module)
         self._engine.profiler.start()
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
         self._found, self._count = None, FeatureCount()
+        refuse_blind(self._inputs, self._given is not None)
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
             # Before the model looks itself: its complaint about placeholders names no input.
             self._found = self._adapter.layout(self._model, self._inputs)
@@ -302,7 +302,11 @@ class HFAttachment(Attachment, Uncopied):
         if self._given is not None:
             return self._given_layout(queries, batch) if fresh and queries > 1 else None
         inputs = self._inputs
-        if inputs is None or queries == 1:
+        if queries == 1:
+            return None
+        if inputs is None:
+            # The decoder was called by itself.
+            refuse_blind(read_inputs(self._decoder, (), self._arguments), spans_given=False)
             return None
         layout = self._found
         if layout is None and fresh:

@@ -118,7 +118,7 @@ def read_inputs(
 ) -> ModelInputs:
     """What the adapter needs to know of a forward pass (copies the ids to the host when needed)."""
     arguments = bind(module, args, kwargs)
-    has_vision = any(_present(arguments.get(key)) for key in VISION_KEYS)
+    has_vision = carries_vision(arguments)
     ids = arguments.get("input_ids")
     tensor: Any = ids if ids is not None else arguments.get("inputs_embeds")
     batch, length = tensor.shape[:2]
@@ -138,7 +138,7 @@ def refuse_full_length(arguments: dict[str, Any], spans_given: bool) -> None:
     Raises:
         SessionError: labels, or logits wanted at given positions.
     """
-    if not spans_given and not any(_present(arguments.get(key)) for key in VISION_KEYS):
+    if not spans_given and not carries_vision(arguments):
         return
     if arguments.get("labels") is not None:
         raise SessionError(
@@ -156,15 +156,27 @@ def refuse_full_length(arguments: dict[str, Any], spans_given: bool) -> None:
         )
 
 
-def drafted(arguments: dict[str, Any]) -> int:
-    """How many tokens at the end of a prompt are guesses that `generate` wants checked.
+def refuse_blind(inputs: ModelInputs, spans_given: bool) -> None:
+    """Refuse embeddings of which nobody says where pictures are: they would pass as text.
 
-    Assisted decoding feeds them with the prompt. They show in the logits that it asks for, one for
-    each guess and one more; images that `generate` encoded tell its passes from those of others.
+    Raises:
+        ModelError: more than one position, and neither ids, pixels, features nor spans.
     """
-    wanted = arguments.get("logits_to_keep")
-    encoded = _present(arguments.get("mm_encoder_outputs"))
-    return max(wanted - 1, 0) if encoded and isinstance(wanted, int) else 0
+    ids = inputs.arguments.get("input_ids")
+    if spans_given or inputs.has_vision or ids is not None or inputs.length == 1:
+        return
+    raise ModelError(
+        "embeddings were given without ids, pixels or spans, so nobody can tell whether pictures are "
+        "among them",
+        field="inputs_embeds",
+        remedy="pass input_ids with the pixels, or say where the pictures are: compress(model, …, "
+        "layout=VisionLayout.from_spans(…)), with [[]] for a prompt of text alone",
+    )
+
+
+def carries_vision(arguments: dict[str, Any]) -> bool:
+    """Whether a call brings images, or their features."""
+    return any(_present(arguments.get(key)) for key in VISION_KEYS)
 
 
 def _present(value: Any) -> bool:

@@ -14,6 +14,7 @@ from lightkv.core.report import RunReport
 from lightkv.core.vision import needs_class_token
 from lightkv.testing.adapters import AdapterBench
 from lightkv.testing.caching import CacheSiteTests
+from lightkv.testing.calls import CallTests
 from lightkv.testing.oracles import encoder_needs, on_cache, peeks, snapshot
 from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
@@ -28,7 +29,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests, TurnTests, CacheSiteTests, SessionTests):
+class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
