@@ -119,7 +119,8 @@ class HFAttachment(Attachment, Uncopied):
             add(before(layer, partial(self._on_layer, index)))
         for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
             add(layer.register_forward_hook(partial(self._on_layer_end, index)))
-        for index in self._taps:
+        for index, tap in self._taps.items():
+            tap.install()
             add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
         # After the decoder's, which may be a hook of the same module.
@@ -130,7 +131,7 @@ class HFAttachment(Attachment, Uncopied):
             handle.remove()
         self._handles = []
         for tap in self._taps.values():
-            tap.close()
+            tap.remove()
         self._capture.close()
         self._encoder.close()
         for cache, record in self._records.items():

@@ -18,41 +18,34 @@ from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightkv.adapters.passes import Forward, Kwargs
-from lightkv.adapters.uncopied import Uncopied
+from lightkv.adapters.watch import Look, Own, Watch
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.functional import prompt_index
 from lightkv.core.heads import HeadGroup
 
 NAME = "lightkv_tap"
-Look = Callable[[torch.Tensor, torch.Tensor, float, dict[str, Any]], None]
-"""Called with query, key, scaling and the call's other arguments."""
 
 
-class Tap(Uncopied):
-    """Opens and closes the look into one attention module."""
+class Tap(Watch):
+    """The look into one attention module."""
 
     def __init__(self, attention: nn.Module) -> None:
-        self._attention = attention
+        super().__init__(attention)
         self._config: Any = None
-        self.look: Look | None = None
+        self._look: Look | None = None
 
-    def open(self, look: Look) -> None:
-        """From now on the module's attention calls are shown to `look`."""
-        self.close()
-        self._config = self._attention.config
-        tapped = copy.copy(self._config)
+    def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        self._config, self._look = self._attention.config, look
+        tapped: Any = copy.copy(self._config)
         # Not through the property: its setter would also reach the sub-configs of a shared object.
         tapped._attn_implementation_internal = NAME
         tapped._lightkv_tap = self
-        self.look = look
-        self._attention.config = tapped
-
-    def close(self) -> None:
-        """Restore the module. Safe to call twice."""
-        if self._config is not None:
+        try:
+            self._attention.config = tapped
+            return own(*args, **kwargs)
+        finally:
             self._attention.config = self._config
-            self._config = None
-            self.look = None
+            self._config = self._look = None
 
     def call(
         self,
@@ -64,8 +57,8 @@ class Tap(Uncopied):
         **kwargs: Any,
     ) -> Any:
         """The look, then the model's own attention."""
-        own, look = self._config, self.look
-        self.close()
+        own, look = self._config, self._look
+        self._attention.config, self._look, self.waits = own, None, False
         scaling = kwargs.get("scaling")
         if look is not None:
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from lightkv.core.attention import QueryKeyView
 from lightkv.core.errors import ModelError, SessionError
 from lightkv.testing.adapters import AdapterBench
 from lightkv.testing.oracles import snapshot
@@ -56,3 +59,44 @@ class SessionTests(AdapterBench):
         assert error.value.field == "attn_implementation"
         assert error.value.value == "flex_attention"
         assert snapshot(model) == before
+
+    @pytest.mark.parametrize("inside", ["projection", "look"])
+    def test_ctrl_c_leaves_no_tap(self, inside: str) -> None:
+        """Hooks are not called then. The model has its own configs at once, and the session goes on."""
+        model, rows = self.make_model(), self.batch[:1]
+        inputs, layer = self.make_inputs(model, rows), int(self.schedule[0]["after_layer"]) - 1
+        stack: Any = self.decoder(model).layers
+        attention: Any = self.part(stack[layer], "self_attn")
+        config, plain = getattr(attention, "config", None), self.logits(model, inputs)
+        with self.session(model, rows, "fastv") as session:
+            wanted, before = self.logits(model, inputs), snapshot(model)
+            with interrupted(attention, inside), pytest.raises(KeyboardInterrupt):
+                self.logits(model, inputs)
+            assert getattr(attention, "config", None) is config
+            assert snapshot(model) == before
+            assert torch.equal(self.logits(model, inputs), wanted)
+            assert len(session.reports) == 2
+            with interrupted(attention, inside), pytest.raises(KeyboardInterrupt):
+                self.logits(model, inputs)
+        assert getattr(attention, "config", None) is config
+        assert torch.equal(self.logits(model, inputs), plain)
+
+
+@contextmanager
+def interrupted(attention: nn.Module, inside: str) -> Iterator[None]:
+    """Ctrl-C in the first projection of an attention, or while a stage looks in."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    if inside == "projection":
+        module = next(part for part in attention.modules() if isinstance(part, nn.Linear))
+        handle = module.register_forward_pre_hook(stop)
+        try:
+            yield
+        finally:
+            handle.remove()
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QueryKeyView, "last_row", stop)
+        yield
