@@ -21,6 +21,7 @@ from lightkv.adapters.cache_checks import (
     refuse_other_rows,
     refuse_unsupported,
 )
+from lightkv.adapters.callers import read_call
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
 from lightkv.adapters.compiled import hooks_ignored, refuse_compiled
 from lightkv.adapters.encoder import EncoderRecorder
@@ -28,9 +29,8 @@ from lightkv.adapters.guard import CacheGuard, check_own, guard_of
 from lightkv.adapters.inputs import (
     ModelInputs,
     bind,
-    drafted,
     read_inputs,
-    refuse_full_length,
+    refuse_blind,
 )
 from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs
@@ -40,6 +40,7 @@ from lightkv.adapters.records import CacheRecord, slides, stored_entries, tells_
 from lightkv.adapters.rotary import Rotary
 from lightkv.adapters.selfcheck import SelfCheck
 from lightkv.adapters.tap import Tap, observer
+from lightkv.adapters.uncopied import Uncopied
 from lightkv.core.adapter import Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.functional import prompt_index
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from lightkv.adapters.hf import HFAdapter
 
 
-class HFAttachment(Attachment):
+class HFAttachment(Attachment, Uncopied):
     """Hooks of one session in one model."""
 
     def __init__(
@@ -84,9 +85,7 @@ class HFAttachment(Attachment):
         )
         self._pass = OnePass()
         self._selfcheck = SelfCheck(
-            [adapter.attention(layer) for layer in self._layers],
-            self._windows,
-            takes_arguments=adapter.replaces_entries,
+            len(self._layers), self._windows, takes_arguments=adapter.replaces_entries
         )
         self._reached = False
         self._count = FeatureCount()
@@ -94,6 +93,7 @@ class HFAttachment(Attachment):
         self._found: VisionLayout | None = None
         self._drafts = 0
         self._wanted: Any = None
+        self._style = ""
         self._arguments: Kwargs = {}
         self._forward: Forward | None = None
         self._handles: list[Any] = []
@@ -114,7 +114,7 @@ class HFAttachment(Attachment):
         self._encoder.open()
         add = self._handles.append
         for module in self._adapter.vision_modules(self._model):
-            add(module.register_forward_pre_hook(lambda *_: self._engine.profiler.start()))
+            add(module.register_forward_pre_hook(self._on_vision))
         if self._model is not outer:
             add(before(self._model, self._on_call))
             add(self._model.register_forward_hook(self._on_call_end, always_call=True))
@@ -124,7 +124,8 @@ class HFAttachment(Attachment):
             add(before(layer, partial(self._on_layer, index)))
         for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
             add(layer.register_forward_hook(partial(self._on_layer_end, index)))
-        for index in self._taps:
+        for index, tap in self._taps.items():
+            tap.install()
             after = partial(self._after_tapped, index)
             add(self._layers[index].register_forward_hook(after, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
@@ -140,7 +141,7 @@ class HFAttachment(Attachment):
             handle.remove()
         self._handles = []
         for tap in self._taps.values():
-            tap.close()
+            tap.remove()
         self._capture.close()
         self._encoder.close()
         for cache in self._records:
@@ -150,13 +151,15 @@ class HFAttachment(Attachment):
 
     # -- hooks --------------------------------------------------------------------------------
 
+    def _on_vision(self, *_: Any) -> None:
+        self._engine.profiler.start()
+
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._pass.enter(module)
         refuse_compiled(module)
         self._reached = False
         arguments = bind(module, args, kwargs)
-        refuse_full_length(arguments, self._given is not None)
-        self._drafts, self._wanted = drafted(arguments), arguments.get("logits_to_keep")
+        self._drafts, self._wanted = read_call(arguments, module, self._given is not None)
 
     def _on_call_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
         if not self._pass.mine():
@@ -172,6 +175,7 @@ class HFAttachment(Attachment):
         self._engine.profiler.start()
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
         self._found, self._count = None, FeatureCount()
+        refuse_blind(self._inputs, self._given is not None)
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
             # Before the model looks itself: its complaint about placeholders names no input.
             self._found = self._adapter.layout(self._model, self._inputs)
@@ -199,6 +203,8 @@ class HFAttachment(Attachment):
         self._forward, self._reached = None, True
         # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
         self._close_taps()
+        # Asked in each pass, because a caller may set another implementation between two.
+        self._style = mask_style(self._adapter.attention_implementation(self._model))
         self._arguments = bind(module, args, kwargs)
 
     def _on_layer(
@@ -215,6 +221,10 @@ class HFAttachment(Attachment):
         new_hidden = self._compress(forward, index, hidden)
         forward.note_entries(index, new_hidden.shape[1])
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
+        if self._selfcheck.running:
+            given = kwargs if changed is None else changed
+            mask, tables = given.get("attention_mask"), given.get("position_embeddings")
+            self._selfcheck.arguments(index, new_hidden.shape[1], mask, tables)
         if index in self._taps and forward.prefill is not None:
             self._open_tap(forward, index)
         if changed is None:
@@ -384,7 +394,11 @@ class HFAttachment(Attachment):
         if self._given is not None:
             return self._given_layout(queries, batch) if fresh and queries > 1 else None
         inputs = self._inputs
-        if inputs is None or queries == 1:
+        if queries == 1:
+            return None
+        if inputs is None:
+            # The decoder was called by itself.
+            refuse_blind(read_inputs(self._decoder, (), self._arguments), spans_given=False)
             return None
         layout = self._found
         if layout is None and fresh:
@@ -457,16 +471,11 @@ class HFAttachment(Attachment):
         out = dict(kwargs)
         # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
         out["position_ids"] = None
-        # Looking up the decoder's config takes longer than the rest of this; it stays for a pass.
-        style = forward.once("style", self._mask_style)
         mask = contact.layer_argument(kwargs, "attention_mask")
-        out["attention_mask"] = forward.mask(index, hidden, mask, style)
+        out["attention_mask"] = forward.mask(index, hidden, mask, self._style)
         embeddings = contact.layer_argument(kwargs, "position_embeddings")
         out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out
-
-    def _mask_style(self) -> str:
-        return mask_style(self._adapter.attention_implementation(self._model))
 
     def _open_tap(self, forward: Forward, index: int) -> None:
         causal = not self._windows and self._adapter.causal

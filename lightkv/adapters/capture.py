@@ -17,10 +17,11 @@ from torch import nn
 
 from lightkv.adapters.contact import ENCODED, FEATURE_METHODS
 from lightkv.adapters.inputs import ModelInputs
+from lightkv.adapters.uncopied import Uncopied
 from lightkv.core.errors import LayoutError
 
 
-class FeatureCapture:
+class FeatureCapture(Uncopied):
     """Remembers the arguments of the last feature calls of a module, for each thread.
 
     Args:
@@ -60,7 +61,7 @@ class FeatureCapture:
         for modality, name in FEATURE_METHODS.items():
             method = getattr(self._module, name, None)
             if method is not None and name not in vars(self._module):
-                setattr(self._module, name, self._wrap(modality, method))
+                setattr(self._module, name, _Remembering(self, modality, method))
                 self._wrapped.append(name)
 
     def close(self) -> None:
@@ -70,32 +71,38 @@ class FeatureCapture:
         self._wrapped = []
         self._local = threading.local()
 
-    def _wrap(self, modality: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self, modality: str, method: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What the method gives, its arguments remembered."""
+        self._before()
         signature = inspect.signature(method)
+        bound = signature.bind_partial(*args, **kwargs)
+        extra = next((n for n, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), None)
+        arguments = dict(bound.arguments)
+        arguments.update(arguments.pop(extra, {}) if extra else {})
+        self.seen[modality] = arguments
+        self._local.modality = modality
+        try:
+            output = method(*args, **kwargs)
+            self._after(modality, output)
+            return output
+        except BaseException:
+            self.seen.pop(modality, None)
+            self._failed()
+            raise
+        finally:
+            self._local.modality = None
 
-        @functools.wraps(method)
-        def remembering(*args: Any, **kwargs: Any) -> Any:
-            self._before()
-            bound = signature.bind_partial(*args, **kwargs)
-            extra = next(
-                (n for n, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), None
-            )
-            arguments = dict(bound.arguments)
-            arguments.update(arguments.pop(extra, {}) if extra else {})
-            self.seen[modality] = arguments
-            self._local.modality = modality
-            try:
-                output = method(*args, **kwargs)
-                self._after(modality, output)
-                return output
-            except BaseException:
-                self.seen.pop(modality, None)
-                self._failed()
-                raise
-            finally:
-                self._local.modality = None
 
-        return remembering
+class _Remembering(Uncopied):
+    """A feature method of one instance, as long as a session lasts."""
+
+    def __init__(self, capture: FeatureCapture, modality: str, method: Callable[..., Any]) -> None:
+        # For `inspect.signature`, which transformers asks; the method's own attributes, too.
+        functools.update_wrapper(self, method)
+        self._capture, self._modality, self._method = capture, modality, method
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._capture.call(self._modality, self._method, args, kwargs)
 
 
 class FeatureCount:

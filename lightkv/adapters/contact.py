@@ -21,6 +21,7 @@ import transformers
 from torch import nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightkv.core.errors import CompatibilityError
@@ -59,8 +60,6 @@ CONTACTS = (
     Contact(LAYER, ("attention_mask",), "None, `[B, 1, Q, K]` or `[B, K]`, by name"),
     Contact(LAYER, ("position_embeddings",), "(cos, sin), each `[B or 1, N, d]`, by name"),
     Contact(LAYER, CACHE_NAMES, "the cache, by name; `cache` from 5.24 on"),
-    Contact(ATTENTION, ("attention_mask",), "what its layer was given, by name"),
-    Contact(ATTENTION, ("position_embeddings",), "what its layer was given, by name"),
     Contact(ATTENTION, ("config",), "names the attention function that is called"),
     Contact(DECODER, ("inputs_embeds",), "`[B, N, D]`"),
     Contact(DECODER, ("position_ids",), "`[A, B, N]` or `[B, N]`, or None"),
@@ -89,6 +88,9 @@ ENCODED = "mm_encoder_outputs"
 """Argument with features that `generate` made before the pass, by modality."""
 VISION_ARGUMENTS = (*PIXELS.values(), ENCODED, "image_patches")
 FEATURE_METHODS = {"image": "get_image_features", "video": "get_video_features"}
+GENERATE = "generate"
+ASSISTED = "_assisted_decoding"
+"""The loop of `generate` that has drafts checked."""
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 INPUT_NORM = "input_layernorm"
 
@@ -332,6 +334,12 @@ def attention_function(module: nn.Module, implementation: str) -> Callable[..., 
     """The function that a module with that implementation calls."""
     eager = read(_file_of(module), "eager_attention_forward", "the file of")
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)  # type: ignore[no-any-return]
+
+
+def mask_function(implementation: str) -> Any:
+    """What makes the masks of an attention implementation, None where nothing is registered."""
+    made: Any = ALL_MASK_ATTENTION_FUNCTIONS
+    return made.get(implementation)
 
 
 def rotary_function(attention: nn.Module) -> Callable[..., Any] | None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from lightkv.adapters.capture import FeatureCapture
 from lightkv.adapters.patches import NO_PATCH, PatchTable, patch_tables
+from lightkv.adapters.uncopied import Uncopied
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline
@@ -137,7 +138,7 @@ class Recording:
     encoded: int = 0
 
 
-class EncoderRecorder:
+class EncoderRecorder(Uncopied):
     """Records what the stages of a pipeline need, from the encoder's run to their end.
 
     Does nothing for pipelines that read no encoder.
@@ -224,12 +225,19 @@ class EncoderRecorder:
     # -- hooks --------------------------------------------------------------------------------
 
     def _add(self, module: nn.Module, modality: str, keep: Callable[..., None]) -> None:
-        def hook(module: nn.Module, args: Any, output: torch.Tensor) -> None:
-            # One tower may serve several modalities; the feature call that runs says which it is.
-            if self._capture.modality == modality:
-                keep(self._recording(modality), output.detach())
+        self._handles.append(module.register_forward_hook(partial(self._on_output, modality, keep)))
 
-        self._handles.append(module.register_forward_hook(hook))
+    def _on_output(
+        self,
+        modality: str,
+        keep: Callable[..., None],
+        module: nn.Module,
+        args: Any,
+        output: torch.Tensor,
+    ) -> None:
+        # One tower may serve several modalities; the feature call that runs says which it is.
+        if self._capture.modality == modality:
+            keep(self._recording(modality), output.detach())
 
     def _recording(self, modality: str) -> Recording:
         return self._seen.setdefault(modality, Recording())

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lightkv.adapters import contact
-from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward
 from lightkv.adapters.records import CacheRecord, FedLength
 from lightkv.core.engine import Engine
@@ -46,11 +45,10 @@ def check_pipeline(adapter: HFAdapter, model: nn.Module, engine: Engine) -> None
             remedy="leave proportional out, or use the transformers-native class of the model",
         )
     implementation = adapter.attention_implementation(model)
-    known = implementation in (None, "eager", "sdpa")
-    if not known or mask_style(implementation) == "flash":
+    if implementation not in (None, "eager", "sdpa"):
         raise ModelError(
-            "log(size) of merged tokens is added to attention logits, and flash and flex attention "
-            "take no additive mask; only eager and SDPA do",
+            "log(size) of merged tokens is added to attention logits, and this attention takes no "
+            "additive mask; only eager and SDPA do",
             field="attn_implementation",
             value=implementation,
             remedy="model.set_attn_implementation('sdpa') (or 'eager'), or leave proportional out",

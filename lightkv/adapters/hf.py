@@ -15,6 +15,7 @@ from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.compiled import refuse_compiled
 from lightkv.adapters.encoder import Encoder
 from lightkv.adapters.inputs import ModelInputs
+from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Windows
 from lightkv.adapters.patches import Kind
 from lightkv.adapters.ranks import head_group
@@ -81,8 +82,8 @@ class HFAdapter(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither full nor sliding attention, or masks in a form that
-                cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither full nor sliding attention, or masks in a form that is
+                not known, or cannot say what a compressed layer may attend to.
         """
         config = self.decoder(model).config
         kinds = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}
@@ -103,8 +104,7 @@ class HFAdapter(Adapter):
                 remedy="if only tokens of the prompt do, set `causal = False` in its adapter",
             )
         implementation = self.attention_implementation(model)
-        masked = implementation in (None, "eager", "sdpa")
-        if not masked and (self.windows(model) or not self.causal):
+        if mask_style(implementation) == "flash" and (self.windows(model) or not self.causal):
             raise ModelError(
                 "this model's layers are not simply causal, and only the masks of eager and SDPA "
                 "attention can tell a compressed layer what it may attend to",
@@ -141,8 +141,9 @@ class HFAdapter(Adapter):
         return policy.name == "keep"
 
     def rotary_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """`[A, B, N]` rotary positions from the decoder's `position_ids` `[B, N]`."""
-        return position_ids[None]
+        """`[A, B, N]` rotary positions from the decoder's `position_ids`, `[B, N]` or `[≥ 3, B, N]`."""
+        # With four rows the first is the text position, used for masks only.
+        return position_ids[None] if position_ids.dim() == 2 else position_ids[-3:]
 
     def rotary_kind(self, decoder: nn.Module, layer: int) -> str | None:
         """Name of the rotary base of a layer, None where all layers have the same."""
@@ -161,6 +162,9 @@ class HFAdapter(Adapter):
     ) -> Any:
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
         emb: Any = decoder.rotary_emb
+        if getattr(emb, "mrope_section", None) is not None:
+            # Tokens without a picture stand at the same place on all three axes.
+            return emb(hidden, positions.expand(3, -1, -1))
         if kind is None:
             return emb(hidden, position_ids=positions[0])
         return emb(hidden, position_ids=positions[0], layer_type=kind)
@@ -197,12 +201,35 @@ class HFAdapter(Adapter):
         contact.check_arguments(self.decoder(model), ("inputs_embeds", "position_ids"))
 
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
+        refuse_other_heads(model, self.decoder(model))
         self.check(model)
         self._refuse_compiled(model)
         self._check_contact(model)
         if layout is None:
             contact.check_inputs(self.input_module(model))
         return HFAttachment(self, model, engine, layout)
+
+
+def refuse_other_heads(model: nn.Module, decoder: nn.Module) -> None:
+    """Refuse models of transformers that do something else with the decoder's output than generate.
+
+    Heads that classify, retrieve or answer by spans pick places of the sequence that was fed, or mask
+    them; compressed layers give fewer. A decoder by itself is fine: its caller sees what it returns.
+
+    Raises:
+        ModelError: a class without `generate`.
+    """
+    generates = getattr(model, "can_generate", None)
+    if model is decoder or generates is None or generates() or hasattr(model, "generate"):
+        return
+    raise ModelError(
+        f"{type(model).__name__} does not generate: its head may read any position of the prompt, and "
+        "compressed layers give fewer",
+        field="model",
+        value=type(model).__name__,
+        remedy="pass the model with `generate`, or, if what you do with the output counts from the "
+        "end, the decoder itself (adapter='generic', layout=…)",
+    )
 
 
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lightkv.adapters.contact import ENCODED, PIXELS, VISION_ARGUMENTS
+from lightkv.adapters.contact import PIXELS, VISION_ARGUMENTS
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 
 
@@ -85,7 +85,7 @@ class ModelInputs:
         mask = self.arguments.get("attention_mask")
         if not isinstance(mask, torch.Tensor) or mask.shape[1:] != (past + self.length,):
             return (0,) * len(self.pads)
-        return left_padding(mask[:, :past], len(self.pads), past)
+        return left_padding(mask[:, :past], len(self.pads), past, cached=True)
 
     @property
     def length(self) -> int:
@@ -115,7 +115,7 @@ def read_inputs(
 ) -> ModelInputs:
     """What the adapter needs to know of a forward pass (copies the ids to the host when needed)."""
     arguments = bind(module, args, kwargs)
-    has_vision = any(_present(arguments.get(key)) for key in VISION_ARGUMENTS)
+    has_vision = carries_vision(arguments)
     ids = arguments.get("input_ids")
     tensor: Any = ids if ids is not None else arguments.get("inputs_embeds")
     batch, length = tensor.shape[:2]
@@ -135,7 +135,7 @@ def refuse_full_length(arguments: dict[str, Any], spans_given: bool) -> None:
     Raises:
         SessionError: labels, or logits wanted at given positions.
     """
-    if not spans_given and not any(_present(arguments.get(key)) for key in VISION_ARGUMENTS):
+    if not spans_given and not carries_vision(arguments):
         return
     if arguments.get("labels") is not None:
         raise SessionError(
@@ -153,15 +153,27 @@ def refuse_full_length(arguments: dict[str, Any], spans_given: bool) -> None:
         )
 
 
-def drafted(arguments: dict[str, Any]) -> int:
-    """How many tokens at the end of a prompt are guesses that `generate` wants checked.
+def refuse_blind(inputs: ModelInputs, spans_given: bool) -> None:
+    """Refuse embeddings of which nobody says where pictures are: they would pass as text.
 
-    Assisted decoding feeds them with the prompt. They show in the logits that it asks for, one for
-    each guess and one more; images that `generate` encoded tell its passes from those of others.
+    Raises:
+        ModelError: more than one position, and neither ids, pixels, features nor spans.
     """
-    wanted = arguments.get("logits_to_keep")
-    encoded = _present(arguments.get(ENCODED))
-    return max(wanted - 1, 0) if encoded and isinstance(wanted, int) else 0
+    ids = inputs.arguments.get("input_ids")
+    if spans_given or inputs.has_vision or ids is not None or inputs.length == 1:
+        return
+    raise ModelError(
+        "embeddings were given without ids, pixels or spans, so nobody can tell whether pictures are "
+        "among them",
+        field="inputs_embeds",
+        remedy="pass input_ids with the pixels, or say where the pictures are: compress(model, …, "
+        "layout=VisionLayout.from_spans(…)), with [[]] for a prompt of text alone",
+    )
+
+
+def carries_vision(arguments: dict[str, Any]) -> bool:
+    """Whether a call brings images, or their features."""
+    return any(_present(arguments.get(key)) for key in VISION_ARGUMENTS)
 
 
 def _present(value: Any) -> bool:
@@ -170,8 +182,15 @@ def _present(value: Any) -> bool:
     return value is not None
 
 
-def left_padding(mask: torch.Tensor, batch: int, length: int) -> tuple[int, ...]:
-    """Left padding of each row from an attention mask.
+def left_padding(
+    mask: torch.Tensor, batch: int, length: int, *, cached: bool = False
+) -> tuple[int, ...]:
+    """Left padding of each row in the last `length` columns of an attention mask.
+
+    Args:
+        mask: `[B, ≥ length]`, or `[B, 1, Q, ≥ length]`.
+        batch, length: of what is looked at.
+        cached: whether that is a cache which no session made.
 
     Raises:
         LayoutError: padding on the right, or holes.
@@ -186,11 +205,33 @@ def left_padding(mask: torch.Tensor, batch: int, length: int) -> tuple[int, ...]
     pads = np.where(real.any(axis=1), real.argmax(axis=1), 0)
     expected = np.arange(real.shape[1])[None, :] >= pads[:, None]
     if not np.array_equal(real, expected):
-        raise LayoutError(
-            "the attention mask has padding after the first token; it would be scored as prompt, "
-            "and generation continues at the end of the row",
-            field="attention_mask",
-            value=f"row {int(np.argmax((real != expected).any(axis=1)))}",
-            remedy="set processor.tokenizer.padding_side = 'left'",
-        )
+        row = int(np.argmax((real != expected).any(axis=1)))
+        later = mask.shape[1] > length and bool(real[:, -1].all())
+        raise _padded_inside(row, cached=cached, later=later)
     return tuple(int(pad) for pad in pads)
+
+
+def _padded_inside(row: int, *, cached: bool, later: bool) -> LayoutError:
+    """Padding behind a token of the new tokens, of a later turn or not, or of a cache."""
+    if cached:
+        cause = (
+            "what is cached has padding between its tokens, and was made where no session could see "
+            "which entries that are"
+        )
+        remedy = "make all turns of the conversation inside one session, or begin a new cache"
+    elif later:
+        cause = (
+            "padding stands behind a token that is not cached yet: `generate` never feeds the last "
+            "token of an answer, so it comes with the next turn"
+        )
+        remedy = (
+            "pad the turn with that token on its left: padding, the answer's last token, the new turn "
+            "(docs/models.md, Later turns)"
+        )
+    else:
+        cause = (
+            "the attention mask has padding after the first token; it would be scored as prompt, and "
+            "generation continues at the end of the row"
+        )
+        remedy = "set processor.tokenizer.padding_side = 'left'"
+    return LayoutError(cause, field="attention_mask", value=f"row {row}", remedy=remedy)

@@ -11,6 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lightkv.adapters.contact import mask_function
+from lightkv.core.errors import ModelError
+
+STYLES = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+"""Format of masks → an implementation of transformers that takes it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reach:
@@ -139,8 +145,23 @@ def _self_attending_padding(allowed: torch.Tensor, valid: torch.Tensor) -> torch
 
 
 def mask_style(implementation: str | None) -> str:
-    """Which format an attention implementation takes."""
+    """Which format an attention implementation takes: that which transformers would give it.
+
+    A function of the user's own has the format of the mask function registered under its name.
+
+    Raises:
+        ModelError: masks in another format (flex attention), pages, or no mask function at all.
+    """
     name = implementation or "eager"
-    if "flash" in name:
-        return "flash"
-    return "eager" if name == "eager" else "sdpa"
+    made = mask_function(name)
+    for style, like in STYLES.items():
+        if name == like or (made is not None and made is mask_function(like)):
+            return style
+    raise ModelError(
+        "compressed layers need masks of their own, and lightkv makes those of eager, SDPA and flash "
+        "attention only",
+        field="attn_implementation",
+        value=implementation,
+        remedy="model.set_attn_implementation('sdpa') (or 'eager'); for an attention function of your "
+        "own register the mask function that it takes: AttentionMaskInterface.register(name, sdpa_mask)",
+    )

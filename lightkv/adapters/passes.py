@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,16 @@ def moved_by(shift: tuple[int, ...], device: torch.device) -> torch.Tensor | int
     return to_device(shift, device)[None, :, None] if any(shift) else 0
 
 
+def row_spans(positions: torch.Tensor, pads: tuple[int, ...]) -> tuple[int, ...]:
+    """How far `[A, B, N]` positions go on in each row, from its first token to its next.
+
+    With several axes a picture takes up as many as its longest side, not as it has tokens. Waits for
+    the device, once in a prefill.
+    """
+    rows = positions.amax(0).tolist()
+    return tuple(int(max(row[p:]) - row[p]) + 1 for row, p in zip(rows, pads, strict=True))
+
+
 def text_after_images(layout: VisionLayout) -> int:
     """Positions at the end of every row that stand after its images."""
     ends = [int(s.positions.max()) + 1 for s in layout.samples if s.positions.size]
@@ -46,8 +57,9 @@ class Forward:
         blocks: `[B, queries]` block of each new token where a pass on a filled cache attends in both
             directions inside blocks, else None.
         visible: cached entries that the current layer's attention sees.
-        shifts: layer that a stage of this pass shortened → tokens that earlier passes removed there,
-            of each row.
+        shifts: layer that a stage of this pass shortened → by how much tokens moved back there in
+            earlier passes, of each row.
+        spans: positions that each row takes up where several axes count them, else None.
     """
 
     batch: int
@@ -61,13 +73,26 @@ class Forward:
     blocks: torch.Tensor | None = None
     visible: int = 0
     shifts: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    spans: tuple[int, ...] | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
 
-    def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """`make()`, computed once for all layers that share `key` in this pass."""
-        if key not in self.memo:
-            self.memo[key] = make()
-        return self.memo[key]
+    def __post_init__(self) -> None:
+        positions = None if self.prefill is None else self.prefill.positions
+        if positions is None or positions.shape[0] == 1:
+            return
+        assert self.prefill is not None
+        if self.prefill.engine.pipeline.positions.decode == "contiguous":
+            self.spans = row_spans(positions, self.prefill.layout.pads)
+
+    def once(self, key: Any, make: Callable[[], Any], *of: Any) -> Any:
+        """`make()`, computed once for all layers that share `key`, and the objects `of`, in a pass.
+
+        The memo holds these objects, so that no other can get the id of one while the pass lasts.
+        """
+        known = key, *map(id, of)
+        if known not in self.memo:
+            self.memo[known] = make(), of
+        return self.memo[known][0]
 
     @property
     def compressing(self) -> bool:
@@ -90,9 +115,7 @@ class Forward:
         first = prefill.stages_done[0][1]
         record.append(layer, new._replace(tail=text_after_images(first)))
         record.compressed[layer] = True
-        gone = (
-            a - b for a, b in zip(first.vision_counts, prefill.layout.vision_counts, strict=True)
-        )
+        gone = self._moved_back(prefill.layout)
         old = self.shifts[layer] = record.removed[layer]
         record.removed[layer] = tuple(a + b for a, b in zip(old, gone, strict=True))
 
@@ -111,11 +134,24 @@ class Forward:
             tail=0 if done.whole else text_after_images(first),
             weight=prefill.log_sizes(done),
         )
-        gone = [
-            (before.length - a) - (after.length - b)
-            for a, b in zip(before.pads, after.pads, strict=True)
-        ]
+        already = self._moved_back(before)
+        gone = [b - a for a, b in zip(already, self._moved_back(after), strict=True)]
         record.replace_last(layer, before.length, new, gone)
+
+    def _moved_back(self, layout: VisionLayout) -> tuple[int, ...]:
+        """How far what follows moves back in each row if it is to follow what is left (`contiguous`).
+
+        Nothing moves in a row of which nothing was removed.
+        """
+        assert self.prefill is not None
+        stages = self.prefill.stages_done
+        first = stages[0][1] if stages else self.prefill.layout
+        held, fed = ([one.length - pad for pad in one.pads] for one in (layout, first))
+        spans = fed if self.spans is None else self.spans
+        return tuple(
+            0 if left == whole else span - left
+            for left, whole, span in zip(held, fed, spans, strict=True)
+        )
 
     @property
     def new_entries(self) -> int:
@@ -163,10 +199,8 @@ class Forward:
         if weights is None:
             return mask
         queries, dtype = hidden.shape[1], hidden.dtype
-        # The tensors are kept with the result: an id is theirs for as long as they live.
-        key = ("weighed", id(mask), id(weights), queries)
-        made = self.once(key, lambda: (weigh_keys(mask, weights, queries, dtype), mask, weights))
-        return made[0]  # type: ignore[no-any-return]
+        make = partial(weigh_keys, mask, weights, queries, dtype)
+        return self.once(("weighed", queries), make, mask, weights)  # type: ignore[no-any-return]
 
     def plain_mask(
         self, layer: int, hidden: torch.Tensor, given: torch.Tensor | None, style: str
@@ -188,8 +222,10 @@ class Forward:
                 assert prefill.kept is not None
                 kept = prefill.kept
                 valid = layout.valid_mask(device) if any(layout.pads) else None
-                key = ("mask", len(prefill.stages_done), id(given), device)
-                return self.once(key, lambda: gather_mask(given.to(device), kept.to(device), valid))  # type: ignore[no-any-return]
+                key = ("mask", len(prefill.stages_done), device)
+                return self.once(  # type: ignore[no-any-return]
+                    key, lambda: gather_mask(given.to(device), kept.to(device), valid), given
+                )
             # Without a mask the whole prompt lies inside the window, if there is one.
             segments, window = (Segment(layout.pads, new),), None
         else:

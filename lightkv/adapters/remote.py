@@ -28,8 +28,15 @@ from torch import nn
 
 from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.cache_checks import check_keys
+from lightkv.adapters.callers import refuse_uncached
 from lightkv.adapters.hf import HFAdapter
-from lightkv.adapters.inputs import ModelInputs, bind, left_padding, refuse_full_length
+from lightkv.adapters.inputs import (
+    ModelInputs,
+    bind,
+    carries_vision,
+    left_padding,
+    refuse_full_length,
+)
 from lightkv.adapters.passes import Forward, Kwargs, Windows
 from lightkv.adapters.remote_tap import ProjectionTap, tables_at
 from lightkv.adapters.tuple_cache import (
@@ -148,6 +155,8 @@ class RemoteAttachment(HFAttachment):
         given = self._given is not None
         seen = arguments if given else self._adapter.seen(self._model, arguments)
         refuse_full_length(seen, given)
+        if given or carries_vision(seen):
+            refuse_uncached(arguments, self._model)
         self._outer = {} if given else seen
 
     def _forget(self, *_: Any) -> None:

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from lightkv.adapters.inputs import bind
-from lightkv.adapters.tap import Look
+from lightkv.adapters.watch import Look, Own, Watch
 from lightkv.core.errors import ModelError
 
 Split = Callable[[nn.Module, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
 """Attention module and outputs of its projections → query `[B, H, N, d]`, key `[B, Hₖᵥ, N, d]`."""
 
 
-class ProjectionTap:
+class ProjectionTap(Watch):
     """Opens and closes the look into one attention module.
 
     Args:
@@ -38,33 +38,25 @@ class ProjectionTap:
     def __init__(
         self, attention: nn.Module, projections: Sequence[nn.Module], split: Split
     ) -> None:
-        self._attention = attention
+        super().__init__(attention)
         self._projections = projections
         self._split = split
-        self._handles: list[Any] = []
         self._call: dict[str, Any] = {}
         self._outputs: dict[int, torch.Tensor] = {}
-        self.waits = False
 
-    def open(self, look: Look) -> None:
-        """From now on the module's attention calls are shown to `look`."""
-        self.close()
-        self.waits = True
-        add = self._handles.append
-        add(self._attention.register_forward_pre_hook(self._begin, with_kwargs=True))
-        for number, module in enumerate(self._projections):
-            add(module.register_forward_hook(partial(self._projected, number)))
-        rotary: Any = self._attention.rotary_emb
-        add(rotary.register_forward_hook(partial(self._show, look)))
-
-    def close(self) -> None:
-        """Take the hooks away. Safe to call twice."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._call, self._outputs, self.waits = [], {}, {}, False
-
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._call, self._outputs = bind(module, args, kwargs), {}
+    def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._call, self._outputs = bind(self._attention, args, kwargs), {}
+        handles: list[Any] = []
+        try:
+            for number, module in enumerate(self._projections):
+                handles.append(module.register_forward_hook(partial(self._projected, number)))
+            rotary: Any = self._attention.rotary_emb
+            handles.append(rotary.register_forward_hook(partial(self._show, look)))
+            return own(*args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._call, self._outputs = {}, {}
 
     def _projected(self, number: int, module: nn.Module, args: Any, output: torch.Tensor) -> None:
         self._outputs[number] = output

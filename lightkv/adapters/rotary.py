@@ -62,8 +62,9 @@ class Rotary:
                 ),
             )
         return forward.once(
-            ("gathered", stage, id(embeddings), hidden.device),
+            ("gathered", stage, hidden.device),
             lambda: gather_rotary(embeddings, kept.to(hidden.device)),
+            embeddings,
         )
 
     def shifted(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:

@@ -2,19 +2,17 @@
 
 A name that changes between releases turns a feature off instead of failing. So the first passes of each
 kind compare what was seen with what must follow from the plan and the record: every layer was hooked,
-in order; a cache was given, and every layer of it grew by what the record says; the mask that reaches an
-attention is as large as the entries that it will see; an attention call that was tapped was seen. Later
+in order; a cache was given, and every layer of it grew by what the record says; the mask that a
+layer gets is as large as the entries that it will see; an attention call that was tapped was seen. Later
 passes cost nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from lightkv.adapters import contact
 from lightkv.adapters.passes import Forward, Windows
@@ -27,19 +25,16 @@ class SelfCheck:
     """Checks the first passes of one session.
 
     Args:
-        attentions: the attention module of each layer.
+        num_layers: of the decoder.
         windows: as the adapter read them, a window for each layer or nothing.
-        takes_arguments: whether layers hand mask and rotary tables on to their attention by name.
+        takes_arguments: whether layers get masks and rotary tables as transformers makes them.
     """
 
-    def __init__(
-        self, attentions: Sequence[nn.Module], windows: Windows, *, takes_arguments: bool
-    ) -> None:
-        self._attentions = attentions
+    def __init__(self, num_layers: int, windows: Windows, *, takes_arguments: bool) -> None:
+        self._num_layers = num_layers
         self._windows = windows
         self._takes_arguments = takes_arguments
         self._left: dict[str, int] = {}
-        self._handles: list[Any] = []
         self._forward: Forward | None = None
         self._layers: list[int] = []
 
@@ -56,10 +51,6 @@ class SelfCheck:
             return
         self._left[kind] = left - 1
         self._forward = forward
-        if self._takes_arguments:
-            for index, attention in enumerate(self._attentions):
-                look = partial(self._on_attention, index)
-                self._handles.append(attention.register_forward_pre_hook(look, with_kwargs=True))
 
     def layer(self, index: int, hidden_states: torch.Tensor) -> None:
         """Layer `index` is called on `hidden_states` `[B, N, D]`.
@@ -86,20 +77,16 @@ class SelfCheck:
                 value=tuple(hidden_states.shape),
             )
 
-    def _on_attention(
-        self, index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def arguments(self, index: int, new: int, mask: Any, tables: Any) -> None:
+        """Layer `index` gets this mask and these rotary tables for its `new` positions.
+
+        Raises:
+            CompatibilityError: they are of another size than what the layer sees.
+        """
         forward = self._forward
-        if forward is None:
+        if forward is None or not self._takes_arguments:
             return
-        for names in contact.names_of(contact.ATTENTION):
-            if names[0] != "config" and names[0] not in kwargs:
-                raise contact.unexpected(
-                    f"{type(module).__name__} is called without {names[0]!r}, but {', '.join(kwargs)}",
-                    field=names[0],
-                )
-        new = forward.new_entries
-        mask, keys = kwargs["attention_mask"], forward.visible + new
+        keys = forward.visible + new
         if isinstance(mask, torch.Tensor):
             wanted = (new, keys) if mask.dim() == 4 else (keys,)
             if tuple(mask.shape[-len(wanted) :]) != wanted:
@@ -109,7 +96,7 @@ class SelfCheck:
                     field="attention_mask",
                     value=tuple(mask.shape),
                 )
-        self._check_tables(index, kwargs["position_embeddings"], new)
+        self._check_tables(index, tables, new)
 
     @staticmethod
     def _check_tables(index: int, tables: Any, new: int) -> None:
@@ -134,9 +121,9 @@ class SelfCheck:
         self.stop()
         if forward is None:
             return
-        if seen != len(self._attentions):
+        if seen != self._num_layers:
             raise contact.unexpected(
-                f"{seen} of {len(self._attentions)} decoder layers called their hooks",
+                f"{seen} of {self._num_layers} decoder layers called their hooks",
                 field="layers",
                 value=seen,
             )
@@ -144,9 +131,7 @@ class SelfCheck:
 
     def stop(self) -> None:
         """The pass is over, however it ended."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._layers, self._forward = [], [], None
+        self._layers, self._forward = [], None
 
     def _check_cache(self, forward: Forward, returned: Any, lengths: Sequence[int] | None) -> None:
         cache, record = forward.cache, forward.record

@@ -7,7 +7,6 @@ calls the implementation that the model really uses, with the module's own confi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,43 +14,33 @@ from torch import nn
 
 from lightkv.adapters import contact
 from lightkv.adapters.passes import Forward, Kwargs
+from lightkv.adapters.watch import Look, Own, Watch
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.functional import prompt_index
 from lightkv.core.heads import HeadGroup
 
 NAME = "lightkv_tap"
-Look = Callable[[torch.Tensor, torch.Tensor, float, dict[str, Any]], None]
-"""Called with query, key, scaling and the call's other arguments."""
 
 
-class Tap:
-    """Opens and closes the look into one attention module."""
+class Tap(Watch):
+    """The look into one attention module."""
 
     def __init__(self, attention: nn.Module) -> None:
-        self._attention = attention
+        super().__init__(attention)
         self._config: Any = None
-        self.look: Look | None = None
+        self._look: Look | None = None
 
-    def open(self, look: Look) -> None:
-        """From now on the module's attention calls are shown to `look`."""
-        self.close()
-        own: Any = contact.read(self._attention, "config", "the attention module")
-        tapped = contact.config_with(own, NAME)
+    def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        config: Any = contact.read(self._attention, "config", "the attention module")
+        tapped = contact.config_with(config, NAME)
         tapped._lightkv_tap = self
-        self._config, self.look = own, look
-        self._attention.config = tapped
-
-    @property
-    def waits(self) -> bool:
-        """Whether it is open and no attention call was shown yet."""
-        return self.look is not None
-
-    def close(self) -> None:
-        """Restore the module. Safe to call twice."""
-        if self._config is not None:
+        self._config, self._look = config, look
+        try:
+            self._attention.config = tapped
+            return own(*args, **kwargs)
+        finally:
             self._attention.config = self._config
-            self._config = None
-            self.look = None
+            self._config = self._look = None
 
     def call(
         self,
@@ -63,8 +52,8 @@ class Tap:
         **kwargs: Any,
     ) -> Any:
         """The look, then the model's own attention."""
-        own, look = self._config, self.look
-        self.close()
+        own, look = self._config, self._look
+        self._attention.config, self._look, self.waits = own, None, False
         scaling = kwargs.get("scaling")
         if look is not None:
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -38,6 +38,12 @@ class Assignment:
         ones = torch.ones(tokens.numel(), dtype=torch.float32, device=device)
         return cls(tokens, ones, tokens, counts, counts)
 
+    @property
+    def shrunk(self) -> tuple[bool, ...]:
+        """For each sample whether it has fewer slots than it had tokens."""
+        pairs = zip(self.token_counts, self.slot_counts, strict=True)
+        return tuple(slots < tokens for tokens, slots in pairs)
+
     def then(self, later: Assignment) -> Assignment:
         """The assignment from this one's tokens to `later`'s slots.
 

@@ -36,6 +36,7 @@ from lightkv.core.report import HeldLayer, RunReport, build_report
 from lightkv.core.reports import Reports
 from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.stage import Observed, observes
+from lightkv.core.transfer import to_device
 from lightkv.core.vision import VisionView
 from lightkv.core.work import StageResult, run_stage
 
@@ -276,9 +277,13 @@ class Prefill:
                 before=before.flat,
             )
         )
-        if moved is None:
-            moved = self.positions.gather(2, kept.expand(axes, -1, -1))
-        self.positions = moved
+        own, shrunk = self.positions.gather(2, kept.expand(axes, -1, -1)), result.assignment.shrunk
+        if moved is not None and not all(shrunk):
+            # Alone, a row of which the stage removes nothing would not be touched at all.
+            moved = torch.where(
+                to_device(shrunk, device).bool()[None, :, None], moved, own.to(moved)
+            )
+        self.positions = own if moved is None else moved
 
     def _advance(self, after_layer: int, result: StageResult) -> None:
         kept = result.kept

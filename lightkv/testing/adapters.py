@@ -52,8 +52,9 @@ class AdapterBench:
         class_token: whether the adapter offers a vision encoder with a class token.
         cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
-            of one prompt), "later image" (in a turn on a filled cache), "cache objects" (of the
-            caller; also "cropping", "quantised cache", "offloaded cache", "refusing copies"),
+            of one prompt), "later image" (in a turn on a filled cache), "unequal turns" (in a
+            batch), "cache objects" (of the caller; also "cropping", "quantised cache", "offloaded
+            cache", "refusing copies"),
             "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
             "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
             layer" (reading its attention), "embeddings" (instead of ids, with images),

@@ -15,10 +15,14 @@ from lightkv.core.report import RunReport
 from lightkv.core.vision import needs_class_token
 from lightkv.testing.adapters import AdapterBench
 from lightkv.testing.caching import CacheSiteTests
+from lightkv.testing.calls import CallTests
 from lightkv.testing.oracles import encoder_needs, on_cache, peeks, reaching, snapshot
 from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
+from lightkv.testing.sessions import SessionTests
+from lightkv.testing.turns import TurnTests
 
+POLICIES = sorted(name for role, name in registry().components if role == "positions")
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 
@@ -26,7 +30,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests, CacheSiteTests):
+class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -105,6 +109,32 @@ class AdapterSuite(ServingTests, CacheSiteTests):
             squeezed = reaching(layer, lambda: self.call(model, inputs))
         assert squeezed.shape[1] < plain.shape[1]
         assert torch.equal(squeezed[:, -1], plain[:, -1])
+
+    @pytest.mark.parametrize("policy", POLICIES)
+    def test_batch_equals_single_under_every_position_policy(self, policy: str) -> None:
+        """Also in a row with images of which the stages remove nothing while another row shrinks."""
+        model, rows = self.make_model(), self.batch
+        with self.session(model, rows, "random", trace=True) as session:
+            self.logits(model, self.make_inputs(model, rows), max_new_tokens=1)
+        layout: Any = session.last.layout
+        patches = [int((~sample.tokens.separator).sum()) for sample in layout.samples]
+        if not 0 < sorted(patches)[-2] < max(patches):
+            pytest.skip("cannot: all rows of a batch hold equally many patches")
+        # A share that is one token of the largest row is none of a row with fewer.
+        ratio = 1 / max(patches)
+        roles: dict[str, Any] = {
+            "partitioner": {"name": "whole", "scope": "sample"},
+            "positions": policy,
+            "schedule": [{"after_layer": self.schedule[0]["after_layer"], "ratio": ratio}],
+        }
+        with self.session(model, rows, "tome", **roles) as session:
+            batch = self.logits(model, self.make_inputs(model, rows))
+            removed = [row.original - row.vision_tokens[-1] for row in session.last.samples]
+        assert removed == [int(count == max(patches)) for count in patches]
+        for row, prompt in enumerate(rows):
+            with self.session(model, [prompt], "tome", **roles):
+                alone = self.logits(model, self.make_inputs(model, [prompt]))
+            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
 
     def test_decoding_goes_on_at_the_same_positions(self) -> None:
         """Generated tokens get the rotary angles that the uncompressed model gives them."""

@@ -6,7 +6,7 @@ from tiny import tiny_llama
 from torch import nn
 
 import lightkv
-from lightkv.core.errors import ConfigError, LayoutError, ModelError
+from lightkv.core.errors import ConfigError, LayoutError, ModelError, SessionError
 from lightkv.testing import AdapterSuite
 
 ROWS, COLUMNS = 4, 6
@@ -80,6 +80,13 @@ def test_a_layout_of_another_length_is_refused():
     run = lightkv.compress(model, "fastv", adapter="generic", layout=layout)
     with pytest.raises(LayoutError, match="30 positions"), run:
         model(inputs_embeds=torch.randn(1, 24, 64))
+
+
+def test_generating_from_ids_without_a_cache_is_refused():
+    model, ids = tiny_llama(), torch.full((1, 24), 9)
+    run = lightkv.compress(model, "fastv", adapter="generic", layout=ONE)
+    with pytest.raises(SessionError, match="use_cache"), run:
+        model.generate(ids, use_cache=False, max_new_tokens=2)
 
 
 def test_a_layout_of_another_batch_is_refused():

@@ -105,7 +105,7 @@ def test_yaml_holds_it():
 
 def test_attention_without_additive_masks_is_refused():
     model = make_model()
-    model.config._attn_implementation_internal = "flex_attention"
+    model.config._attn_implementation_internal = "flash_attention_2"
     with (
         pytest.raises(ModelError, match="no additive mask"),
         session(model, BETWEEN, proportional=True),

@@ -10,6 +10,7 @@ import lightkv
 from lightkv.adapters.inputs import read_inputs
 from lightkv.adapters.qwen_vl import QwenVLAdapter
 from lightkv.testing import AdapterSuite, Prompt
+from lightkv.testing.oracles import Recorder
 
 IMAGE, VIDEO, START, END = 5, 6, 7, 8
 GRIDS = [(1, 8, 12), (1, 12, 8), (1, 8, 24)]
@@ -160,3 +161,74 @@ def test_thumbnails_end_no_request(pipeline):
     assert kept[0] < 120
     assert all(0 < left <= 4 for left in kept[1:])
     assert kept[-1] == 1
+
+
+@pytest.mark.parametrize("policy", ["renumber-contiguous", "keep-contiguous"])
+@pytest.mark.parametrize("later", [Prompt(2, 0, 3, seed=7), Prompt(2, 1, 3, seed=7)])
+def test_contiguous_positions_follow_what_a_layer_kept(policy, later):
+    """One by one behind its entries, although a picture took up fewer positions than tokens."""
+    suite, prompts = TestQwen25VL(), (Prompt(2, 1, 3, seed=1),)
+    model = suite.make_model()
+    decoder = model.get_decoder()
+    inputs = suite.make_inputs(model, prompts)
+    for layer in (2, 5):
+        with (
+            suite.session(model, prompts, positions=policy),
+            Recorder.on(decoder, decoder.layers[layer]) as recorder,
+        ):
+            first = suite.generate(model, inputs)
+            begins = first.past_key_values.layers[layer].keys.shape[2] - suite.steps + 1
+            call = suite._next_turn(model, first, prompts, later)
+            second = suite.generate(model, call, past_key_values=first.past_key_values)
+        text = [tables for tables in recorder.rotary if tables[0].shape[1] == 1]
+        last = second.past_key_values.layers[layer].keys.shape[2]
+        held = [*range(begins, begins + suite.steps - 1), *range(last - suite.steps + 1, last)]
+        for place, tables in zip(held, text, strict=True):
+            wanted = decoder.rotary_emb(torch.zeros(1), torch.full((3, 1, 1), place))
+            torch.testing.assert_close(tables, tuple(wanted))
+        if not later.images:
+            tables = next(t for t in recorder.rotary[1:] if t[0].shape[1] > 1)
+            places = torch.arange(begins + suite.steps - 1, last - suite.steps + 1)
+            wanted = decoder.rotary_emb(torch.zeros(1), places.expand(3, 1, -1))
+            torch.testing.assert_close(tables, tuple(wanted))
+
+
+def test_contiguous_positions_follow_a_cache_that_was_shortened():
+    suite, prompts = TestQwen25VL(), (Prompt(2, 1, 3, seed=1),)
+    model = suite.make_model()
+    decoder = model.get_decoder()
+    schedule = suite.schedule_of("elastic-cache")
+    with (
+        suite.session(model, prompts, "elastic-cache", schedule=schedule),
+        Recorder.on(decoder, decoder.layers[3]) as recorder,
+    ):
+        out = suite.generate(model, suite.make_inputs(model, prompts))
+    last = out.past_key_values.layers[3].keys.shape[2]
+    text = recorder.rotary[1:]
+    for place, tables in zip(range(last - suite.steps + 1, last), text, strict=True):
+        wanted = decoder.rotary_emb(torch.zeros(1), torch.full((3, 1, 1), place))
+        torch.testing.assert_close(tables, tuple(wanted))
+
+
+@pytest.mark.parametrize("axes", [None, 3, 4])
+def test_generic_renumbers_positions_of_several_axes(axes):
+    """Given or not: the decoder alone, told where the picture is, as its own adapter does it."""
+    model, prompts = tiny_qwen2_5_vl(), (Prompt(2, 1, 3, seed=1),)
+    inputs = inputs_of(prompts)
+    decoder, schedule = model.get_decoder(), [{"after_layer": 2, "ratio": 0.5}]
+    with torch.no_grad(), Recorder.on(decoder, decoder.layers[0]) as recorder:
+        with lightkv.compress(model, "random", schedule=schedule, positions="renumber"):
+            wanted = model.model(**inputs).last_hidden_state
+        embeddings = model.get_input_embeddings()(inputs["input_ids"])
+        features = model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+        embeddings[inputs["input_ids"] == IMAGE] = torch.cat(list(features.pooler_output))
+    places = recorder.position_ids[0]
+    given = {None: None, 3: places[-3:], 4: places}[axes]
+    layout = lightkv.VisionLayout.from_spans([[(3, (1, 6, 4))]])
+    options = {"schedule": schedule, "positions": "renumber", "layout": layout}
+    with torch.no_grad(), lightkv.compress(decoder, "random", adapter="generic", **options):
+        found = decoder(inputs_embeds=embeddings, position_ids=given).last_hidden_state
+    if axes is None:
+        assert found.shape == wanted.shape
+    else:
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)

@@ -34,11 +34,12 @@ def test_the_tap_sees_what_attention_computes(adapter, suite, turn):
     attention = adapter.attention(decoder.layers[2])
     tap = ProjectionTap(attention, adapter.projections(attention), adapter.query_key)
     seen = []
+    tap.install()
     tap.open(lambda *call: seen.append(call))
     out = decoder(
         inputs_embeds=torch.randn(2, length, 64), past_key_values=past, output_attentions=True
     )
-    tap.close()
+    tap.remove()
     [(query, key, scaling, extra)] = seen
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     weights = (query @ key.transpose(2, 3) * scaling + extra["attention_mask"]).softmax(-1)
@@ -55,9 +56,10 @@ def test_guidance_reads_the_attention_of_the_layer(adapter, suite, normalize):
     attention = adapter.attention(adapter.decoder(model).layers[1])
     tap = ProjectionTap(attention, adapter.projections(attention), adapter.query_key)
     seen = []
+    tap.install()
     tap.open(lambda *call: seen.append(call))
     suite.call(model, inputs)
-    tap.close()
+    tap.remove()
     [(query, key, scaling, extra)] = seen
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     logits = query @ key.transpose(2, 3) * scaling
