@@ -2,14 +2,14 @@
 
     python benchmarks/compat.py [--jobs 2] [--write docs/versions.md] ENVIRONMENT…
 
-An environment is a folder with `bin/python`, lightkv[compat] installed; `make compat` and `make
-compat-pinned` make them. In each one tests/adapters runs with `--oracles` (see tests/recording.py), all
-are run even if one fails, and the exit status is 1 if any did. With `--write` the tables replace what
-stands between the marks `<!-- VERSIONS -->` of the file.
+An environment is a folder with `bin/python` and lightkv[compat]; `make compat` and `make compat-pinned`
+make them. In each one tests/adapters runs whole, with `--record` (tests/recording.py says which tests
+are behind a column). All are run even if one fails; the exit status is 1 if any did. With `--write` the
+tables replace what stands between the marks `<!-- VERSIONS -->` of the file.
 
 A number is the largest absolute difference that the tests of a column met, in float32 logits unless the
-test says otherwise; "ok" stands where nothing is compared within a tolerance: bits are equal, or an error
-was expected and came. A dash has its reason below the table.
+test says otherwise; "ok" stands where nothing is compared within a tolerance: bits are equal, or an
+error was expected and came. A dash has its reason below the table.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run(environment: Path, jobs: int, results: Path) -> tuple[int, dict[str, Any
     results.unlink(missing_ok=True)
     command = [
         *(str(environment.absolute() / "bin" / "python"), "-m", "pytest", "tests/adapters"),
-        *("--oracles", "--record", str(results), "-n", str(jobs), "--dist", "worksteal"),
+        *("--record", str(results), "-n", str(jobs), "--dist", "worksteal"),
         *("-p", "no:cacheprovider"),
     ]
     variables = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,7 +1,7 @@
 """A plugin for pytest: why tests were skipped, and which oracles hold for which family.
 
-`--oracles` leaves, of the contract of each family, the tests in `ORACLES`: those whose answer may change
-with the release of transformers. `--record FILE` writes what they found as JSON, for `benchmarks/compat.py`.
+Every run ends with a table of the reasons. `--record FILE` writes what became of each test as JSON, and
+the largest difference that it met; `benchmarks/compat.py` makes tables of that.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ BY_TEST = {name: column for column, names in ORACLES.items() for name in names}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lightkv")
-    group.addoption("--oracles", action="store_true", help="of each contract the oracles only")
-    group.addoption("--record", metavar="FILE", help="write the oracles' results as JSON")
+    group.addoption("--record", metavar="FILE", help="write each result as JSON")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -76,14 +75,6 @@ class Recording:
         self.config, self.began = config, time.time()
         self.tests: list[dict[str, Any]] = []
         self.skips: Counter[str] = Counter()
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        if not self.config.getoption("oracles"):
-            return
-        kept = [i for i in items if family_of(i) is None or function_of(i) in BY_TEST]
-        self.config.hook.pytest_deselected(items=[i for i in items if i not in set(kept)])
-        items[:] = kept
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
