@@ -16,6 +16,7 @@ from torch import nn
 
 from lightkv.adapters import eviction
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
+from lightkv.adapters.checkpointing import refuse_checkpointing
 from lightkv.adapters.encoder import EncoderRecorder
 from lightkv.adapters.inputs import (
     ModelInputs,
@@ -176,6 +177,7 @@ class HFAttachment(Attachment):
         # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
         self._close_taps()
         self._arguments = bind(module, args, kwargs)
+        refuse_checkpointing(self._layers[0])
 
     def _on_layer(
         self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: Kwargs

@@ -1,8 +1,7 @@
 """The contract of the Fuyu adapter: no vision encoder, one run of placeholders for each row."""
 
-from inspect import signature
-
 import torch
+from releases import IMAGE_PATCHES, pixels_of
 from rows import check_truth, left_padded, row_ids
 from tiny import TEXT
 from transformers import FuyuConfig, FuyuForCausalLM, PersimmonConfig
@@ -13,9 +12,7 @@ from lightkv.testing.truth import points
 
 IMAGE, BREAK, START, PATCH = 5, 6, 1, 6
 WIDTH = 3 * PATCH * PATCH
-FORWARD = signature(FuyuForCausalLM.forward).parameters
-PIXELS = "pixel_values" if "pixel_values" in FORWARD else "image_patches"
-"""The name of the patches; the oldest release of transformers knows the second only."""
+PIXELS = pixels_of("image_patches")
 
 
 def block(rows, columns):
@@ -26,9 +23,13 @@ def block(rows, columns):
 class TestFuyu(AdapterSuite):
     """Images of 3 × 5 and 4 × 4 patches."""
 
-    cannot = dict.fromkeys(
-        ("beams", "sampling"), "generate repeats the ids of a Fuyu prompt, but not its patches"
-    ) | {"next layer": "query, key and value are one packed projection"}
+    cannot = (
+        IMAGE_PATCHES
+        | dict.fromkeys(
+            ("beams", "sampling"), "generate repeats the ids of a Fuyu prompt, but not its patches"
+        )
+        | {"next layer": "query, key and value are one packed projection"}
+    )
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         text = {key: value for key, value in TEXT.items() if key != "num_key_value_heads"}
@@ -38,7 +39,7 @@ class TestFuyu(AdapterSuite):
             patch_size=PATCH,
             image_size=48,
             vocab_size=200,
-            hidden_size=TEXT["hidden_size"],  # read here before transformers 5.20
+            hidden_size=TEXT["hidden_size"],  # read here before 5.21
             attn_implementation=attn_implementation,
         )
         torch.manual_seed(0)
