@@ -94,20 +94,32 @@ class ModelInputs:
 
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-VISION_KEYS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs", "image_patches")
+VISION_KEYS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+OLDER_PIXELS = {"image_patches": "pixel_values", "pixel_values_images": "pixel_values"}
+"""Names of Fuyu and Video-LLaVA before transformers 5.21."""
 
 
 def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `module.forward` by name; extra keyword arguments are kept."""
+    """Arguments of `module.forward` by name; extra keyword arguments are kept.
+
+    Pixels that an older release takes under another name are given by their name of today.
+    """
     if not args:  # as transformers calls its own modules; a signature takes a while
-        return dict(kwargs)
+        return _renamed(dict(kwargs))
     signature = inspect.signature(module.forward)
     names = [
         name
         for name, parameter in signature.parameters.items()
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    return _renamed({**dict(zip(names, args, strict=False)), **kwargs})
+
+
+def _renamed(arguments: dict[str, Any]) -> dict[str, Any]:
+    for older, name in OLDER_PIXELS.items():
+        if older in arguments and arguments.get(name) is None:
+            arguments[name] = arguments[older]
+    return arguments
 
 
 def read_inputs(

@@ -68,7 +68,8 @@ def _tails(logs):
     return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in CANNOT])
+# Fuyu cannot be peeked at, so fewer strategies than here run on it where it can be spread.
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in (*CANNOT, "Fuyu")])
 def test_two_processes_decide_and_compute_what_one_does(found, family):
     for process in found:
         seen = process[family]
