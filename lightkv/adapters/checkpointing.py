@@ -6,12 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from lightkv.adapters.contact import RUNS_HOOKS_AGAIN
 from lightkv.core.errors import ModelError
-
-RUNS_HOOKS_AGAIN = "__call__" in vars(GradientCheckpointingLayer)
-"""Before 5.23 transformers checkpoints a layer's whole call, hooks included; since then its forward."""
 
 
 def refuse_checkpointing(layer: nn.Module) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lightkv.adapters.contact import ENCODED, OLDER_PIXELS, PIXELS, VISION_ARGUMENTS
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 
 
@@ -93,12 +94,6 @@ class ModelInputs:
         return int((self.arguments["inputs_embeds"] if ids is None else ids).shape[1])
 
 
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-VISION_KEYS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
-OLDER_PIXELS = {"image_patches": "pixel_values", "pixel_values_images": "pixel_values"}
-"""Names of Fuyu and Video-LLaVA before transformers 5.21."""
-
-
 def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `module.forward` by name; extra keyword arguments are kept.
 
@@ -130,7 +125,7 @@ def read_inputs(
 ) -> ModelInputs:
     """What the adapter needs to know of a forward pass (copies the ids to the host when needed)."""
     arguments = bind(module, args, kwargs)
-    has_vision = any(_present(arguments.get(key)) for key in VISION_KEYS)
+    has_vision = any(_present(arguments.get(key)) for key in VISION_ARGUMENTS)
     ids = arguments.get("input_ids")
     tensor: Any = ids if ids is not None else arguments.get("inputs_embeds")
     batch, length = tensor.shape[:2]
@@ -150,7 +145,7 @@ def refuse_full_length(arguments: dict[str, Any], spans_given: bool) -> None:
     Raises:
         SessionError: labels, or logits wanted at given positions.
     """
-    if not spans_given and not any(_present(arguments.get(key)) for key in VISION_KEYS):
+    if not spans_given and not any(_present(arguments.get(key)) for key in VISION_ARGUMENTS):
         return
     if arguments.get("labels") is not None:
         raise SessionError(
@@ -175,7 +170,7 @@ def drafted(arguments: dict[str, Any]) -> int:
     each guess and one more; images that `generate` encoded tell its passes from those of others.
     """
     wanted = arguments.get("logits_to_keep")
-    encoded = _present(arguments.get("mm_encoder_outputs"))
+    encoded = _present(arguments.get(ENCODED))
     return max(wanted - 1, 0) if encoded and isinstance(wanted, int) else 0
 
 

@@ -27,10 +27,10 @@ import torch
 from torch import nn
 
 from lightkv.adapters.attachment import HFAttachment
+from lightkv.adapters.cache_checks import check_keys
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import ModelInputs, bind, left_padding, refuse_full_length
 from lightkv.adapters.passes import Forward, Kwargs, Windows
-from lightkv.adapters.records import check_keys
 from lightkv.adapters.remote_tap import ProjectionTap, tables_at
 from lightkv.adapters.tuple_cache import (
     Lineage,
@@ -43,6 +43,7 @@ from lightkv.core.adapter import Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.report import HeldLayer
 from lightkv.core.transfer import to_device
 
 
@@ -233,6 +234,19 @@ class RemoteAttachment(HFAttachment):
         cache = TupleCache(lengths, lengths[0] if made is None else made.fed)
         self._hand_on(made, cache)
         return cache
+
+    def _lengths(self, forward: Forward, output: Any) -> Sequence[int] | None:
+        past = returned_past(output, len(self._layers))
+        return None if past is None else tuple_lengths(past, len(self._layers))
+
+    def _held(self, forward: Forward, output: Any) -> Sequence[HeldLayer] | None:
+        past = returned_past(output, len(self._layers))
+        if forward.cache is None or past is None:
+            return None
+        return [
+            HeldLayer(key.nbytes + value.nbytes, key.shape[0] * key.shape[2])
+            for key, value, *_ in past
+        ]
 
     def _hand_on(self, old: TupleCache | None, new: TupleCache) -> None:
         """Let a cache begin with what is known of the one that it continues."""

@@ -30,6 +30,9 @@ class ProjectionTap:
         attention: with `rotary_emb`; called with `position_ids` and `past_key_value`.
         projections: its modules whose outputs hold query and key.
         split: takes query and key, still without rotation, out of those outputs.
+
+    Attributes:
+        waits: whether it is open and no attention call was shown yet.
     """
 
     def __init__(
@@ -41,10 +44,12 @@ class ProjectionTap:
         self._handles: list[Any] = []
         self._call: dict[str, Any] = {}
         self._outputs: dict[int, torch.Tensor] = {}
+        self.waits = False
 
     def open(self, look: Look) -> None:
         """From now on the module's attention calls are shown to `look`."""
         self.close()
+        self.waits = True
         add = self._handles.append
         add(self._attention.register_forward_pre_hook(self._begin, with_kwargs=True))
         for number, module in enumerate(self._projections):
@@ -56,7 +61,7 @@ class ProjectionTap:
         """Take the hooks away. Safe to call twice."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._call, self._outputs = [], {}, {}
+        self._handles, self._call, self._outputs, self.waits = [], {}, {}, False
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call, self._outputs = bind(module, args, kwargs), {}
@@ -82,6 +87,7 @@ class ProjectionTap:
             if past is not None:
                 key = torch.cat([past[0], key], dim=2)
             mask = self._call.get("attention_mask")
+            self.waits = False
             look(query, key, query.shape[-1] ** -0.5, {"attention_mask": mask})
         self._outputs = {}
 

@@ -7,16 +7,13 @@ calls the implementation that the model really uses, with the module's own confi
 
 from __future__ import annotations
 
-import copy
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lightkv.adapters import contact
 from lightkv.adapters.passes import Forward, Kwargs
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.functional import prompt_index
@@ -38,13 +35,16 @@ class Tap:
     def open(self, look: Look) -> None:
         """From now on the module's attention calls are shown to `look`."""
         self.close()
-        self._config = self._attention.config
-        tapped = copy.copy(self._config)
-        # Not through the property: its setter would also reach the sub-configs of a shared object.
-        tapped._attn_implementation_internal = NAME
+        own: Any = contact.read(self._attention, "config", "the attention module")
+        tapped = contact.config_with(own, NAME)
         tapped._lightkv_tap = self
-        self.look = look
+        self._config, self.look = own, look
         self._attention.config = tapped
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is open and no attention call was shown yet."""
+        return self.look is not None
 
     def close(self) -> None:
         """Restore the module. Safe to call twice."""
@@ -69,7 +69,7 @@ class Tap:
         if look is not None:
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
             look(query, key, scaling, {**kwargs, "attention_mask": mask})
-        run = ALL_ATTENTION_FUNCTIONS.get_interface(own._attn_implementation, _eager(module))
+        run = contact.attention_function(module, contact.attention_implementation(own) or "eager")
         return run(module, query, key, value, mask, **kwargs)
 
 
@@ -78,12 +78,7 @@ def _tapped_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return tap.call(module, *args, **kwargs)
 
 
-def _eager(module: nn.Module) -> Callable[..., Any]:
-    """The module-level eager function that transformers falls back to; it is in no registry."""
-    return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
-
-
-AttentionInterface.register(NAME, _tapped_attention)
+contact.register_attention(NAME, _tapped_attention)
 
 
 def observer(
