@@ -9,7 +9,8 @@ tables replace what stands between the marks `<!-- VERSIONS -->` of the file.
 
 A number is the largest absolute difference that the tests of a column met, in float32 logits unless the
 test says otherwise; "ok" stands where nothing is compared within a tolerance: bits are equal, or an
-error was expected and came. A dash has its reason below the table.
+error was expected and came. A number in brackets is the reason, below the table, of tests that were
+skipped; a dash stands where all were.
 """
 
 from __future__ import annotations
@@ -46,12 +47,13 @@ def cell(tests: list[dict[str, Any]], notes: dict[str, int]) -> str:
     outcomes = [test["outcome"] for test in tests]
     if "failed" in outcomes:
         return f"**{outcomes.count('failed')} FAILED**"
+    text = "–"
     if "passed" in outcomes:
         seen = [test["difference"] for test in tests if test["difference"] is not None]
-        return f"{max(seen):.0e}" if any(seen) else "ok"
-    reasons = sorted({test["reason"] for test in tests})
-    numbers = (str(notes.setdefault(reason, len(notes) + 1)) for reason in reasons)
-    return f"– ({', '.join(numbers)})" if reasons else "–"
+        text = f"{max(seen):.0e}" if any(seen) else "ok"
+    reasons = {test["reason"] for test in tests if test["outcome"] == "skipped"}
+    numbers = sorted(notes.setdefault(reason, len(notes) + 1) for reason in sorted(reasons))
+    return text + (f" ({', '.join(map(str, numbers))})" if numbers else "")
 
 
 def table(found: dict[str, Any]) -> str:
