@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 LMMS_VENV ?= .venv-lmms
+OLDEST ?= .venv-compat-oldest
+NEWEST ?= .venv-compat-newest
 # Arguments for `make demo`, `make train` and `make lmms-eval`: make demo ARGS="--retention 0.35"
 ARGS ?=
 # Processes of `make test`, each with one thread.
@@ -10,19 +12,23 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+# What `make compat` installs with: pins of the environment's own.
+compat_install = $(1)/bin/python -m pip --disable-pip-version-check install --quiet -c $(1)/constraints.txt
+# Debian's packages are root's to install.
+ROOT := $(if $(filter-out 0,$(shell id -u)),sudo,)
 # A stamp is older than what it was made from: then, and only then, pip runs again.
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 LMMS := $(LMMS_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format train lmms-eval clean help
+.PHONY: demo test lint format compat compat-pinned newest browser ray train lmms-eval clean help
 
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
 
 test: lint  ## all checks, then all tests; stops at the first that fails
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: $(DEV)  ## format check, linter, types, import walls
 	@$(BIN)/ruff format --check .
@@ -33,6 +39,21 @@ lint: $(DEV)  ## format check, linter, types, import walls
 format: $(DEV)  ## rewrite the code in the project's style
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+# The newest release is asked for anew at each run. Both environments run even if the first one fails.
+compat: $(OLDEST)/.installed newest  ## the oracles on the oldest and the newest transformers, into docs/versions.md
+	@$(NEWEST)/bin/python benchmarks/compat.py --jobs $(JOBS) --write docs/versions.md $(OLDEST) $(NEWEST)
+
+compat-pinned: $(OLDEST)/.installed $(DEV)  ## the same on the oldest and on that of constraints.txt
+	@$(BIN)/python benchmarks/compat.py --jobs $(JOBS) $(OLDEST) $(VENV)
+
+browser:  ## Debian's chromium and its driver, for the tests of pages
+	@command -v chromium chromedriver >/dev/null || \
+		{ $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
+
+ray: $(DEV)  ## Ray, for the tests of grids on a cluster
+	@$(PIP) --no-build-isolation --editable ".[dev,ray]"
 
 train: $(DEV)  ## train the demo model anew into runs/train
 	@$(BIN)/python -m lightkv.demo.train --out runs/train $(ARGS)
@@ -49,12 +70,12 @@ gpu-wheels: $(VENV)/bin/python  ## wheels for a machine with a GPU and no index,
 	@$(BIN)/python benchmarks/gpu_wheels.py --python $(GPU_PYTHON) $(ARGS)
 
 clean:  ## remove the environments and all caches
-	rm -rf $(VENV) $(LMMS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) $(LMMS_VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*  ## ' '/^[a-z-]+:.*  ## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -73,6 +94,28 @@ $(DEV): $(BASE)
 	@echo "installing the development tools into $(VENV) (once)"
 	@$(PIP) --no-build-isolation --editable ".[dev]"
 	@touch $@
+
+# Pins that differ from those of constraints.txt take their place.
+$(OLDEST)/.installed: pyproject.toml constraints.txt constraints-compat-oldest.txt
+	@echo "installing the oldest transformers into $(OLDEST) (once; torch is large)"
+	@$(PYTHON) -m venv $(OLDEST)
+	@awk -F== 'NR == FNR { own[$$1]; print; next } !($$1 in own)' \
+		constraints-compat-oldest.txt constraints.txt > $(OLDEST)/constraints.txt
+	@$(call compat_install,$(OLDEST)) "setuptools>=77"
+	@$(call compat_install,$(OLDEST)) --no-build-isolation --editable ".[compat]"
+	@touch $@
+
+# Without its dependencies first: the resolver would go back to a release that fits what is there.
+# Of all pins torch's alone is kept, because the default build of a newer one may take several GB.
+newest:
+	@test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	@grep '^torch==' constraints.txt > $(NEWEST)/constraints.txt
+	@echo "installing the newest transformers into $(NEWEST)"
+	@$(call compat_install,$(NEWEST)) --upgrade "setuptools>=77"
+	@$(call compat_install,$(NEWEST)) --upgrade --no-deps transformers
+	@$(NEWEST)/bin/python -c 'from importlib.metadata import version; \
+		print("transformers==" + version("transformers"))' >> $(NEWEST)/constraints.txt
+	@$(call compat_install,$(NEWEST)) --upgrade --no-build-isolation --editable ".[compat]"
 
 # Build isolation stays on: some packages that lmms-eval needs come as sources only.
 $(LMMS): pyproject.toml constraints-lmms.txt

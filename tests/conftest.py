@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["recording"]
+
 settings.register_profile(
     "ci",
     max_examples=20,

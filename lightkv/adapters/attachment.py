@@ -23,6 +23,7 @@ from lightkv.adapters.cache_checks import (
 )
 from lightkv.adapters.callers import read_call
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
+from lightkv.adapters.checkpointing import refuse_checkpointing
 from lightkv.adapters.compiled import hooks_ignored, refuse_compiled
 from lightkv.adapters.encoder import EncoderRecorder
 from lightkv.adapters.guard import CacheGuard, check_own, guard_of
@@ -173,6 +174,8 @@ class HFAttachment(Attachment, Uncopied):
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._pass.enter(module)
         self._engine.profiler.start()
+        # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
+        refuse_unsupported(kwargs.get("past_key_values"))
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
         self._found, self._count = None, FeatureCount()
         refuse_blind(self._inputs, self._given is not None)
@@ -206,6 +209,7 @@ class HFAttachment(Attachment, Uncopied):
         # Asked in each pass, because a caller may set another implementation between two.
         self._style = mask_style(self._adapter.attention_implementation(self._model))
         self._arguments = bind(module, args, kwargs)
+        refuse_checkpointing(self._layers[0])
 
     def _on_layer(
         self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: Kwargs

@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lightkv.core.errors import CompatibilityError
@@ -86,13 +87,18 @@ PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """Modality → argument of the outer forward with its pixels."""
 ENCODED = "mm_encoder_outputs"
 """Argument with features that `generate` made before the pass, by modality."""
-VISION_ARGUMENTS = (*PIXELS.values(), ENCODED, "image_patches")
+OLDER_PIXELS = {"image_patches": "pixel_values", "pixel_values_images": "pixel_values"}
+"""What Fuyu and Video-LLaVA call pixels before 5.21 → their name of today."""
+VISION_ARGUMENTS = (*PIXELS.values(), ENCODED)
 FEATURE_METHODS = {"image": "get_image_features", "video": "get_video_features"}
 GENERATE = "generate"
 ASSISTED = "_assisted_decoding"
 """The loop of `generate` that has drafts checked."""
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 INPUT_NORM = "input_layernorm"
+
+RUNS_HOOKS_AGAIN = "__call__" in vars(GradientCheckpointingLayer)
+"""Before 5.23 a layer's whole call is checkpointed, hooks included; since then its forward."""
 
 
 def unexpected(what: str, *, field: str, value: object = None) -> CompatibilityError:
@@ -175,7 +181,7 @@ def check_inputs(module: nn.Module) -> None:
         CompatibilityError: without pixels it would be taken for text, and nothing compressed.
     """
     taken = taken_by(module)
-    if not any(name in taken for name in (*PIXELS.values(), "image_patches")):
+    if not any(name in taken for name in (*PIXELS.values(), *OLDER_PIXELS)):
         raise unexpected(
             f"the forward of {type(module).__name__} takes pictures by no name that lightkv knows "
             f"({', '.join(PIXELS.values())}), but {', '.join(taken)}",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from lightkv.adapters.contact import PIXELS, VISION_ARGUMENTS
+from lightkv.adapters.contact import OLDER_PIXELS, PIXELS, VISION_ARGUMENTS
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 
 
@@ -95,16 +95,26 @@ class ModelInputs:
 
 
 def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `module.forward` by name; extra keyword arguments are kept."""
+    """Arguments of `module.forward` by name; extra keyword arguments are kept.
+
+    Pixels that an older release takes under another name are given by their name of today.
+    """
     if not args:  # as transformers calls its own modules; a signature takes a while
-        return dict(kwargs)
+        return _renamed(dict(kwargs))
     signature = inspect.signature(module.forward)
     names = [
         name
         for name, parameter in signature.parameters.items()
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     ]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    return _renamed({**dict(zip(names, args, strict=False)), **kwargs})
+
+
+def _renamed(arguments: dict[str, Any]) -> dict[str, Any]:
+    for older, name in OLDER_PIXELS.items():
+        if older in arguments and arguments.get(name) is None:
+            arguments[name] = arguments[older]
+    return arguments
 
 
 def read_inputs(

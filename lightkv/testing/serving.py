@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightkv.core.errors import LightKVError, SessionError
+from lightkv.adapters.contact import RUNS_HOOKS_AGAIN
+from lightkv.core.errors import LightKVError, ModelError, SessionError
 from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt
 from lightkv.testing.doubles import Assistant, FedTokens, Numbers, quantised_bytes
 
@@ -177,6 +178,16 @@ class ServingTests(AdapterBench):
             moved = self.generate(model, inputs, cache_implementation="offloaded")
         assert torch.equal(torch.stack(plain.logits), torch.stack(moved.logits))
 
+    def test_a_static_cache_is_refused(self) -> None:
+        """All its layers have one length, and what is in it cannot be taken out."""
+        self.need("cache objects")
+        model = self.make_model()
+        inputs = self.make_inputs(model, self.pair)
+        with self.session(model, self.pair), pytest.raises(SessionError) as error:
+            self.generate(model, inputs, cache_implementation="static")
+        assert error.value.field == "past_key_values"
+        assert error.value.remedy
+
     def test_a_cropped_cache_goes_on_where_it_was_cut(self) -> None:
         """Tokens that the caller takes back are gone in every layer."""
         self.need("cropping")
@@ -273,8 +284,19 @@ class ServingTests(AdapterBench):
     # -- training ----------------------------------------------------------------------------------
 
     def test_gradient_checkpointing(self) -> None:
-        """The loss of the text after the images has the same gradients."""
+        """The loss of the text after the images has the same gradients.
+
+        Before transformers 5.23 the session says that it cannot.
+        """
         self.need("gradient checkpointing")
+        if RUNS_HOOKS_AGAIN:
+            model = self.make_model().train()
+            setter: Any = model
+            setter.gradient_checkpointing_enable({"use_reentrant": False})
+            with self.session(model, self.pair), pytest.raises(ModelError) as error:
+                model(**self.make_inputs(model, self.pair), use_cache=False)
+            assert error.value.field == "gradient_checkpointing"
+            return
         found = []
         for checkpointing in (False, True):
             model = self.make_model().train()

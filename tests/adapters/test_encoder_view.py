@@ -8,6 +8,7 @@ from test_llava_next import PINPOINTS, SIDE, TILE, tokens_of
 from test_llava_next import TestLlavaNext as NextSuite
 from test_llava_next_video import both as next_video_inputs
 from test_llava_next_video import tiny as tiny_next_video
+from test_video_llava import PIXELS
 from test_video_llava import both as video_llava_inputs
 from test_video_llava import tiny as tiny_video_llava
 from tiny import clip, tiny_llava, tiny_llava_next, tiny_qwen2_5_vl
@@ -165,7 +166,7 @@ def test_video_llava_sees_both_towers(monkeypatch):
     caught = seen(model, inputs, monkeypatch)
     video = inputs["pixel_values_videos"][0]
     own = eager_attention(model.model.video_tower, video)[0][:, :, 0, 1:]
-    image = eager_attention(model.model.image_tower, inputs["pixel_values"])[0][:, :, 0, 1:]
+    image = eager_attention(model.model.image_tower, inputs[PIXELS])[0][:, :, 0, 1:]
     zero = torch.zeros(1, own.shape[1])
     frames = [torch.cat([zero, frame.T]) for frame in own]
     torch.testing.assert_close(caught["cls"][0], torch.cat([*frames, image[0].T]))

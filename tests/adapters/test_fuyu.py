@@ -1,6 +1,7 @@
 """The contract of the Fuyu adapter: no vision encoder, one run of placeholders for each row."""
 
 import torch
+from releases import IMAGE_PATCHES, pixels_of
 from rows import check_truth, left_padded, row_ids
 from tiny import TEXT
 from transformers import FuyuConfig, FuyuForCausalLM, PersimmonConfig
@@ -11,6 +12,7 @@ from lightkv.testing.truth import points
 
 IMAGE, BREAK, START, PATCH = 5, 6, 1, 6
 WIDTH = 3 * PATCH * PATCH
+PIXELS = pixels_of("image_patches")
 
 
 def block(rows, columns):
@@ -21,9 +23,13 @@ def block(rows, columns):
 class TestFuyu(AdapterSuite):
     """Images of 3 × 5 and 4 × 4 patches."""
 
-    cannot = dict.fromkeys(
-        ("beams", "sampling"), "generate repeats the ids of a Fuyu prompt, but not its patches"
-    ) | {"next layer": "query, key and value are one packed projection"}
+    cannot = (
+        IMAGE_PATCHES
+        | dict.fromkeys(
+            ("beams", "sampling"), "generate repeats the ids of a Fuyu prompt, but not its patches"
+        )
+        | {"next layer": "query, key and value are one packed projection"}
+    )
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         text = {key: value for key, value in TEXT.items() if key != "num_key_value_heads"}
@@ -33,6 +39,7 @@ class TestFuyu(AdapterSuite):
             patch_size=PATCH,
             image_size=48,
             vocab_size=200,
+            hidden_size=TEXT["hidden_size"],  # read here before 5.21
             attn_implementation=attn_implementation,
         )
         torch.manual_seed(0)
@@ -47,7 +54,7 @@ class TestFuyu(AdapterSuite):
             patches += [torch.randn(1, h * w, WIDTH, generator=generator) for h, w in grids]
         inputs = left_padded(rows)
         if patches:
-            inputs["pixel_values"] = torch.cat(patches, dim=1).to(model.dtype)
+            inputs[PIXELS] = torch.cat(patches, dim=1).to(model.dtype)
         return inputs
 
     def options(self, model, prompts):
@@ -58,12 +65,12 @@ def test_layout_truth_of_two_images():
     suite, grids = TestFuyu(), [(4, 7), (5, 2)]
     model, generator = suite.make_model(), torch.Generator().manual_seed(1)
     ids = torch.tensor([[50, *block(*grids[0]), *block(*grids[1]), 52]])
-    inputs = {"input_ids": ids, "pixel_values": torch.randn(1, 38, WIDTH, generator=generator)}
+    inputs = {"input_ids": ids, PIXELS: torch.randn(1, 38, WIDTH, generator=generator)}
     for image, (rows, columns) in enumerate(grids):
         for y, x in points(rows, columns):
-            painted = inputs["pixel_values"].clone()
+            painted = inputs[PIXELS].clone()
             painted[0, 28 * image + int(y * rows) * columns + int(x * columns)] += 3.0
-            changed = {**inputs, "pixel_values": painted}
+            changed = {**inputs, PIXELS: painted}
             sample = check_truth(FuyuAdapter(), model, inputs, changed, {image: (0, y, x)})
     assert [view.grid for view in sample.views] == [(1, 4, 7), (1, 5, 2)]
     assert [view.image for view in sample.views] == [0, 1]

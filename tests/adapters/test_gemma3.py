@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from releases import LATER_IMAGE
 from rows import left_padded, row_ids
 from test_generic import TestGeneric as GenericSuite
 from tiny import TEXT
@@ -89,6 +90,7 @@ def own_masks(ids):
 
 class TestGemma3(AdapterSuite):
     windows = WINDOWS
+    cannot = LATER_IMAGE
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         return tiny_gemma3(attn_implementation, dtype)

@@ -1,6 +1,7 @@
 """The contract of the LLaVA-NeXT-Video adapter: any-resolution images, pooled frames."""
 
 import torch
+from releases import VIDEO_BEAMS
 from rows import check_truth, video_rows
 from tiny import TEXT, clip
 from transformers import (
@@ -33,6 +34,7 @@ def tiny(attn_implementation="sdpa", dtype=torch.float32):
 
 class TestVideos(AdapterSuite):
     class_token = True
+    cannot = VIDEO_BEAMS
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         return tiny(attn_implementation, dtype)

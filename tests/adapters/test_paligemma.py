@@ -90,10 +90,10 @@ class TestPaliGemma2(TestPaliGemma):
     """Alternating sliding layers and capped logits, for which transformers has eager attention only."""
 
     windows = (WINDOW, None) * 3
+    cannot = TestPaliGemma.cannot | {"sdpa": "Gemma 2 decoders run with eager attention only"}
 
     def make_model(self, attn_implementation="eager", dtype=torch.float32):
-        if attn_implementation != "eager":
-            pytest.skip("Gemma 2 decoders run with eager attention only")
+        self.need(attn_implementation)
         text = Gemma2Config(
             **TEXT,
             head_dim=16,

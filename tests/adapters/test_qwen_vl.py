@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from releases import LATER_IMAGE
 from rows import grids_later, left_padded, row_ids
 from tiny import tiny_qwen2_5_vl, tiny_qwen2_vl
 
@@ -43,6 +44,7 @@ def inputs_of(prompts, grids=GRIDS, token=IMAGE, dtype=torch.float32):
 
 class TestQwen25VL(AdapterSuite):
     build = staticmethod(tiny_qwen2_5_vl)
+    cannot = LATER_IMAGE
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         return self.build(attn_implementation, dtype)
@@ -103,6 +105,7 @@ def test_dropping_from_a_film_equals_masking():
 
 def test_a_film_may_come_in_a_later_turn():
     suite = Films()
+    suite.need("later image")
     suite.grid = (4, 16, 8)
     model = suite.make_model()
     first = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))

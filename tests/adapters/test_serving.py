@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from releases import before
 from tiny import tiny_llava
 from torch import nn
 from transformers import TextIteratorStreamer, pipeline
@@ -114,6 +115,7 @@ def test_positions_of_the_full_prompt_and_chunks_are_refused() -> None:
     with lightkv.compress(model, "lightkv", schedule=SCHEDULE):
         with pytest.raises(SessionError, match="logits_to_keep"):
             model(**inputs(), logits_to_keep=torch.tensor([40]))
-        with pytest.raises(LayoutError, match="prefill_chunk_size"):
-            generate(model, prefill_chunk_size=16)
+        if not before("5.23"):  # which leave the pictures out of chunks, with or without lightkv
+            with pytest.raises(LayoutError, match="prefill_chunk_size"):
+                generate(model, prefill_chunk_size=16)
     assert not any(module._forward_pre_hooks for module in model.modules())

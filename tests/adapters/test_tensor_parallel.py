@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from releases import before
 from tensor_parallel_worker import EVERYWHERE, FAMILIES, WITH_VARIANTS
 
 WORKER = Path(__file__).with_name("tensor_parallel_worker.py")
@@ -16,7 +17,8 @@ LIMIT = 240
 
 CANNOT = {
     "PaliGemma": "is invalid for input of size",  # one key head cannot be cut in two (Gemma 1)
-    "Fuyu": "has no `tp_plan`",
+    **({} if before("5.23") else {"Fuyu": "has no `tp_plan`"}),
+    **(dict.fromkeys(("Gemma3", "PaliGemma2"), "mixed torch.Tensor") if before("5.22") else {}),
 }
 """What transformers itself says when it loads or runs the plain model, uncompressed."""
 
@@ -66,7 +68,8 @@ def _tails(logs):
     return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in logs)
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in CANNOT])
+# Fuyu cannot be peeked at, so fewer strategies than here run on it where it can be spread.
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in (*CANNOT, "Fuyu")])
 def test_two_processes_decide_and_compute_what_one_does(found, family):
     for process in found:
         seen = process[family]

@@ -1,6 +1,7 @@
 """The contract of the Video-LLaVA adapter: images, and frames that start with a class token."""
 
 import torch
+from releases import pixels_of
 from rows import check_truth, video_rows
 from tiny import TEXT, clip
 from transformers import (
@@ -15,6 +16,7 @@ from lightkv.testing.truth import points
 
 IMAGE, VIDEO, SIDE, PATCH, FRAMES = 5, 6, 4, 8, 3
 SIZE = SIDE * PATCH
+PIXELS = pixels_of("pixel_values_images")
 
 
 def tiny(attn_implementation="sdpa", dtype=torch.float32):
@@ -51,7 +53,7 @@ def both():
     video = [VIDEO] * FRAMES * (SIDE**2 + 1)
     return {
         "input_ids": torch.tensor([[50, *video, 51, *[IMAGE] * SIDE**2, 52]]),
-        "pixel_values": torch.randn(1, 3, SIZE, SIZE, generator=generator),
+        PIXELS: torch.randn(1, 3, SIZE, SIZE, generator=generator),
         "pixel_values_videos": torch.randn(1, FRAMES, 3, SIZE, SIZE, generator=generator),
     }
 
@@ -60,10 +62,10 @@ def test_layout_truth_of_an_image_and_a_video():
     model, inputs = tiny(), both()
     for number, (y, x) in enumerate(points(SIDE, SIDE)):
         top, left = int(y * SIDE) * PATCH, int(x * SIDE) * PATCH
-        image, video = inputs["pixel_values"].clone(), inputs["pixel_values_videos"].clone()
+        image, video = inputs[PIXELS].clone(), inputs["pixel_values_videos"].clone()
         image[0, :, top : top + PATCH, left : left + PATCH] += 3.0
         sample = check_truth(
-            VideoLlavaAdapter(), model, inputs, {**inputs, "pixel_values": image}, {1: (0, y, x)}
+            VideoLlavaAdapter(), model, inputs, {**inputs, PIXELS: image}, {1: (0, y, x)}
         )
         frame = number % FRAMES
         video[0, frame, :, top : top + PATCH, left : left + PATCH] += 3.0

@@ -16,5 +16,5 @@ __all__ = ["chromium", "needs_browser"]
 
 needs_browser = pytest.mark.skipif(
     BROWSER is None or DRIVER is None or find_spec("selenium") is None,
-    reason="needs selenium, and chromium and chromedriver on the path",
+    reason="needs chromium and chromedriver on the path: `make browser` installs Debian's",
 )

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
+from clusters import needs_ray
 
 from lightkv.lab import work
 from lightkv.lab.pool import Pool
@@ -54,8 +54,8 @@ def dies_once(identity, spec):
     return work.Job(identity, spec)
 
 
+@needs_ray
 def test_a_ray_actor_that_dies_costs_its_cell_only():
-    pytest.importorskip("ray")
     from lightkv.lab.ray_runner import RayPool
 
     seen = []

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from clusters import needs_ray
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab import ablate, runner, work
@@ -328,15 +329,17 @@ def test_ray_that_is_missing_is_named(tmp_path, monkeypatch):
         ablate(GRID, out=tmp_path / "r.sqlite", ray="local")
 
 
+@needs_ray
 def test_ray_gives_the_same(uninterrupted, tmp_path):
-    pytest.importorskip("ray")
     ablate(GRID, out=tmp_path / "ray.sqlite", ray="local", workers=2, threads=1).close()
     assert table(tmp_path / "ray.sqlite") == table(uninterrupted)
 
 
+@needs_ray
 def test_ray_without_room_says_so(tmp_path, monkeypatch):
     """A cluster with fewer CPUs than an actor asks for; then one with room for one of two."""
-    ray = pytest.importorskip("ray")
+    import ray
+
     from lightkv.lab import ray_runner
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

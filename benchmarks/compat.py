@@ -1,0 +1,115 @@
+"""Which oracles hold for which family under which transformers: one table for each environment.
+
+    python benchmarks/compat.py [--jobs 2] [--write docs/versions.md] ENVIRONMENT…
+
+An environment is a folder with `bin/python` and lightkv[compat]; `make compat` and `make compat-pinned`
+make them. In each one tests/adapters runs whole, with `--record` (tests/recording.py says which tests
+are behind a column). All are run even if one fails; the exit status is 1 if any did. With `--write` the
+tables replace what stands between the marks `<!-- VERSIONS -->` of the file.
+
+A number is the largest absolute difference that the tests of a column met, in float32 logits unless the
+test says otherwise; "ok" stands where nothing is compared within a tolerance: bits are equal, or an
+error was expected and came. A number in brackets is the reason, below the table, of tests that were
+skipped; a dash stands where all were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from report import fill
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "runs" / "compat"
+
+
+def run(environment: Path, jobs: int, results: Path) -> tuple[int, dict[str, Any] | None]:
+    """Run the oracles in an environment: pytest's exit status, and what it recorded."""
+    results.unlink(missing_ok=True)
+    command = [
+        *(str(environment.absolute() / "bin" / "python"), "-m", "pytest", "tests/adapters"),
+        *("--record", str(results), "-n", str(jobs), "--dist", "worksteal"),
+        *("-p", "no:cacheprovider"),
+    ]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    status = subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
+    return status, json.loads(results.read_text()) if results.exists() else None
+
+
+def cell(tests: list[dict[str, Any]], notes: dict[str, int]) -> str:
+    """What became of the tests of one family and one oracle."""
+    outcomes = [test["outcome"] for test in tests]
+    if "failed" in outcomes:
+        return f"**{outcomes.count('failed')} FAILED**"
+    text = "–"
+    if "passed" in outcomes:
+        seen = [test["difference"] for test in tests if test["difference"] is not None]
+        text = f"{max(seen):.0e}" if any(seen) else "ok"
+    reasons = {test["reason"] for test in tests if test["outcome"] == "skipped"}
+    numbers = sorted(notes.setdefault(reason, len(notes) + 1) for reason in sorted(reasons))
+    return text + (f" ({', '.join(map(str, numbers))})" if numbers else "")
+
+
+def table(found: dict[str, Any]) -> str:
+    """One environment in Markdown: versions, a row for each family, reasons, what else ran."""
+    families: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for test in found["tests"]:
+        if test["family"] and test["oracle"]:
+            row = families.setdefault(test["family"], {})
+            row.setdefault(test["oracle"], []).append(test)
+    notes: dict[str, int] = {}
+    versions = dict(found["versions"])
+    lines = [
+        f"### transformers {versions.pop('transformers', 'unknown')}",
+        "",
+        "With " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
+        "",
+        f"| family | {' | '.join(found['oracles'])} |",
+        "|---" * (1 + len(found["oracles"])) + "|",
+    ]
+    for family, row in sorted(families.items(), key=lambda pair: pair[0].lower()):
+        cells = (cell(row.get(oracle, []), notes) for oracle in found["oracles"])
+        lines.append(f"| {family} | {' | '.join(cells)} |")
+    lines += ["", *(f"{number}. {reason}" for reason, number in notes.items()), ""]
+    tests = found["tests"]
+    count = {kind: sum(t["outcome"] == kind for t in tests) for kind in ("passed", "failed")}
+    seen = [t["difference"] for t in tests if t["difference"] is not None]
+    minutes, seconds = divmod(round(found["seconds"]), 60)
+    lines.append(
+        f"{len(families)} families: {count['passed']} tests passed, {count['failed']} failed, "
+        f"{len(tests) - sum(count.values())} skipped; largest difference {max(seen, default=0):.1e}; "
+        f"{minutes} min {seconds} s."
+    )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("environments", nargs="+", type=Path, metavar="ENVIRONMENT")
+    parser.add_argument("--jobs", type=int, default=2, help="processes, each with one thread")
+    parser.add_argument("--write", type=Path, help="Markdown file with two marks")
+    options = parser.parse_args()
+    tables, failed = [], []
+    for environment in options.environments:
+        results = RESULTS / f"{environment.name.removeprefix('.venv').strip('-') or 'main'}.json"
+        status, found = run(environment, options.jobs, results)
+        if found is None or status:
+            failed.append(environment.name)
+        if found is not None:
+            tables.append(table(found))
+            print(f"\n{tables[-1]}\n", flush=True)
+    if options.write and tables:
+        fill(options.write, "VERSIONS", "\n\n".join(tables))
+    if failed:
+        print(f"failed in: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

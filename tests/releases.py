@@ -1,0 +1,47 @@
+"""What older releases of transformers cannot do by themselves, for the `cannot` of the contracts.
+
+Each entry was seen on the plain model; tests/adapters/test_releases.py checks that it is still so, and
+that it is right on the releases after.
+"""
+
+from importlib.metadata import version
+
+from packaging.version import Version
+
+INSTALLED = Version(version("transformers"))
+
+
+def before(release: str) -> bool:
+    """Whether the installed transformers is older."""
+    return Version(release) > INSTALLED
+
+
+LATER_IMAGE = (
+    {
+        "later image": "before 5.23 transformers gives a picture in a later turn other positions, or "
+        "another mask, than one prompt does (test_releases.py)"
+    }
+    if before("5.23")
+    else {}
+)
+VIDEO_BEAMS = (
+    dict.fromkeys(
+        ("beams", "sampling"),
+        "before 5.21 transformers loses the videos where generate repeats rows (test_releases.py)",
+    )
+    if before("5.21")
+    else {}
+)
+IMAGE_PATCHES = (
+    {
+        "assistant": "before 5.21 generate does not encode Fuyu's patches ahead of the first pass, so "
+        "nothing tells its drafts from the prompt"
+    }
+    if before("5.21")
+    else {}
+)
+
+
+def pixels_of(older: str) -> str:
+    """The argument with the pixels of images, where 5.21 gave up a family's own name for it."""
+    return older if before("5.21") else "pixel_values"
