@@ -1,23 +1,31 @@
 """The engine hooked into a Hugging Face decoder: forward pre-hooks, nothing patched.
 
-Checked with transformers 5.23. Decoder layers receive hidden states, `attention_mask`,
-`position_embeddings`, `position_ids` and `past_key_values`. The pre-hook of layer λ replaces hidden
+What decoder layers receive is listed in `contact.py`. The pre-hook of layer λ replaces hidden
 states by compressed ones; it and those of all later layers replace masks and rotary embeddings.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from lightkv.adapters import eviction
+from lightkv.adapters import contact, eviction
+from lightkv.adapters.cache_checks import (
+    check_made_here,
+    refuse_after_layer_0,
+    refuse_other_rows,
+    refuse_unsupported,
+)
 from lightkv.adapters.callers import read_call
 from lightkv.adapters.capture import FeatureCapture, FeatureCount
+from lightkv.adapters.compiled import hooks_ignored, refuse_compiled
 from lightkv.adapters.encoder import EncoderRecorder
+from lightkv.adapters.guard import CacheGuard, check_own, guard_of
 from lightkv.adapters.inputs import (
     ModelInputs,
     bind,
@@ -28,24 +36,16 @@ from lightkv.adapters.masks import mask_style
 from lightkv.adapters.passes import Forward, Kwargs
 from lightkv.adapters.passing import OnePass
 from lightkv.adapters.peek import check_peeks, peek
-from lightkv.adapters.records import (
-    CacheRecord,
-    check_made_here,
-    refuse_after_layer_0,
-    refuse_other_rows,
-    refuse_outside,
-    refuse_unsupported,
-    slides,
-    tells_fed,
-)
+from lightkv.adapters.records import CacheRecord, slides, stored_entries, tells_fed
 from lightkv.adapters.rotary import Rotary
+from lightkv.adapters.selfcheck import SelfCheck
 from lightkv.adapters.tap import Tap, observer
 from lightkv.adapters.uncopied import Uncopied
 from lightkv.core.adapter import Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.functional import prompt_index
 from lightkv.core.layout import VisionLayout
-from lightkv.core.report import RunReport
+from lightkv.core.report import HeldLayer, RunReport
 
 if TYPE_CHECKING:
     from lightkv.adapters.hf import HFAdapter
@@ -84,6 +84,12 @@ class HFAttachment(Attachment, Uncopied):
             adapter, model, engine.pipeline, self._capture, spans_given=layout is not None
         )
         self._pass = OnePass()
+        self._selfcheck = SelfCheck(
+            [adapter.attention(layer) for layer in self._layers],
+            self._windows,
+            takes_arguments=adapter.replaces_entries,
+        )
+        self._reached = False
         self._count = FeatureCount()
         self._inputs: ModelInputs | None = None
         self._found: VisionLayout | None = None
@@ -113,6 +119,7 @@ class HFAttachment(Attachment, Uncopied):
             add(module.register_forward_pre_hook(self._on_vision))
         if self._model is not outer:
             add(before(self._model, self._on_call))
+            add(self._model.register_forward_hook(self._on_call_end, always_call=True))
         add(before(outer, self._on_inputs))
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
@@ -121,12 +128,17 @@ class HFAttachment(Attachment, Uncopied):
             add(layer.register_forward_hook(partial(self._on_layer_end, index)))
         for index, tap in self._taps.items():
             tap.install()
-            add(self._layers[index].register_forward_hook(self._close_taps, always_call=True))
+            after = partial(self._after_tapped, index)
+            add(self._layers[index].register_forward_hook(after, always_call=True))
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
         # After the decoder's, which may be a hook of the same module.
         add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
 
     def detach(self) -> None:
+        with self._pass.alone():
+            self._unhook()
+
+    def _unhook(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -134,10 +146,8 @@ class HFAttachment(Attachment, Uncopied):
             tap.remove()
         self._capture.close()
         self._encoder.close()
-        for cache, record in self._records.items():
-            if any(record.compressed):
-                # The model's own masks do not fit it, and long windows would hide that.
-                cache.update = refuse_outside
+        for cache in self._records:
+            self._close_guard(cache)
         self._forward = self._inputs = self._found = None
         self._arguments = {}
 
@@ -147,8 +157,18 @@ class HFAttachment(Attachment, Uncopied):
         self._engine.profiler.start()
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._pass.enter(module)
+        self._reached = False
         arguments = bind(module, args, kwargs)
         self._drafts, self._wanted = read_call(arguments, module, self._given is not None)
+
+    def _on_call_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if not self._pass.mine():
+            return
+        self._drafts, self._wanted = 0, None
+        self._pass.leave(module)
+        if output is not None and not self._reached:
+            raise hooks_ignored(module)
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._pass.enter(module)
@@ -168,17 +188,19 @@ class HFAttachment(Attachment, Uncopied):
         self._count.made(modality, output, self._capture.seen[modality])
 
     def _on_inputs_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        if not self._pass.leave(module):
+        if not self._pass.mine():
             return
         self._inputs = self._found = None
         self._count = FeatureCount()
         if output is None:
             # It raised, perhaps before the decoder: what was timed so far belongs to no request.
             self._engine.profiler.discard()
+        self._pass.leave(module)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         self._pass.enter(module)
-        self._forward = None
+        refuse_compiled(module)
+        self._forward, self._reached = None, True
         # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
         self._close_taps()
         # Asked in each pass, because a caller may set another implementation between two.
@@ -194,6 +216,7 @@ class HFAttachment(Attachment, Uncopied):
         forward = self._forward
         if forward is None:
             return None
+        self._selfcheck.layer(index, hidden)
         self._peek(forward, index, hidden, kwargs)
         new_hidden = self._compress(forward, index, hidden)
         forward.note_entries(index, new_hidden.shape[1])
@@ -209,35 +232,78 @@ class HFAttachment(Attachment, Uncopied):
     def _on_layer_end(self, index: int, *_: Any) -> None:
         eviction.evict(self._forward, index)
 
+    def _after_tapped(self, index: int, module: nn.Module, args: Any, output: Any = None) -> None:
+        unseen = self._taps[index].waits
+        self._close_taps()
+        if unseen and output is not None:
+            raise contact.unexpected(
+                f"the attention of layer {index} did not call the function that its config names",
+                field="config",
+                value=type(self._adapter.attention(module)).__name__,
+            )
+
     def _close_taps(self, *_: Any) -> None:
         for tap in self._taps.values():
             tap.close()
 
     def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
         if not self._pass.mine():
-            # It was refused at the decoder: what is here belongs to the pass of another thread.
             return
-        self._pass.leave(module)
+        try:
+            self._end_pass(output)
+        finally:
+            self._pass.leave(module)
+
+    def _end_pass(self, output: Any) -> None:
+        """The decoder returned `output`, None if it raised."""
         forward, self._forward = self._forward, None
         self._inputs = self._found = None
         self._arguments, self._drafts, self._wanted = {}, 0, None
         self._encoder.clear()
+        if forward is not None:
+            self._close_guard(forward.cache)
+            if (
+                self._decoder.training
+                and forward.cache is not None
+                and not stored_entries(forward.cache, 0)
+            ):
+                # Layers that checkpoint activations leave the cache that they were given alone.
+                forward.cache = forward.record = None
         if output is None:
             # Called all the same when the pass raised: there is nothing to report.
             self._engine.profiler.discard()
+            self._selfcheck.stop()
             return
         if forward is None:
-            return
+            raise hooks_ignored(self._layers[0])
+        if self._selfcheck.running:
+            self._selfcheck.end(output, self._lengths(forward, output))
         if forward.prefill is not None:
             report = self._engine.finish(
                 forward.prefill,
                 cached=forward.cache is not None,
                 keeps_all=forward.cache is not None and not slides(forward.cache),
+                held=self._held(forward, output),
             )
             if forward.cache is not None:
                 self._reports[forward.cache] = report
         elif forward.cache is not None:
             self._engine.profiler.step_end(self._reports.get(forward.cache), 1)
+
+    def _lengths(self, forward: Forward, output: Any) -> Sequence[int] | None:
+        """Entries of each layer of the cache after a pass."""
+        if forward.cache is None:
+            return None
+        return [stored_entries(forward.cache, layer) for layer in range(len(self._layers))]
+
+    def _held(self, forward: Forward, output: Any) -> Sequence[HeldLayer] | None:
+        """What the layers of the cache hold after a pass."""
+        if forward.cache is None:
+            return None
+        return [
+            HeldLayer(contact.held_bytes(layer), forward.batch * contact.held_entries(layer))
+            for layer in contact.cache_layers(forward.cache)
+        ]
 
     # -- one pass -----------------------------------------------------------------------------
 
@@ -266,11 +332,31 @@ class HFAttachment(Attachment, Uncopied):
         if filled and prefill is not None and self._inputs is not None:
             blocks = self._adapter.blocks(self._inputs)
             forward.blocks = None if blocks is None else blocks[:, -queries:]
+        self._open_guard(forward)
+        kind = "decode" if prefill is None else f"prefill, {any(prefill.layout.vision_counts)}"
+        self._selfcheck.begin(forward, kind)
         return forward
+
+    def _open_guard(self, forward: Forward) -> None:
+        """Let the pass add entries to its cache; one that it will compress is guarded from now on."""
+        cache, record, prefill = forward.cache, forward.record, forward.prefill
+        if record is None or not self._adapter.replaces_entries:
+            return
+        guard = guard_of(cache)
+        if prefill is not None and any(prefill.layout.vision_counts):
+            guard = CacheGuard.set_on(cache, record)
+        if guard is not None:
+            guard.open = True
+
+    @staticmethod
+    def _close_guard(cache: Any) -> None:
+        guard = None if cache is None else guard_of(cache)
+        if guard is not None:
+            guard.open = False
 
     def _cache_of(self, kwargs: Kwargs) -> Any:
         """The cache of this pass, from the arguments of layer 0. Something that tells lengths."""
-        return kwargs.get("past_key_values")
+        return contact.cache_of(kwargs)
 
     def _record(
         self, cache: Any, batch: int, queries: int, pads: tuple[int, ...]
@@ -282,6 +368,7 @@ class HFAttachment(Attachment, Uncopied):
         record, inputs = self._records.get(cache), self._inputs
         if record is None or len(record.removed[0]) != batch:
             refuse_other_rows(record, batch)
+            check_own(cache)
             record = CacheRecord.empty(len(self._layers), batch)
             shape = self._engine.shape
             check_made_here(cache, batch, len(self._layers), shape.num_kv_heads, shape.head_dim)
@@ -352,7 +439,8 @@ class HFAttachment(Attachment, Uncopied):
         prefill = forward.prefill
         if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
             return
-        embeddings = self._rotary.of_layer(forward, index, hidden, kwargs["position_embeddings"])
+        given = contact.layer_argument(kwargs, "position_embeddings")
+        embeddings = self._rotary.of_layer(forward, index, hidden, given)
         layer = self._layers[index]
         view = peek(
             forward,
@@ -361,7 +449,7 @@ class HFAttachment(Attachment, Uncopied):
             self._adapter.attention(layer),
             hidden,
             embeddings,
-            kwargs.get("attention_mask"),
+            contact.layer_argument(kwargs, "attention_mask"),
             prompt_index(prefill.layout, hidden.device),
             window=self._windows[index] if self._windows else None,
             drafts=self._drafts,
@@ -379,9 +467,9 @@ class HFAttachment(Attachment, Uncopied):
         out = dict(kwargs)
         # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
         out["position_ids"] = None
-        given = kwargs.get("attention_mask")
-        out["attention_mask"] = forward.mask(index, hidden, given, self._style)
-        embeddings = kwargs.get("position_embeddings")
+        mask = contact.layer_argument(kwargs, "attention_mask")
+        out["attention_mask"] = forward.mask(index, hidden, mask, self._style)
+        embeddings = contact.layer_argument(kwargs, "position_embeddings")
         out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out
 

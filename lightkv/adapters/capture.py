@@ -15,18 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightkv.adapters.contact import ENCODED, FEATURE_METHODS
 from lightkv.adapters.inputs import ModelInputs
 from lightkv.adapters.uncopied import Uncopied
 from lightkv.core.errors import LayoutError
 
-METHODS = {"image": "get_image_features", "video": "get_video_features"}
-
 
 class FeatureCapture(Uncopied):
     """Remembers the arguments of the last feature calls of a module, for each thread.
-
-    Attributes:
-        modality: the modality whose features are being made right now, or None.
 
     Args:
         module: the instance with the methods.
@@ -42,7 +38,6 @@ class FeatureCapture(Uncopied):
         failed: Callable[[], None],
     ) -> None:
         self._local = threading.local()
-        self.modality: str | None = None
         self._module = module
         self._before = before
         self._after = after
@@ -56,9 +51,14 @@ class FeatureCapture(Uncopied):
             self._local.seen = {}
         return self._local.seen  # type: ignore[no-any-return]
 
+    @property
+    def modality(self) -> str | None:
+        """The modality whose features this thread is making right now, or None."""
+        return getattr(self._local, "modality", None)
+
     def open(self) -> None:
         """Wrap the methods of this instance; its class is not touched."""
-        for modality, name in METHODS.items():
+        for modality, name in FEATURE_METHODS.items():
             method = getattr(self._module, name, None)
             if method is not None and name not in vars(self._module):
                 setattr(self._module, name, _Remembering(self, modality, method))
@@ -80,7 +80,7 @@ class FeatureCapture(Uncopied):
         arguments = dict(bound.arguments)
         arguments.update(arguments.pop(extra, {}) if extra else {})
         self.seen[modality] = arguments
-        self.modality = modality
+        self._local.modality = modality
         try:
             output = method(*args, **kwargs)
             self._after(modality, output)
@@ -90,7 +90,7 @@ class FeatureCapture(Uncopied):
             self._failed()
             raise
         finally:
-            self.modality = None
+            self._local.modality = None
 
 
 class _Remembering(Uncopied):
@@ -120,7 +120,7 @@ class FeatureCount:
             LayoutError: they are not as many.
         """
         self._pixels = inputs.pixels
-        self._outputs = dict(inputs.arguments.get("mm_encoder_outputs") or {})
+        self._outputs = dict(inputs.arguments.get(ENCODED) or {})
         self._found = found
         self._check()
 

@@ -7,6 +7,7 @@ encoder keeps its attention implementation.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -160,7 +161,8 @@ class EncoderRecorder(Uncopied):
         self._encoder: Encoder | None = None
         if self._needs:
             self._encoder = check_encoder(adapter, model, self._needs, spans_given)
-        self._seen: dict[str, Recording] = {}
+        # Pictures are encoded before a pass begins, so several threads may be at it at once.
+        self._local = threading.local()
         self._handles: list[Any] = []
 
     def open(self) -> None:
@@ -183,11 +185,18 @@ class EncoderRecorder(Uncopied):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self.clear()
+        self._local = threading.local()
 
     def clear(self) -> None:
-        """Let go of what was recorded."""
-        self._seen = {}
+        """Let go of what this thread recorded."""
+        self._local.seen = {}
+
+    @property
+    def _seen(self) -> dict[str, Recording]:
+        """Modality → what this thread recorded."""
+        if not hasattr(self._local, "seen"):
+            self._local.seen = {}
+        return self._local.seen  # type: ignore[no-any-return]
 
     def done(self, after_layer: int) -> bool:
         """Whether no stage behind that layer reads the encoder."""

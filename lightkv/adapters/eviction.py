@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.cache_utils import DynamicLayer
 
+from lightkv.adapters import contact
 from lightkv.adapters.passes import Forward
 from lightkv.adapters.records import CacheRecord, FedLength
 from lightkv.core.engine import Engine
@@ -99,14 +99,13 @@ def check_cache(pipeline: Pipeline, cache: Any, drafts: int) -> None:
 
 
 def _check_entries(cache: Any) -> None:
-    strange = next((e for e in getattr(cache, "layers", ()) if type(e) is not DynamicLayer), None)
-    lazy = getattr(cache, "layer_class_to_replicate", None)
-    if strange is not None or (lazy is not None and lazy is not DynamicLayer):
+    strange = contact.keeps_otherwise(cache)
+    if strange is not None:
         raise SessionError(
             "a stage on the cache replaces the tensors of plain dynamic layers; this cache keeps "
             "its entries in another form",
             field="past_key_values",
-            value=type(cache).__name__ if strange is None else type(strange).__name__,
+            value=strange.__name__,
             remedy="use the default DynamicCache, or stages between layers",
         )
     if getattr(cache, "offloading", False):
@@ -124,7 +123,7 @@ def evict(forward: Forward | None, index: int) -> None:
         return
     prefill, record = forward.prefill, forward.record
     assert record is not None
-    entry = forward.cache.layers[index]
+    entry = contact.cache_layers(forward.cache)[index]
     _check_entries(forward.cache)
     past = entry.keys.shape[2] - forward.new_entries
     key, value = entry.keys[:, :, past:], entry.values[:, :, past:]

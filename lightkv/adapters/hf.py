@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from lightkv.adapters import contact
 from lightkv.adapters.attachment import HFAttachment
+from lightkv.adapters.compiled import refuse_compiled
 from lightkv.adapters.encoder import Encoder
 from lightkv.adapters.inputs import ModelInputs
 from lightkv.adapters.masks import mask_style
@@ -74,7 +76,7 @@ class HFAdapter(Adapter):
 
     def attention_implementation(self, model: nn.Module) -> str | None:
         """The attention implementation that the decoder uses."""
-        return getattr(self.decoder(model).config, "_attn_implementation", None)
+        return contact.attention_implementation(self.decoder(model).config)
 
     def check(self, model: nn.Module) -> None:
         """Refuse models whose layers need what the attachment does not do.
@@ -190,20 +192,21 @@ class HFAdapter(Adapter):
         layers = list(self.layers(model))
         hooked = [model, self.input_module(model), self.decoder(model), *layers]
         for module in hooked + [self.attention(layer) for layer in layers]:
-            if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-                raise ModelError(
-                    "it is compiled, and a compiled decoder has shapes that compression changes",
-                    field="model",
-                    value=type(module).__name__,
-                    remedy="leave the decoder and its layers uncompiled, or undo it "
-                    "(layer._orig_mod; model._compiled_call_impl = None); the vision tower and the "
-                    "layers' own parts, such as mlp, may be compiled",
-                )
+            refuse_compiled(module)
+
+    def _check_contact(self, model: nn.Module) -> None:
+        """Refuse a decoder that is called otherwise than `contact.py` says."""
+        for layer in self.layers(model):
+            contact.check_layer(layer)
+        contact.check_arguments(self.decoder(model), ("inputs_embeds", "position_ids"))
 
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
         refuse_other_heads(model, self.decoder(model))
         self.check(model)
         self._refuse_compiled(model)
+        self._check_contact(model)
+        if layout is None:
+            contact.check_inputs(self.input_module(model))
         return HFAttachment(self, model, engine, layout)
 
 

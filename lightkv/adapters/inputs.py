@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lightkv.adapters.contact import PIXELS, VISION_ARGUMENTS
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 
 
@@ -93,10 +94,6 @@ class ModelInputs:
         return int((self.arguments["inputs_embeds"] if ids is None else ids).shape[1])
 
 
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-VISION_KEYS = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs", "image_patches")
-
-
 def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `module.forward` by name; extra keyword arguments are kept."""
     if not args:  # as transformers calls its own modules; a signature takes a while
@@ -176,7 +173,7 @@ def refuse_blind(inputs: ModelInputs, spans_given: bool) -> None:
 
 def carries_vision(arguments: dict[str, Any]) -> bool:
     """Whether a call brings images, or their features."""
-    return any(_present(arguments.get(key)) for key in VISION_KEYS)
+    return any(_present(arguments.get(key)) for key in VISION_ARGUMENTS)
 
 
 def _present(value: Any) -> bool:

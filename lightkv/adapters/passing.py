@@ -1,59 +1,62 @@
-"""One pass through a session's hooks at a time."""
+"""One pass through a session's hooks at a time; the others wait for their turn."""
 
 from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
-from lightkv.core.errors import SessionError
+ASK_AGAIN = 0.05
+"""Seconds after which a waiting thread looks whether the pass that it waits for was interrupted."""
 
 
 class OnePass:
-    """Refuses a pass that starts in one thread while another thread is inside one.
+    """Lets one thread at a time through the hooks; a thread that comes meanwhile waits.
 
-    Passes may come from any thread (a streamer generates in its own), and whole generations may take
-    turns pass by pass: what a pass leaves behind is kept with its cache.
+    A pass lasts from the pre-hook of the outermost module that was called to its end. Passes may come
+    from any thread (a streamer generates in its own), and whole generations may take turns pass by
+    pass: what a pass leaves behind is kept with its cache.
     """
 
     def __init__(self) -> None:
         self._owner: tuple[int, nn.Module] | None = None
-        self._lock = threading.Lock()
+        self._turn = threading.Condition()
 
     def enter(self, module: nn.Module) -> None:
-        """A pass begins in this thread, with the forward of `module`.
-
-        Raises:
-            SessionError: another thread is inside a pass.
-        """
+        """A pass begins in this thread, with the forward of `module`; waits while another runs."""
         me = threading.get_ident()
-        with self._lock:
-            owner = self._owner
-            if owner is not None and owner[0] == me and _inside(*owner):
-                return
-            if owner is not None and owner[0] != me and _inside(*owner):
-                raise SessionError(
-                    "another thread is in the middle of a forward pass of this model, and the "
-                    "session's hooks serve one pass at a time",
-                    field="model",
-                    value=type(module).__name__,
-                    remedy="let one generate call finish before the next (a lock around generate), "
-                    "or batch the requests",
-                )
+        with self._turn:
+            while self._owner is not None and _inside(*self._owner):
+                if self._owner[0] == me:
+                    return
+                self._turn.wait(ASK_AGAIN)
             self._owner = me, module
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits for the pass of another thread to end; none begins in the block."""
+        with self._turn:
+            while self._owner is not None and _inside(*self._owner):
+                if self._owner[0] == threading.get_ident():
+                    break
+                self._turn.wait(ASK_AGAIN)
+            yield
 
     def mine(self) -> bool:
         """Whether this thread is the one that is inside a pass."""
-        with self._lock:
+        with self._turn:
             return self._owner is not None and self._owner[0] == threading.get_ident()
 
     def leave(self, module: nn.Module) -> bool:
         """The forward of `module` ended in this thread, or raised; whether that ended the pass."""
-        with self._lock:
+        with self._turn:
             if self._owner is None or self._owner != (threading.get_ident(), module):
                 return False
             self._owner = None
+            self._turn.notify()
             return True
 
 

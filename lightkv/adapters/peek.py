@@ -6,13 +6,13 @@ layer's own norm, projections, rotary function and cached keys are used; one que
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import nn
 
+from lightkv.adapters.contact import INPUT_NORM, rotary_function
 from lightkv.adapters.passes import Forward
 from lightkv.adapters.records import original_positions, visible_entries
 from lightkv.core.attention import NEXT_LAST_ROW, AttentionView, Block, PromptIndex
@@ -22,9 +22,6 @@ from lightkv.core.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from lightkv.adapters.hf import HFAdapter
-
-ROTARY = "apply_rotary_pos_emb"
-NORM = "input_layernorm"
 
 
 class PeekView(AttentionView):
@@ -102,7 +99,7 @@ def check_peeks(adapter: HFAdapter, model: nn.Module, pipeline: Pipeline) -> Non
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
-        if not (shaped and hasattr(layer, NORM) and _rotary(attention)):
+        if not (shaped and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
                 f"q_proj and k_proj, so {NEXT_LAST_ROW!r} cannot be computed",
@@ -110,11 +107,6 @@ def check_peeks(adapter: HFAdapter, model: nn.Module, pipeline: Pipeline) -> Non
                 value=type(attention).__name__,
                 remedy="use a scorer of the layer before the stage, such as 'last-token'",
             )
-
-
-def _rotary(attention: nn.Module) -> Callable[..., Any] | None:
-    """The rotary function of the module that defines the attention class."""
-    return getattr(sys.modules[type(attention).__module__], ROTARY, None)
 
 
 def peek(
@@ -149,11 +141,11 @@ def peek(
     block: Any = layer
     own: Any = attention
     with torch.no_grad():
-        normed = getattr(block, NORM)(hidden)
+        normed = getattr(block, INPUT_NORM)(hidden)
         cos, sin = embeddings
         key = _projected(own, "k", normed)
         query = _projected(own, "q", normed[:, last : last + 1])
-        rotate = _rotary(attention)
+        rotate = rotary_function(attention)
         assert rotate is not None
         key = rotate(key, key, cos, sin)[1]
         query = rotate(query, query, cos[:, last : last + 1], sin[:, last : last + 1])[0]

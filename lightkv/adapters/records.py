@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from lightkv.adapters.contact import cache_layers
+from lightkv.adapters.contact import slides as is_sliding
 from lightkv.core.errors import SessionError
 from lightkv.core.transfer import to_device
 
@@ -107,6 +109,49 @@ class CacheRecord:
         else:
             segments.append(new)
 
+    def move_rows(self, how: str, *args: Any, **kwargs: Any) -> None:
+        """Follow a cache whose rows were moved, picked or repeated.
+
+        Args:
+            how: the method of the cache that did it.
+            *args, **kwargs: its one argument, an index `[B′]` or a number of repetitions.
+        """
+        [given] = [*args, *kwargs.values()]
+        batch = len(self.removed[0])
+        if how == "batch_repeat_interleave":
+            index = torch.arange(batch).repeat_interleave(int(given))
+        else:
+            index = given.nonzero()[:, 0] if given.dtype == torch.bool else given
+        rows = None
+        if not self._rows_alike():
+            rows = [
+                int(row) for row in index.tolist()
+            ]  # waits for the device: beams of unequal prompts
+
+        def taken(values: tuple[int, ...]) -> tuple[int, ...]:
+            if rows is None:
+                return values[:1] * index.shape[0]
+            return tuple(values[row] for row in rows)
+
+        def moved(values: torch.Tensor | None) -> torch.Tensor | None:
+            return None if values is None else values.index_select(0, index.to(values.device))
+
+        self.removed = [taken(removed) for removed in self.removed]
+        for segments in self.segments:
+            segments[:] = [
+                segment._replace(
+                    pads=taken(segment.pads),
+                    origin=moved(segment.origin),
+                    weight=moved(segment.weight),
+                )
+                for segment in segments
+            ]
+
+    def _rows_alike(self) -> bool:
+        """Whether what stands in host numbers is the same for all rows."""
+        held = [segment.pads for segments in self.segments for segment in segments]
+        return all(len(set(values)) <= 1 for values in (*held, *self.removed))
+
     def valid(self, layer: int, device: torch.device) -> torch.Tensor | None:
         """`[B, K]` false at padding, or None if the layer holds none."""
         segments = self.segments[layer]
@@ -144,7 +189,7 @@ class CacheRecord:
     def _check_stranger(self, cache: Any) -> None:
         """Refuse a cache that was compressed elsewhere (or copied): its masks are not known."""
         lengths = {stored_entries(cache, layer) for layer in range(len(self.segments))}
-        if len(lengths) > 1 or (tells_fed(cache) and lengths != {0}):
+        if len(lengths) > 1:
             raise SessionError(
                 "the layers of this cache hold different numbers of entries, and which tokens they "
                 "are is known only to the session that made it",
@@ -276,8 +321,8 @@ def visible_entries(cache: Any, layer: int, past: int) -> int:
 
     Sliding cache layers hold only their last W - 1 entries, and count all.
     """
-    held = getattr(cache, "layers", ())
-    if layer >= len(held) or not getattr(held[layer], "is_sliding", False):
+    held = cache_layers(cache)
+    if layer >= len(held) or not is_sliding(held[layer]):
         return past
     entry = held[layer]
     stored = entry.keys.shape[-2] if entry.is_initialized else 0
@@ -285,95 +330,6 @@ def visible_entries(cache: Any, layer: int, past: int) -> int:
     return int(min(stored, entry.sliding_window - 1, past))
 
 
-def check_made_here(cache: Any, batch: int, num_layers: int, kv_heads: int, width: int) -> None:
-    """Refuse a filled cache that this decoder cannot have made.
-
-    Args:
-        cache: never seen before by the session.
-        batch: rows of this pass.
-        num_layers: decoder layers of the model.
-        kv_heads: heads of keys in each layer; fewer are there where layers are split over devices.
-        width: of a head.
-    """
-    held = [layer for layer in getattr(cache, "layers", ()) if layer.get_seq_length() > 0]
-    if len(held) not in (0, num_layers):
-        raise SessionError(
-            f"the cache has entries in {len(held)} layers, but this decoder has {num_layers}",
-            field="past_key_values",
-            value=len(held),
-            remedy="pass a cache that the same model filled, or none",
-        )
-    keys = [getattr(layer, "keys", None) for layer in held]
-    check_keys([key for key in keys if key is not None], batch, kv_heads, width)
-
-
-def check_keys(keys: Sequence[torch.Tensor], batch: int, kv_heads: int, width: int) -> None:
-    """The same for the keys of each layer; those that are no `[B, Hₖᵥ, K, d]` are left out."""
-    for key in keys:
-        if key.dim() != 4 or not key.numel():
-            continue
-        rows, heads, _, size = key.shape
-        if rows != batch or kv_heads % heads or size != width:
-            raise SessionError(
-                f"the cache holds {rows} rows of {heads} heads of width {size}, but this pass has "
-                f"{batch} rows of {kv_heads} heads of width {width}",
-                field="past_key_values",
-                value=tuple(key.shape),
-                remedy="pass a cache that the same model filled for the same rows, or none",
-            )
-
-
-def refuse_outside(*_: Any, **__: Any) -> Any:
-    """What a compressed cache answers to new entries once its session is over."""
-    raise SessionError(
-        "this cache was compressed, and which tokens its layers hold is known only to the session "
-        "that made it, which is over",
-        field="past_key_values",
-        remedy="continue it inside that session (lightkv.attach keeps one open), or begin a new cache",
-    )
-
-
 def slides(cache: Any) -> bool:
     """Whether any layer of a cache forgets what lies outside a window."""
-    return any(getattr(layer, "is_sliding", False) for layer in getattr(cache, "layers", ()))
-
-
-def refuse_unsupported(cache: Any) -> None:
-    """Raise for caches whose layers all have the same preallocated length."""
-    if getattr(cache, "is_compileable", False):
-        raise SessionError(
-            f"{type(cache).__name__} allocates the same length in every layer, so compression "
-            "would save nothing",
-            field="past_key_values",
-            remedy="use the default DynamicCache (leave cache_implementation unset)",
-        )
-
-
-def refuse_other_rows(record: CacheRecord | None, batch: int) -> None:
-    """Raise if a compressed cache goes on with another number of rows."""
-    if record is not None and any(record.compressed):
-        raise SessionError(
-            f"the cache was made for {len(record.removed[0])} rows, not {batch}",
-            field="past_key_values",
-            remedy="expand the inputs before the prefill (num_return_sequences, num_beams)",
-        )
-
-
-def refuse_after_layer_0(new_turn: bool, lacks_positions: bool) -> None:
-    """Raise for what a cache whose layer 0 is compressed cannot go on with."""
-    if lacks_positions:
-        raise SessionError(
-            "layer 0 is compressed, so the model cannot tell from the cache where the next "
-            "token stands",
-            field="position_ids",
-            remedy="pass position_ids that count the whole prompt (generate does), or use "
-            "after_layer >= 1",
-        )
-    if new_turn:
-        raise SessionError(
-            "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
-            "are cached already",
-            field="schedule[0].after_layer",
-            value=0,
-            remedy="use after_layer >= 1 to continue a chat on the same cache",
-        )
+    return any(is_sliding(layer) for layer in cache_layers(cache))

@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from lightkv.adapters.attachment import HFAttachment
+from lightkv.adapters.cache_checks import check_keys
 from lightkv.adapters.callers import refuse_uncached
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import (
@@ -37,7 +38,6 @@ from lightkv.adapters.inputs import (
     refuse_full_length,
 )
 from lightkv.adapters.passes import Forward, Kwargs, Windows
-from lightkv.adapters.records import check_keys
 from lightkv.adapters.remote_tap import ProjectionTap, tables_at
 from lightkv.adapters.tuple_cache import (
     Lineage,
@@ -50,6 +50,7 @@ from lightkv.core.adapter import Attachment
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ModelError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.report import HeldLayer
 from lightkv.core.transfer import to_device
 
 
@@ -242,6 +243,19 @@ class RemoteAttachment(HFAttachment):
         cache = TupleCache(lengths, lengths[0] if made is None else made.fed)
         self._hand_on(made, cache)
         return cache
+
+    def _lengths(self, forward: Forward, output: Any) -> Sequence[int] | None:
+        past = returned_past(output, len(self._layers))
+        return None if past is None else tuple_lengths(past, len(self._layers))
+
+    def _held(self, forward: Forward, output: Any) -> Sequence[HeldLayer] | None:
+        past = returned_past(output, len(self._layers))
+        if forward.cache is None or past is None:
+            return None
+        return [
+            HeldLayer(key.nbytes + value.nbytes, key.shape[0] * key.shape[2])
+            for key, value, *_ in past
+        ]
 
     def _hand_on(self, old: TupleCache | None, new: TupleCache) -> None:
         """Let a cache begin with what is known of the one that it continues."""

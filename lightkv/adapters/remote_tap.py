@@ -30,6 +30,9 @@ class ProjectionTap(Watch):
         attention: with `rotary_emb`; called with `position_ids` and `past_key_value`.
         projections: its modules whose outputs hold query and key.
         split: takes query and key, still without rotation, out of those outputs.
+
+    Attributes:
+        waits: whether it is open and no attention call was shown yet.
     """
 
     def __init__(

@@ -7,16 +7,12 @@ calls the implementation that the model really uses, with the module's own confi
 
 from __future__ import annotations
 
-import copy
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lightkv.adapters import contact
 from lightkv.adapters.passes import Forward, Kwargs
 from lightkv.adapters.watch import Look, Own, Watch
 from lightkv.core.attention import QueryKeyView
@@ -35,10 +31,9 @@ class Tap(Watch):
         self._look: Look | None = None
 
     def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        self._config, self._look = self._attention.config, look
-        tapped: Any = copy.copy(self._config)
-        # Not through the property: its setter would also reach the sub-configs of a shared object.
-        tapped._attn_implementation_internal = NAME
+        self._config = contact.read(self._attention, "config", "the attention module")
+        self._look = look
+        tapped: Any = contact.config_with(self._config, NAME)
         tapped._lightkv_tap = self
         try:
             self._attention.config = tapped
@@ -63,7 +58,7 @@ class Tap(Watch):
         if look is not None:
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
             look(query, key, scaling, {**kwargs, "attention_mask": mask})
-        run = ALL_ATTENTION_FUNCTIONS.get_interface(own._attn_implementation, _eager(module))
+        run = contact.attention_function(module, contact.attention_implementation(own) or "eager")
         return run(module, query, key, value, mask, **kwargs)
 
 
@@ -72,12 +67,7 @@ def _tapped_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return tap.call(module, *args, **kwargs)
 
 
-def _eager(module: nn.Module) -> Callable[..., Any]:
-    """The module-level eager function that transformers falls back to; it is in no registry."""
-    return sys.modules[type(module).__module__].eager_attention_forward  # type: ignore[no-any-return]
-
-
-AttentionInterface.register(NAME, _tapped_attention)
+contact.register_attention(NAME, _tapped_attention)
 
 
 def observer(

@@ -7,6 +7,7 @@ the attention call before a stage, `Prefill.apply` at the stage, and `Engine.fin
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -29,7 +30,7 @@ from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline
 from lightkv.core.plan import StagePlan
 from lightkv.core.profile import Profiler
-from lightkv.core.report import RunReport, build_report
+from lightkv.core.report import HeldLayer, RunReport, build_report
 from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.stage import Observed, observes
 from lightkv.core.transfer import to_device
@@ -364,16 +365,24 @@ class Engine:
             self._layouts.popitem(last=False)
         return known
 
-    def finish(self, prefill: Prefill, cached: bool, *, keeps_all: bool = False) -> RunReport:
+    def finish(
+        self,
+        prefill: Prefill,
+        cached: bool,
+        *,
+        keeps_all: bool = False,
+        held: Sequence[HeldLayer] | None = None,
+    ) -> RunReport:
         """End a forward pass and report it.
 
         Args:
             prefill: the pass.
             cached: whether it filled a cache.
             keeps_all: the cache stores what lies outside the windows of sliding layers too.
+            held: what the cache of each layer holds; without it bytes are counted from the shape.
         """
         shape = replace(self.shape, windows=()) if keeps_all else self.shape
-        report = build_report(prefill, shape, cached=cached)
+        report = build_report(prefill, shape, held, cached=cached)
         self.profiler.close(report)
         self.reports.append(report)
         return report

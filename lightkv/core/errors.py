@@ -62,6 +62,10 @@ class SessionError(LightKVError):
     """A session used in a way that would corrupt results (entered twice, cache from elsewhere)."""
 
 
+class CompatibilityError(LightKVError):
+    """A host library (transformers, a serving engine) that does not answer as lightkv knows it."""
+
+
 class NumericError(LightKVError):
     """NaN or infinite values where a merge would silently be wrong."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +21,11 @@ def now() -> float:
     return time.perf_counter()
 
 
-class Profiler:
-    """Collects times while `enabled`; costs nothing otherwise."""
+class Profiler(threading.local):
+    """Collects times while `enabled`; costs nothing otherwise.
+
+    Each thread has clocks of its own: one may encode pictures while another is inside a pass.
+    """
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ class SampleReport:
         vision_tokens: vision tokens that each layer caches: those that it sees, less what a stage on
             the cache takes away.
         seen_tokens: vision tokens that each layer sees; None where that is the same.
-        kv_bytes: bytes of all its real cache entries in each layer.
+        kv_bytes: bytes of all its real cache entries in each layer, made in this prefill.
         vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
         flops, flops_vanilla: of its prefill, with and without compression.
         compression_flops: of guidance, matching and merging.
@@ -56,6 +57,23 @@ class SampleReport:
         return sum(self.vision_tokens) / (layers * self.original) if self.original else 1.0
 
 
+@dataclass(frozen=True)
+class HeldLayer:
+    """What the cache of one layer really holds after a prefill.
+
+    Attributes:
+        bytes: of all tensors that hold its entries.
+        entries: over all rows, padding included; earlier ones too.
+    """
+
+    bytes: int
+    entries: int
+
+    def share(self, entries: int) -> int:
+        """Bytes of some of its entries."""
+        return entries * self.bytes // self.entries if self.entries else 0
+
+
 @dataclass
 class RunReport:
     """One prefill of a session and the decoding that followed it.
@@ -65,8 +83,8 @@ class RunReport:
         strategy: name of the pipeline.
         planned_retention: of the schedule, before rounding to whole tokens.
         samples: one entry for each row of the batch.
-        cache_bytes: bytes that the cache tensors of each layer hold after the prefill, rows padded
-            to equal length; None without a cache.
+        cache_bytes: bytes of the tensors of each layer's cache after the prefill, rows padded to equal
+            length, entries of earlier turns included; None without a cache.
         time_to_first_token: seconds from the first module that ran to the end of the prefill.
         role_times: seconds by role (`scoring`, `matching`, `aggregation`).
         decode_steps, decode_time: forward passes after the prefill, and seconds in them.
@@ -217,23 +235,38 @@ def _segments(sample: SampleReport) -> list[tuple[int, int, int, int]]:
     return runs
 
 
-def build_report(prefill: Prefill, shape: DecoderShape, *, cached: bool) -> RunReport:
-    """The report of a finished prefill."""
+def build_report(
+    prefill: Prefill, shape: DecoderShape, held: Sequence[HeldLayer] | None, *, cached: bool
+) -> RunReport:
+    """The report of a finished prefill.
+
+    Args:
+        prefill: the pass.
+        shape: sizes of the decoder; bytes are counted from it where no cache says what it holds.
+        held: what the cache of each layer holds, None if nobody looked.
+        cached: whether there is a cache.
+    """
     engine = prefill.engine
     layouts = _layouts_by_layer(prefill, shape.num_layers)
     stored = list(layouts)
     for layer, done in prefill.cached.items():
         stored[layer] = done.layout
     rows = range(prefill.layout.batch_size)
-    cache = tuple(
-        layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
-        for layer, layout in enumerate(stored)
-    )
-    if engine.pipeline.rounds:
-        samples = cached_samples(prefill, shape, layouts)
+    if held is None:
+        cache = tuple(
+            layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
+            for layer, layout in enumerate(stored)
+        )
+        held = [HeldLayer(shape.kv_bytes_per_token, 1)] * shape.num_layers
     else:
-        held = _held_vision(shape, layouts)
-        samples = tuple(_sample_report(prefill, shape, layouts, held[row], row) for row in rows)
+        cache = tuple(layer.bytes for layer in held)
+    if engine.pipeline.rounds:
+        samples = cached_samples(prefill, shape, layouts, held)
+    else:
+        vision = _held_vision(shape, layouts, held)
+        samples = tuple(
+            _sample_report(prefill, shape, layouts, held, vision[row], row) for row in rows
+        )
     layers = range(shape.num_layers)
     return RunReport(
         run=prefill.run,
@@ -264,22 +297,30 @@ def _layouts_by_layer(prefill: Prefill, num_layers: int) -> list[VisionLayout]:
     return layouts
 
 
-def _held_vision(shape: DecoderShape, layouts: list[VisionLayout]) -> list[int]:
-    """Vision tokens of each row that the caches of all layers hold."""
+def _held_vision(
+    shape: DecoderShape, layouts: list[VisionLayout], held: Sequence[HeldLayer]
+) -> list[int]:
+    """Bytes of the vision tokens of each row that the caches of all layers hold."""
     totals = [0] * layouts[0].batch_size
     masks: dict[int, torch.Tensor] = {}
     for layer, layout in enumerate(layouts):
         counts = layout.vision_counts
-        if (held := shape.held(layer, layout.length)) < layout.length:
+        if (kept := shape.held(layer, layout.length)) < layout.length:
             if id(layout) not in masks:
                 masks[id(layout)] = layout.vision_mask()
-            counts = tuple(masks[id(layout)][:, -held:].sum(dim=1).tolist())
-        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+            counts = tuple(masks[id(layout)][:, -kept:].sum(dim=1).tolist())
+        share = held[layer].share
+        totals = [total + share(count) for total, count in zip(totals, counts, strict=True)]
     return totals
 
 
 def _sample_report(
-    prefill: Prefill, shape: DecoderShape, layouts: list[VisionLayout], held: int, row: int
+    prefill: Prefill,
+    shape: DecoderShape,
+    layouts: list[VisionLayout],
+    held: Sequence[HeldLayer],
+    vision_kv_bytes: int,
+    row: int,
 ) -> SampleReport:
     vision = tuple(layout.vision_counts[row] for layout in layouts)
     text = layouts[0].text_counts[row]
@@ -288,10 +329,8 @@ def _sample_report(
     return SampleReport(
         text_tokens=text,
         vision_tokens=vision,
-        kv_bytes=tuple(
-            shape.held(layer, n) * shape.kv_bytes_per_token for layer, n in enumerate(lengths)
-        ),
-        vision_kv_bytes=held * shape.kv_bytes_per_token,
+        kv_bytes=tuple(held[layer].share(shape.held(layer, n)) for layer, n in enumerate(lengths)),
+        vision_kv_bytes=vision_kv_bytes,
         flops=shape.prefill_flops(lengths),
         flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(
@@ -303,7 +342,10 @@ def _sample_report(
 
 
 def cached_samples(
-    prefill: Prefill, shape: DecoderShape, layouts: list[VisionLayout]
+    prefill: Prefill,
+    shape: DecoderShape,
+    layouts: list[VisionLayout],
+    held: Sequence[HeldLayer],
 ) -> tuple[SampleReport, ...]:
     """Reports of the rows where a stage on the cache acted (no layer slides then)."""
     layers, found = range(shape.num_layers), []
@@ -314,7 +356,7 @@ def cached_samples(
         for layer in layers
     ]
     for row in range(prefill.layout.batch_size):
-        plain = _sample_report(prefill, shape, layouts, 0, row)
+        plain = _sample_report(prefill, shape, layouts, held, 0, row)
         entries, extra = [], 0
         for layer in layers:
             done = prefill.cached.get(layer)
@@ -328,8 +370,8 @@ def cached_samples(
                 plain,
                 vision_tokens=vision,
                 seen_tokens=plain.vision_tokens,
-                kv_bytes=tuple(n * shape.kv_bytes_per_token for n in entries),
-                vision_kv_bytes=sum(vision) * shape.kv_bytes_per_token,
+                kv_bytes=tuple(held[layer].share(n) for layer, n in enumerate(entries)),
+                vision_kv_bytes=sum(held[layer].share(n) for layer, n in enumerate(vision)),
                 compression_flops=plain.compression_flops + extra,
             )
         )

@@ -150,7 +150,9 @@ def prepare(
     built = Pipeline.build(pipeline, num_layers, min_layer=chosen.min_layer(model), **changes)
     shape = chosen.shape(getattr(model, "config", None))
     heads = chosen.heads(model)
-    shape = replace(shape, bytes_per_value=_dtype(model).itemsize, processes=heads.size)
+    shape = replace(
+        shape, bytes_per_value=_dtype(chosen.key_module(model)).itemsize, processes=heads.size
+    )
     engine = Engine(
         built, shape, profile=profile, trace=trace, check_finite=check_finite, heads=heads
     )

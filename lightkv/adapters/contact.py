@@ -1,0 +1,343 @@
+"""Every name that lightkv reads of transformers' shared machinery, and what it must answer.
+
+Releases 5.19 to 5.24 were looked at. What a release calls otherwise is a line in `CONTACTS`; the rest
+of the adapters reads through the functions below. A name that is missing, or that answers otherwise,
+ends in a `CompatibilityError` that says which: when a session is attached, or (`selfcheck.py`) in the
+first passes that it sees. Fields of one family's config are part of its checkpoint format and stand in
+the file of that family.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lightkv.core.errors import CompatibilityError
+
+TESTED = ("5.19", "5.24")
+"""The oldest and the newest release that `make compat` was run with."""
+
+
+@dataclass(frozen=True)
+class Contact:
+    """One thing of transformers that lightkv reads by name.
+
+    Attributes:
+        where: what has the name.
+        names: what it is called, newest first.
+        answers: what it must hold or do.
+    """
+
+    where: str
+    names: tuple[str, ...]
+    answers: str
+
+
+LAYER, DECODER, OUTER = (
+    "argument of decoder layers",
+    "argument of the decoder",
+    "argument of the model",
+)
+CACHE, CACHE_LAYER = "cache", "layer of a cache"
+CONFIG, ATTENTION, MODULE = "config of the decoder", "attention module", "modelling file"
+
+CACHE_NAMES = ("cache", "past_key_values")
+
+CONTACTS = (
+    Contact(LAYER, ("hidden_states",), "`[B, N, D]`, by place or by name"),
+    Contact(LAYER, ("attention_mask",), "None, `[B, 1, Q, K]` or `[B, K]`, by name"),
+    Contact(LAYER, ("position_embeddings",), "(cos, sin), each `[B or 1, N, d]`, by name"),
+    Contact(LAYER, CACHE_NAMES, "the cache, by name; `cache` from 5.24 on"),
+    Contact(ATTENTION, ("attention_mask",), "what its layer was given, by name"),
+    Contact(ATTENTION, ("position_embeddings",), "what its layer was given, by name"),
+    Contact(ATTENTION, ("config",), "names the attention function that is called"),
+    Contact(DECODER, ("inputs_embeds",), "`[B, N, D]`"),
+    Contact(DECODER, ("position_ids",), "`[A, B, N]` or `[B, N]`, or None"),
+    Contact(OUTER, ("input_ids",), "`[B, N]`, or None"),
+    Contact(OUTER, ("attention_mask",), "`[B, N]` of the whole sequence, or None"),
+    Contact(OUTER, ("mm_encoder_outputs",), "features that `generate` made, by modality"),
+    Contact(CACHE, ("layers",), "a list of layers"),
+    Contact(CACHE, ("get_seq_length",), "entries of a layer"),
+    Contact(CACHE, ("update",), "adds entries to a layer"),
+    Contact(CACHE, ("reorder_cache",), "takes rows by index"),
+    Contact(CACHE, ("is_compileable",), "whether all layers are of one allocated length"),
+    Contact(CACHE_LAYER, ("get_seq_length",), "entries, those that slid away included"),
+    Contact(CACHE_LAYER, ("keys",), "`[B, H, K, d]`"),
+    Contact(CACHE_LAYER, ("values",), "`[B, H, K, d]`"),
+    Contact(CACHE_LAYER, ("is_sliding",), "whether it forgets what lies outside a window"),
+    Contact(CONFIG, ("_attn_implementation",), "name of the attention function"),
+    Contact(MODULE, ("eager_attention_forward",), "the eager attention function"),
+)
+
+ROWS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
+"""Methods of a cache that move, pick or repeat its rows."""
+
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
+"""Modality → argument of the outer forward with its pixels."""
+ENCODED = "mm_encoder_outputs"
+"""Argument with features that `generate` made before the pass, by modality."""
+VISION_ARGUMENTS = (*PIXELS.values(), ENCODED, "image_patches")
+FEATURE_METHODS = {"image": "get_image_features", "video": "get_video_features"}
+ROTARY_FUNCTION = "apply_rotary_pos_emb"
+INPUT_NORM = "input_layernorm"
+
+
+def unexpected(what: str, *, field: str, value: object = None) -> CompatibilityError:
+    """The error for something of transformers that is not as `CONTACTS` says.
+
+    Args:
+        what: what was found, one sentence without a full stop.
+        field: the name that was read.
+        value: what it answered.
+    """
+    return CompatibilityError(
+        f"transformers {transformers.__version__} does not behave as lightkv knows it: {what}",
+        field=field,
+        value=value,
+        remedy=f"use a release from {TESTED[0]} to {TESTED[1]}, for which lightkv was tested, or a "
+        "newer lightkv; without one of them leave the session, the model itself is not affected",
+    )
+
+
+def read(thing: Any, name: str, where: str) -> Any:
+    """`thing.name`.
+
+    Raises:
+        CompatibilityError: it has no such attribute.
+    """
+    try:
+        return getattr(thing, name)
+    except AttributeError:
+        raise unexpected(f"{where} {type(thing).__name__} has no {name!r}", field=name) from None
+
+
+def names_of(where: str) -> tuple[tuple[str, ...], ...]:
+    """What each contact of a place is called, newest name first."""
+    return tuple(contact.names for contact in CONTACTS if contact.where == where)
+
+
+# -- arguments -------------------------------------------------------------------------------------
+
+
+def taken_by(module: nn.Module) -> Mapping[str, Any]:
+    """Arguments of a module's forward, read of its class: accelerate puts its own over an instance."""
+    return inspect.signature(type(module).forward).parameters
+
+
+def check_layer(layer: nn.Module) -> None:
+    """Refuse a decoder layer whose forward does not take what a session replaces or reads.
+
+    Raises:
+        CompatibilityError: with the name of the argument.
+    """
+    taken = taken_by(layer)
+    for names in names_of(LAYER):
+        if not any(name in taken for name in names):
+            raise unexpected(
+                f"the forward of {type(layer).__name__} takes no {names[0]!r}, but "
+                f"{', '.join(taken)}",
+                field=names[0],
+            )
+
+
+def check_arguments(module: nn.Module, names: Sequence[str]) -> None:
+    """Refuse a module whose forward lacks one of the arguments that are read of it.
+
+    Raises:
+        CompatibilityError: with the name of the argument.
+    """
+    taken = taken_by(module)
+    for name in names:
+        if name not in taken:
+            raise unexpected(
+                f"the forward of {type(module).__name__} takes no {name!r}, but {', '.join(taken)}",
+                field=name,
+            )
+
+
+def check_inputs(module: nn.Module) -> None:
+    """Refuse a multimodal forward that takes its pictures under no name that is known.
+
+    Raises:
+        CompatibilityError: without pixels it would be taken for text, and nothing compressed.
+    """
+    taken = taken_by(module)
+    if not any(name in taken for name in (*PIXELS.values(), "image_patches")):
+        raise unexpected(
+            f"the forward of {type(module).__name__} takes pictures by no name that lightkv knows "
+            f"({', '.join(PIXELS.values())}), but {', '.join(taken)}",
+            field=PIXELS["image"],
+        )
+    if any(hasattr(module, name) for name in FEATURE_METHODS.values()) and ENCODED not in taken:
+        raise unexpected(
+            f"{type(module).__name__} makes features, but its forward takes none as {ENCODED!r}",
+            field=ENCODED,
+        )
+
+
+def layer_argument(arguments: Mapping[str, Any], name: str) -> Any:
+    """An argument that every call of a decoder layer has.
+
+    Raises:
+        CompatibilityError: it has not.
+    """
+    if name not in arguments:
+        given = ", ".join(arguments)
+        raise unexpected(f"decoder layers are called without {name!r}, but {given}", field=name)
+    return arguments[name]
+
+
+def cache_of(arguments: Mapping[str, Any]) -> Any:
+    """The cache among the arguments of a layer, None where there is none.
+
+    Raises:
+        CompatibilityError: there is one, but under a name that is not known.
+    """
+    for name in CACHE_NAMES:
+        cache = arguments.get(name)
+        if cache is not None:
+            return cache
+    for name, value in arguments.items():
+        if isinstance(value, Cache):
+            raise unexpected(
+                f"decoder layers are given their cache as {name!r}",
+                field=CACHE_NAMES[0],
+                value=name,
+            )
+    return None
+
+
+def returned_cache(output: Any) -> Any:
+    """The cache that a decoder returned, found by its type; None where there is none."""
+    values = output.values() if isinstance(output, Mapping) else output
+    if not isinstance(output, Mapping | tuple | list):
+        return None
+    return next((value for value in values if isinstance(value, Cache)), None)
+
+
+# -- caches ----------------------------------------------------------------------------------------
+
+
+def check_cache(cache: Any) -> None:
+    """Refuse a cache of transformers that lacks what a session reads of it.
+
+    Raises:
+        CompatibilityError: with the name of the attribute.
+    """
+    if not isinstance(cache, Cache):
+        return
+    for names in names_of(CACHE):
+        read(cache, names[0], "the cache")
+    for layer in cache.layers:
+        for names in names_of(CACHE_LAYER):
+            read(layer, names[0], "the cache layer")
+
+
+def cache_layers(cache: Any) -> Sequence[Any]:
+    """The layers of a cache, none where it is no object of transformers (a tuple's stand-in)."""
+    if isinstance(cache, Cache):
+        return read(cache, "layers", "the cache")  # type: ignore[no-any-return]
+    return getattr(cache, "layers", ())
+
+
+def slides(layer: Any) -> bool:
+    """Whether a layer of a cache forgets what lies outside a window."""
+    return bool(read(layer, "is_sliding", "the cache layer"))
+
+
+def plain_layer(layer: Any) -> bool:
+    """Whether a layer of a cache keeps its entries as plain growing tensors."""
+    return type(layer) is DynamicLayer
+
+
+def keeps_otherwise(cache: Any) -> Any:
+    """A layer, or the class of layers to come, that keeps entries in another form; else None."""
+    strange = next((layer for layer in cache_layers(cache) if not plain_layer(layer)), None)
+    if strange is not None:
+        return type(strange)
+    lazy = getattr(cache, "layer_class_to_replicate", None)
+    return lazy if lazy is not None and lazy is not DynamicLayer else None
+
+
+def held_bytes(layer: Any) -> int:
+    """Bytes of all tensors in which a layer of a cache holds its entries, quantised ones too."""
+    held = [vars(layer).get(name) for name in ("keys", "values", *QUANTISED)]
+    return sum(_bytes(each) for each in held)
+
+
+def held_entries(layer: Any) -> int:
+    """Entries whose tensors a layer of a cache holds; what slid out of its window is none of them."""
+    keys = read(layer, "keys", "the cache layer")
+    if slides(layer):
+        return 0 if keys is None else int(keys.shape[-2])
+    return int(read(layer, "get_seq_length", "the cache layer")())
+
+
+QUANTISED = ("_quantized_keys", "_quantized_values")
+
+
+def _bytes(held: Any) -> int:
+    if isinstance(held, torch.Tensor):
+        if hasattr(held, "__tensor_flatten__"):  # a tensor that is made of others
+            return sum(_bytes(getattr(held, name)) for name in held.__tensor_flatten__()[0])
+        return held.nbytes
+    if isinstance(held, Mapping):
+        return sum(map(_bytes, held.values()))
+    return sum(map(_bytes, held)) if isinstance(held, tuple | list) else 0
+
+
+# -- attention -------------------------------------------------------------------------------------
+
+
+def attention_implementation(config: Any) -> str | None:
+    """Name of the attention implementation that a decoder uses.
+
+    Raises:
+        CompatibilityError: its config does not say.
+    """
+    return read(config, "_attn_implementation", "the config")  # type: ignore[no-any-return]
+
+
+def config_with(config: Any, implementation: str) -> Any:
+    """A shallow copy of a config that names another attention function."""
+    other = copy.copy(config)
+    # Not through the property: its setter would also reach the sub-configs of a shared object.
+    other._attn_implementation_internal = implementation
+    if attention_implementation(other) != implementation:
+        raise unexpected(
+            "a config that is told to use another attention function does not",
+            field="_attn_implementation_internal",
+            value=attention_implementation(other),
+        )
+    return other
+
+
+def register_attention(name: str, function: Callable[..., Any]) -> None:
+    """Make an attention function known by name. Once, for the whole process."""
+    AttentionInterface.register(name, function)
+
+
+def attention_function(module: nn.Module, implementation: str) -> Callable[..., Any]:
+    """The function that a module with that implementation calls."""
+    eager = read(_file_of(module), "eager_attention_forward", "the file of")
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)  # type: ignore[no-any-return]
+
+
+def rotary_function(attention: nn.Module) -> Callable[..., Any] | None:
+    """The rotary function of the file that defines an attention class, None where there is none."""
+    return getattr(_file_of(attention), ROTARY_FUNCTION, None)
+
+
+def _file_of(module: nn.Module) -> Any:
+    return sys.modules[type(module).__module__]
