@@ -15,6 +15,7 @@ from lightkv.core.attention import KEYS, AttentionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.roles import Matcher, MatchInput
 from lightkv.strategies.common import CHUNK
+from lightkv.strategies.magnitude import TINY, scale_of
 
 
 class Bipartite(Matcher):
@@ -96,16 +97,21 @@ def most_similar(
 
 
 def cosine(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`[G, a, b]` cosine of `[G, a, D]` with `[G, b, D]` in float32, in blocks of columns."""
+    """`[G, a, b]` cosine of `[G, a, D]` with `[G, b, D]` in float32, in blocks of columns.
+
+    A vector's magnitude does not matter, however large or small it is; with a vector of zeros the
+    cosine is 0.
+    """
     dot = left_norm = right_norm = left.new_zeros(1, dtype=torch.float32)
+    left_scale, right_scale = scale_of(left), scale_of(right)
     for first in range(0, left.shape[-1], CHUNK):
-        a = left[..., first : first + CHUNK].float()
-        b = right[..., first : first + CHUNK].float()
+        a = (left[..., first : first + CHUNK] * left_scale).float()
+        b = (right[..., first : first + CHUNK] * right_scale).float()
         dot = dot + torch.matmul(a, b.transpose(1, 2))
         left_norm = left_norm + a.square().sum(-1)
         right_norm = right_norm + b.square().sum(-1)
     scale = left_norm.sqrt().unsqueeze(2) * right_norm.sqrt().unsqueeze(1)
-    return dot / (scale + 1e-8)
+    return dot / scale.clamp(min=TINY)
 
 
 def merge_most_similar(

@@ -26,6 +26,7 @@ from lightkv.core.roles import (
     Scorer,
     WindowSpec,
 )
+from lightkv.strategies.magnitude import power_of_two
 from lightkv.strategies.windows import Windows, one_band
 
 CHUNK = 1024
@@ -173,7 +174,9 @@ def slot_shares(inputs: MergeInput, weights: torch.Tensor) -> torch.Tensor:
     """`[G, n]` weights normalised in each slot; 0 for dropped tokens."""
     flows = (inputs.target >= 0).float()
     target = inputs.target.clamp(min=0)
-    weights = weights.float() * flows
+    weights = weights.float()
+    # Large weights are brought down together, or their sum might be infinite.
+    weights = weights * power_of_two(weights.amax(dim=1, keepdim=True)).clamp(max=1.0) * flows
     total = torch.zeros_like(weights).scatter_add(1, target, weights).gather(1, target)
     count = torch.zeros_like(weights).scatter_add(1, target, flows).gather(1, target)
     plain = flows / count.clamp(min=1.0)

@@ -15,7 +15,8 @@ import torch
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
 from lightkv.core.roles import Component, Matcher, MatchInput
-from lightkv.strategies.bipartite import SIMILARITY_ELEMENTS, cosine
+from lightkv.strategies.bipartite import SIMILARITY_ELEMENTS
+from lightkv.strategies.magnitude import unit
 from lightkv.strategies.selection import first_largest, kept_only, rows
 
 SELF = 4.0
@@ -35,7 +36,8 @@ class FarthestFirst(Matcher):
         return round(round(population * (1.0 - ratio), 6))
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
-        features, keep = inputs.tokens.detach(), inputs.keep
+        # One division for all rounds: a round is then one product.
+        features, keep = unit(inputs.tokens.detach()), inputs.keep
         groups, population, _ = features.shape
         chosen = torch.full((groups, keep), 0, dtype=torch.long, device=features.device)
         farness = nearest_other(features)
@@ -44,23 +46,28 @@ class FarthestFirst(Matcher):
             token = first_largest(farness.masked_fill(taken, -torch.inf))
             chosen[:, number] = token
             taken = taken.scatter(1, token[:, None], True)
-            distance = 1.0 - cosine(rows(features, token[:, None]), features)[:, 0]
+            distance = 1.0 - _cosine(rows(features, token[:, None]), features)[:, 0]
             farness = distance if number == 0 else torch.minimum(farness, distance)
         return kept_only(chosen, population)
 
 
 def nearest_other(features: torch.Tensor) -> torch.Tensor:
-    """`[G, n]` distance of each token of `[G, n, D]` to the nearest other one."""
+    """`[G, n]` distance of each token of `[G, n, D]`, all of length 1, to the nearest other one."""
     groups, population, _ = features.shape
     step = max(1, SIMILARITY_ELEMENTS // max(1, groups * population))
     places = torch.arange(population, device=features.device)
     parts = []
     for first in range(0, population, step):
         run = slice(first, first + step)
-        near = cosine(features[:, run], features)
+        near = _cosine(features[:, run], features)
         itself = (places[run, None] == places[None]).float()
         parts.append((near - SELF * itself).amax(dim=-1))
     return 1.0 - torch.cat(parts, dim=1)
+
+
+def _cosine(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`[G, a, b]` of `[G, a, D]` and `[G, b, D]`, all of length 1."""
+    return torch.matmul(left, right.transpose(1, 2))
 
 
 PRESET = PipelineSpec(

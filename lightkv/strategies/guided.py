@@ -23,6 +23,7 @@ from lightkv.strategies.bipartite import (
     merge_best,
     with_destinations,
 )
+from lightkv.strategies.magnitude import power_of_two
 
 ELSEWHERE = 1e6
 """Added to the cost of a pair from two inner windows: more than any cost inside one."""
@@ -105,6 +106,7 @@ def compact(inner: torch.Tensor) -> torch.Tensor:
 
 def _relative(score: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
     """`[G, n]` score divided by its mean over the tokens of the same level; ones if all are 0."""
+    score = score * power_of_two(score.amax(dim=1, keepdim=True))
     total = torch.zeros_like(score).scatter_add(1, level, score).gather(1, level)
     ones = torch.ones_like(score)
     count = torch.zeros_like(score).scatter_add(1, level, ones).gather(1, level)

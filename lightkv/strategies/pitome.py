@@ -21,6 +21,7 @@ from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
 from lightkv.core.roles import Component, MatchInput, ScoreInput, Scorer, StageContext
 from lightkv.strategies.bipartite import Bipartite, most_similar
+from lightkv.strategies.magnitude import unit
 
 PAIR_ELEMENTS = 2**22
 """Pairs whose similarity is formed at once."""
@@ -51,15 +52,15 @@ class Energy(Scorer):
     def score(self, inputs: ScoreInput) -> torch.Tensor:
         margin = self.margin_at(inputs.context)
         batch, length, _ = inputs.hidden_states.shape
-        unit = torch.nn.functional.normalize(inputs.hidden_states.float(), dim=-1, eps=1e-8)
-        window = torch.full((batch * length,), -1, dtype=torch.long, device=unit.device)
+        near_one = unit(inputs.hidden_states)
+        window = torch.full((batch * length,), -1, dtype=torch.long, device=near_one.device)
         label = inputs.sample if inputs.window is None else inputs.window
         window = window.scatter(0, inputs.vision, label).view(batch, length)
         step = max(1, PAIR_ELEMENTS // max(1, batch * length))
         parts = []
         for first in range(0, length, step):
             rows = slice(first, first + step)
-            near = torch.matmul(unit[:, rows], unit.transpose(1, 2))
+            near = torch.matmul(near_one[:, rows], near_one.transpose(1, 2))
             same = window[:, rows, None] == window[:, None, :]
             total = torch.where(same, self._felt(near, margin), 0.0).sum(dim=-1)
             parts.append(total / same.sum(dim=-1).clamp(min=1))

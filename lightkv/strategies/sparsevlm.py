@@ -36,6 +36,7 @@ from lightkv.core.roles import (
 from lightkv.core.transfer import to_device
 from lightkv.strategies.clusters import density_peaks, nearest_centre
 from lightkv.strategies.common import weighted_sum
+from lightkv.strategies.magnitude import largest, power_of_two, scale_of
 
 RANK_TOLERANCE = 1e-5
 """Singular values below this share of the largest count as 0: fixed, so that padding of the metric
@@ -96,14 +97,22 @@ def _relevance(inputs: StartInput, text: torch.Tensor) -> torch.Tensor:
     """`[B, P]` mean over the vision tokens of the softmax over the text of their products."""
     hidden, vision = inputs.hidden_states, inputs.vision
     index = inputs.prompt.index
+    total = torch.zeros(index.shape, dtype=torch.float32, device=hidden.device)
+    if not index.shape[1]:
+        return total
     words = hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])).float()
+    # Near 1, where no product overflows. Differences to the largest product take their size back.
+    scale = power_of_two(largest(words, dim=(1, 2)))
+    words = words * scale
     lowest = torch.finfo(words.dtype).min
     step = max(1, SIMILARITY_ELEMENTS // max(1, words.shape[0] * words.shape[1]))
-    total = torch.zeros(index.shape, dtype=torch.float32, device=words.device)
     for first in range(0, hidden.shape[1], step):
         rows = slice(first, first + step)
-        product = torch.matmul(hidden[:, rows].float(), words.transpose(1, 2))
-        share = product.masked_fill(~text[:, None, :], lowest).softmax(dim=-1)
+        own = scale_of(hidden[:, rows])
+        product = torch.matmul(hidden[:, rows].float() * own, words.transpose(1, 2))
+        product = product.masked_fill(~text[:, None, :], lowest)
+        below = product - product.amax(dim=-1, keepdim=True)
+        share = (below / own / scale).softmax(dim=-1)
         total = total + torch.where(vision[:, rows, None], share, 0.0).sum(dim=1)
     mean = total / vision.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.where(text, mean, 0.0)

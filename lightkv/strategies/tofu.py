@@ -18,6 +18,7 @@ from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
 from lightkv.core.roles import Aggregator, Component, Merged, MergeInput, StageContext
 from lightkv.strategies.common import Drop, slot_numbers, slot_shares, weighted_sum
+from lightkv.strategies.magnitude import length, unit
 
 
 class Fusion(Aggregator):
@@ -46,18 +47,23 @@ class Fusion(Aggregator):
             return Drop().merge(inputs)
         share = slot_shares(inputs, torch.ones_like(inputs.size))
         mean = weighted_sum(inputs, share).float()
-        norm = inputs.tokens.float().norm(dim=-1)
+        norm = length(inputs.tokens)
         # A dropped token counts in no slot.
         heard = torch.where(inputs.target >= 0, norm, 0.0)
         slot = slot_numbers(inputs)
         largest = torch.zeros_like(mean[..., 0]).scatter_reduce(1, slot, heard, "amax")
         old = norm.gather(1, inputs.survivors)
-        below = mean.norm(dim=-1) if self.divisor == "mean" else old
-        stretched = mean * (largest / below.clamp(min=1e-12)).unsqueeze(-1)
+        if self.divisor == "mean":
+            stretched = unit(mean) * largest.unsqueeze(-1)
+        else:
+            stretched = mean * torch.where(old > 0, largest / old, 1.0).unsqueeze(-1)
         index = inputs.survivors.unsqueeze(-1).expand_as(mean)
         alone = share.gather(1, inputs.survivors).unsqueeze(-1) == 1
         kept = inputs.tokens.gather(1, index)
-        return Merged(torch.where(alone, kept, stretched.to(kept.dtype)), share)
+        # A norm may be larger than any number that half precision holds.
+        most = torch.finfo(kept.dtype).max
+        stretched = stretched.clamp(-most, most).to(kept.dtype)
+        return Merged(torch.where(alone, kept, stretched), share)
 
     def prunes(self, context: StageContext) -> bool:
         """Whether a stage prunes."""

@@ -21,6 +21,7 @@ from lightkv.core.plugins import build_component, checked_spec
 from lightkv.core.roles import Component, ScoreInput, Scorer, StartInput
 from lightkv.core.stage import from_attention
 from lightkv.core.vision import VisionView, is_vision
+from lightkv.strategies.magnitude import power_of_two
 from lightkv.strategies.matcher_wrappers import ComponentSpec, Gather, Protect
 
 Observation = torch.Tensor | None
@@ -136,9 +137,11 @@ def _tensors(scorer: Scorer, which: Which) -> int:
 def sample_mean(score: torch.Tensor, inputs: ScoreInput) -> torch.Tensor:
     """`[V]` mean importance of the vision tokens in each token's sample."""
     samples = score.new_zeros(inputs.hidden_states.shape[0])
-    total = samples.index_add(0, inputs.sample, score)
+    scale = power_of_two(samples.scatter_reduce(0, inputs.sample, score, "amax"))
+    near_one = score * scale.index_select(0, inputs.sample)
+    total = samples.index_add(0, inputs.sample, near_one)
     count = samples.index_add(0, inputs.sample, torch.ones_like(score)).clamp(min=1.0)
-    return (total / count).index_select(0, inputs.sample)
+    return (total / count / scale).index_select(0, inputs.sample)
 
 
 def relative(score: torch.Tensor, inputs: ScoreInput) -> torch.Tensor:

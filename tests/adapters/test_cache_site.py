@@ -26,7 +26,7 @@ def generate(model, **changes):
 
 
 def test_generated_tokens_are_numbered_by_the_compressed_length():
-    """ElasticCache: 13 entries become 8, so the first generated token stands at 8."""
+    """ElasticCache: 12 entries and the last become 8 and the last; the first new token stands at 9."""
     model = make_model()
     found = []
     stage = [{"site": "cache", "scope": "all", "ratio": 0.4}]
@@ -37,10 +37,10 @@ def test_generated_tokens_are_numbered_by_the_compressed_length():
         )
         out = generate(model)
     rotary.remove()
-    assert session.last.cache_bytes == tuple(8 * 2 * 2 * 8 * 4 for _ in range(4))
-    assert [layer.keys.shape[2] for layer in out.past_key_values.layers] == [11] * 4
+    assert session.last.cache_bytes == tuple(9 * 2 * 2 * 8 * 4 for _ in range(4))
+    assert [layer.keys.shape[2] for layer in out.past_key_values.layers] == [12] * 4
     for step, table in enumerate(found[1:]):
-        wanted = model.model.rotary_emb(torch.zeros(1), torch.tensor([[8 + step]]))[0]
+        wanted = model.model.rotary_emb(torch.zeros(1), torch.tensor([[9 + step]]))[0]
         torch.testing.assert_close(table, wanted)
 
 

@@ -14,7 +14,7 @@ from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.engine import Engine
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import PipelineSpec
+from lightkv.core.pipeline import Pipeline, PipelineSpec
 from lightkv.core.plugins import registry
 from lightkv.core.precision import exact
 from lightkv.core.prompt import prompt_index
@@ -223,6 +223,30 @@ def test_sizes_count_right_whatever_dtype_they_come_in(dtype):
         result = compress_stage(hidden, layout, stage, size=size)
     assert result.size.dtype == torch.float32
     assert sum(result.size.tolist()) == float(size.double().sum())
+
+
+@pytest.mark.parametrize("around", list(SURROUNDINGS))
+def test_proportional_attention_knows_large_sizes(around):
+    """log 1000 of a token that stands for a thousand, whatever the default dtype is."""
+    schedule = [{"after_layer": 1, "ratio": 0.999}]
+    roles = {"scorer": "noise", "matcher": {"name": "recycle", "of": "top-k"}, "proportional": True}
+    engine = Engine(Pipeline.build({**roles, "schedule": schedule}, SHAPE.num_layers), SHAPE)
+    layout, hidden = (
+        VisionLayout.from_spans([[(1, (1, 25, 41))]], length=1030),
+        torch.ones(1, 1030, 8),
+    )
+    with SURROUNDINGS[around]():
+        prefill = engine.begin(layout)
+        after = prefill.apply(1, hidden)
+        logs = prefill.log_sizes()
+    assert logs.dtype == torch.float32
+    assert logs.shape == after.shape[:2]
+    sizes = torch.zeros(1, after.shape[1]).masked_scatter(
+        prefill.layout.vision_mask(), prefill.size
+    )
+    assert sizes.sum() == 1025
+    assert sizes.max() > 1000
+    torch.testing.assert_close(logs, sizes.clamp(min=1).log())
 
 
 def test_a_size_above_256_under_a_coarse_default():

@@ -1,0 +1,50 @@
+"""Vectors of any magnitude: powers of two bring them near 1, where squares neither overflow nor vanish.
+
+A product with a power of two is exact, so what was ordinary before gives the same bits.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_EXPONENT = 0x7F800000
+"""The exponent bits of a float32."""
+_TWICE_BIAS, _ONE = 0x7F000000, 0x3F800000
+_SMALLEST = 0x00800000
+"""The bits of 2⁻¹²⁶, the smallest power of two with full precision."""
+TINY = 1e-30
+"""Below the product of the norms of any two vectors near 1 that are not 0."""
+
+
+def power_of_two(largest: torch.Tensor) -> torch.Tensor:
+    """The power of two that brings each of `largest` ≥ 0 into [1, 2), as far as a float32 can.
+
+    1 for infinity and NaN, which stay what they are.
+    """
+    bits = largest.detach().float().contiguous().view(torch.int32)
+    scale = _TWICE_BIAS - (bits & _EXPONENT)
+    return torch.where(scale < 0, _ONE, scale.clamp(min=_SMALLEST)).view(torch.float32)
+
+
+def scale_of(vectors: torch.Tensor) -> torch.Tensor:
+    """`[…, 1]` the power of two that brings the largest number of each of `[…, D]` into [1, 2)."""
+    return power_of_two(largest(vectors, dim=-1))
+
+
+def largest(values: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
+    """The largest magnitude along `dim`, which stays, in float32."""
+    values = values.detach()
+    high, low = values.amax(dim=dim, keepdim=True), values.amin(dim=dim, keepdim=True)
+    return torch.maximum(high, -low).float()
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    """`[…, D]` of length 1 in float32; a vector of zeros stays one."""
+    near = vectors.float() * scale_of(vectors)
+    return near / near.norm(dim=-1, keepdim=True).clamp(min=TINY)
+
+
+def length(vectors: torch.Tensor) -> torch.Tensor:
+    """`[…]` Euclidean lengths in float32 of `[…, D]`."""
+    scale = scale_of(vectors)
+    return (vectors.float() * scale).norm(dim=-1) / scale[..., 0]
