@@ -62,6 +62,13 @@ lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7
 	@$(LMMS_VENV)/bin/python -m pytest tests/lmms
 	@$(LMMS_VENV)/bin/python benchmarks/lmms_scenes/run.py $(ARGS)
 
+# Wheels for `benchmarks/gpu_check.sh` on a machine with a GPU and no index: lightkv's dependencies without
+# torch, for the Python that the machine's torch runs on (make gpu-wheels GPU_PYTHON=3.13 ARGS="--has numpy").
+GPU_PYTHON ?= 3.12
+.PHONY: gpu-wheels
+gpu-wheels: $(VENV)/bin/python  ## wheels for a machine with a GPU and no index, into .gpu-wheels
+	@$(BIN)/python benchmarks/gpu_wheels.py --python $(GPU_PYTHON) $(ARGS)
+
 clean:  ## remove the environments and all caches
 	rm -rf $(VENV) $(LMMS_VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache

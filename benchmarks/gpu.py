@@ -1,23 +1,29 @@
 """True-size models on a GPU: time to first token, decode rate and peak memory, with random weights.
 
     python benchmarks/gpu.py --part 7b|13b|qwen|video [--batches 1 8] [--attention sdpa]
-        [--strategies lightkv,lightkv-plus] [--retention 0.55] [--rounds 5] [--decode 32]
-        [--json FILE] [--write docs/performance.md]
+        [--strategies lightkv:0.55,lightkv-plus:0.35,fastv:0.35] [--rounds 5] [--decode 32]
+        [--seconds 60] [--json FILE] [--write docs/performance.md]
     python benchmarks/gpu.py --part 7b --device cpu --small     # the same code at toy sizes
 
 7b, 13b: LLaVA-NeXT with one picture of 2,144 tokens; qwen: Qwen2.5-VL-7B with one picture of 1,280;
 video: Qwen2.5-VL-7B with 64 frames of 1,024 tokens (65,536), windows over space and time. bfloat16,
 SDPA, and FlashAttention 2 where it is installed (`--attention flash_attention_2`). Rounds are
 interleaved; every time stamp waits for the device; peak memory is that of the allocator beyond the
-weights, over one generation. Weights are random, so nothing here speaks of quality.
+weights, over one generation. A strategy is a preset and its retention. With `--seconds` no round begins
+after that time. A batch that does not fit is said in its row, and the exit status is 1. Weights are
+random, so nothing here speaks of quality.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import math
 import statistics
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +72,7 @@ def sizes(name: str, small: bool) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": 4,
         "intermediate_size": 96,
+        "vocab_size": 1024,
     }
 
 
@@ -88,11 +95,15 @@ def qwen(small: bool) -> tuple[type[Any], Any]:
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": section}
     text |= {"rope_parameters": rope, "max_position_embeddings": 131072}
     vision = {"hidden_size": 1280, "out_hidden_size": text["hidden_size"]}
+    ids = {}
     if small:
+        ids = {"image_token_id": 1001, "video_token_id": 1002}
+        ids |= {"vision_start_token_id": 1003, "vision_end_token_id": 1004}
+        text |= {"bos_token_id": 1, "eos_token_id": 2}
         vision |= {"depth": 2, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32}
         vision |= {"fullatt_block_indexes": [1]}
     return Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision
+        text_config=text, vision_config=vision, **ids
     )
 
 
@@ -182,18 +193,21 @@ def peak_memory(run: Any, device: str) -> float | None:
 def measure(part: str, model: Any, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """Rows of one batch size."""
     held = {}
-    for name in options.strategies.split(","):
-        changes: dict[str, Any] = {"retention": options.retention}
-        if part == "video" and name == "lightkv":
+    for entry in options.strategies.split(","):
+        preset, _, retention = entry.partition(":")
+        changes: dict[str, Any] = {"retention": float(retention or 0.55)}
+        if part == "video" and preset == "lightkv":
             changes["schedule"] = {"windows": VIDEO}
-        held[name] = prepare(model, name, **changes)
+        held[preset] = prepare(model, preset, **changes)
     inputs = inputs_of(part, model, batch, options.small)
     runner = Runner(model, inputs, held, clock(options.device))
     names = [VANILLA, *held]
     peaks = {
         name: peak_memory(lambda name=name: runner.timed(name, 1), options.device) for name in names
     }
-    found = interleaved(names, lambda name: runner.timed(name, options.decode), options.rounds)
+    found = interleaved(
+        names, lambda name: runner.timed(name, options.decode), options.rounds, options.until
+    )
     rows: dict[str, Any] = {}
     for name in names:
         first, steps = zip(*found[name], strict=True)
@@ -202,7 +216,9 @@ def measure(part: str, model: Any, batch: int, options: argparse.Namespace) -> d
             "ttft_seconds": statistics.median(first),
             "ttft": ratio_with_spread(list(first), list(base_first)),
             "tokens_per_second": batch / statistics.median(steps),
+            "step_seconds": statistics.median(steps),
             "step": ratio_with_spread(list(steps), list(base_steps)),
+            "rounds": len(first),
             "peak_bytes": peaks[name],
         }
         if name != VANILLA:
@@ -217,33 +233,59 @@ def table(data: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
         "| model | batch | strategy | retention | FLOPs ratio | TTFT | TTFT ratio [extremes] "
-        "| decode (tokens/s) | peak memory (GiB) |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| decode step | decode (tokens/s) | peak memory (GiB) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for label, batches in data.items():
         for batch, rows in batches.items():
             for name, row in rows.items():
+                if "error" in row:
+                    lines.append(f"| {label} | {batch} | {name} | {row['error']} |" + " |" * 6)
+                    continue
                 peak, ratio = row["peak_bytes"], row["ttft"]
                 lines.append(
                     f"| {label} | {batch} | {name} | {row.get('retention', 1):.3f} "
                     f"| {row.get('flops', 1):.3f} | {1000 * row['ttft_seconds']:.0f} ms "
                     f"| {ratio['ratio']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}] "
-                    f"| {row['tokens_per_second']:.1f} "
+                    f"| {1000 * row['step_seconds']:.1f} ms | {row['tokens_per_second']:.1f} "
                     f"| {'' if peak is None else f'{peak / 2**30:.2f}'} |"
                 )
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+def measure_all(options: argparse.Namespace, write: Callable[[dict[str, Any]], None]) -> bool:
+    """All parts and batches, handed to `write` after each; whether every one of them fitted."""
+    data: dict[str, Any] = {}
+    fitted = True
+    for part in options.part:
+        model = build(part, options.small, options.device, options.attention)
+        label = f"{part}, {options.attention}" + (", small" if options.small else "")
+        data[label] = {}
+        for batch in [1] if part == "video" else options.batches:
+            try:
+                data[label][batch] = measure(part, model, batch, options)
+            except torch.OutOfMemoryError as error:
+                fitted = False
+                data[label][batch] = {"all": {"error": f"does not fit: {str(error)[:80]}"}}
+            write(data)
+            gc.collect()
+            if options.device != "cpu":
+                torch.cuda.empty_cache()
+        del model
+    return fitted
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; 1 if a batch did not fit."""
+    started = time.monotonic()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--attention", default="sdpa")
-    parser.add_argument("--strategies", default="lightkv,lightkv-plus")
-    parser.add_argument("--retention", type=float, default=0.55)
+    parser.add_argument("--strategies", default="lightkv:0.55,lightkv-plus:0.35,fastv:0.35")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--decode", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no round begins later")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="toy sizes, to try the script")
     parser.add_argument("--json", type=Path)
@@ -251,22 +293,20 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.device != "cpu" and not torch.cuda.is_available():
         parser.error("there is no CUDA device; try --device cpu --small")
-    data: dict[str, Any] = {}
-    for part in options.part:
-        model = build(part, options.small, options.device, options.attention)
-        label = f"{part}, {options.attention}" + (", small" if options.small else "")
-        batches = [1] if part == "video" else options.batches
-        data[label] = {batch: measure(part, model, batch, options) for batch in batches}
-        del model
-        if options.device != "cpu":
-            torch.cuda.empty_cache()
-        print(table(data), flush=True)
+    found: dict[str, Any] = {"machine": machine(), "options": settings(options)}
+    options.until = started + options.seconds
+
+    def write(data: dict[str, Any]) -> None:
+        found.update(parts=data, table=table(data))
         if options.json:
-            found = {"machine": machine(), "options": settings(options), "parts": data}
             options.json.write_text(json.dumps(found, indent=1, default=str) + "\n")
+
+    fitted = measure_all(options, write)
+    print(found["table"])
     if options.write:
-        fill(options.write, "GPU", f"{table(data)}\n\n{machine()}.")
+        fill(options.write, "GPU", f"{found['table']}\n\n{machine()}.")
+    return 0 if fitted else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,7 +6,9 @@ so these models are for timing only.
 
 from __future__ import annotations
 
+import math
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -89,12 +91,20 @@ def prompt_inputs(
 
 
 def interleaved(
-    names: Iterable[str], measure: Callable[[str], T], rounds: int
+    names: Iterable[str],
+    measure: Callable[[str], T],
+    rounds: int,
+    until: float = math.inf,
 ) -> dict[str, list[T]]:
-    """What is measured of each name, round by round: a change of the machine's mood hits all alike."""
+    """What is measured of each name, round by round: a change of the machine's mood hits all alike.
+
+    After the first round no other begins once `time.monotonic()` has passed `until`.
+    """
     names = list(names)
     found: dict[str, list[T]] = {name: [] for name in names}
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number and time.monotonic() > until:
+            break
         for name in names:
             found[name].append(measure(name))
     return found

@@ -2,7 +2,7 @@
 
 from lightkv.core.assignment import Assignment
 from lightkv.core.entries import StageSpec
-from lightkv.core.errors import LightKVError
+from lightkv.core.errors import LightKVError, LightKVWarning
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.layout import View, VisionLayout
 from lightkv.core.pipeline import Pipeline, PipelineSpec, Recipe
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Assignment",
     "LightKVError",
+    "LightKVWarning",
     "Pipeline",
     "PipelineSpec",
     "Recipe",

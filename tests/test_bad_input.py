@@ -107,7 +107,7 @@ def test_retention_out_of_reach_names_the_range(clean):
         enter(clean, retention=0.01)
 
 
-@pytest.mark.parametrize("retention", ["half", [0.5], {"share": 0.5}])
+@pytest.mark.parametrize("retention", ["half", "0.5", True, [0.5], {"share": 0.5}])
 def test_retention_that_is_no_number(clean, retention):
     with explained(ConfigError, "retention"):
         enter(clean, retention=retention)
@@ -166,8 +166,10 @@ def test_windows_that_are_no_windows(clean, windows):
 
 
 def test_windows_that_exceed_the_grid(clean):
-    """Known only when the image is: the pass is stopped, and the session ends cleanly."""
-    session = lightkv.compress(clean, "lightkv", schedule=stages((2, 0.5, 7)))
+    """Known only when the image is: where that is asked for, the pass is stopped, and the session
+    ends cleanly."""
+    strict = {"name": "windows", "clamp": False}
+    session = lightkv.compress(clean, "lightkv", schedule=stages((2, 0.5, 7)), partitioner=strict)
     with explained(ConfigError, "schedule[0]", "7 windows", "at most 6"), session:
         run(clean)
     layout = VisionLayout.from_spans([[(2, (1, 3, 8))]])
@@ -175,7 +177,7 @@ def test_windows_that_exceed_the_grid(clean):
         compress_stage(
             torch.randn(1, 30, 8),
             layout,
-            Stage.preset("lightkv", windows=4),
+            Stage.preset("lightkv", windows=4, partitioner=strict),
             attention_logits=torch.randn(1, 1, 30, 6),
         )
 
@@ -243,6 +245,10 @@ def test_plugins_that_clash():
         ([(0, (4, 5))], ("three positive numbers", "(1, 24, 24)")),
         ([(0, 20)], ("a span is (start, (frames, rows, columns))",)),
         ([(0, (1, 2.5, 4))], ("grid",)),
+        ([(0, (1, True, 4))], ("three positive numbers",)),
+        ([(True, (1, 4, 4))], ("a span is (start, (frames, rows, columns))",)),
+        ([(10**30, (1, 4, 4))], ("a span is (start, (frames, rows, columns))",)),
+        ([(0, (1, 10**9, 10**9))], ("at most 67,108,864 cells",)),
     ],
 )
 def test_spans_that_cannot_be(clean, spans, words):

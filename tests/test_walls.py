@@ -17,7 +17,15 @@ STRATEGIES = sorted((PACKAGE / "strategies").glob("*.py"))
 # Files whose tensors live on the device during a stage.
 DEVICE_CODE = [
     PACKAGE / "core" / name
-    for name in ("stage.py", "attention.py", "assignment.py", "roles.py", "layout.py")
+    for name in (
+        "stage.py",
+        "attention.py",
+        "assignment.py",
+        "roles.py",
+        "layout.py",
+        "places.py",
+        "prompt.py",
+    )
 ] + STRATEGIES
 
 SYNCHRONISING = {"item", "tolist", "nonzero", "masked_select", "cpu", "numpy", "unique", "argwhere"}
@@ -47,6 +55,36 @@ def host_functions(tree):
             )
             if "Tensor" not in text and "Input" not in text and "AttentionView" not in text:
                 yield node
+
+
+FACTORIES = {"zeros", "ones", "full", "empty", "eye", "tensor", "scalar_tensor", "as_tensor"}
+FACTORIES |= {"rand", "randn", "randint", "randperm", "normal", "linspace", "logspace"}
+"""Functions of torch that take `torch.get_default_dtype()`, for floats at least, if nobody says more."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [file for part in ("core", "strategies", "adapters") for file in (PACKAGE / part).glob("*.py")],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_no_tensor_takes_the_default_dtype(path):
+    found = [
+        f"line {node.lineno}: torch.{node.func.attr}"
+        for node in calls(ast.parse(path.read_text()))
+        if ast.unparse(node.func.value) == "torch"
+        and (node.func.attr in FACTORIES or (node.func.attr == "arange" and counts_floats(node)))
+        and all(keyword.arg != "dtype" for keyword in node.keywords)
+    ]
+    assert found == []
+
+
+def counts_floats(node):
+    """Whether an `arange` has a fraction among its arguments; that of whole numbers is int64."""
+    inside = [part for argument in node.args for part in ast.walk(argument)]
+    return any(
+        isinstance(part, ast.Div) or isinstance(getattr(part, "value", None), float)
+        for part in inside
+    )
 
 
 @pytest.mark.parametrize("path", DEVICE_CODE, ids=lambda path: path.name)

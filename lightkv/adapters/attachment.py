@@ -153,6 +153,7 @@ class HFAttachment(Attachment):
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._pass.enter(module)
+        refuse_compiled(module)
         self._reached = False
         arguments = bind(module, args, kwargs)
         refuse_full_length(arguments, self._given is not None)
@@ -162,8 +163,9 @@ class HFAttachment(Attachment):
         if not self._pass.mine():
             return
         self._drafts, self._wanted = 0, None
+        reached = self._reached
         self._pass.leave(module)
-        if output is not None and not self._reached:
+        if output is not None and not reached:
             raise hooks_ignored(module)
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
@@ -313,7 +315,7 @@ class HFAttachment(Attachment):
         layout = self._layout(cache, queries, batch)
         prefill = None
         if layout is not None:
-            prefill = self._engine.begin(layout)
+            prefill = self._engine.begin(layout, self._drafts)
             prefill.vision = self._encoder.view(self._inputs, layout)
             prefill.start(hidden, self._drafts)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):

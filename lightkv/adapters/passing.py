@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,26 +25,37 @@ class OnePass:
     def __init__(self) -> None:
         self._owner: tuple[int, nn.Module] | None = None
         self._turn = threading.Condition()
+        # First come, first served: a thread that has just left would else be the first to come back.
+        self._queue: deque[object] = deque()
 
     def enter(self, module: nn.Module) -> None:
         """A pass begins in this thread, with the forward of `module`; waits while another runs."""
-        me = threading.get_ident()
+        me, ticket = threading.get_ident(), object()
         with self._turn:
-            while self._owner is not None and _inside(*self._owner):
-                if self._owner[0] == me:
-                    return
-                self._turn.wait(ASK_AGAIN)
-            self._owner = me, module
+            if self._owner is not None and self._owner[0] == me and _inside(*self._owner):
+                return
+            self._queue.append(ticket)
+            try:
+                while self._queue[0] is not ticket or self._busy():
+                    self._turn.wait(ASK_AGAIN)
+                self._owner = me, module
+            finally:
+                self._queue.remove(ticket)
+                self._turn.notify_all()
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Waits for the pass of another thread to end; none begins in the block."""
         with self._turn:
-            while self._owner is not None and _inside(*self._owner):
-                if self._owner[0] == threading.get_ident():
-                    break
+            while self._busy():
                 self._turn.wait(ASK_AGAIN)
             yield
+
+    def _busy(self) -> bool:
+        """Whether another thread is inside a pass."""
+        if self._owner is None or self._owner[0] == threading.get_ident():
+            return False
+        return _inside(*self._owner)
 
     def mine(self) -> bool:
         """Whether this thread is the one that is inside a pass."""
@@ -56,7 +68,7 @@ class OnePass:
             if self._owner is None or self._owner != (threading.get_ident(), module):
                 return False
             self._owner = None
-            self._turn.notify()
+            self._turn.notify_all()
             return True
 
 

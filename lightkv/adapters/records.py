@@ -296,7 +296,9 @@ def entry_weights(
     if all(segment.weight is None for segment in segments):
         return None
     parts = [
-        torch.zeros(batch, s.entries, device=device) if s.weight is None else s.weight.to(device)
+        torch.zeros(batch, s.entries, dtype=torch.float32, device=device)
+        if s.weight is None
+        else s.weight.to(device)
         for s in segments
     ]
     return torch.cat(parts, dim=1)

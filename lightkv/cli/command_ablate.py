@@ -70,7 +70,6 @@ def ablate(
     except KeyboardInterrupt:
         notes().print(
             f"Stopped. What was finished is in {out}; the same command goes on from there.",
-            markup=False,
         )
         raise typer.Abort from None
     with store:
@@ -116,7 +115,7 @@ def _bar() -> Iterator[Any]:
             failed = f"{step.failed} failed, " if step.failed else ""
             bar.update(task, completed=step.done, total=step.total, description=failed + name)
             if not out.is_terminal and step.done > ended:
-                out.print(f"{step.done} of {step.total}: {name}", markup=False)
+                out.print(f"{step.done} of {step.total}: {name}")
             ended = step.done
 
         yield advance
@@ -128,7 +127,6 @@ def _bar() -> Iterator[Any]:
 def _show(store: Store) -> None:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     from lightkv.lab.summaries import summary
 
@@ -137,7 +135,7 @@ def _show(store: Store) -> None:
     factors = _varying([line.cell for line in lines])
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for head in factors:
-        table.add_column(Text(head), overflow="fold")  # a name is no markup
+        table.add_column(head, overflow="fold")
     for head in ("mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p"):
         table.add_column(head, justify="right", no_wrap=True)
     for line in lines:
@@ -146,8 +144,8 @@ def _show(store: Store) -> None:
     for line in lines:
         if line.cell.status != "done":
             reason = f": {line.cell.reason}" if line.cell.reason else ""
-            out.print(f"{line.cell.name} {line.cell.status}{reason}", markup=False)
-    out.print(_explanation(lines), style="dim", markup=False)
+            out.print(f"{line.cell.name} {line.cell.status}{reason}")
+    out.print(_explanation(lines), style="dim")
 
 
 def _varying(cells: Sequence[Cell]) -> list[str]:
@@ -163,12 +161,10 @@ def _varying(cells: Sequence[Cell]) -> list[str]:
 
 def _labels(cell: Cell, factors: Sequence[str]) -> list[str]:
     """The cell's label of each factor; a cell that is no combination of axes has its name first."""
-    from rich.markup import escape
-
     labels = [cell.factors.get(key, "") for key in factors]
     if not labels[0]:
         labels[0] = cell.factors.get("cell", cell.name)
-    return [escape(label) for label in labels]
+    return labels
 
 
 def _figures(line: Line) -> list[str]:
@@ -187,7 +183,7 @@ def _figures(line: Line) -> list[str]:
         return [*texts, "", ""]
     middle, low, high = (f"{scale * v:+.{digits}f}" for v in (gap.difference, gap.low, gap.high))
     chance = "" if gap.mcnemar_p is None else f"{gap.mcnemar_p:.2g}"
-    return [*texts, rf"{middle} \[{low}, {high}]", chance]
+    return [*texts, f"{middle} [{low}, {high}]", chance]
 
 
 def _explanation(lines: Sequence[Line]) -> str:

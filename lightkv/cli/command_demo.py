@@ -58,8 +58,8 @@ def demo(
         out.print(_table(rows, out.width))
         for row in rows:
             if row.error is not None:
-                out.print(f"{row.strategy} did not run: {row.error}", markup=False)
-        out.print(explanation(rows, facts), style="dim", markup=False)
+                out.print(f"{row.strategy} did not run: {row.error}")
+        out.print(explanation(rows, facts), style="dim")
 
 
 def _at_least(option: str, value: int, least: int) -> None:

@@ -168,14 +168,21 @@ def _show(
     dtype_bytes: int,
     savings: Savings,
 ) -> None:
+    from rich.text import Text
+
+    from lightkv.core.gap import gap_text
+
     out = console()
-    out.print(f"[bold]{model}[/bold], {pipeline.spec.name}: {pipeline.schedule!r}")
+    out.print(Text.assemble((model, "bold"), f", {pipeline.spec.name}: {pipeline.schedule!r}"))
     out.print(_layer_table(savings))
     out.print(_cost_table(savings))
     out.print(
         f"retention {savings.retention:.3f} (planned {savings.planned_retention:.3f}): mean over "
         "all layers of the share of vision tokens in the cache"
     )
+    gap = gap_text(savings.retention, pipeline.retention, pipeline.asked)
+    if gap is not None:
+        out.print(f"{gap}.")
     separators = f", {savings.separators} of them without patch" if savings.separators else ""
     out.print(
         f"Assumed: vision tokens {savings.vanilla.vision_tokens[0]} ({'; '.join(map(str, views))}"

@@ -25,4 +25,4 @@ def report(
     done = sum(row.group is not None for row in study.rows)
     lines = console()
     lines.print(f"{done} of {len(study.rows)} cells have finished", style="dim")
-    lines.print(f"wrote {target}", markup=False, soft_wrap=True)
+    lines.print(f"wrote {target}", soft_wrap=True)

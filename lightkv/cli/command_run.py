@@ -186,10 +186,10 @@ def _data(model: str, answer: Answer, vanilla: Answer | None) -> dict[str, Any]:
 
 def _show(answer: Answer, vanilla: Answer | None) -> None:
     out = console()
-    out.print(answer.text, markup=False)
+    out.print(answer.text)
     if vanilla is not None:
         same = "the same answer" if vanilla.text == answer.text else vanilla.text
-        out.print(f"vanilla: {same}", markup=False)
+        out.print(f"vanilla: {same}")
     out.print(answer.report.table())
     if vanilla is not None:
         out.print(_times(vanilla, answer))

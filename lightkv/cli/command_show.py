@@ -94,12 +94,11 @@ def _tell(picture: Picture, targets: list[Path]) -> None:
     for run in picture.runs:
         kept = "".join(f", {stage.title} {stage.left}" for stage in run.stages[:6])
         more = ", …" if len(run.stages) > 6 else ""
-        lines.print(f"{run.strategy} · {run.prompt} · {run.answer}", markup=False)
+        lines.print(f"{run.strategy} · {run.prompt} · {run.answer}")
         note = f"; {run.remark}" if run.remark else ""
         lines.print(
             f"  retention {run.retention:.3f}; {picture.count} tokens{kept}{more}{note}",
-            markup=False,
             style="dim",
         )
     for target in targets:
-        lines.print(f"wrote {target}", markup=False)
+        lines.print(f"wrote {target}")

@@ -106,7 +106,7 @@ def _show(data: dict[str, Any], verbose: bool) -> None:
     out.print(_table("Components", components, columns))
     out.print(_table("Adapters", data["adapters"], ("name", "models", "package")))
     for failure in data["failed"]:
-        out.print(f"failed: {failure['error']}", style="red", markup=False)
+        out.print(f"failed: {failure['error']}", style="red")
     if verbose:
         _show_details(data, out)
 
@@ -116,10 +116,10 @@ def _show_details(data: dict[str, Any], out: Console) -> None:
     out.print("Parameters", style="bold")
     for row in data["components"]:
         for parameter in row["parameters"]:
-            out.print(f"  {row['role']} {row['name']}: {_signature(parameter)}", markup=False)
+            out.print(f"  {row['role']} {row['name']}: {_signature(parameter)}")
     for preset in data["presets"]:
         out.print(f"\nPreset {preset['name']}", style="bold")
-        out.print(preset["yaml"].rstrip(), markup=False)
+        out.print(preset["yaml"].rstrip())
 
 
 def _signature(parameter: dict[str, Any]) -> str:
@@ -130,11 +130,10 @@ def _signature(parameter: dict[str, Any]) -> str:
 def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=column in ("name", "role"))
     for row in rows:
-        table.add_row(*(Text(str(row[column])) for column in columns))
+        table.add_row(*(str(row[column]) for column in columns))
     return table

@@ -103,7 +103,7 @@ def tune(
         _show(tuned)
     write(tuned, path)
     if not json:
-        console().print(f"Written: {out}", markup=False)
+        console().print(f"Written: {out}")
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def _bar() -> Iterator[Any]:
             text = f"{what}, {step.samples} samples"
             bar.update(spinner, description=text)
             if not out.is_terminal:
-                out.print(text, markup=False)
+                out.print(text)
 
         yield advance
 
@@ -134,7 +134,6 @@ def _bar() -> Iterator[Any]:
 
 def _show(tuned: Tuned) -> None:
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     from lightkv.lab.tuner import STEERING
@@ -149,12 +148,12 @@ def _show(tuned: Tuned) -> None:
         seen = trial.margin
         bounds = f"[{tuned.points(seen.low)}, {tuned.points(seen.high)}]"
         table.add_row(
-            escape(trial.name),
+            trial.name,
             f"{trial.retention:g}",
             f"{trial.achieved:.3f}",
             str(seen.samples),
             tuned.points(seen.difference),
-            escape(bounds),
+            bounds,
             trial.verdict,
         )
     out.print(table)
@@ -163,10 +162,9 @@ def _show(tuned: Tuned) -> None:
         f"{tuned.name} at retention {tuned.retention:g}: {tuned.points(gap.difference)} on "
         f"{gap.n} samples, above {tuned.points(tuned.margin.low)} with {tuned.confidence:.4g} "
         f"confidence ({tuned.points(-tuned.max_drop)} allowed).",
-        markup=False,
     )
     for remark in tuned.remarks:
-        out.print(f"Remark: {remark}.", markup=False)
+        out.print(f"Remark: {remark}.")
     out.print(
         f"{tuned.evaluations} retentions and {tuned.answered} answers, where a sweep of the range "
         f"takes {tuned.sweep}. Differences to the uncompressed model are "
@@ -175,5 +173,4 @@ def _show(tuned: Tuned) -> None:
         "decisions together have the confidence asked for; on fewer, where they only steer, at "
         f"{1.0 - STEERING:g}.",
         style="dim",
-        markup=False,
     )

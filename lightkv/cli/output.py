@@ -14,20 +14,25 @@ if TYPE_CHECKING:
 NARROWEST = 110
 """Columns for tables where standard output is no terminal (a file, a pipe)."""
 
+_AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+
 
 def console() -> Console:
-    """Standard output; wide enough for the tables where nobody can resize it."""
+    """Standard output; wide enough for the tables where nobody can resize it.
+
+    Names, paths and answers are printed as they are: `[red]`, `[/]` and `:smile:` are no markup.
+    """
     from rich.console import Console
 
-    found = Console(highlight=False, soft_wrap=False)
-    return found if found.is_terminal else Console(highlight=False, width=NARROWEST)
+    found = Console(**_AS_IT_IS, soft_wrap=False)
+    return found if found.is_terminal else Console(**_AS_IT_IS, width=NARROWEST)
 
 
 def notes() -> Console:
     """Standard error, for progress and remarks, so that standard output stays parseable."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(**_AS_IT_IS, stderr=True)
 
 
 def print_json(data: Any) -> None:

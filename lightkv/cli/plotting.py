@@ -52,7 +52,8 @@ def draw_sweep(model: str, points: Sequence[Point], target: str) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    style = {"svg.hashsalt": "lightkv", "font.size": 9, "axes.spines.top": False}
+    style: dict[str, Any] = {"svg.hashsalt": "lightkv", "font.size": 9, "axes.spines.top": False}
+    style["text.parse_math"] = False  # a name with $ is no formula
     with matplotlib.rc_context({**style, "axes.spines.right": False, "svg.fonttype": "none"}):
         figure = Figure(figsize=(7.2, 3.1), layout="constrained")
         flops, cache = figure.subplots(1, 2, sharey=True)

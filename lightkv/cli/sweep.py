@@ -178,6 +178,7 @@ def _show(
 ) -> None:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("strategy")
@@ -195,7 +196,7 @@ def _show(
         row += [flops_text(after.flops), f"{point.total:.3f}"]
         table.add_row(*row, bytes_text(after.kv_bytes), f"{point.kv:.3f}")
     out = console()
-    out.print(f"[bold]{described.name}[/bold]: retention against FLOPs and KV cache")
+    out.print(Text.assemble((described.name, "bold"), ": retention against FLOPs and KV cache"))
     out.print(table)
     for reason in dict.fromkeys(point.reason for point in points if point.savings is None):
         out.print(f"–: {reason}", style="dim")

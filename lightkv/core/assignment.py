@@ -35,7 +35,8 @@ class Assignment:
     def identity(cls, counts: tuple[int, ...], device: torch.device | str = "cpu") -> Assignment:
         """Every token is its own slot."""
         tokens = torch.arange(sum(counts), device=device)
-        return cls(tokens, torch.ones(tokens.numel(), device=device), tokens, counts, counts)
+        ones = torch.ones(tokens.numel(), dtype=torch.float32, device=device)
+        return cls(tokens, ones, tokens, counts, counts)
 
     def then(self, later: Assignment) -> Assignment:
         """The assignment from this one's tokens to `later`'s slots.

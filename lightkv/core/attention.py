@@ -284,7 +284,7 @@ class QueryKeyView(AttentionView):
     def last_row(self) -> torch.Tensor:
         batch, _, count, _ = self._all_keys.shape
         last = self._length - 1 - self._drafts
-        index = torch.full((batch, 1), last, device=self._query.device)
+        index = torch.full((batch, 1), last, dtype=torch.long, device=self._query.device)
         parts = [
             self._causal_rows(index, start, stop).flatten(1, 2)[:, :, 0, -self._length :]
             for start, stop in self._head_blocks(batch * self._groups * count)
@@ -301,7 +301,7 @@ class QueryKeyView(AttentionView):
         for start, stop in self._head_blocks(batch * self._groups * count):
             heads = batch * (stop - start) * self._groups
             step = max(1, self._block // max(1, heads * count))
-            total = torch.zeros(1, device=real.device)
+            total = torch.zeros(1, dtype=torch.float32, device=real.device)
             for first in range(0, self._length, step):
                 rows = torch.arange(first, min(first + step, self._length), device=real.device)
                 index = rows.expand(batch, -1)

@@ -19,9 +19,10 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.plan import StagePlan
+from lightkv.core.prompt import prompt_index
 from lightkv.core.roles import Component, Matcher, Scorer, StageContext
 from lightkv.core.stage import Observed, Stage, from_attention
-from lightkv.core.work import Timer, no_timer, prompt_index, run_stage
+from lightkv.core.work import Timer, no_timer, run_stage
 
 if TYPE_CHECKING:
     from lightkv.core.pipeline import Pipeline
@@ -194,7 +195,9 @@ class CacheWork:
             return None
         done = CachedLayer(before, layout, kept, assignment, size, score)
         keys, values = tokens[..., : heads * width], tokens[..., heads * width :]
-        own = [self.heads.own_heads(_unflat(each, heads)).contiguous() for each in (keys, values)]
+        # Autocast may store keys in float32 beside values in half precision: each keeps its own.
+        parts = (keys.to(key.dtype), values.to(value.dtype))
+        own = [self.heads.own_heads(_unflat(each, heads)).contiguous() for each in parts]
         return own[0], own[1], done
 
     def _with_keys(

@@ -10,6 +10,7 @@ import torch
 
 from lightkv.core.cache import plan_rounds
 from lightkv.core.flops import DecoderShape, guidance_flops, matching_flops, merging_flops
+from lightkv.core.plan import partition_of
 
 if TYPE_CHECKING:
     from lightkv.core.layout import VisionLayout
@@ -40,9 +41,8 @@ def stage_flops(
     for need, prompt in prompts.items():
         if need in stage.requires:
             total += guidance_flops(shape, length, prompt, products_only=products_only)
-    groups = layout.groups[row]
-    part = stage.partitioner.partition(layout.samples[row], groups, stage.windows)
-    total += matching_flops(shape.hidden_size, _window_sizes(part, groups))
+    part = partition_of(layout, row, stage.partitioner, stage.windows)
+    total += matching_flops(shape.hidden_size, _window_sizes(part, layout.groups[row]))
     return total
 
 
@@ -74,7 +74,7 @@ def rounds_flops(
         plan_rounds(pipeline, layout, torch.device("cpu"))
     ):
         count = source.vision_counts[row]
-        if not plan.removes or not count:
+        if plan.counts_after[row] == plan.counts_before[row]:
             continue
         part = stage if number == 0 else replace(stage, scorer=None)
         text = layout.length - layout.pads[row] - count

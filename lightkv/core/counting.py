@@ -23,6 +23,10 @@ from lightkv.core.layout import SEPARATOR, Grid, SampleLayout, View, VisionLayou
 from lightkv.core.pipeline import Pipeline
 
 _CPU = torch.device("cpu")
+MOST_TOKENS = 4_000_000
+"""Vision tokens, and text tokens, of a prompt that is laid out: its tables take some hundred MB."""
+MOST_STEPS = 100_000
+"""Generated tokens that are counted, step by step."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,23 @@ def prompt_layout(views: Sequence[ViewSize], text_tokens: int) -> VisionLayout:
     """One sample: the views of one image, then the text (counts do not depend on the order).
 
     Raises:
-        ConfigError: no vision tokens, or a negative number of text tokens.
+        ConfigError: no vision tokens or more than `MOST_TOKENS`, or such a number of text tokens.
     """
-    if sum(view.tokens for view in views) < 1:
+    vision = sum(view.tokens for view in views)
+    if vision < 1:
         raise ConfigError("there is nothing to compress without vision tokens", field="views")
-    if text_tokens < 0:
+    if vision > MOST_TOKENS:
         raise ConfigError(
-            "a number of tokens is not negative", field="text_tokens", value=text_tokens
+            f"a prompt of more than {MOST_TOKENS:,} vision tokens is not laid out",
+            field="views",
+            value=vision,
+            remedy="give smaller grids",
+        )
+    if not 0 <= text_tokens <= MOST_TOKENS:
+        raise ConfigError(
+            f"a number of tokens is not negative, and at most {MOST_TOKENS:,}",
+            field="text_tokens",
+            value=text_tokens,
         )
     placed, start = [], 0
     for size in views:
@@ -190,11 +204,14 @@ def count_savings(
         new_tokens: generated tokens, at least 1.
 
     Raises:
-        ConfigError: windows that do not fit the grid, or fewer than one generated token.
+        ConfigError: windows that do not fit the grid, or a number of generated tokens that is not
+            from 1 to `MOST_STEPS`.
     """
-    if new_tokens < 1:
+    if not 1 <= new_tokens <= MOST_STEPS:
         raise ConfigError(
-            "the prefill gives one token at least", field="new_tokens", value=new_tokens
+            f"the prefill gives one token at least, and {MOST_STEPS:,} steps are counted at most",
+            field="new_tokens",
+            value=new_tokens,
         )
     text = layout.text_counts[0]
     layers, flops, products = _walk(pipeline, shape, layout)

@@ -6,7 +6,7 @@ the attention call before a stage, `Prefill.apply` at the stage, and `Engine.fin
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -29,19 +29,20 @@ from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline
 from lightkv.core.plan import StagePlan
+from lightkv.core.precision import exact
 from lightkv.core.profile import Profiler
+from lightkv.core.prompt import start_input
 from lightkv.core.report import HeldLayer, RunReport, build_report
+from lightkv.core.reports import Reports
 from lightkv.core.roles import Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.stage import Observed, observes
 from lightkv.core.vision import VisionView
-from lightkv.core.work import StageResult, run_stage, start_input
+from lightkv.core.work import StageResult, run_stage
 
 PLAN_CACHE = 64
 """Plans kept for layouts seen lately (a server sees few shapes again and again)."""
 LAYOUT_CACHE = 16
 """Layouts kept, with the index tensors derived from them: 0.5 MB each at 65,536 tokens, for a table."""
-REPORTS = 1000
-"""Reports kept by a session."""
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Prefill:
         }
         if not scorers:
             return
-        with torch.no_grad():
+        with torch.no_grad(), exact():
             given = start_input(hidden_states, self.layout, drafts)
             made: list[tuple[Scorer, torch.Tensor | None]] = []
             for number, scorer in scorers.items():
@@ -192,9 +193,9 @@ class Prefill:
         """`[V]` original tokens that each token of `source` holds after the stages so far."""
         if self.size is None or source is self.layout:
             return None if self.size is None else self.size.to(device)
-        rows = torch.ones(self.layout.batch_size * self.layout.length, device=device)
-        places = self.layout.token_index(device).flat
-        rows = rows.index_copy(0, places, self.size.to(device))
+        size, places = self.size.to(device), self.layout.token_index(device).flat
+        rows = size.new_ones(self.layout.batch_size * self.layout.length)
+        rows = rows.index_copy(0, places, size)
         return rows.index_select(0, source.token_index(device).flat)
 
     def log_sizes(self, done: CachedLayer | None = None) -> torch.Tensor | None:
@@ -207,8 +208,8 @@ class Prefill:
         if not self.engine.pipeline.spec.proportional or size is None:
             return None
         if self._logs is None or self._logs[0] is not size:
-            rows = torch.zeros(layout.batch_size * layout.length, device=size.device)
-            rows = rows.index_copy(0, layout.token_index(size.device).flat, size.float().log())
+            rows = size.new_zeros(layout.batch_size * layout.length)
+            rows = rows.index_copy(0, layout.token_index(size.device).flat, size.log())
             self._logs = size, rows.view(layout.batch_size, layout.length)
         return self._logs[1]
 
@@ -300,6 +301,7 @@ class Engine:
         check_finite: stop with `NumericError` when a stage meets NaN or infinity (reads a value on
             the host at each stage). Off, a NaN goes where it would have gone without compression.
         heads: the processes that share the attention heads, this one alone by default.
+        reports: takes the report of each run.
     """
 
     def __init__(
@@ -311,6 +313,7 @@ class Engine:
         trace: bool = False,
         check_finite: bool = False,
         heads: HeadGroup | None = None,
+        reports: Reports | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.shape = shape
@@ -318,7 +321,7 @@ class Engine:
         self.check_finite = check_finite
         self.heads = heads or HeadGroup()
         self.profiler = Profiler(profile)
-        self.reports: deque[RunReport] = deque(maxlen=REPORTS)
+        self.reports = Reports(trace=trace) if reports is None else reports
         self.runs = 0
         self.owner: object | None = None
         self._plans: OrderedDict[tuple[int, int, str, torch.device], StagePlan] = OrderedDict()
@@ -346,9 +349,9 @@ class Engine:
             self._plans.popitem(last=False)
         return plan
 
-    def begin(self, layout: VisionLayout) -> Prefill:
-        """Start a forward pass whose vision tokens lie as `layout` says."""
-        prefill = Prefill(self, self._known(layout), self.runs)
+    def begin(self, layout: VisionLayout, drafts: int = 0) -> Prefill:
+        """Start a forward pass whose vision tokens lie as `layout` says; see `Prefill.start`."""
+        prefill = Prefill(self, self._known(layout.with_drafts(drafts)), self.runs)
         self.runs += 1
         return prefill
 
@@ -381,10 +384,11 @@ class Engine:
         shape = replace(self.shape, windows=()) if keeps_all else self.shape
         report = build_report(prefill, shape, held, cached=cached)
         self.profiler.close(report)
-        self.reports.append(report)
+        self.reports.add(report)
         return report
 
 
+@exact()
 def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
     """What a component reads off the attention call, over the heads of all processes.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.roles import WindowSpec
+from lightkv.core.strict import Strict, check_plain, is_whole
 
 Site = Literal["layers", "cache"]
 """Where a stage acts: on hidden states between layers, or on each layer's keys and values."""
@@ -15,7 +17,7 @@ Scope = Literal["vision", "all"]
 """Which cache entries take part: those of vision tokens, or text as well."""
 
 
-class StageSpec(BaseModel):
+class StageSpec(Strict):
     """One entry of a schedule.
 
     Attributes:
@@ -29,8 +31,6 @@ class StageSpec(BaseModel):
         scope: `all` lets text entries take part too (cache site only).
         overrides: role → component spec that replaces the pipeline's in this stage.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     site: Site = "layers"
     after_layer: int | None = Field(default=None, validate_default=True)
@@ -68,27 +68,39 @@ class StageSpec(BaseModel):
     @field_validator("windows")
     @classmethod
     def _windows_are_positive(cls, value: WindowSpec) -> WindowSpec:
-        sides = value.values() if isinstance(value, dict) else [1 if value is None else value]
-        if any(side < 1 for side in sides):
-            raise ValueError("windows per side must be at least 1")
+        wrong = wrong_windows(value)
+        if wrong is not None:
+            raise ValueError(wrong)
         return value
+
+
+MOST_WINDOWS = 65_536
+"""Windows per side: more than any grid has rows or columns, or any cache entries."""
+
+
+def wrong_windows(windows: object) -> str | None:
+    """What is wrong with a schedule's `windows` entry, None if nothing is."""
+    sides = windows.values() if isinstance(windows, dict) else [1 if windows is None else windows]
+    if not all(is_whole(side) and 1 <= side <= MOST_WINDOWS for side in sides):
+        return f"windows per side must be whole numbers from 1 to {MOST_WINDOWS:,}"
+    return None
 
 
 def read_stage(number: int, stage: StageSpec | dict[str, Any]) -> StageSpec:
     """A stage from plain data, with its place in the schedule named in errors."""
     if isinstance(stage, StageSpec):
         return stage
+    remedy = "a stage is {after_layer: 15, windows: 4, ratio: 0.5}, or {site: cache, ratio: 0.5}"
+    where = f"schedule[{number}]"
+    if not isinstance(stage, Mapping):
+        raise ConfigError("a stage is a mapping", field=where, value=stage, remedy=remedy)
+    check_plain(stage, where)
     try:
         return StageSpec(**stage)
-    except (ValidationError, TypeError) as error:
-        first: Any = error.errors()[0] if isinstance(error, ValidationError) else {}
-        where = ".".join(str(part) for part in first.get("loc", ()))
-        raise ConfigError(
-            str(first.get("msg", error)),
-            field=f"schedule[{number}]" + (f".{where}" if where else ""),
-            value=first.get("input"),
-            remedy="a stage is {after_layer: 15, windows: 4, ratio: 0.5}, or {site: cache, ratio: 0.5}",
-        ) from error
+    except ConfigError as error:
+        error.field = where if error.field is None else f"{where}.{error.field}"
+        error.remedy = remedy
+        raise
 
 
 def _sides(windows: WindowSpec) -> tuple[int, int] | None:

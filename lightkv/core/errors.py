@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class LightKVError(Exception):
@@ -33,9 +35,15 @@ class LightKVError(Exception):
     def __str__(self) -> str:
         head = ""
         if self.field is not None:
-            head = f"{self.field}: " if self.value is None else f"{self.field} = {self.value!r}: "
+            head = (
+                f"{self.field}: " if self.value is None else f"{self.field} = {short(self.value)}: "
+            )
         tail = f". {self.remedy}" if self.remedy else ""
         return f"{head}{self.message}{tail}."
+
+
+class LightKVWarning(UserWarning):
+    """What works otherwise than was asked for."""
 
 
 class ConfigError(LightKVError):
@@ -72,5 +80,42 @@ class NumericError(LightKVError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"did you mean 'tome'? "` or nothing; used in the remedy of unknown names."""
+    if len(name) > LONGEST_NAME:
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}? " if close else ""
+
+
+LONGEST_NAME = 100
+"""Characters of a name that may be a slip of another."""
+
+
+class _Short(reprlib.Repr):
+    """`repr`, cut where it grows long or deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 5
+        self.maxlist = self.maxtuple = self.maxset = self.maxfrozenset = self.maxdict = 12
+        self.maxstring = self.maxother = 300
+        self.maxlong = 60
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        """As `repr` has it, in the mapping's own order."""
+        if x and level <= 0:
+            return "{...}"
+        parts = [
+            f"{self.repr1(key, level - 1)}: {self.repr1(value, level - 1)}"
+            for key, value in list(x.items())[: self.maxdict]
+        ]
+        return "{" + ", ".join(parts + ["..."] * (len(x) > self.maxdict)) + "}"
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python prints no number of more than 4,300 digits."""
+        bits = x.bit_length()
+        return f"<a number of {bits} bits>" if bits > 10_000 else super().repr_int(x, level)
+
+
+def short(value: object) -> str:
+    """A value as an error prints it: what the user wrote, of a length that fits a line or two."""
+    return _Short().repr(value)

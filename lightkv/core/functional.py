@@ -16,10 +16,12 @@ from lightkv.core.attention import (
 from lightkv.core.errors import ConfigError, LayoutError
 from lightkv.core.finite import check_finite as _check_finite
 from lightkv.core.layout import VisionLayout
+from lightkv.core.precision import exact
+from lightkv.core.prompt import prompt_index, start_input
 from lightkv.core.roles import StageContext
 from lightkv.core.stage import Observed, Stage, observes
 from lightkv.core.vision import VisionView
-from lightkv.core.work import StageResult, prompt_index, run_stage, start_input
+from lightkv.core.work import StageResult, run_stage
 
 __all__ = ["compress_stage", "prompt_index"]
 
@@ -90,14 +92,16 @@ def compress_stage(
             remedy="give one number for each vision token, sample after sample",
         )
     view = _attention_view(layout, hidden_states, attention_logits, query, key, last_row, scaling)
-    if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs():
-        view.state = stage.scorer.start(
-            start_input(hidden_states if embeddings is None else embeddings, layout)
+    with exact():
+        if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs():
+            view.state = stage.scorer.start(
+                start_input(hidden_states if embeddings is None else embeddings, layout)
+            )
+        observed = Observed(
+            stage.scorer.observe(view) if stage.scorer and observes(stage.scorer) else None,
+            stage.matcher.observe(view) if observes(stage.matcher) else None,
         )
-    observed = Observed(
-        stage.scorer.observe(view) if stage.scorer and observes(stage.scorer) else None,
-        stage.matcher.observe(view) if observes(stage.matcher) else None,
-    ).looked(stage, vision)
+    observed = observed.looked(stage, vision)
     if check_finite:
         _check_finite("guidance", observed.score)
         _check_finite("metric", observed.metric)

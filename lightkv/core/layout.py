@@ -19,6 +19,7 @@ import torch
 
 from lightkv.core.errors import LayoutError
 from lightkv.core.layout_checks import check_sample, checked_grid, checked_pads, checked_span
+from lightkv.core.places import TokenIndex, initial_index
 from lightkv.core.transfer import to_device
 
 IntArray = npt.NDArray[np.int64]
@@ -88,6 +89,10 @@ class SampleLayout:
             return np.zeros(0, dtype=np.int64)
         return np.sort(np.concatenate([view.positions for view in self.views]))
 
+    def end(self, text: int) -> int:
+        """The last position of the row if it holds `text` tokens that are no vision."""
+        return self.pad + text + int(self.positions.size) - 1
+
     @cached_property
     def tokens(self) -> TokenTable:
         """Per vision token, in sequence order: image, view and coordinates."""
@@ -143,26 +148,6 @@ class Groups:
         return cls(np.arange(count, dtype=np.int64), np.ones(count, dtype=np.int64), bands)
 
 
-@dataclass(frozen=True)
-class TokenIndex:
-    """Value-dependent places of the current vision tokens of a batch, sample after sample.
-
-    Attributes:
-        flat: `[V]` positions in the flattened batch, `sample · N + position`, ascending.
-        origin: `[V]` number of the original vision token (counted over the batch) whose place
-            and position each one holds.
-        text: `[T]` flat positions of everything else that is not left padding, ascending.
-    """
-
-    flat: torch.Tensor
-    origin: torch.Tensor
-    text: torch.Tensor
-
-    def to(self, device: torch.device) -> TokenIndex:
-        tables = (self.flat, self.origin, self.text)
-        return TokenIndex(*(to_device(table, device) for table in tables))
-
-
 @dataclass(frozen=True, eq=False)
 class VisionLayout:
     """Vision tokens of a batch: geometry, current counts and, after a stage, current places.
@@ -174,6 +159,7 @@ class VisionLayout:
         pads: current left padding of each row.
         index: places of the survivors; None before the first stage, where they follow from
             `samples`.
+        drafts: positions at the end of every row that are no part of the prompt (assisted decoding).
         facts: what was derived from the host data, so that it is derived once (see `once`).
     """
 
@@ -182,6 +168,7 @@ class VisionLayout:
     groups: tuple[Groups, ...] = field(default=())
     pads: tuple[int, ...] = field(default=())
     index: TokenIndex | None = None
+    drafts: int = 0
     facts: dict[Hashable, Any] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -242,6 +229,10 @@ class VisionLayout:
                 remedy="pass the layout that belongs to these hidden states",
             )
         return VisionLayout(length, self.samples)
+
+    def with_drafts(self, drafts: int) -> VisionLayout:
+        """This layout (before any stage) where the last `drafts` positions are no prompt."""
+        return VisionLayout(self.length, self.samples, drafts=drafts) if drafts else self
 
     def for_rows(self, pads: Sequence[int]) -> VisionLayout:
         """This layout for a batch whose rows have the given left padding.
@@ -312,13 +303,24 @@ class VisionLayout:
         )
 
     @property
+    def pinned(self) -> tuple[bool, ...]:
+        """Of each row whether a vision token holds its last prompt position: no stage touches that."""
+        return self.once(
+            "pinned",
+            lambda: tuple(
+                bool(np.isin(sample.end(text) - self.drafts, sample.positions))
+                for sample, text in zip(self.samples, self.text_counts, strict=True)
+            ),
+        )
+
+    @property
     def key(self) -> str:
         """Digest of all host data: equal keys mean equal shapes and equal index tables."""
         return self.once("key", self._digest)
 
     def _digest(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(repr((self.length, self.pads)).encode())
+        digest.update(repr((self.length, self.pads, self.drafts)).encode())
         for sample, group in zip(self.samples, self.groups, strict=True):
             for view in sample.views:
                 digest.update(repr((view.grid, view.image)).encode())
@@ -333,7 +335,7 @@ class VisionLayout:
         """Places of the current vision tokens on `device`."""
         if self.index is not None:
             return self.index.to(device)
-        host = self.once("index", lambda: _initial_index(self))
+        host = self.once("index", lambda: initial_index(self.samples, self.length))
         return self.once(("index", device), lambda: host.to(device))
 
     def vision_mask(self, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -372,18 +374,3 @@ class VisionLayout:
 
 
 UNKNOWN_LENGTH = -1
-
-
-def _initial_index(layout: VisionLayout) -> TokenIndex:
-    flat, text = [], []
-    for row, sample in enumerate(layout.samples):
-        offset = row * layout.length
-        flat.append(offset + sample.positions)
-        everything = np.arange(sample.pad, layout.length, dtype=np.int64)
-        text.append(offset + np.setdiff1d(everything, sample.positions, assume_unique=True))
-    places = torch.from_numpy(np.concatenate(flat))
-    return TokenIndex(
-        flat=places,
-        origin=torch.arange(places.numel()),
-        text=torch.from_numpy(np.concatenate(text)),
-    )

@@ -12,6 +12,9 @@ from lightkv.core.errors import LayoutError
 if TYPE_CHECKING:
     from lightkv.core.layout import SampleLayout, View
 
+MOST_CELLS = 2**26
+"""Cells of a grid; the tables of a larger one would fill the memory before its span is checked."""
+
 
 def checked_grid(grid: Any) -> tuple[int, int, int]:
     """(frames, rows, columns) as whole numbers.
@@ -28,6 +31,13 @@ def checked_grid(grid: Any) -> tuple[int, int, int]:
             remedy="an image of 24 x 24 patches is (1, 24, 24)",
         )
     frames, rows, columns = (side or 0 for side in sides)
+    if frames * rows * columns > MOST_CELLS:
+        raise LayoutError(
+            f"a grid has at most {MOST_CELLS:,} cells",
+            field="grid",
+            value=grid,
+            remedy="no sequence holds that many tokens; check the order (frames, rows, columns)",
+        )
     return frames, rows, columns
 
 
@@ -57,14 +67,15 @@ def checked_pads(pads: Sequence[int] | None, rows: int) -> tuple[int, ...]:
     """
     if pads is None:
         return (0,) * rows
-    if len(pads) != rows or any(pad < 0 for pad in pads):
+    found = [_whole(pad) for pad in pads]
+    if len(found) != rows or any(pad is None or pad < 0 for pad in found):
         raise LayoutError(
             f"{rows} numbers that are not negative are needed",
             field="pads",
             value=list(pads),
             remedy="give the left padding of each row, or leave pads out",
         )
-    return tuple(int(pad) for pad in pads)
+    return tuple(pad or 0 for pad in found)
 
 
 def check_sample(row: int, sample: SampleLayout, length: int | None) -> None:
@@ -120,7 +131,9 @@ def _check_view(where: str, view: View) -> None:
 
 
 def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
     try:
-        return int(value) if int(value) == value else None
+        return int(value) if int(value) == value and abs(value) < 2**31 else None
     except (TypeError, ValueError, OverflowError):
         return None

@@ -2,122 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from lightkv.core import yamls
 from lightkv.core.building import STAGE_ROLES, build_rounds
 from lightkv.core.cache import needs_of_call, plan_rounds, planned
-from lightkv.core.entries import Scope, Site, StageSpec
+from lightkv.core.entries import StageSpec, read_stage
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.plugins import build_component, get_preset
+from lightkv.core.recipe import Recipe
 from lightkv.core.roles import Component, PositionPolicy, WindowSpec
 from lightkv.core.schedule import Schedule
 from lightkv.core.stage import Stage
+from lightkv.core.strict import Strict, check_plain
+
+__all__ = ["Pipeline", "PipelineSpec", "Recipe", "resolve_spec"]
 
 ComponentSpec = str | dict[str, Any]
-DEFAULT_RETENTION = 0.55
-DEFAULT_RATIO = 0.5
 _CPU = torch.device("cpu")
 
 
-class Recipe(BaseModel):
-    """A schedule that is solved when the depth of the model is known.
-
-    Attributes:
-        retention: wanted mean over all layers of the share of vision tokens in the cache.
-        windows: one entry for each stage; the last is repeated where more stages are needed.
-        ratio: removed share of each stage.
-        after_layer: a single stage after this many layers, with its ratio solved, instead.
-        depths: stages after these shares of the depth instead, such as (0.25, 0.5, 0.75). What they
-            keep is then raised to one common power that meets `retention`.
-        ratios: with `depths`, the removed share of each stage that the power starts from; `ratio`
-            for all if None.
-        overrides: role → component that replaces the pipeline's, one entry for each stage; the last
-            is repeated where there are more stages.
-        site: `cache`: a single stage on the cache of every layer, with its ratio solved, instead.
-        scope: of the stage on the cache: `vision`, or `all` with text.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    retention: float = DEFAULT_RETENTION
-    windows: tuple[WindowSpec, ...] = (None, None, None)
-    ratio: float = DEFAULT_RATIO
-    after_layer: int | None = None
-    depths: tuple[float, ...] | None = None
-    ratios: tuple[float, ...] | None = None
-    overrides: tuple[dict[str, Any], ...] = ()
-    site: Site = "layers"
-    scope: Scope = "vision"
-
-    def schedule(self, num_layers: int, min_layer: int = 0) -> Schedule:
-        """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
-
-        Raises:
-            ConfigError: the retention is out of reach; the message names the range.
-        """
-        placed = self._placed(num_layers, min_layer)
-        if not self.overrides:
-            return placed
-        last = len(self.overrides) - 1
-        return Schedule(
-            stage.model_copy(update={"overrides": self.overrides[min(number, last)]})
-            for number, stage in enumerate(placed.stages)
-        )
-
-    def _placed(self, num_layers: int, min_layer: int) -> Schedule:
-        window = self.windows[0] if self.windows else None
-        if self.site == "cache":
-            for other in ("after_layer", "depths"):
-                if getattr(self, other) is not None:
-                    raise ConfigError(
-                        "a stage on the cache acts in every layer",
-                        field=f"schedule.{other}",
-                        value=getattr(self, other),
-                        remedy=f"leave {other} or site: cache out",
-                    )
-            return Schedule.on_cache(self.retention, window, self.scope)
-        if self.scope != "vision":
-            raise ConfigError(
-                "text tokens take part on the cache site only",
-                field="schedule.scope",
-                value=self.scope,
-                remedy="add site: cache, or leave scope out",
-            )
-        if self.after_layer is not None:
-            return Schedule.single(num_layers, self.retention, self.after_layer, window)
-        if self.depths is not None:
-            ratios = self.ratios or (self.ratio,) * len(self.depths)
-            return Schedule.at_depths(
-                num_layers, self.retention, self.depths, ratios, self.windows, max(min_layer, 1)
-            )
-        windows, first = list(self.windows), max(min_layer, 1)
-        while True:
-            try:
-                return Schedule.for_retention(
-                    num_layers, self.retention, windows, self.ratio, min_layer=first
-                )
-            except ConfigError:
-                most = num_layers - first
-                if not windows or len(windows) >= most or not 0 < self.retention <= 1:
-                    raise
-                windows.append(windows[-1])
-
-
-class PipelineSpec(BaseModel):
+class PipelineSpec(Strict):
     """A named composition: role → component, and when it acts.
 
     A preset is such a spec under a name; `to_yaml` prints what reproduces it.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "custom"
     source: str = ""
@@ -148,41 +65,52 @@ class PipelineSpec(BaseModel):
                 value=type(data).__name__,
                 remedy=f"its keys are: {', '.join(cls.model_fields)}",
             )
+        check_plain(data, where)
         try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            if isinstance(data.get("schedule"), list | tuple):
-                # The union's error names neither stage nor field; the schedule's own does.
-                Schedule(data["schedule"])
-            raise _spec_error(cls, where, error) from error
+            if isinstance(schedule := data.get("schedule"), list | tuple):
+                stages = tuple(read_stage(i, stage) for i, stage in enumerate(schedule))
+                data = {**data, "schedule": stages}
+            return cls(**data)
+        except ConfigError as error:
+            inner = "" if error.field is None else f": {error.field}"
+            error.field = f"{where}{inner}"
+            raise
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "pipeline") -> PipelineSpec:
-        """From YAML text (safe load: no code, no objects)."""
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        """From YAML text (safe load: no code, no objects, no key twice).
+
+        Raises:
+            ConfigError: not such YAML, with the line, or as `parse`.
+        """
+        if not isinstance(text, str):
             raise ConfigError(
-                f"not valid YAML: {error}",
+                "YAML is a text",
                 field=where,
-                value=text[:40],
-                remedy="compare with what `Pipeline.to_yaml()` prints; only plain data is allowed",
-            ) from error
+                value=text,
+                remedy="use PipelineSpec.parse for plain data, from_file for a file",
+            )
+        try:
+            data = yamls.load(text)
+        except yaml.YAMLError as error:
+            raise _not_yaml(error, where, text[:40]) from error
         return cls.parse(data, where)
 
     @classmethod
     def from_file(cls, path: str | Path) -> PipelineSpec:
         """From a YAML file."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            data = yamls.read(path)
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 str(error),
                 field="pipeline file",
                 value=str(path),
                 remedy="give the path of a YAML file, or the name of a preset",
             ) from error
-        return cls.from_yaml(text, str(path))
+        except yaml.YAMLError as error:
+            raise _not_yaml(error, "pipeline file", str(path)) from error
+        return cls.parse(data, str(path))
 
     def to_yaml(self) -> str:
         """YAML that gives this spec back."""
@@ -238,20 +166,12 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _spec_error(cls: type[BaseModel], where: str, error: ValidationError) -> ConfigError:
-    # A key that is not known is the likelier cause of one that is missing.
-    found = error.errors()
-    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-    keys = [str(part) for part in first["loc"] if str(part) not in ("Recipe", "str", "dict")]
-    name = keys[0] if keys else ""
-    hint = f"its keys are: {', '.join(cls.model_fields)}"
-    if first["type"] == "extra_forbidden":
-        hint = nearest(keys[-1], cls.model_fields) + hint
+def _not_yaml(error: yaml.YAMLError, where: str, value: str) -> ConfigError:
     return ConfigError(
-        str(first["msg"]),
-        field=f"{where}: {'.'.join(keys)}" if name else where,
-        value=None if first["type"] == "missing" else first.get("input"),
-        remedy=hint,
+        f"not valid YAML: {error}",
+        field=where,
+        value=value,
+        remedy="compare with what `Pipeline.to_yaml()` prints; only plain data is allowed",
     )
 
 
@@ -266,6 +186,7 @@ class Pipeline:
         rounds: the rounds of the stage on the cache, empty if there is none or it removes nothing.
         positions: the position policy.
         num_layers: decoder layers it was built for.
+        asked: retention that its recipe was solved for; None if its stages were given.
     """
 
     spec: PipelineSpec
@@ -274,6 +195,7 @@ class Pipeline:
     positions: PositionPolicy
     num_layers: int
     rounds: tuple[Stage, ...] = ()
+    asked: float | None = None
 
     @classmethod
     def build(
@@ -320,7 +242,8 @@ class Pipeline:
         if schedule.cache is not None and schedule.cache.ratio > 0:
             rounds = built[-1]
         explicit = spec.model_copy(update={"schedule": schedule.stages})
-        pipeline = cls(explicit, schedule, stages, positions, num_layers, rounds)
+        asked = spec.schedule.retention if isinstance(spec.schedule, Recipe) else None
+        pipeline = cls(explicit, schedule, stages, positions, num_layers, rounds, asked)
         pipeline.check_composition()
         return pipeline
 
@@ -352,21 +275,23 @@ class Pipeline:
         Raises:
             ConfigError: populations of some stage would depend on values.
         """
-        sides, frames = [4], [1]
-        for entry in self.schedule.stages:
-            windows = entry.windows if isinstance(entry.windows, dict) else {"space": entry.windows}
-            sides.append(windows.get("space") or 1)
-            frames.append(windows.get("time") or 1)
-        side = 4 * max(sides)
-        layout = VisionLayout.from_spans([[(0, (max(frames), side, side))]])
+        sample = replace(
+            self,
+            stages=tuple(map(_small, self.stages)),
+            rounds=tuple(map(_small, self.rounds)),
+        )
+        windows = [_sides(stage.windows) for stage in (*sample.stages, *sample.rounds)]
+        side = 4 * max((4, *(space for space, _ in windows)))
+        frames = max((1, *(time for _, time in windows)))
+        layout = VisionLayout.from_spans([[(0, (frames, side, side))]])
         layout = layout.with_length(layout.original_counts[0])
         between = len(self.schedule.after_layers)
-        for number, stage in enumerate(self.stages[:between]):
-            self._check_rounds(layout)
+        for number, stage in enumerate(sample.stages[:between]):
+            sample._check_rounds(layout)
             plan = planned(stage, layout, number)
             index = layout.token_index(_CPU)
             layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
-        self._check_rounds(layout)
+        sample._check_rounds(layout)
 
     def _check_rounds(self, layout: VisionLayout) -> None:
         """Plan the stage on the cache for layers that see this layout."""
@@ -376,6 +301,25 @@ class Pipeline:
     def to_yaml(self) -> str:
         """YAML with the stages written out."""
         return self.spec.to_yaml()
+
+
+_FEW, _FEW_FRAMES = 16, 8
+"""Windows per side, and over time, that show whether a composition can work as well as more do."""
+
+
+def _sides(windows: WindowSpec) -> tuple[int, int]:
+    """Windows over space and over time, 1 where that is not said."""
+    entry = windows if isinstance(windows, dict) else {"space": windows or 1}
+    return entry.get("space", 1), entry.get("time", 1)
+
+
+def _small(stage: Stage) -> Stage:
+    """The stage with few windows: as many as there are would need a grid of that size."""
+    windows = stage.windows
+    if isinstance(windows, dict):
+        most = {"space": _FEW, "time": _FEW_FRAMES}
+        return replace(stage, windows={key: min(n, most[key]) for key, n in windows.items()})
+    return stage if windows is None else replace(stage, windows=min(windows, _FEW))
 
 
 def resolve_spec(source: PipelineSpec | str | Path | dict[str, Any]) -> PipelineSpec:

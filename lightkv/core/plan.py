@@ -119,8 +119,7 @@ def plan_stage(
         ConfigError: windows that do not fit, or whose populations would depend on values.
     """
     partitions = [
-        partitioner.partition(sample, groups, windows)
-        for sample, groups in zip(layout.samples, layout.groups, strict=True)
+        partition_of(layout, row, partitioner, windows) for row in range(layout.batch_size)
     ]
     rank, populations, protected = _number_windows(layout, partitions)
     keeps = np.array(
@@ -157,6 +156,30 @@ def plan_stage(
         window=torch.from_numpy(rank),
         inner=None if inner is None else torch.from_numpy(inner),
     )
+
+
+def partition_of(
+    layout: VisionLayout, row: int, partitioner: Partitioner, windows: WindowSpec
+) -> Partition:
+    """Windows of a row. Where it ends in its image, its last token stands outside all of them.
+
+    The next token is read off the last position, so that survives every stage as it is, whatever the
+    partitioner says.
+    """
+    groups = layout.groups[row]
+    part = partitioner.partition(layout.samples[row], groups, windows)
+    return _without_last(part, groups) if layout.pinned[row] and part.label.size else part
+
+
+def _without_last(part: Partition, groups: Groups) -> Partition:
+    """The partition with the last token of the sequence protected, and known to survive."""
+    label = part.label.copy()
+    label[-1] = PROTECTED
+    if part.by == "cell":
+        return replace(part, label=label)
+    known = np.zeros_like(groups.label) if part.known is None else part.known.copy()
+    known[-1] = known.max() + 1
+    return replace(part, label=label, known=known)
 
 
 def _inner(layout: VisionLayout, partitions: list[Partition]) -> IntArray | None:

@@ -14,6 +14,7 @@ import pluggy
 from lightkv.core import hookspecs
 from lightkv.core.errors import ConfigError, PluginError, UnknownNameError, nearest
 from lightkv.core.roles import ROLES, Component
+from lightkv.core.strict import check_plain
 
 if TYPE_CHECKING:
     from lightkv.core.adapter import Adapter
@@ -112,7 +113,8 @@ class Registry:
 
     def _add_component(self, cls: type[Component], package: str) -> None:
         role = getattr(cls, "role", None)
-        if role not in ROLES or not getattr(cls, "name", ""):
+        name = getattr(cls, "name", "")
+        if role not in ROLES or not isinstance(name, str) or not name:
             self._fail(
                 f"{cls!r} of {package!r} is not a component with a role and a name",
                 getattr(cls, "__name__", str(cls)),
@@ -207,6 +209,7 @@ def build_component(role: str, spec: Component | str | Mapping[str, Any]) -> Com
             value=spec,
             remedy="such as `uniform` or `{name: top-k}`",
         )
+    check_plain(spec, role)
     parameters = {key: value for key, value in spec.items() if key != "name"}
     return registry().component(role, spec["name"])(**parameters)
 

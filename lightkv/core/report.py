@@ -17,6 +17,8 @@ from lightkv.core.assignment import Assignment
 from lightkv.core.costs import rounds_flops, stage_flops
 from lightkv.core.errors import SessionError
 from lightkv.core.flops import DecoderShape
+from lightkv.core.gap import gap_text
+from lightkv.core.report_table import report_table
 
 if TYPE_CHECKING:
     from lightkv.core.cache import CachedLayer
@@ -82,6 +84,7 @@ class RunReport:
         run: number of the prefill in the session.
         strategy: name of the pipeline.
         planned_retention: of the schedule, before rounding to whole tokens.
+        asked_retention: that the schedule was solved for; None if its stages were given.
         samples: one entry for each row of the batch.
         cache_bytes: bytes of the tensors of each layer's cache after the prefill, rows padded to equal
             length, entries of earlier turns included; None without a cache.
@@ -109,12 +112,20 @@ class RunReport:
     after_layers: tuple[int, ...] | None = None
     layout: VisionLayout | None = None
     cache_trace: tuple[CachedLayer | None, ...] | None = None
+    asked_retention: float | None = None
 
     @property
     def retention(self) -> float:
         """Achieved retention, mean over the rows that hold images (1 if none does)."""
         rows = [sample.retention for sample in self.samples if sample.original]
         return sum(rows) / len(rows) if rows else 1.0
+
+    @property
+    def gap(self) -> str | None:
+        """What is to be said of a retention that is more than 5 points from the one asked for."""
+        if not any(sample.original for sample in self.samples):
+            return None
+        return gap_text(self.retention, self.planned_retention, self.asked_retention)
 
     @property
     def vision_kv_bytes(self) -> int:
@@ -156,6 +167,7 @@ class RunReport:
         return {
             "run": self.run,
             "strategy": self.strategy,
+            "asked_retention": self.asked_retention,
             "planned_retention": self.planned_retention,
             "retention": self.retention,
             "vision_kv_bytes": self.vision_kv_bytes,
@@ -176,30 +188,7 @@ class RunReport:
 
     def table(self) -> Table:
         """A rich table with one row for each run of layers of equal length."""
-        table = Table(title=f"{self.strategy}, run {self.run}: {self._headline()}")
-        for column in ("sample", "layers", "vision in", "vision out", "KV bytes per layer"):
-            table.add_column(column, justify="right")
-        for number, sample in enumerate(self.samples):
-            for first, last, tokens, size in _segments(sample):
-                table.add_row(
-                    str(number),
-                    f"{first}–{last}" if last > first else str(first),
-                    str(sample.original),
-                    str(tokens),
-                    f"{size:,}",
-                )
-        return table
-
-    def _headline(self) -> str:
-        parts = [f"retention {self.retention:.3f} (planned {self.planned_retention:.3f})"]
-        if self.flops_vanilla:
-            parts.append(f"prefill FLOPs {self.flops / self.flops_vanilla:.3f} of vanilla")
-        if self.time_to_first_token is not None:
-            parts.append(f"first token {1e3 * self.time_to_first_token:.1f} ms")
-        if self.time_per_token is not None:
-            parts.append(f"{1e3 * self.time_per_token:.1f} ms per token")
-        parts += [f"{role} {1e3 * t:.1f} ms" for role, t in self.role_times.items()]
-        return ", ".join(parts)
+        return report_table(self)
 
     def __rich__(self) -> Table:
         return self.table()
@@ -222,17 +211,6 @@ def _sample_dict(sample: SampleReport) -> dict[str, Any]:
         "flops_vanilla": sample.flops_vanilla,
         "compression_flops": sample.compression_flops,
     }
-
-
-def _segments(sample: SampleReport) -> list[tuple[int, int, int, int]]:
-    """(first layer, last layer, vision tokens, KV bytes) of runs of equal layers."""
-    runs: list[tuple[int, int, int, int]] = []
-    for layer, (tokens, size) in enumerate(zip(sample.vision_tokens, sample.kv_bytes, strict=True)):
-        if runs and runs[-1][2:] == (tokens, size):
-            runs[-1] = (runs[-1][0], layer, tokens, size)
-        else:
-            runs.append((layer, layer, tokens, size))
-    return runs
 
 
 def build_report(
@@ -272,6 +250,7 @@ def build_report(
         run=prefill.run,
         strategy=engine.pipeline.spec.name,
         planned_retention=engine.pipeline.retention,
+        asked_retention=engine.pipeline.asked,
         samples=samples,
         cache_bytes=cache if cached else None,
         trace=tuple(prefill.trace) if engine.trace else None,
@@ -335,7 +314,9 @@ def _sample_report(
         flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(
             _stage_flops(prefill, shape, after, before, row)
-            for after, before, _ in prefill.stages_done
+            for after, before, left in prefill.stages_done
+            # Alone in its batch, a row that loses nothing would not have been worked on.
+            if left.vision_counts[row] < before.vision_counts[row]
         ),
         original=original,
     )

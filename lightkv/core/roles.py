@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from lightkv.core.attention import AttentionView
 from lightkv.core.errors import ConfigError
@@ -33,6 +33,7 @@ from lightkv.core.inputs import (
     Surroundings,
 )
 from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout
+from lightkv.core.strict import Strict, message_of
 from lightkv.core.vision import VisionView
 
 __all__ = [
@@ -69,7 +70,7 @@ PROTECTED = -1
 """Window label of a token that no component may touch in this stage."""
 
 
-class Component(BaseModel):
+class Component(Strict):
     """What all roles share: a name, a source, validated parameters.
 
     Class attributes:
@@ -79,18 +80,22 @@ class Component(BaseModel):
             vision encoder (`lightkv.core.vision`).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     role: ClassVar[Role]
     name: ClassVar[str]
     source: ClassVar[str] = ""
     requires: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, **parameters: Any) -> None:
-        try:
-            super().__init__(**parameters)
-        except ValidationError as error:
-            raise _config_error(type(self), error) from error
+    @classmethod
+    def _refused(cls, error: ValidationError) -> ConfigError:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(cls.model_fields) or "none"
+        return ConfigError(
+            message_of(first),
+            field=f"{cls.role} {cls.name!r}" + (f", {where}" if where else ""),
+            value=None if first["type"] == "missing" else first.get("input"),
+            remedy=f"its parameters are: {known}",
+        )
 
     def needs(self) -> frozenset[str]:
         """Attention quantities that this instance needs; override where a parameter decides."""
@@ -99,18 +104,6 @@ class Component(BaseModel):
     def spec(self) -> dict[str, Any]:
         """`{"name": …, parameter: value}`, the entry that reproduces this component."""
         return {"name": self.name, **self.model_dump(mode="json", exclude_defaults=True)}
-
-
-def _config_error(cls: type[Component], error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    known = ", ".join(cls.model_fields) or "none"
-    return ConfigError(
-        str(first["msg"]),
-        field=f"{cls.role} {cls.name!r}" + (f", {where}" if where else ""),
-        value=None if first["type"] == "missing" else first.get("input"),
-        remedy=f"its parameters are: {known}",
-    )
 
 
 # -- who may interact with whom ---------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightkv.core.entries import Scope, StageSpec, check_windows_shrink, read_stage
@@ -24,6 +24,7 @@ from lightkv.core.solver import (
     solve_power,
     stack,
 )
+from lightkv.core.strict import is_whole
 
 
 class Schedule:
@@ -35,6 +36,13 @@ class Schedule:
     """
 
     def __init__(self, stages: Iterable[StageSpec | dict[str, Any]]) -> None:
+        if isinstance(stages, str | Mapping) or not isinstance(stages, Iterable):
+            raise ConfigError(
+                "a schedule is a list of stages",
+                field="schedule",
+                value=stages,
+                remedy="such as [{after_layer: 15, windows: 4, ratio: 0.5}]",
+            )
         self.stages = tuple(read_stage(i, stage) for i, stage in enumerate(stages))
         for number, (before, after) in enumerate(itertools.pairwise(self.stages), start=1):
             if before.site == "cache":
@@ -293,9 +301,9 @@ class Schedule:
         check_retention(retention)
         if retention == 1.0:
             return cls(())
-        if after_layer < 0:
+        if not is_whole(after_layer) or not 0 <= after_layer < num_layers:
             raise ConfigError(
-                "a stage acts after 0 or more layers",
+                f"a stage acts after 0 or more of the decoder's {num_layers} layers",
                 field="after_layer",
                 value=after_layer,
                 remedy=f"use 0 … {num_layers - 1}",

@@ -18,6 +18,7 @@ from lightkv.core.errors import ConfigError, SessionError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline, PipelineSpec
 from lightkv.core.report import RunReport
+from lightkv.core.reports import Keep, Reports
 
 # Sessions by the module that they hook. Keys and values are weak: an attached model that nobody
 # holds any more is let go, with its session.
@@ -60,8 +61,18 @@ class Session:
 
     @property
     def reports(self) -> list[RunReport]:
-        """One report for each prefill, oldest first."""
+        """One report for each of the latest prefills, oldest first.
+
+        By default 100 are kept, or 10 with `trace`, whose reports hold tensors: a server's memory stays
+        flat. `keep_reports` of `compress` and `attach` is another bound, or `"all"`. `runs` counts
+        those that were let go too, and `RunReport.run` numbers them.
+        """
         return list(self._engine.reports)
+
+    @property
+    def runs(self) -> int:
+        """Prefills that were reported since the session was made."""
+        return self._engine.reports.total
 
     @property
     def last(self) -> RunReport:
@@ -109,7 +120,12 @@ class Session:
 
     def __repr__(self) -> str:
         state = "attached" if self.active else "detached"
-        return f"Session({self.pipeline.spec.name!r}, {self.pipeline.schedule!r}, {state})"
+        runs, kept = self.runs, len(self._engine.reports)
+        held = "" if runs == kept else f", reports of the last {kept} kept"
+        return (
+            f"Session({self.pipeline.spec.name!r}, {self.pipeline.schedule!r}, {state}, "
+            f"{runs} runs{held})"
+        )
 
 
 Source = PipelineSpec | str | Path | dict[str, Any]
@@ -125,6 +141,8 @@ def prepare(
     profile: bool = False,
     trace: bool = False,
     check_finite: bool = False,
+    keep_reports: Keep = None,
+    gap_warning: bool = True,
     **changes: Any,
 ) -> Session:
     """A session that is not attached yet; see `compress` for the arguments."""
@@ -154,7 +172,13 @@ def prepare(
         shape, bytes_per_value=_dtype(chosen.key_module(model)).itemsize, processes=heads.size
     )
     engine = Engine(
-        built, shape, profile=profile, trace=trace, check_finite=check_finite, heads=heads
+        built,
+        shape,
+        profile=profile,
+        trace=trace,
+        check_finite=check_finite,
+        heads=heads,
+        reports=Reports(keep_reports, trace=trace, gap_warning=gap_warning),
     )
     return Session(model, built, chosen, engine, layout)
 
@@ -172,7 +196,10 @@ def compress(model: nn.Module, pipeline: Source, **options: Any) -> Iterator[Ses
         pipeline: a preset's name, a spec, a path to a YAML file or plain data.
         **options: `retention` (mean share of vision KV over all layers), roles to replace
             (`scorer="uniform"`), `positions`, `schedule`, `adapter`, `layout` (vision spans for
-            inputs that the adapter cannot read), `profile`, `trace`, `check_finite`.
+            inputs that the adapter cannot read), `profile`, `trace`, `check_finite`, `keep_reports`
+            (the latest so many reports stay in `Session.reports`: 100 by default, 10 with `trace`;
+            `"all"` without bound) and `gap_warning` (on by default: a `LightKVWarning`, once, if the
+            retention of a prompt is more than 5 points from the one that was asked for).
 
     Raises:
         LightKVError: anything that cannot work; nothing is left attached to the model.
@@ -185,7 +212,10 @@ def compress(model: nn.Module, pipeline: Source, **options: Any) -> Iterator[Ses
 
 
 def attach(model: nn.Module, pipeline: Source, **options: Any) -> Session:
-    """As `compress`, for servers and notebooks: stays until `detach(model)`."""
+    """As `compress`, with the same options, for servers and notebooks: stays until `detach(model)`.
+
+    Of a server's requests the latest 100 reports are kept (`keep_reports`), so memory stays flat.
+    """
     return prepare(model, pipeline, **options).attach()
 
 

@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from lightkv.core.errors import ConfigError
+from lightkv.core.strict import is_number
 
 TOLERANCE = 0.005 + 1e-9
 """Half a point: how far a solved schedule may be from the wanted retention."""
 
 
-def check_retention(retention: float) -> None:
-    if not isinstance(retention, (int, float)) or not 0.0 < retention <= 1.0:
+def check_retention(retention: object) -> None:
+    if not is_number(retention) or not 0.0 < retention <= 1.0:
         raise ConfigError(
             "retention is a share of the vision KV cache",
             field="retention",
@@ -30,7 +31,7 @@ def check_solver_arguments(windows: object, ratio: object) -> None:
             value=windows,
             remedy="give a list, such as [4, 2, 1]",
         )
-    if not isinstance(ratio, int | float) or not 0.0 < ratio < 1.0:
+    if not is_number(ratio) or not 0.0 < ratio < 1.0:
         raise ConfigError(
             "the removed share of a stage must be above 0 and below 1",
             field="ratio",
@@ -40,15 +41,17 @@ def check_solver_arguments(windows: object, ratio: object) -> None:
 
 
 def check_depths(depths: Sequence[float], ratios: Sequence[float]) -> None:
-    rising = all(a < b for a, b in itertools.pairwise(depths))
-    if not depths or not rising or not all(0.0 <= depth < 1.0 for depth in depths):
+    within = all(is_number(depth) and 0.0 <= depth < 1.0 for depth in depths)
+    if not depths or not within or not all(a < b for a, b in itertools.pairwise(depths)):
         raise ConfigError(
             "depths are increasing shares of the layers, from 0 to below 1",
             field="depths",
             value=tuple(depths),
             remedy="such as [0.25, 0.5, 0.75]",
         )
-    if len(ratios) != len(depths) or not all(0.0 < ratio < 1.0 for ratio in ratios):
+    if len(ratios) != len(depths) or not all(
+        is_number(ratio) and 0.0 < ratio < 1.0 for ratio in ratios
+    ):
         raise ConfigError(
             f"{len(depths)} stages need as many removed shares between 0 and 1",
             field="ratios",

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 
 from lightkv.core.attention import EMBEDDINGS, NEXT_LAST_ROW
+from lightkv.core.entries import wrong_windows
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.plan import StagePlan, plan_stage
 from lightkv.core.plugins import build_component, get_preset
+from lightkv.core.precision import as_here, exact
 from lightkv.core.roles import Aggregator, Component, Matcher, Partitioner, Scorer, WindowSpec
+from lightkv.core.strict import is_number
 from lightkv.core.vision import VISION_FEATURES, VisionView, is_vision
 
 
@@ -35,17 +38,17 @@ class Stage:
     windows: WindowSpec = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ratio, int | float) or not 0.0 <= self.ratio < 1.0:
+        if not is_number(self.ratio) or not 0.0 <= self.ratio < 1.0:
             raise ConfigError(
                 "the removed share must be at least 0 and below 1",
                 field="ratio",
                 value=self.ratio,
                 remedy="0.5 removes half of the current vision tokens",
             )
-        sides = self.windows.values() if isinstance(self.windows, dict) else [self.windows or 1]
-        if self.windows == 0 or not all(isinstance(n, int) and n >= 1 for n in sides):
+        wrong = wrong_windows(self.windows)
+        if wrong is not None:
             raise ConfigError(
-                "windows per side must be whole numbers from 1 on",
+                wrong,
                 field="windows",
                 value=self.windows,
                 remedy="such as 4, or {space: 4, time: 2}",
@@ -193,11 +196,13 @@ class Observed:
                 "decoder",
             )
         in_space = stage.aggregator.space == "vision"
-        return replace(
-            self,
-            seen_score=stage.scorer.look(vision) if stage.scorer else None,
-            seen_metric=stage.matcher.look(vision),
-            seen_content=stage.aggregator.look(vision),
-            features=vision.features() if in_space else None,
-            project=vision.project if in_space else None,
-        )
+        project = as_here(vision.project) if in_space else None
+        with exact():
+            return replace(
+                self,
+                seen_score=stage.scorer.look(vision) if stage.scorer else None,
+                seen_metric=stage.matcher.look(vision),
+                seen_content=stage.aggregator.look(vision),
+                features=vision.features() if in_space else None,
+                project=project,
+            )

@@ -14,5 +14,5 @@ def to_device(values: torch.Tensor | Sequence[int], device: torch.device | str) 
     what comes back from a device must have arrived. A plain `torch.tensor(…, device="cuda")` waits.
     """
     device = torch.device(device)
-    tensor = values if isinstance(values, torch.Tensor) else torch.tensor(values)
+    tensor = values if isinstance(values, torch.Tensor) else torch.tensor(values, dtype=torch.long)
     return tensor.to(device, non_blocking=tensor.device.type == "cpu" and device.type != "cpu")

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import torch
 
 from lightkv.core.assignment import DROPPED, Assignment
-from lightkv.core.attention import PromptIndex
 from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.inputs import (
@@ -22,14 +21,15 @@ from lightkv.core.inputs import (
     MergeInput,
     ScoreInput,
     StageContext,
-    StartInput,
     Surroundings,
 )
-from lightkv.core.layout import TokenIndex, VisionLayout
+from lightkv.core.layout import VisionLayout
+from lightkv.core.places import TokenIndex
 from lightkv.core.plan import Bucket, StagePlan
+from lightkv.core.precision import exact
+from lightkv.core.prompt import prompt_index
 from lightkv.core.roles import Aggregator, Matcher
 from lightkv.core.stage import Observed, Stage
-from lightkv.core.transfer import to_device
 
 Timer = Callable[[str], AbstractContextManager[object]]
 
@@ -60,6 +60,7 @@ class StageResult:
     score: torch.Tensor | None
 
 
+@exact()
 def run_stage(
     hidden_states: torch.Tensor,
     layout: VisionLayout,
@@ -80,7 +81,8 @@ def run_stage(
         stage: components.
         plan: `stage.plan(layout)` on the device of `hidden_states`.
         observed: what the components observed in the attention call before.
-        size: `[V]` original tokens that each vision token holds; ones if None.
+        size: `[V]` original tokens that each vision token holds; ones if None. Counted in float32,
+            where whole numbers are exact up to 2²⁴.
         context: where the stage runs.
         timer: called with a role's name around its work.
         heads: the processes that must decide alike, this one alone by default.
@@ -91,7 +93,8 @@ def run_stage(
     context = context or StageContext(ratio=stage.ratio)
     observed = observed or Observed()
     if size is None:
-        size = torch.ones(index.flat.numel(), device=device)
+        size = torch.ones(index.flat.numel(), dtype=torch.float32, device=device)
+    size = size.float()
     with timer("scoring"):
         score = _score(hidden_states, index, stage, plan, observed, size, context)
     around = None
@@ -107,42 +110,6 @@ def run_stage(
         matches = [work.match(*pair) for pair in zip(plan.buckets, targets, strict=True)]
     with timer("aggregation"):
         return work.finish(layout, matches, stage.aggregator)
-
-
-def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
-    """Prompt positions of each row of a layout, on `device`."""
-    if layout.index is None:
-        return layout.once(("prompt", device), lambda: _prompt_index(layout, device))
-    return _prompt_index(layout, device)
-
-
-def _prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
-    places, valid = layout.once(("text", device), lambda: _text_places(layout, device))
-    text = layout.token_index(device).text
-    index = torch.zeros(valid.numel(), dtype=torch.long, device=device)
-    index = index.scatter(0, places, text % layout.length).view(valid.shape)
-    return PromptIndex(index, valid, layout.valid_mask(device), any(layout.pads))
-
-
-def _text_places(layout: VisionLayout, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[T]` place of each text token in a rectangle of all rows; `[B, P]` which places are taken."""
-    counts = layout.text_counts
-    width = max(counts, default=0)
-    places = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)])
-    valid = torch.arange(width)[None] < torch.tensor(counts)[:, None]
-    return to_device(places, device), to_device(valid, device)
-
-
-def start_input(hidden_states: torch.Tensor, layout: VisionLayout, drafts: int = 0) -> StartInput:
-    """What enters the decoder, for `Scorer.start`; the last `drafts` positions are no prompt."""
-    device = hidden_states.device
-    vision = layout.vision_mask(device)
-    places = torch.arange(vision.shape[1], device=device)
-    last = torch.where(vision, places, -1).amax(dim=1)
-    prompt = prompt_index(layout, device)
-    if drafts:
-        prompt = prompt.without_last(drafts)
-    return StartInput(hidden_states, vision, prompt, last)
 
 
 def _score(
@@ -219,7 +186,7 @@ class _StageWork:
         self.score = score
         self.size = size
         metric = observed.metric
-        self.metric = None if metric is None else metric.reshape(-1, metric.shape[-1])
+        self.metric = None if metric is None else metric.flatten(0, 1)
         self.context = context
         keys = plan.order if plan.by == "rank" else plan.order.index_select(0, index.origin)
         self.order = torch.sort(keys, stable=True).indices
@@ -321,7 +288,7 @@ class _StageWork:
         listed = [match.tokens.gather(1, match.survivors).flatten() for match in matches]
         listed.append(self.order[plan.passing])
         survivor = torch.sort(torch.cat(listed)).values
-        slot_of = torch.full((self.index.flat.numel(),), DROPPED, device=device)
+        slot_of = torch.full((self.index.flat.numel(),), DROPPED, dtype=torch.long, device=device)
         slot_of = slot_of.scatter(0, survivor, torch.arange(survivor.numel(), device=device))
         kept, places, index = self._sequence(survivor)
         hidden = self.rows.index_select(0, kept)
@@ -368,7 +335,7 @@ class _StageWork:
         survivor: torch.Tensor,
     ) -> Assignment:
         slot = slot_of
-        weight = torch.ones(slot.numel(), device=slot.device)
+        weight = torch.ones(slot.numel(), dtype=torch.float32, device=slot.device)
         for match, share in zip(matches, shares, strict=True):
             target = match.tokens.gather(1, match.target.clamp(min=0))
             goes = torch.where(match.target >= 0, slot_of[target], DROPPED)

@@ -231,7 +231,7 @@ class _Runner:
 
 def _vanilla(model: PreTrainedModel) -> _Runner:
     """No stage at all, so the model computes what it always does, under the same stop-watch."""
-    session = prepare(model, STRATEGIES[0], schedule=(), profile=True)
+    session = prepare(model, STRATEGIES[0], schedule=(), profile=True, gap_warning=False)
     return _Runner(Row(VANILLA), session)
 
 
@@ -254,11 +254,11 @@ def _session(model: PreTrainedModel, spec: PipelineSpec, retention: float) -> Se
     so the schedule is solved again for what the first one missed. Explicit stages run as they are.
     """
     if not isinstance(spec.schedule, Recipe):
-        return prepare(model, spec, profile=True)
+        return prepare(model, spec, profile=True, gap_warning=False)
     target, best, best_gap = retention, None, math.inf
     for _ in range(ROUNDS):
         try:
-            session = prepare(model, spec, retention=target, profile=True)
+            session = prepare(model, spec, retention=target, profile=True, gap_warning=False)
         except ConfigError:
             if best is None:
                 raise

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
+from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.lab import yamls
 from lightkv.lab.forms import label_text
 
 OWN = "own"
@@ -125,10 +124,9 @@ def _error(message: str, value: Any, hint: str = "") -> ConfigError:
 
 def _changed(recipe: Recipe, change: Mapping[str, Any]) -> Recipe:
     try:
-        return Recipe.model_validate({**recipe.model_dump(), **change})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _error(str(first["msg"]), dict(change)) from error
+        return Recipe(**{**recipe.model_dump(), **change})
+    except ConfigError as error:
+        raise _error(error.message, dict(change)) from error
 
 
 def _text(value: Any) -> str:

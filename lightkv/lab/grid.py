@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
+from lightkv.core import yamls
 from lightkv.core.errors import nearest
+from lightkv.core.strict import Plain
 from lightkv.lab.combining import (
     VANILLA,
     Combination,
@@ -45,7 +47,6 @@ from lightkv.lab.forms import (
     normal_form,
 )
 from lightkv.lab.records import has_surrogates
-from lightkv.lab.yamls import load
 
 RESERVED = ("model", "task", "retention", "seed", "cell")
 """Factors that every grid has; no axis may take their names."""
@@ -53,15 +54,13 @@ RESERVED = ("model", "task", "retention", "seed", "cell")
 Labels = dict[str, Any]
 
 
-class Skip(BaseModel):
+class Skip(Plain):
     """Combinations that are left out.
 
     Attributes:
         where: factor → label or list of labels; all must hold.
         reason: recorded with each of them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     where: dict[str, tuple[str, ...]] = Field(min_length=1)
     reason: str = "left out by the grid"
@@ -81,7 +80,7 @@ class Skip(BaseModel):
         return all(factors.get(key) in labels for key, labels in self.where.items())
 
 
-class Grid(BaseModel):
+class Grid(Plain):
     """An ablation study.
 
     Attributes:
@@ -103,8 +102,6 @@ class Grid(BaseModel):
         equalise: `achieved`: recipes are solved so that the achieved retention comes as near to the
             wanted one as rounding allows; `planned`: before rounding.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "grid"
     model: Labels
@@ -161,8 +158,8 @@ class Grid(BaseModel):
         """
         path = Path(path)
         try:
-            data = load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            data = yamls.read(path)
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise GridError(
                 f"cannot read the grid ({' '.join(str(error).split())[:300]})",
                 field="grid",

@@ -93,17 +93,15 @@ class Subject:
             LightKVError: the pipeline cannot work on this model; a retention for explicit stages.
         """
         if pipeline is None:
-            return prepare(
-                self.model, PipelineSpec(name="vanilla", matcher="keep-all", schedule=())
-            )
+            return self._session(PipelineSpec(name="vanilla", matcher="keep-all", schedule=()))
         spec = resolve_spec(pipeline)
         if not isinstance(spec.schedule, Recipe):
-            return prepare(self.model, spec, retention=retention)
+            return self._session(spec, retention=retention)
         wanted = spec.schedule.retention if retention is None else retention
         target, best, best_gap = wanted, None, math.inf
         for _ in range(ROUNDS if equalise and probe else 1):
             try:
-                session = prepare(self.model, spec, retention=target)
+                session = self._session(spec, retention=target)
                 achieved = self.try_on(session, probe).retention if probe else wanted
             except ConfigError:
                 if best is None:
@@ -117,7 +115,11 @@ class Subject:
                 break
         assert best is not None
         # Without the reports of the probes, and counting its prefills from 0.
-        return prepare(self.model, best.pipeline.spec)
+        return self._session(best.pipeline.spec)
+
+    def _session(self, spec: PipelineSpec, **options: Any) -> Session:
+        """A session whose reports are all kept, for means over data sets; tables show the gaps."""
+        return prepare(self.model, spec, keep_reports="all", gap_warning=False, **options)
 
     @contextmanager
     def compressed(

@@ -63,7 +63,7 @@ class WeightedCausalAttention(AttentionScorer):
         prompt = attention.prompt
         weight = attention.heads.mean(attention.last_row()).gather(1, prompt.index)
         weight = torch.where(prompt.valid, weight, 0.0)
-        total = torch.zeros(prompt.query_valid.shape, device=weight.device)
+        total = torch.zeros(prompt.query_valid.shape, dtype=torch.float32, device=weight.device)
         for block in attention.prompt_rows():
             rows = block.values.sum(dim=1)
             total = total + (rows * weight[:, block.columns, None]).sum(dim=1)

@@ -152,7 +152,8 @@ def nearest_inside(
     for first in range(0, population, step):
         rows = slice(first, first + step)
         near = cosine(features[:, rows], features)
-        near = near - OUTSIDE * (inner[:, rows, None] != inner[:, None, :])
+        outside = inner[:, rows, None] != inner[:, None, :]
+        near = torch.where(outside, near - OUTSIDE, near)
         near = near.masked_fill(source[:, None, :], -torch.inf)
         value, index = near.max(dim=-1)
         best.append(value)

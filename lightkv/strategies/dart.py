@@ -73,7 +73,7 @@ class Pivots(Matcher):
         if self.threshold is not None:
             pivots, likeness = self._compared(inputs)
             # Pivots go first, the strongest of them foremost.
-            first = torch.arange(pivots.shape[1], device=pivots.device) - 10.0
+            first = torch.arange(pivots.shape[1], device=pivots.device).to(likeness.dtype) - 10.0
             likeness = likeness.scatter(1, pivots, first.expand(pivots.shape))
             order = torch.sort(likeness, dim=-1, stable=True).indices
             return _survive(order[:, : inputs.keep], likeness.shape[1])

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from pydantic import Field
 
 from lightkv.core.attention import COLUMN_SUMS, AttentionView
 from lightkv.core.hookspecs import hookimpl
@@ -46,14 +47,15 @@ class Anchors(Matcher):
     of importances.
 
     Attributes:
-        first, last: protected tokens at the two ends of a window.
+        first, last: protected tokens at the two ends of a window. The last entry of a prompt, which
+            ElasticCache protects, needs no number here: no stage touches it.
     """
 
     name = "anchors"
     source = "ElasticCache, arXiv 2407.18121, section 3.3"
     needs_score = True
-    first: int = 1
-    last: int = 1
+    first: int = Field(default=1, ge=0)
+    last: int = Field(default=0, ge=0)
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         assert inputs.score is not None

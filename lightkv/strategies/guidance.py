@@ -38,7 +38,7 @@ class PromptAttention(AttentionScorer):
 
     def observe(self, attention: AttentionView) -> torch.Tensor:
         valid = attention.prompt.query_valid
-        total = torch.zeros(valid.shape, device=valid.device)
+        total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         for block in attention.prompt_logits():
             share = self._normalised(attention, block).sum(dim=1)
             # Columns beyond a row's prompt may overflow (`keys`), and infinity times 0 is NaN.
@@ -69,7 +69,7 @@ class CausalAttention(AttentionScorer):
 
     def observe(self, attention: AttentionView) -> torch.Tensor:
         valid = attention.prompt.query_valid
-        total = torch.zeros(valid.shape, device=valid.device)
+        total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         for block in attention.prompt_rows():
             rows = block.values.sum(dim=1)
             total = total + torch.where(block.valid[:, :, None], rows, 0.0).sum(dim=1)

@@ -126,7 +126,8 @@ def cheapest(
         rows = slice(first, first + step)
         cost = 1.0 - cosine(features[:, rows], features)
         cost = cost * (score[:, rows, None] + score[:, None, :])
-        cost = cost + ELSEWHERE * (inner[:, rows, None] != inner[:, None, :])
+        outside = inner[:, rows, None] != inner[:, None, :]
+        cost = torch.where(outside, cost + ELSEWHERE, cost)
         value, index = (-cost).masked_fill(source[:, None, :], -torch.inf).max(dim=-1)
         best.append(value)
         partner.append(index)

@@ -106,7 +106,8 @@ class TileBudget(Matcher):
         if self.measure == "count":
             # Tokens outside the base view come after all of it.
             top = ranks(claim.masked_fill(~base, -torch.inf))
-            wanted = (base.sum(dim=1, keepdim=True) * (1.0 - self.alpha) + 1e-4).floor()
+            whole = base.sum(dim=1, keepdim=True).float()
+            wanted = (whole * (1.0 - self.alpha) + 1e-4).floor()
             claim = (top < wanted).float()
         claim = torch.where(base, claim, 0.0)
         claims = torch.zeros_like(claim).scatter_add(1, tile, claim)

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from pydantic import Field
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
@@ -36,7 +37,7 @@ class PseudoSquare(Partitioner):
 
     name = "pseudo-square"
     source = "howtoosee/LightKV, released module"
-    threshold: int = 8
+    threshold: int = Field(default=8, ge=0)
 
     def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
         if not isinstance(windows, int):

@@ -52,7 +52,7 @@ class Energy(Scorer):
         margin = self.margin_at(inputs.context)
         batch, length, _ = inputs.hidden_states.shape
         unit = torch.nn.functional.normalize(inputs.hidden_states.float(), dim=-1, eps=1e-8)
-        window = torch.full((batch * length,), -1, device=unit.device)
+        window = torch.full((batch * length,), -1, dtype=torch.long, device=unit.device)
         label = inputs.sample if inputs.window is None else inputs.window
         window = window.scatter(0, inputs.vision, label).view(batch, length)
         step = max(1, PAIR_ELEMENTS // max(1, batch * length))

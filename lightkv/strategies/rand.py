@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from pydantic import Field
 
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
@@ -31,7 +32,7 @@ class RecentNoise(Noise):
 
     name = "noise-recent"
     source = "EffiVLM-Bench/EffiVLM-Bench, random eviction"
-    recent: float = 0.1
+    recent: float = Field(default=0.1, ge=0.0, le=1.0)
 
     def score(self, inputs: ScoreInput) -> torch.Tensor:
         noise = super().score(inputs)

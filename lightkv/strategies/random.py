@@ -37,7 +37,7 @@ class Noise(Scorer):
         if context.layer is not None and self.per_layer:
             seed = seed * 10_007 + context.layer + 1
         generator = torch.Generator().manual_seed(seed % 2**64)  # as many bits as it takes
-        noise = torch.rand(inputs.hidden_states.shape[1], generator=generator)
+        noise = torch.rand(inputs.hidden_states.shape[1], generator=generator, dtype=torch.float32)
         # Made on the host, where it is the same for every device; the copy does not wait.
         return to_device(noise, inputs.vision.device).index_select(0, inputs.rank)
 
@@ -66,7 +66,7 @@ class RandomBipartite(Bipartite):
         generator = torch.Generator().manual_seed(seed % 2**64)  # as many bits as it takes
         sources, destinations = (population + 1) // 2, population // 2
         # As many draws as there are windows in the batch; the first of a sample take the first.
-        drawn = torch.rand(groups, 2 * sources, generator=generator)
+        drawn = torch.rand(groups, 2 * sources, generator=generator, dtype=torch.float32)
         drawn = to_device(drawn, device).index_select(0, number_in_row(inputs))
         best, chance = drawn[:, :sources], drawn[:, sources:]
         partner = (chance * destinations).long().clamp(max=max(destinations - 1, 0))

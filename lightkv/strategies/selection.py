@@ -39,7 +39,7 @@ def best(score: torch.Tensor, preferred: torch.Tensor, keep: int) -> torch.Tenso
 
 def kept_only(chosen: torch.Tensor, population: int) -> torch.Tensor:
     """Targets `[G, n]` when the tokens `chosen` `[G, k]` stay and all others are dropped."""
-    target = torch.full((chosen.shape[0], population), -1, device=chosen.device)
+    target = chosen.new_full((chosen.shape[0], population), -1)
     return target.scatter(1, chosen, chosen)
 
 

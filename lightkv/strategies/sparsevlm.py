@@ -82,7 +82,7 @@ class TextRaters(AttentionScorer):
             )
         raters = attention.state
         valid = attention.prompt.query_valid
-        total = torch.zeros(valid.shape, device=valid.device)
+        total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         heads = 0
         for block in attention.prompt_rows():
             weight = raters[:, block.columns]
@@ -99,7 +99,7 @@ def _relevance(inputs: StartInput, text: torch.Tensor) -> torch.Tensor:
     words = hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])).float()
     lowest = torch.finfo(words.dtype).min
     step = max(1, SIMILARITY_ELEMENTS // max(1, words.shape[0] * words.shape[1]))
-    total = torch.zeros(index.shape, device=words.device)
+    total = torch.zeros(index.shape, dtype=torch.float32, device=words.device)
     for first in range(0, hidden.shape[1], step):
         rows = slice(first, first + step)
         product = torch.matmul(hidden[:, rows].float(), words.transpose(1, 2))
@@ -152,7 +152,8 @@ class Recycle(Matcher):
         raters = prompt.valid.float()
         if state is not None and state.shape == raters.shape:
             raters = state
-        rows = torch.zeros(*prompt.query_valid.shape, count, device=raters.device)
+        shape = (*prompt.query_valid.shape, count)
+        rows = torch.zeros(shape, dtype=torch.float32, device=raters.device)
         heads = 0
         for block in attention.prompt_rows():
             total = torch.einsum("bhpn,bp->bnp", block.values, raters[:, block.columns])
@@ -170,7 +171,7 @@ class Recycle(Matcher):
                 remedy="use after_layer >= 1, or budget: fixed",
             )
         rank = torch.linalg.matrix_rank(inputs.observed.float(), rtol=RANK_TOLERANCE)
-        pruned = torch.floor(self.scale * (population - rank)).long()
+        pruned = torch.floor(self.scale * (population - rank).float()).long()
         ends = [population - p + self.clusters(p) for p in range(1, population + 1)]
         survivors = to_device([population, *ends], rank.device)[pruned]
         return survivors.clamp(max=inputs.keep)

@@ -61,7 +61,7 @@ class DominantContextual(Matcher):
         population, keep = inputs.tokens.shape[1], inputs.keep
         targets = round(keep * self.contextual)
         dominant = descending(inputs.score)[:, : keep - targets]
-        target = torch.full((dominant.shape[0], population), -1, device=dominant.device)
+        target = dominant.new_full((dominant.shape[0], population), -1)
         target = target.scatter(1, dominant, dominant)
         if not targets:
             return target

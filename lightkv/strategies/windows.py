@@ -31,14 +31,17 @@ class Windows(Partitioner):
     `windows: 4` cuts rows and columns of every frame into 4 bands as even as possible (the first
     ones are one longer). Later stages group the bands of the stage before, so each window is a
     union of earlier ones and its population is known. `{space: 4, time: 2}` also cuts the frames
-    of a video into 2 bands; without `time` every frame stands alone.
+    of a video into 2 bands; without `time` every frame stands alone. A side with fewer cells than
+    windows has a window for each: a picture of one token keeps it.
 
     Attributes:
         population: cut rows and columns (then the frames, where `time` is set) into more bands than the
             stage asks for until no window holds more current tokens than this. What matching costs then
             grows linearly with the number of vision tokens. `windows` may be left out of the schedule.
-        clamp: use as many windows as an axis has bands where more are asked for, instead of an
-            error (small images of dynamic-resolution models).
+        clamp: what is done where less can be had than is asked for. None: a side of fewer cells than
+            windows (a narrow picture) has a window for each cell; more windows than an earlier stage
+            left, or a `population` that cannot be kept, are errors. True: none of these is an error.
+            False: all are.
         budget: `window`: each window gives the same share. `view`: the windows of a view share one
             budget, so those with more redundancy give more; tokens still match inside their window
             only. How many each window keeps then depends on values, the view's total does not.
@@ -47,7 +50,7 @@ class Windows(Partitioner):
     name = "windows"
     source = "LightKV, arXiv 2605.00789, section 3 (spatial sub-windows)"
     population: int | None = Field(default=None, ge=2)
-    clamp: bool = False
+    clamp: bool | None = None
     budget: Literal["window", "view"] = "window"
 
     def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
@@ -135,13 +138,20 @@ class Windows(Partitioner):
     def _regroup(self, view: int, axis: tuple[int, ...], count: int) -> tuple[int, ...]:
         current = max(axis) + 1
         if count > current:
-            if not self.clamp:
+            # A narrow picture is no one's mistake; windows finer than an earlier stage's are.
+            narrow = current == len(axis)
+            if self.clamp is False or not (narrow or self.clamp):
                 raise ConfigError(
                     f"{count} windows per side do not fit view {view}, which has {current} bands "
-                    "on an axis",
+                    "on an axis" + ("" if narrow else " after an earlier stage"),
                     field="windows",
                     value=count,
-                    remedy=f"use at most {current}, or {{name: windows, clamp: true}}",
+                    remedy=f"use at most {current}"
+                    + (
+                        ", or leave clamp: false out"
+                        if narrow
+                        else ", or {name: windows, clamp: true}"
+                    ),
                 )
             count = current
         group = np.concatenate(

@@ -135,7 +135,7 @@ def _tensors(scorer: Scorer, which: Which) -> int:
 
 def sample_mean(score: torch.Tensor, inputs: ScoreInput) -> torch.Tensor:
     """`[V]` mean importance of the vision tokens in each token's sample."""
-    samples = torch.zeros(inputs.hidden_states.shape[0], device=score.device)
+    samples = score.new_zeros(inputs.hidden_states.shape[0])
     total = samples.index_add(0, inputs.sample, score)
     count = samples.index_add(0, inputs.sample, torch.ones_like(score)).clamp(min=1.0)
     return (total / count).index_select(0, inputs.sample)

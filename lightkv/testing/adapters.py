@@ -57,7 +57,8 @@ class AdapterBench:
             "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
             "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
             layer" (reading its attention), "embeddings" (instead of ids, with images),
-            "placeholders" (in the ids), and the names of attention implementations.
+            "placeholders" (in the ids), "image at the end" (a prompt without text behind its
+            image), and the names of attention implementations.
         pair: prompts of two rows with an image each, for conversations.
         outside_error: what a compressed cache raises when it goes on after its session.
     """
@@ -76,6 +77,11 @@ class AdapterBench:
     cannot: ClassVar[dict[str, str]] = {}
     pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
     outside_error: ClassVar[type[Exception] | tuple[type[Exception], ...]] = SessionError
+
+    @property
+    def least_effect(self) -> float:
+        """Least difference that dropping must make, or a test of it would prove nothing."""
+        return 10 * self.exact
 
     # -- supplied by the family ------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ class CacheSiteTests(AdapterBench):
         plain = self.logits(model, inputs)
         if "after_layer" not in schedule[0]:
             torch.testing.assert_close(found[:, 0], plain[:, 0], atol=self.exact, rtol=0)
-        assert (found - plain).abs().max() > 10 * self.exact, "dropping had no effect at all"
+        assert (found - plain).abs().max() > self.least_effect, "dropping had no effect at all"
         self._check_stored(model, out.past_key_values, session.last)
 
     def test_cache_site_beams(self) -> None:

@@ -27,7 +27,8 @@ class SampleShape:
     """One prompt: text tokens before each image and at the end, and the images between.
 
     Attributes:
-        texts: text tokens before each image; the last entry stands after all of them.
+        texts: text tokens before each image; the last entry stands after all of them (0: the prompt
+            ends in its image).
         grids: (frames, rows, columns, whether each row ends in a separator) of each image.
     """
 
@@ -47,6 +48,11 @@ class SampleShape:
     @property
     def length(self) -> int:
         return self.layout()[1]
+
+    @property
+    def ends_in_image(self) -> bool:
+        """Whether a vision token holds the last position."""
+        return bool(self.grids) and self.texts[-1] == 0
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,11 @@ class Case:
         """`[B, N, D]` hidden states of the batch, or `[1, n, D]` of one row alone."""
         if row is not None:
             generator = torch.Generator().manual_seed(self.seed * 1000 + row)
-            return torch.randn(1, self.shapes[row].length, WIDTH, generator=generator)
+            return torch.randn(
+                1, self.shapes[row].length, WIDTH, generator=generator, dtype=torch.float32
+            )
         # What stands in the padding must not matter, so it is large.
-        out = torch.full((len(self.shapes), self.length, WIDTH), 30.0)
+        out = torch.full((len(self.shapes), self.length, WIDTH), 30.0, dtype=torch.float32)
         for number, shape in enumerate(self.shapes):
             out[number, self.length - shape.length :] = self.hidden(number)[0]
         return out
@@ -95,7 +103,9 @@ def attention(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Query `[B, 4, N, 4]` and key `[B, 2, N, 4]` that follow from the hidden states alone."""
     batch, length, width = hidden.shape
     generator = torch.Generator().manual_seed(7)
-    weights = torch.randn(width, (HEADS + KV_HEADS) * HEAD_DIM, generator=generator)
+    weights = torch.randn(
+        width, (HEADS + KV_HEADS) * HEAD_DIM, generator=generator, dtype=torch.float32
+    )
     both = hidden @ weights.to(device=hidden.device, dtype=hidden.dtype)
     both = both.view(batch, length, HEADS + KV_HEADS, HEAD_DIM).transpose(1, 2)
     return both[:, :HEADS], both[:, HEADS:]
@@ -121,7 +131,9 @@ class SyntheticVision(VisionView):
     def _mixed(self, seed: int, width: int) -> torch.Tensor:
         """`[V₀, width]` a fixed random projection of the tokens."""
         generator = torch.Generator().manual_seed(seed)
-        weights = torch.randn(self._tokens.shape[-1], width, generator=generator)
+        weights = torch.randn(
+            self._tokens.shape[-1], width, generator=generator, dtype=torch.float32
+        )
         return self._tokens @ weights.to(device=self._tokens.device, dtype=self._tokens.dtype)
 
     def keys(self, layer: int) -> torch.Tensor:
@@ -129,7 +141,8 @@ class SyntheticVision(VisionView):
 
     def cls_query(self, layer: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(200 + layer)
-        query = torch.randn(HEADS, HEAD_DIM, generator=generator).to(self._tokens)
+        query = torch.randn(HEADS, HEAD_DIM, generator=generator, dtype=torch.float32)
+        query = query.to(self._tokens)
         return query.expand(self._tokens.shape[0], -1, -1)
 
     def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
@@ -146,7 +159,9 @@ class SyntheticVision(VisionView):
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
         generator = torch.Generator().manual_seed(400)
-        weights = torch.randn(VISION_WIDTH, self._tokens.shape[-1], generator=generator)
+        weights = torch.randn(
+            VISION_WIDTH, self._tokens.shape[-1], generator=generator, dtype=torch.float32
+        )
         return torch.tanh(features @ weights.to(features)).to(self._tokens.dtype)
 
 
@@ -237,10 +252,10 @@ def grids(max_side: int = 7) -> st.SearchStrategy[tuple[int, int, int, bool]]:
 
 @st.composite
 def shapes(draw: st.DrawFn, max_images: int = 2) -> SampleShape:
-    """A prompt with 0 … `max_images` images and some text; at least one token stands at the end."""
+    """A prompt with 0 … `max_images` images and some text, which may end in its last image."""
     images = draw(st.lists(grids(), max_size=max_images))
     texts = draw(st.lists(st.integers(0, 3), min_size=len(images), max_size=len(images)))
-    return SampleShape((*texts, draw(st.integers(1, 4))), tuple(images))
+    return SampleShape((*texts, draw(st.integers(0 if images else 1, 4))), tuple(images))
 
 
 @st.composite

@@ -39,7 +39,7 @@ def alive_by_layer(
     alive, out = torch.ones_like(vision), []
     for layer in range(num_layers):
         if layer in stages:
-            places = places[stages[layer].survivor]
+            places = places[stages[layer].survivor.to(places.device)]
             alive = ~vision
             alive.view(-1)[places] = True
         out.append(alive)
@@ -71,11 +71,11 @@ def stored_by_layer(
             stored.append(alive)
             continue
         left = torch.zeros_like(vision)
-        real = done.layout.valid_mask()
+        real, kept = done.layout.valid_mask(), done.kept.to(vision.device)
         for row in range(vision.shape[0]):
             # The layer's own sequence lists what it saw in order, behind its padding.
             places = torch.nonzero(alive[row] & valid[row]).flatten()
-            left[row, places[done.kept[row][real[row]] - done.before.pads[row]]] = True
+            left[row, places[kept[row][real[row]] - done.before.pads[row]]] = True
         stored.append(left)
     return seen, stored
 
@@ -163,6 +163,22 @@ class Recorder:
         """`[…, B, N + steps]` of all passes in a row."""
         parts = [ids.expand(*ids.shape[:-2], batch, -1) for ids in self.position_ids]
         return torch.cat(parts, dim=-1)
+
+
+def reaching(layer: nn.Module, run: Callable[[], Any]) -> torch.Tensor:
+    """`[B, N, D]` what reaches a layer while `run` runs, after the hooks that are there already."""
+    seen: list[torch.Tensor] = []
+
+    def look(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
+        seen.append((args[0] if args else kwargs["hidden_states"]).detach().clone())
+
+    handle = _with_kwargs(layer, look)
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        handle.remove()
+    return seen[0]
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:

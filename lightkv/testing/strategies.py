@@ -5,7 +5,7 @@
         temporal = True            # also draw windows over time
 
 Each test draws batches with several images, video frames, strips of one row, separators, rows
-without images and left padding, and runs a chain of stages on them.
+without images, prompts that end in their image and left padding, and runs a chain of stages on them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from lightkv.core.assignment import Assignment
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline import PipelineSpec
-from lightkv.core.roles import PROTECTED, Partition, WindowSpec
+from lightkv.core.plan import partition_of
+from lightkv.core.roles import PROTECTED, WindowSpec
 from lightkv.core.stage import Stage
 from lightkv.testing.cases import Case, Chain, Step, cases, rows_of, spec_of, stages_of
 from lightkv.testing.cases import takes_windows as _takes_windows
@@ -98,6 +99,13 @@ class StrategySuite:
         for step in self.chain(self.case(data)).steps:
             check_text(step)
             check_order(step)
+
+    @_INHERITED
+    @given(data=st.data())
+    def test_the_last_position_is_untouched(self, data: st.DataObject) -> None:
+        """The next token is read off it, also where a prompt ends in its image."""
+        for step in self.chain(self.case(data)).steps:
+            check_last(step)
 
     @_INHERITED
     @given(data=st.data())
@@ -222,6 +230,7 @@ def check_strategy(
         if step.stage.aggregator.convex:
             check_convexity(step, tolerance)
         check_text(step)
+        check_last(step)
         check_order(step)
         check_layout(step)
     return chain
@@ -248,11 +257,8 @@ def window_labels(step: Step) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     out, origin = [], step.layout.token_index(torch.device("cpu")).origin.numpy()
     rows = rows_of(step.layout.vision_counts)
     first = np.concatenate([[0], np.cumsum(step.layout.original_counts)])
-    parts: list[Partition] = [
-        step.stage.partitioner.partition(sample, groups, step.stage.windows)
-        for sample, groups in zip(step.layout.samples, step.layout.groups, strict=True)
-    ]
-    for row, part in enumerate(parts):
+    for row in range(step.layout.batch_size):
+        part = partition_of(step.layout, row, step.stage.partitioner, step.stage.windows)
         own = origin[rows == row] - first[row]
         out.append(part.label if part.by == "rank" else part.label[own])
     return out
@@ -321,6 +327,24 @@ def check_text(step: Step) -> None:
     old = step.hidden.reshape(-1, width)[before_text]
     new = step.result.hidden_states.reshape(-1, width)[after_text]
     assert torch.equal(old, new)
+
+
+def check_last(step: Step) -> None:
+    """The last position of every row is bitwise the same, still last, and nothing flowed into it."""
+    before, after = step.hidden, step.result.hidden_states
+    assert torch.equal(after[:, -1], before[:, -1])
+    assert bool((step.result.kept[:, -1] == before.shape[1] - 1).all())
+    held = step.result.assignment.group_sizes().cpu()
+    place = torch.from_numpy(np.cumsum(step.result.layout.vision_counts)) - 1
+    for row, sample in enumerate(step.layout.samples):
+        if step.layout.original_counts[row] and sample.positions[-1] == _original_end(step, row):
+            assert held[place[row]] == 1, f"row {row}: its last token took others in"
+
+
+def _original_end(step: Step, row: int) -> int:
+    """The last position of a row before any stage: what is not vision now was none then."""
+    layout = step.layout
+    return layout.samples[row].pad + layout.text_counts[row] + layout.original_counts[row] - 1
 
 
 def check_order(step: Step) -> None:

@@ -7,6 +7,7 @@ from releases import LATER_IMAGE
 from rows import grids_later, left_padded, row_ids
 from tiny import tiny_qwen2_5_vl, tiny_qwen2_vl
 
+import lightkv
 from lightkv.adapters.inputs import read_inputs
 from lightkv.adapters.qwen_vl import QwenVLAdapter
 from lightkv.testing import AdapterSuite, Prompt
@@ -134,3 +135,31 @@ def test_the_painted_patch_moves_the_token_of_its_cell(build, cell):
     layout = QwenVLAdapter().layout(model, read_inputs(model.model, (), arguments))
     view = layout.samples[0].views[0]
     assert view.coordinates[moved].tolist() == [0, *cell]
+
+
+class Thumbnails(TestQwen25VL):
+    """Pictures of fewer rows or columns than the windows of the default preset."""
+
+    grids = ((1, 6, 80), (1, 4, 4), (1, 2, 4), (1, 2, 2))
+    batch = tuple(Prompt(4, 1, 3, seed) for seed in range(4))
+    schedule = tuple(
+        {"after_layer": a, "ratio": 0.5, "windows": w} for a, w in ((2, 4), (3, 2), (4, 1))
+    )
+
+    def make_inputs(self, model, prompts):
+        return inputs_of(prompts, list(self.grids), dtype=model.dtype)
+
+
+@pytest.mark.parametrize("pipeline", ["lightkv", "lightkv-plus", "lightkv-release"])
+def test_thumbnails_end_no_request(pipeline):
+    suite = Thumbnails()
+    if pipeline != "lightkv-release":
+        suite.test_batch_equals_single("sdpa", pipeline)
+    model = suite.make_model()
+    with lightkv.compress(model, pipeline, adapter=QwenVLAdapter()) as run:
+        for prompt in suite.batch:
+            suite.generate(model, suite.make_inputs(model, [prompt]))
+    kept = [report.samples[0].vision_tokens[-1] for report in run.reports]
+    assert kept[0] < 120
+    assert all(0 < left <= 4 for left in kept[1:])
+    assert kept[-1] == 1

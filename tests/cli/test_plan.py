@@ -186,7 +186,6 @@ def test_plan_agrees_with_a_real_run():
         (("llava-v1.5-7b", "--layers", "8,9", "--windows", "2,4"), ("windows grow",)),
         (("llava-v1.5-7b", "--layers", "8,9", "--windows", "4,2,1"), ("3 entries for 2",)),
         (("llava-v1.5-7b", "--layers", "8", "--ratios", "0.7"), ("at most 0.5",)),
-        (("llava-v1.5-7b", "--layers", "8", "--windows", "30"), ("do not fit",)),
         (("llava-v1.5-7b", "--layers", "8", "--retention", "0.5"), ("--layers",)),
         (("llava-v1.5-7b", "--windows", "4"), ("--layers",)),
         (("llava-v1.5-7b", "--grid", "24"), ("--grid", "24x24")),

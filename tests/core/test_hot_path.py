@@ -21,6 +21,7 @@ from lightkv.core.work import run_stage
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import dense
 import stage as benchmark
+import stage_case
 from memory import LiveBytes
 
 SHAPE = DecoderShape(
@@ -201,6 +202,6 @@ def test_the_plain_windows_are_those_of_the_stage():
             place.samples[0], place.groups[0], None
         )
         plain = np.zeros(vision, dtype=np.int64)
-        for number, window in enumerate(dense.split((0, grid), benchmark.PER_SIDE[vision])):
+        for number, window in enumerate(dense.split((0, grid), stage_case.PER_SIDE[vision])):
             plain[window.numpy()] = number
         assert np.array_equal(plain, partition.label)

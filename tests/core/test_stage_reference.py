@@ -73,7 +73,10 @@ def bands(side, count):
 
 
 def windows_of(case, row, space):
-    """Lists of vision token numbers (in the row) of each spatial window, separators left out."""
+    """Lists of vision token numbers (in the row) of each spatial window.
+
+    Separators are left out, and the last position of a prompt that ends in its image.
+    """
     groups, number = {}, 0
     for image, (frames, rows, columns, newline) in enumerate(case.shapes[row].grids):
         vertical, horizontal = bands(rows, space), bands(columns, space)
@@ -84,7 +87,15 @@ def windows_of(case, row, space):
                     groups.setdefault(key, []).append(number)
                     number += 1
                 number += newline
-    return list(groups.values())
+    return without_last(case, row, list(groups.values()))
+
+
+def without_last(case, row, groups):
+    """Groups of token numbers without the token that holds the last position of the row."""
+    if not case.shapes[row].ends_in_image:
+        return groups
+    last = len(places_of(case, row)[0]) - 1
+    return [[n for n in group if n != last] for group in groups]
 
 
 def run(case, preset, windows, row, **overrides):
@@ -163,7 +174,7 @@ def test_tome(case):
 
 
 def views_of(case, row):
-    """Vision token numbers of each image, separators left out."""
+    """Vision token numbers of each image, separators and a last position left out."""
     out, number = [], 0
     for frames, rows, columns, newline in case.shapes[row].grids:
         tokens = []
@@ -171,7 +182,7 @@ def views_of(case, row):
             tokens += range(number, number + columns)
             number += columns + newline
         out.append(tokens)
-    return out
+    return without_last(case, row, out)
 
 
 def last_row_importance(hidden):

@@ -6,25 +6,16 @@ from tiny import tiny_llava
 
 import lightkv
 from lightkv import Stage, VisionLayout
-from lightkv.core.attention import QueryKeyView
-from lightkv.core.engine import Engine
-from lightkv.core.flops import DecoderShape
-from lightkv.core.functional import prompt_index
-from lightkv.core.pipeline import Pipeline
 from lightkv.functional import compress_stage
 
 NO_CUDA = not torch.cuda.is_available()
 cuda = [pytest.mark.gpu, pytest.mark.skipif(NO_CUDA, reason="needs a CUDA device")]
 on_cuda = pytest.mark.parametrize("device", [pytest.param("cuda", marks=cuda)])
-# What runs on the host too is at least sound: there only the waiting cannot be seen.
-everywhere = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=cuda)])
 
 LAYOUT = VisionLayout.from_spans(
     [[(5, (1, 12, 12))], [(9, (1, 6, 8)), (60, (1, 6, 8))], []], length=170, pads=[0, 4, 0]
 )
 PRESETS = ["lightkv", "lightkv-release", "fastv", "tome", "random"]
-SHAPE = DecoderShape(4, 32, 4, 2, 8, 64, 100)
-BETWEEN_LAYERS = [*PRESETS, "lightkv-plus", "pitome", "tofu", "pyramiddrop", "dart", "sparsevlm"]
 
 
 def stage_of(preset):
@@ -45,40 +36,6 @@ def test_a_stage_gives_what_it_gives_on_the_cpu(preset, device):
     assert other.hidden_states.is_cuda
     assert torch.equal(one.assignment.slot, other.assignment.slot.cpu())
     torch.testing.assert_close(one.hidden_states, other.hidden_states.cpu(), atol=1e-4, rtol=1e-4)
-
-
-@everywhere
-@pytest.mark.parametrize("preset", BETWEEN_LAYERS)
-def test_a_prefill_never_waits_for_the_device(preset, device):
-    """Observing the attention of a layer, and the stage after it, once the layout's tables are there."""
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(3, 170, 32, generator=generator).to(device)
-    query = torch.randn(3, 4, 170, 8, generator=generator).to(device)
-    key = torch.randn(3, 2, 170, 8, generator=generator).to(device)
-    schedule = [{"after_layer": 1, "ratio": 0.5, "windows": 2 if "lightkv" in preset else None}]
-    engine = Engine(Pipeline.build(preset, 4, schedule=schedule), SHAPE)
-
-    def run():
-        prefill = engine.begin(VisionLayout(LAYOUT.length, LAYOUT.samples))  # as a new batch has
-        prefill.start(hidden)
-        view = QueryKeyView(query, key, 8**-0.5, prompt_index(LAYOUT, hidden.device))
-        if prefill.needs(1):
-            prefill.observe(1, view)
-        return prefill.apply(1, hidden), prefill.layout.vision_counts
-
-    first, left = run()  # makes the tables
-    assert left == (72, 48, 0)
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        again, _ = run()
-    finally:
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
-    assert again.shape == first.shape
-    if preset != "random":  # draws anew in each run
-        torch.testing.assert_close(again, first)
 
 
 @on_cuda

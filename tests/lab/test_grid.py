@@ -128,7 +128,10 @@ def test_impossible_cells_are_recorded(subject):
                 "at": {
                     "recipe": {},
                     "early": {"schedule": [{"after_layer": 0, "ratio": 0.5}]},
-                    "windows": {"schedule": {"windows": [64]}},
+                    "windows": {
+                        "schedule": {"windows": [64]},
+                        "partitioner": {"name": "windows", "clamp": False},
+                    },
                 }
             },
         },
@@ -365,3 +368,31 @@ def test_the_four_parts_grid():
 
     grid = Grid.read(Path(__file__).parents[2] / "benchmarks" / "grids" / "four_parts.yaml")
     assert len(grid.combinations()) == 1 + 2 * 3 * 2 * 2 * 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "retention: true",
+        "retention: [true]",
+        "retention: ['0.5']",
+        "retention: [.nan]",
+        "seeds: [true]",
+        "seeds: ['1']",
+        "vanilla: 1",
+        "task: {name: scenes, scenes: true}",
+        "task: {name: scenes, scenes: '5'}",
+        "task: {name: scenes, batch_size: true}",
+        "base: {matcher: top-k, scorer: size, schedule: {retention: true}}",
+        "base: {matcher: top-k, scorer: size, schedule: [{after_layer: true, ratio: 0.5}]}",
+        "axes: {deep: {a: {matcher: " + "[" * 3000 + "]" * 3000 + "}}}",
+        "name: " + "x" * 1_000_001,
+    ],
+)
+def test_what_only_looks_like_a_value(text, tmp_path):
+    """As in pipelines: true is no number, a text is none, and nothing is too deep or too long."""
+    path = tmp_path / "grid.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        Grid.read(path)
+    assert len(str(caught.value)) < 2000

@@ -117,7 +117,9 @@ def layout_of(adapter, model, run, monkeypatch):
     with lightkv.compress(model, "random", adapter=adapter, retention=0.8) as session:
         begin = session._engine.begin
         monkeypatch.setattr(
-            session._engine, "begin", lambda layout: (found.append(layout), begin(layout))[1]
+            session._engine,
+            "begin",
+            lambda layout, *drafts: (found.append(layout), begin(layout, *drafts))[1],
         )
         run()
     return found[0]

@@ -16,7 +16,7 @@ from lightkv.core.engine import Engine
 from lightkv.core.flops import DecoderShape
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline import Pipeline
-from lightkv.core.work import prompt_index
+from lightkv.core.prompt import prompt_index
 
 HEADS, KV_HEADS, WIDTH, LAYERS = 4, 2, 4, 3
 SHAPE = DecoderShape(LAYERS, 16, HEADS, KV_HEADS, WIDTH, 32, 50)
@@ -47,7 +47,7 @@ def check(kept, wanted, found, expected):
 
 
 def rand_difference(ratio, seed=0, *, preset="rand"):
-    """Of L entries ⌊b·L⌋ stay; Rand: the last max(1, ⌊0.1·b·L⌋) of them always."""
+    """The last entry of all stays, of L others ⌊b·L⌋; Rand: the last max(1, ⌊0.1·b·(L + 1)⌋) always."""
     scope = "all" if preset == "rand" else None
     (_, key, value), kept, found = compressed(preset, ratio, seed=seed, scope=scope)
     length, budget = key.shape[1], 1 - ratio
@@ -58,15 +58,20 @@ def rand_difference(ratio, seed=0, *, preset="rand"):
     recent = max(1, int(0.1 * budget * len(part))) if scope else 0
     for place in range(len(part) - recent, len(part)):
         noise[place] += 1
+    part = part[: len(part) - bool(scope)]
     order = sorted(range(len(part)), key=lambda i: (-noise[i], i))
     stay = {part[i] for i in order[: math.floor(round(budget * len(part), 6))]}
+    stay |= {length - 1}
     wanted = sorted(stay | (set(range(length)) - set(part)))
     assert not scope or set(range(length - recent, length)) <= stay
     return check(kept, wanted, found, (key[:, wanted], value[:, wanted]))
 
 
 def elastic_difference(ratio, seed=0):
-    """Anchors of largest column sums; everything else joins the nearest one, plain means."""
+    """Anchors of largest column sums; everything else joins the nearest one, plain means.
+
+    The last entry of all stays as it is and is no part of this.
+    """
     (query, key, value), kept, found = compressed("elastic-cache", ratio, seed=seed, scope="all")
     length = key.shape[1]
     sums = np.zeros(length)
@@ -75,12 +80,14 @@ def elastic_difference(ratio, seed=0):
             logits = key[head // 2, : row + 1] @ query[head, row] / math.sqrt(WIDTH)
             weight = np.exp(logits - logits.max())
             sums[: row + 1] += weight / weight.sum() / HEADS
-    protected = {0, length - 1}
-    order = sorted(range(length), key=lambda i: (i not in protected, -sums[i], i))
-    anchors = sorted(order[: length - int(ratio * length)])
+    count = length - 1
+    order = sorted(range(count), key=lambda i: (i > 0, -sums[i], i))
+    anchors = sorted(order[: count - int(ratio * count)])
     buckets = {anchor: [] for anchor in anchors}
-    for place in range(length):
+    for place in range(count):
         buckets[min(anchors, key=lambda a: (abs(a - place), a))].append(place)
+    anchors.append(count)
+    buckets[count] = [count]
     expected = tuple(
         np.stack([each[:, buckets[a]].mean(axis=1) for a in anchors], axis=1)
         for each in (key, value)

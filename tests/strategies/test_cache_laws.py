@@ -15,8 +15,9 @@ from lightkv.core.engine import Engine
 from lightkv.core.errors import ConfigError
 from lightkv.core.flops import DecoderShape
 from lightkv.core.pipeline import Pipeline
+from lightkv.core.plan import partition_of
+from lightkv.core.prompt import prompt_index
 from lightkv.core.roles import PROTECTED
-from lightkv.core.work import prompt_index
 from lightkv.testing import cases
 from lightkv.testing.cases import HEAD_DIM, HEADS, KV_HEADS, Case, SampleShape
 
@@ -95,11 +96,11 @@ def counts_after(stage, population):
 def expected_counts(pipeline, source):
     """What the budgets of all rounds leave of each row: of every image, or of the row as a whole.
 
-    Separators are protected: they stay and are no part of any budget.
+    Separators and the last position are protected: they stay and are no part of any budget.
     """
     partitioner = pipeline.rounds[0].partitioner
-    for sample, groups in zip(source.samples, source.groups, strict=True):
-        label = partitioner.partition(sample, groups, None).label
+    for row in range(source.batch_size):
+        label = partition_of(source, row, partitioner, None).label
         total = int((label == PROTECTED).sum())
         for window in np.unique(label[label != PROTECTED]):
             left = int((label == window).sum())
@@ -116,8 +117,12 @@ def taken(entries, layout):
 
 
 def check_untouched(entries, source, done):
-    """Entries that take no part (text, unless it is in scope) are bitwise the same, in order."""
+    """Entries that take no part (text, unless it is in scope) are bitwise the same, in order.
+
+    So is the last entry of every row, whatever it is.
+    """
     for before, after in ((entries.key, entries.keys), (entries.value, entries.values)):
+        assert torch.equal(before[:, :, -1], after[:, :, -1])
         old = before.transpose(1, 2).flatten(2).reshape(-1, KV_HEADS * HEAD_DIM)
         new = after.transpose(1, 2).flatten(2).reshape(-1, KV_HEADS * HEAD_DIM)
         text = source.token_index(old.device).text, done.layout.token_index(old.device).text

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, LightKVError, nearest
 from lightkv.core.pipeline import PipelineSpec, resolve_spec
 
@@ -156,7 +157,7 @@ def _component(role: str, value: object) -> Any:
     if not isinstance(value, str) or not value.startswith("{"):
         return value
     try:
-        return yaml.safe_load(value)
+        return yamls.load(value)
     except yaml.YAMLError as error:
         raise ConfigError(
             "not a mapping", field=role, value=value, remedy="write {name: …, parameter: …}"

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from lightkv.core.errors import nearest
+from lightkv.core.strict import Plain
 from lightkv.lab.errors import TaskError
 from lightkv.lab.records import Outcome
 
@@ -45,7 +46,7 @@ class Sample:
         return self.image() if isinstance(self.image, Callable) else self.image  # type: ignore[arg-type]
 
 
-class Task(BaseModel, ABC):
+class Task(Plain, ABC):
     """Samples and how they are scored. Parameters are pydantic fields, so a task is plain data.
 
     Which samples share a batch is a function of the samples and of `batch_size` alone, so a task
@@ -56,8 +57,6 @@ class Task(BaseModel, ABC):
         needs_reference: whether outcomes are relative to answers of the uncompressed model.
         accuracy: whether scores are shares of right answers, in 0 to 1.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     needs_reference: ClassVar[bool] = False
