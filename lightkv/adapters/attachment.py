@@ -172,7 +172,7 @@ class HFAttachment(Attachment):
         self._pass.enter(module)
         self._engine.profiler.start()
         # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
-        refuse_unsupported(kwargs.get("past_key_values"))
+        refuse_unsupported(contact.cache_of(kwargs))
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
         self._found, self._count = None, FeatureCount()
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
