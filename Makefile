@@ -48,7 +48,7 @@ compat-pinned: $(OLDEST)/.installed $(DEV)  ## the same on the oldest and on tha
 	@$(BIN)/python benchmarks/compat.py --jobs $(JOBS) $(OLDEST) $(VENV)
 
 browser:  ## Debian's chromium and its driver, for the tests of pages
-	@command -v chromium chromedriver >/dev/null || \
+	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
 		{ $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
 

@@ -175,7 +175,7 @@ class HFAttachment(Attachment, Uncopied):
         self._pass.enter(module)
         self._engine.profiler.start()
         # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
-        refuse_unsupported(kwargs.get("past_key_values"))
+        refuse_unsupported(contact.cache_of(kwargs))
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
         self._found, self._count = None, FeatureCount()
         refuse_blind(self._inputs, self._given is not None)
