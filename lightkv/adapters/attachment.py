@@ -17,6 +17,7 @@ from torch import nn
 from lightkv.adapters import contact, eviction
 from lightkv.adapters.cache_checks import (
     check_made_here,
+    check_padding,
     refuse_after_layer_0,
     refuse_other_rows,
     refuse_unsupported,
@@ -76,7 +77,7 @@ class HFAttachment(Attachment, Uncopied):
         self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
         self._capture = FeatureCapture(
             adapter.input_module(model),
-            engine.profiler.start,
+            self._on_vision,
             self._on_features,
             engine.profiler.discard,
         )
@@ -153,9 +154,16 @@ class HFAttachment(Attachment, Uncopied):
     # -- hooks --------------------------------------------------------------------------------
 
     def _on_vision(self, *_: Any) -> None:
+        self._forget_interrupted()
         self._engine.profiler.start()
 
+    def _forget_interrupted(self) -> None:
+        """A pass of this thread that Ctrl-C ended left its clock running."""
+        if self._engine.profiler.enabled and self._pass.was_interrupted():
+            self._engine.profiler.discard()
+
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._forget_interrupted()
         self._pass.enter(module)
         refuse_compiled(module)
         self._reached = False
@@ -172,6 +180,7 @@ class HFAttachment(Attachment, Uncopied):
             raise hooks_ignored(module)
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._forget_interrupted()
         self._pass.enter(module)
         self._engine.profiler.start()
         # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
@@ -214,7 +223,7 @@ class HFAttachment(Attachment, Uncopied):
     def _on_layer(
         self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
     ) -> tuple[tuple[Any, ...], Kwargs] | None:
-        hidden = args[0] if args else kwargs["hidden_states"]
+        hidden = args[0] if args else contact.layer_argument(kwargs, "hidden_states")
         if index == 0:
             self._forward = self._begin(hidden, kwargs)
         forward = self._forward
@@ -227,8 +236,7 @@ class HFAttachment(Attachment, Uncopied):
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
         if self._selfcheck.running:
             given = kwargs if changed is None else changed
-            mask, tables = given.get("attention_mask"), given.get("position_embeddings")
-            self._selfcheck.arguments(index, new_hidden.shape[1], mask, tables)
+            self._selfcheck.arguments(index, new_hidden.shape[1], given)
         if index in self._taps and forward.prefill is not None:
             self._open_tap(forward, index)
         if changed is None:
@@ -371,6 +379,8 @@ class HFAttachment(Attachment, Uncopied):
     ) -> CacheRecord | None:
         if cache is None:
             return None
+        if cache not in self._records:
+            contact.check_cache(cache)
         refuse_unsupported(cache)
         eviction.check_cache(self._engine.pipeline, cache, self._drafts)
         record, inputs = self._records.get(cache), self._inputs
@@ -385,6 +395,8 @@ class HFAttachment(Attachment, Uncopied):
             self._records[cache] = record
         else:
             record.reconcile(cache, (0,) * batch)
+            if queries > 1 and inputs is not None:
+                check_padding(record, inputs.arguments.get("attention_mask"), queries)
         # A pass that checks drafts wants all its logits, and its tokens are known to be new.
         new_turn = queries > 1 and self._wanted != queries
         # A cache with a stage of its own says itself how much was fed.

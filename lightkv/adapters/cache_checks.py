@@ -9,7 +9,7 @@ import torch
 
 from lightkv.adapters.contact import cache_layers
 from lightkv.adapters.records import CacheRecord
-from lightkv.core.errors import SessionError
+from lightkv.core.errors import LayoutError, SessionError
 
 
 def check_made_here(cache: Any, batch: int, num_layers: int, kv_heads: int, width: int) -> None:
@@ -58,6 +58,37 @@ def refuse_unsupported(cache: Any) -> None:
             "would save nothing",
             field="past_key_values",
             remedy="use the default DynamicCache (leave cache_implementation unset)",
+        )
+
+
+def check_padding(record: CacheRecord, mask: Any, queries: int) -> None:
+    """Refuse a later turn whose mask hides other cached entries than the turns before it did.
+
+    Layers that were not compressed follow the caller's mask, the others the record; they must agree.
+
+    Args:
+        record: of the cache, before this pass.
+        mask: `attention_mask` of the pass, looked at where it is `[B, cached + queries]`.
+        queries: new positions.
+
+    Raises:
+        LayoutError: with the first row that differs.
+    """
+    past = record.length(0)
+    whole = isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] == past + queries
+    if not whole or not past or record.compressed[0]:
+        return
+    given = mask[:, :past].detach().cpu().bool()
+    known = record.valid(0, torch.device("cpu"))
+    differs = ~given if known is None else given != known
+    if bool(differs.any()):
+        raise LayoutError(
+            "this mask hides other entries of the cache than the turns before it did, so layers would "
+            "see different ones",
+            field="attention_mask",
+            value=f"row {int(differs.any(dim=1).long().argmax())}",
+            remedy="append the mask of the new turn to the masks of the turns before it, each with its "
+            "own padding on the left",
         )
 
 

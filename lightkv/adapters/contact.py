@@ -180,6 +180,7 @@ def check_inputs(module: nn.Module) -> None:
     Raises:
         CompatibilityError: without pixels it would be taken for text, and nothing compressed.
     """
+    check_arguments(module, ("input_ids", "attention_mask"))
     taken = taken_by(module)
     if not any(name in taken for name in (*PIXELS.values(), *OLDER_PIXELS)):
         raise unexpected(
@@ -247,7 +248,7 @@ def check_cache(cache: Any) -> None:
         return
     for names in names_of(CACHE):
         read(cache, names[0], "the cache")
-    for layer in cache.layers:
+    for layer in cache_layers(cache):
         for names in names_of(CACHE_LAYER):
             read(layer, names[0], "the cache layer")
 

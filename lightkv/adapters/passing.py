@@ -57,6 +57,15 @@ class OnePass:
             return False
         return _inside(*self._owner)
 
+    def was_interrupted(self) -> bool:
+        """Whether a pass of this thread ended without a word (Ctrl-C); told once."""
+        me = threading.get_ident()
+        with self._turn:
+            if self._owner is None or self._owner[0] != me or _inside(*self._owner):
+                return False
+            self._owner = None
+            return True
+
     def mine(self) -> bool:
         """Whether this thread is the one that is inside a pass."""
         with self._turn:

@@ -146,6 +146,7 @@ class RemoteAttachment(HFAttachment):
     # -- what comes in ------------------------------------------------------------------------
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._forget_interrupted()
         self._pass.enter(module)
         self._engine.profiler.start()
         self._notice(bind(module, args, kwargs))

@@ -77,8 +77,8 @@ class SelfCheck:
                 value=tuple(hidden_states.shape),
             )
 
-    def arguments(self, index: int, new: int, mask: Any, tables: Any) -> None:
-        """Layer `index` gets this mask and these rotary tables for its `new` positions.
+    def arguments(self, index: int, new: int, given: dict[str, Any]) -> None:
+        """Layer `index` gets these arguments, mask and rotary tables among them, for `new` positions.
 
         Raises:
             CompatibilityError: they are of another size than what the layer sees.
@@ -86,6 +86,8 @@ class SelfCheck:
         forward = self._forward
         if forward is None or not self._takes_arguments:
             return
+        mask = contact.layer_argument(given, "attention_mask")
+        tables = contact.layer_argument(given, "position_embeddings")
         keys = forward.visible + new
         if isinstance(mask, torch.Tensor):
             wanted = (new, keys) if mask.dim() == 4 else (keys,)
@@ -144,6 +146,8 @@ class SelfCheck:
             )
         if cache is None or record is None or lengths is None:
             return
+        # Again: the layers of a dynamic cache come to be when they are filled.
+        contact.check_cache(cache)
         for index, held in enumerate(lengths):
             known = record.length(index)
             if held != known:

@@ -251,6 +251,78 @@ def test_compiled_decoders_are_refused(what: str) -> None:
     refused(model, "compiled")
 
 
+@pytest.mark.parametrize(
+    "what", ["model.forward", "inner.forward", "decoder.forward", "layer.forward"]
+)
+@pytest.mark.parametrize("used", [False, True])
+def test_compiled_forwards_are_refused(what: str, used: bool) -> None:
+    """Code that was compiled before the hooks came runs without them."""
+    model: Any = tiny_llava()
+    where, _ = what.split(".")
+    inner = model.model
+    decoder = inner.language_model
+    modules = {"model": model, "inner": inner, "decoder": decoder, "layer": decoder.layers[3]}
+    target = modules[where]
+    target.forward = torch.compile(target.forward, backend="eager")
+    if used:
+        generate(model, max_new_tokens=1)
+    refused(model, "compiled")
+
+
+@pytest.mark.parametrize("how", ["compile", "forward"])
+def test_a_model_that_is_compiled_inside_its_session_is_refused(how: str) -> None:
+    model: Any = tiny_llava()
+    with compressed(model) as run:
+        wanted = generate(model)
+        if how == "compile":
+            model.compile(backend="eager")
+        else:
+            model.forward = torch.compile(model.forward, backend="eager")
+        with pytest.raises(ModelError, match="compiled"):
+            generate(model)
+        model.__dict__.pop("forward", None)
+        model._compiled_call_impl = None
+        assert torch.equal(generate(model), wanted)
+        assert len(run.reports) == 2
+
+
+def test_a_pass_that_runs_past_the_hooks_is_an_error() -> None:
+    """Whatever it is that calls forwards instead of modules: nobody is told that all is well."""
+    model: Any = tiny_llava()
+    own = model.forward
+
+    def direct(**kwargs: Any) -> Any:
+        for module in model.model.modules():
+            module._forward_pre_hooks.clear()
+            module._forward_hooks.clear()
+        return own(**kwargs)
+
+    with compressed(model) as run:
+        model.forward = direct
+        with pytest.raises(ModelError, match="hooks of the session were not"):
+            model(**inputs())
+    assert not run.reports
+
+
+def test_ctrl_c_leaves_no_clock_running() -> None:
+    """The next request's time to its first token is its own."""
+    model: Any = tiny_llava()
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with compressed(model, profile=True) as run:
+        handle = model.model.language_model.layers[3].register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            generate(model)
+        handle.remove()
+        profiler = run._engine.profiler
+        assert profiler._start is not None
+        profiler._start -= 1000.0  # as if a quarter of an hour had passed
+        generate(model)
+        assert 0 < run.last.time_to_first_token < 900
+
+
 def test_the_vision_tower_and_parts_of_layers_may_be_compiled() -> None:
     model: Any = tiny_llava()
     with compressed(model):
