@@ -241,7 +241,8 @@ class RemoteAttachment(HFAttachment):
             return None
         made = self._lineage.find(past)
         lengths = tuple_lengths(past, len(self._layers))
-        cache = TupleCache(lengths, lengths[0] if made is None else made.fed)
+        fed, place = (lengths[0], None) if made is None else (made.fed, made.place)
+        cache = TupleCache(lengths, fed, place)
         self._hand_on(made, cache)
         return cache
 
@@ -272,7 +273,8 @@ class RemoteAttachment(HFAttachment):
             return
         past = returned_past(output, len(self._layers))
         if past is not None:
-            self._hand_on(forward.cache, self._lineage.keep(past, self._fed(forward)))
+            made = self._lineage.keep(past, self._fed(forward), forward.cache.place)
+            self._hand_on(forward.cache, made)
 
     @staticmethod
     def _fed(forward: Forward) -> int:

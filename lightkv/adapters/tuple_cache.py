@@ -26,11 +26,21 @@ class TupleCache:
     Attributes:
         lengths: entries of each layer.
         fed: positions that made them, counted without compression.
+        place: entry of layer 0 by which rows are told apart, the last of the prompt.
+        marks: `[B, d]` what stands there, None before the first pass.
     """
 
-    def __init__(self, lengths: tuple[int, ...], fed: int) -> None:
+    def __init__(
+        self,
+        lengths: tuple[int, ...],
+        fed: int,
+        place: int | None = None,
+        marks: torch.Tensor | None = None,
+    ) -> None:
         self.lengths = lengths
         self.fed = fed
+        self.place = place
+        self.marks = marks
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Entries of a layer."""
@@ -48,25 +58,53 @@ class Lineage:
         """What stands for a tuple that an earlier pass returned, None for a stranger.
 
         A tuple whose rows were reordered has new tensors. It is taken for the last one if its
-        layers have the same unequal lengths: beams move inside their prompt, and all rows of a
-        prompt dropped the same tokens.
+        layers have the same lengths and each row still holds the prompt that it held: beams move
+        inside their prompt, and all rows of a prompt dropped the same tokens.
+
+        Raises:
+            SessionError: rows of the last tuple changed places with those of other prompts.
         """
         if past is None:
             return None
         found: TupleCache | None = self._made.get(past[0][0])
         if found is not None:
             return found
-        lengths = tuple_lengths(past, len(past))
         last = self._last
-        ragged = len(set(lengths)) > 1
-        return last if ragged and last is not None and last.lengths == lengths else None
+        if last is None or last.marks is None or last.place is None:
+            return None
+        marks = _marks(past, last.place)
+        if last.lengths != tuple_lengths(past, len(past)) or marks.shape != last.marks.shape:
+            return None
+        if torch.equal(marks, last.marks):
+            return last
+        if bool((marks[:, None] == last.marks[None]).all(dim=-1).any(dim=1).all()):
+            raise SessionError(
+                "the rows of this cache changed places, and what is known of each row cannot follow "
+                "tensors that were made anew",
+                field="past_key_values",
+                remedy="keep the rows where they are, and reorder prompts before the prefill",
+            )
+        return None
 
-    def keep(self, past: Past, fed: int) -> TupleCache:
-        """Remember a tuple that a pass returned."""
-        made = TupleCache(tuple_lengths(past, len(past)), fed)
+    def keep(self, past: Past, fed: int, place: int | None = None) -> TupleCache:
+        """Remember a tuple that a pass returned.
+
+        Args:
+            past: the tuple.
+            fed: positions that made it.
+            place: of the tuple that it continues; the pass was a prefill without one.
+        """
+        lengths = tuple_lengths(past, len(past))
+        place = lengths[0] - 1 if place is None else place
+        made = TupleCache(lengths, fed, place, _marks(past, place))
         self._made[past[0][0]] = made
         self._last = made
         return made
+
+
+def _marks(past: Past, place: int) -> torch.Tensor:
+    """`[B, d]` keys of the first head of layer 0 at an entry; a copy that holds nothing else alive."""
+    return past[0][0][:, 0, place].detach().clone()
 
 
 def tuple_lengths(past: Past | None, num_layers: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from lightkv.adapters.eve import EVEAdapter
 from lightkv.adapters.internvl_chat import InternVLChatAdapter
 from lightkv.adapters.remote_tap import ProjectionTap, tables_at
 from lightkv.adapters.tuple_cache import Lineage, returned_past
-from lightkv.core.errors import ModelError
+from lightkv.core.errors import ModelError, SessionError
 from lightkv.testing.adapters import Prompt
 from lightkv.testing.contract import Boom
 
@@ -102,8 +102,8 @@ def test_whole_positions_take_rows_as_they_are():
 def test_what_is_known_of_a_cache_dies_with_it():
     lineage = Lineage()
 
-    def cache(*lengths):
-        return tuple((torch.zeros(1, 1, n, 2), torch.zeros(1, 1, n, 2)) for n in lengths)
+    def cache(*lengths, told=1):
+        return tuple((torch.full((1, 1, n, 2), told), torch.zeros(1, 1, n, 2)) for n in lengths)
 
     kept, dropped = cache(5, 3), cache(6, 6)
     made = lineage.keep(kept, 5)
@@ -111,13 +111,39 @@ def test_what_is_known_of_a_cache_dies_with_it():
     assert lineage.find(kept) is made
     assert lineage.find(dropped).fed == 6
     assert lineage.find(None) is None
-    assert lineage.find(cache(6, 6)) is None
+    assert lineage.find(cache(6, 6, told=2)) is None
     del dropped
     gc.collect()
     assert len(lineage._made) == 1
     lineage.keep(kept, 5)
     assert lineage.find(cache(5, 3)).fed == 5
     assert lineage.find(cache(5, 4)) is None
+
+
+def permuted(past, rows):
+    return tuple(tuple(tensor[rows] for tensor in pair) for pair in past)
+
+
+@pytest.mark.parametrize("schedule", [2, 0])
+@both
+def test_rows_of_a_tuple_cache_that_changed_places_are_refused(adapter, suite, schedule):
+    """Rows of one prompt may (beams do); rows of different prompts may not, also where layer 0 is
+    compressed and all layers are equally long."""
+    model = suite.make_model()
+    prompts = suite.beam_prompts[:1] * 2 if adapter.name == "eve" else suite.pair
+    inputs = suite.make_inputs(model, prompts)
+    stages = [{"after_layer": schedule, "ratio": 0.5}]
+    with suite.session(model, prompts, "fastv" if schedule else "random", schedule=stages):
+        past = suite.call(model, inputs, use_cache=True).past_key_values
+        step = {"input_ids": torch.tensor([[20], [20]])}
+        suite.call(model, step, past_key_values=permuted(past, [0, 1]))
+        past = suite.call(model, inputs, use_cache=True).past_key_values
+        if len({tuple(row) for row in past[0][0][:, 0, -1].tolist()}) == 1:
+            suite.call(model, step, past_key_values=permuted(past, [1, 0]))
+            return
+        with pytest.raises(SessionError, match="changed places") as error:
+            suite.call(model, step, past_key_values=permuted(past, [1, 0]))
+        assert error.value.remedy
 
 
 def test_the_cache_is_found_in_outputs_without_names():
