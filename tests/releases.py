@@ -32,14 +32,6 @@ VIDEO_BEAMS = (
     if before("5.21")
     else {}
 )
-IMAGE_PATCHES = (
-    {
-        "assistant": "before 5.21 generate does not encode Fuyu's patches ahead of the first pass, so "
-        "nothing tells its drafts from the prompt"
-    }
-    if before("5.21")
-    else {}
-)
 
 
 def pixels_of(older: str) -> str:

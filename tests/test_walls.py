@@ -172,6 +172,21 @@ def test_files_are_short(folder):
     assert long == {}
 
 
+def test_one_file_of_the_adapters_knows_transformers():
+    """What a release renames is then looked for in one place."""
+    found = {
+        path.name
+        for path in (PACKAGE / "adapters").glob("**/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (
+            isinstance(node, ast.Import)
+            and any(a.name.startswith("transformers") for a in node.names)
+        )
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("transformers"))
+    }
+    assert found == {"contact.py"}
+
+
 LAZY = ("transformers", "sklearn", "typer", "hypothesis", "pytest", "torchvision", "ray", "plotly")
 
 

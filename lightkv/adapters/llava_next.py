@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers.image_processing_utils import select_best_resolution
 
+from lightkv.adapters.contact import select_best_resolution
 from lightkv.adapters.encoder import Encoder, clip_encoder
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import ModelInputs
