@@ -21,7 +21,11 @@ import torch
 ORACLES: dict[str, tuple[str, ...]] = {
     "identity": ("test_identity", "test_prompts_without_images"),
     "drop = mask": ("test_drop_equals_mask", "test_before_the_decoder_and_dropping_all"),
-    "batch = single": ("test_batch_equals_single",),
+    "batch = single": (
+        "test_batch_equals_single",
+        "test_batch_equals_single_under_every_position_policy",
+    ),
+    "last position": ("test_the_last_position_is_untouched",),
     "positions": ("test_decoding_goes_on_at_the_same_positions", "test_positions_policies"),
     "cache truth": ("test_cache_truth", "test_generation_keeps_per_layer_lengths"),
     "cache site": (

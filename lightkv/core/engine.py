@@ -280,9 +280,10 @@ class Prefill:
         own, shrunk = self.positions.gather(2, kept.expand(axes, -1, -1)), result.assignment.shrunk
         if moved is not None and not all(shrunk):
             # Alone, a row of which the stage removes nothing would not be touched at all.
-            moved = torch.where(
-                to_device(shrunk, device).bool()[None, :, None], moved, own.to(moved)
+            rows = self.layout.once(
+                ("shrunk", shrunk, device), lambda: to_device(shrunk, device).bool()[None, :, None]
             )
+            moved = torch.where(rows, moved, own.to(moved))
         self.positions = own if moved is None else moved
 
     def _advance(self, after_layer: int, result: StageResult) -> None:
