@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import lightkv.core.engine
+import lightkv.core.reports
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 OBJECTS, TENSORS = 5.0, 4096.0
@@ -20,8 +21,8 @@ cache of the tiny model more than 100 kB."""
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
-    # 200 requests do not fill a thousand reports, and what grows until then would count as growth.
-    monkeypatch.setattr(lightkv.core.engine, "REPORTS", 10)
+    # 200 requests hardly fill the hundred reports of a session, and what grows until then would count as growth.
+    monkeypatch.setattr(lightkv.core.reports, "KEPT", 10)
     return __import__("serving")
 
 
