@@ -146,8 +146,11 @@ class HFAttachment(Attachment, Uncopied):
             tap.remove()
         self._capture.close()
         self._encoder.close()
-        for cache in self._records:
+        for cache, record in self._records.items():
             self._close_guard(cache)
+            guard = guard_of(cache)
+            if guard is not None and not any(record.compressed):
+                guard.lift(cache)
         self._forward = self._inputs = self._found = None
         self._arguments = {}
 
@@ -196,8 +199,8 @@ class HFAttachment(Attachment, Uncopied):
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()
 
-    def _on_features(self, modality: str, output: Any) -> None:
-        self._count.made(modality, output, self._capture.seen[modality])
+    def _on_features(self, modality: str, output: Any, arguments: Kwargs) -> None:
+        self._count.made(modality, output, arguments)
 
     def _on_inputs_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
         if not self._pass.mine():
@@ -212,6 +215,9 @@ class HFAttachment(Attachment, Uncopied):
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         self._pass.enter(module)
         refuse_compiled(module)
+        if self._forward is not None:
+            # Of a pass that Ctrl-C ended.
+            self._close_guard(self._forward.cache)
         self._forward, self._reached = None, True
         # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
         self._close_taps()
@@ -349,20 +355,16 @@ class HFAttachment(Attachment, Uncopied):
             blocks = self._adapter.blocks(self._inputs)
             forward.blocks = None if blocks is None else blocks[:, -queries:]
         self._open_guard(forward)
-        kind = "decode" if prefill is None else f"prefill, {any(prefill.layout.vision_counts)}"
-        self._selfcheck.begin(forward, kind)
+        vision = prefill is not None and any(prefill.layout.vision_counts)
+        self._selfcheck.begin(forward, f"{vision}, {filled}, {queries > 1}, {self._style}")
         return forward
 
     def _open_guard(self, forward: Forward) -> None:
-        """Let the pass add entries to its cache; one that it will compress is guarded from now on."""
-        cache, record, prefill = forward.cache, forward.record, forward.prefill
+        """Let the pass add entries to its cache, which is guarded from now on."""
+        cache, record = forward.cache, forward.record
         if record is None or not self._adapter.replaces_entries:
             return
-        guard = guard_of(cache)
-        if prefill is not None and any(prefill.layout.vision_counts):
-            guard = CacheGuard.set_on(cache, record)
-        if guard is not None:
-            guard.open = True
+        CacheGuard.set_on(cache, record).open = True
 
     @staticmethod
     def _close_guard(cache: Any) -> None:
@@ -395,8 +397,10 @@ class HFAttachment(Attachment, Uncopied):
             self._records[cache] = record
         else:
             record.reconcile(cache, (0,) * batch)
-            if queries > 1 and inputs is not None:
-                check_padding(record, inputs.arguments.get("attention_mask"), queries)
+            drafts = self._wanted == queries
+            if inputs is not None and queries > 1 and not drafts:
+                vision = inputs.has_vision or any(record.compressed)
+                check_padding(record, inputs.arguments.get("attention_mask"), queries, vision)
         # A pass that checks drafts wants all its logits, and its tokens are known to be new.
         new_turn = queries > 1 and self._wanted != queries
         # A cache with a stage of its own says itself how much was fed.

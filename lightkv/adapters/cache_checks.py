@@ -61,7 +61,7 @@ def refuse_unsupported(cache: Any) -> None:
         )
 
 
-def check_padding(record: CacheRecord, mask: Any, queries: int) -> None:
+def check_padding(record: CacheRecord, mask: Any, queries: int, vision: bool) -> None:
     """Refuse a later turn whose mask hides other cached entries than the turns before it did.
 
     Layers that were not compressed follow the caller's mask, the others the record; they must agree.
@@ -70,13 +70,14 @@ def check_padding(record: CacheRecord, mask: Any, queries: int) -> None:
         record: of the cache, before this pass.
         mask: `attention_mask` of the pass, looked at where it is `[B, cached + queries]`.
         queries: new positions.
+        vision: whether any layer is compressed, or will be in this pass.
 
     Raises:
         LayoutError: with the first row that differs.
     """
     past = record.length(0)
     whole = isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] == past + queries
-    if not whole or not past or record.compressed[0]:
+    if not vision or not whole or not past or record.compressed[0]:
         return
     given = mask[:, :past].detach().cpu().bool()
     known = record.valid(0, torch.device("cpu"))
@@ -88,7 +89,8 @@ def check_padding(record: CacheRecord, mask: Any, queries: int) -> None:
             field="attention_mask",
             value=f"row {int(differs.any(dim=1).long().argmax())}",
             remedy="append the mask of the new turn to the masks of the turns before it, each with its "
-            "own padding on the left",
+            "own padding on the left. What was fed to rows that ended early (generate pads them) stays "
+            "visible, or begin a new cache",
         )
 
 

@@ -27,14 +27,14 @@ class FeatureCapture(Uncopied):
     Args:
         module: the instance with the methods.
         before, failed: called before a call, and when it raised.
-        after: called with modality and output.
+        after: called with modality, output and arguments.
     """
 
     def __init__(
         self,
         module: nn.Module,
         before: Callable[[], None],
-        after: Callable[[str, Any], None],
+        after: Callable[[str, Any, dict[str, Any]], None],
         failed: Callable[[], None],
     ) -> None:
         self._local = threading.local()
@@ -83,7 +83,7 @@ class FeatureCapture(Uncopied):
         self._local.modality = modality
         try:
             output = method(*args, **kwargs)
-            self._after(modality, output)
+            self._after(modality, output, arguments)
             return output
         except BaseException:
             self.seen.pop(modality, None)

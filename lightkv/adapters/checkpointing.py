@@ -31,3 +31,21 @@ def refuse_checkpointing(layer: nn.Module) -> None:
             value=True,
             remedy="use transformers >= 5.23, or call model.gradient_checkpointing_disable()",
         )
+
+
+def refuse_recomputing(decoder: nn.Module) -> None:
+    """The same for code written for transformers 4, which checkpoints calls of layers with their hooks.
+
+    Raises:
+        ModelError: such a decoder checkpoints activations in this pass.
+    """
+    if not getattr(decoder, "gradient_checkpointing", False):
+        return
+    if decoder.training and torch.is_grad_enabled():
+        raise ModelError(
+            "this code calls layers, and their hooks, again when gradient checkpointing computes them "
+            "again, and the tokens are compressed in a hook",
+            field="gradient_checkpointing",
+            value=True,
+            remedy="switch it off inside the session (model.gradient_checkpointing_disable())",
+        )

@@ -52,6 +52,7 @@ LAYER, DECODER, OUTER = (
     "argument of the decoder",
     "argument of the model",
 )
+GENERATION = "method of the model"
 CACHE, CACHE_LAYER = "cache", "layer of a cache"
 CONFIG, ATTENTION, MODULE = "config of the decoder", "attention module", "modelling file"
 
@@ -72,11 +73,19 @@ CONTACTS = (
     Contact(CACHE, ("get_seq_length",), "entries of a layer"),
     Contact(CACHE, ("update",), "adds entries to a layer"),
     Contact(CACHE, ("reorder_cache",), "takes rows by index"),
+    Contact(CACHE, ("batch_select_indices",), "takes rows by index"),
+    Contact(CACHE, ("batch_repeat_interleave",), "repeats each row"),
     Contact(CACHE, ("is_compileable",), "whether all layers are of one allocated length"),
     Contact(CACHE_LAYER, ("get_seq_length",), "entries, those that slid away included"),
     Contact(CACHE_LAYER, ("keys",), "`[B, H, K, d]`"),
     Contact(CACHE_LAYER, ("values",), "`[B, H, K, d]`"),
     Contact(CACHE_LAYER, ("is_sliding",), "whether it forgets what lies outside a window"),
+    Contact(
+        GENERATION, ("generate",), "the loop around passes, found by its name among the callers"
+    ),
+    Contact(
+        GENERATION, ("_assisted_decoding",), "the loop that has drafts checked, found likewise"
+    ),
     Contact(CONFIG, ("_attn_implementation",), "name of the attention function"),
     Contact(MODULE, ("eager_attention_forward",), "the eager attention function"),
 )
@@ -151,6 +160,9 @@ def check_layer(layer: nn.Module) -> None:
         CompatibilityError: with the name of the argument.
     """
     taken = taken_by(layer)
+    known = any(name in taken for names in names_of(LAYER) for name in names)
+    if not known and any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+        return  # something stands around the layer and hands its arguments on; passes are checked
     for names in names_of(LAYER):
         if not any(name in taken for name in names):
             raise unexpected(
@@ -194,6 +206,20 @@ def check_inputs(module: nn.Module) -> None:
             f"{type(module).__name__} makes features, but its forward takes none as {ENCODED!r}",
             field=ENCODED,
         )
+
+
+def check_generation(model: nn.Module) -> None:
+    """Refuse a model that generates in loops of other names: callers are told apart by them.
+
+    Raises:
+        CompatibilityError: with the name.
+    """
+    if not callable(getattr(model, GENERATE, None)) and not hasattr(model, "generation_config"):
+        return
+    for (name,) in names_of(GENERATION):
+        method = inspect.unwrap(read(type(model), name, "the model class"))
+        if method.__code__.co_name != name:
+            raise unexpected(f"{name!r} runs under another name", field=name, value=str(method))
 
 
 def layer_argument(arguments: Mapping[str, Any], name: str) -> Any:
@@ -340,8 +366,20 @@ def register_attention(name: str, function: Callable[..., Any]) -> None:
 
 def attention_function(module: nn.Module, implementation: str) -> Callable[..., Any]:
     """The function that a module with that implementation calls."""
-    eager = read(_file_of(module), "eager_attention_forward", "the file of")
+    files = (sys.modules.get(kind.__module__) for kind in type(module).__mro__)
+    eager = next((f for f in map(_eager, files) if f is not None), None)
+    if eager is None and implementation == "eager":
+        raise unexpected(
+            f"no file that defines {type(module).__name__} has an {EAGER!r}", field=EAGER
+        )
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)  # type: ignore[no-any-return]
+
+
+EAGER = "eager_attention_forward"
+
+
+def _eager(file: Any) -> Any:
+    return getattr(file, EAGER, None)
 
 
 def mask_function(implementation: str) -> Any:

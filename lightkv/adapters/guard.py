@@ -3,7 +3,8 @@
 Which tokens such a cache holds is known to its session only, so nothing may add entries to it outside
 a pass of that session, and its rows may not move without the record. A few methods of the *object* are
 shadowed for that: `update` refuses, methods that move rows tell the record. A copy of the cache copies
-the guard, which then knows that it guards a copy. An emptied cache is an ordinary cache again.
+the guard, which then knows that it guards a copy. An emptied cache is an ordinary cache again (not one
+that was pickled: its guard cannot know it).
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ class CacheGuard:
             raise _refused(copied=True)
         method = getattr(type(cache), name)
         if name != "update":
+            [given] = [*args, *kwargs.values()]
+            index = None if self.record is None else self.record.rows_of(name, given)
             done = method(cache, *args, **kwargs)
-            if self.record is not None:
-                self.record.move_rows(name, *args, **kwargs)
+            if self.record is not None and index is not None:
+                self.record.move_rows(index)
             return done
         if not self.open and (self.record is None or any(self.record.compressed)):
             if not is_empty(cache):

@@ -199,6 +199,7 @@ class HFAdapter(Adapter):
         for layer in self.layers(model):
             contact.check_layer(layer)
         contact.check_arguments(self.decoder(model), ("inputs_embeds", "position_ids"))
+        contact.check_generation(model)
 
     def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
         refuse_other_heads(model, self.decoder(model))

@@ -61,7 +61,8 @@ def gather_mask(mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | No
         out = mask.expand(batch, -1).gather(1, kept)
         return out if valid is None else out & valid.to(out.dtype)
     heads, columns = mask.shape[1], mask.shape[-1]
-    mask = mask.expand(batch, -1, -1, -1)
+    # A mask of one row is that of all of them.
+    mask = mask.expand(batch, -1, columns if mask.shape[2] == 1 else -1, -1)
     rows = kept[:, None, :, None].expand(-1, heads, -1, columns)
     out = mask.gather(2, rows)
     out = out.gather(3, kept[:, None, None, :].expand(-1, heads, length, -1))

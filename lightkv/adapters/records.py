@@ -109,19 +109,21 @@ class CacheRecord:
         else:
             segments.append(new)
 
-    def move_rows(self, how: str, *args: Any, **kwargs: Any) -> None:
-        """Follow a cache whose rows were moved, picked or repeated.
+    def rows_of(self, how: str, given: Any) -> torch.Tensor:
+        """`[B′]` old row of each new one, where a method of the cache moves, picks or repeats rows.
 
         Args:
-            how: the method of the cache that did it.
-            *args, **kwargs: its one argument, an index `[B′]` or a number of repetitions.
+            how: the method.
+            given: its argument, an index of any kind or a number of repetitions.
         """
-        [given] = [*args, *kwargs.values()]
-        batch = len(self.removed[0])
-        if how == "batch_repeat_interleave":
-            index = torch.arange(batch).repeat_interleave(int(given))
-        else:
-            index = given.nonzero()[:, 0] if given.dtype == torch.bool else given
+        device = given.device if isinstance(given, torch.Tensor) else None
+        rows = torch.arange(len(self.removed[0]), device=device)
+        return (
+            rows.repeat_interleave(int(given)) if how == "batch_repeat_interleave" else rows[given]
+        )
+
+    def move_rows(self, index: torch.Tensor) -> None:
+        """Follow a cache whose row b is now what row `index[b]` was."""
         rows = None
         if not self._rows_alike():
             rows = [

@@ -29,6 +29,7 @@ from torch import nn
 from lightkv.adapters.attachment import HFAttachment
 from lightkv.adapters.cache_checks import check_keys
 from lightkv.adapters.callers import refuse_uncached
+from lightkv.adapters.checkpointing import refuse_recomputing
 from lightkv.adapters.hf import HFAdapter
 from lightkv.adapters.inputs import (
     ModelInputs,
@@ -165,6 +166,7 @@ class RemoteAttachment(HFAttachment):
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         super()._on_decoder(module, args, kwargs)
+        refuse_recomputing(module)
         arguments = self._arguments
         past = checked_past(arguments.get("past_key_values"), len(self._layers))
         self._inputs = inputs = self._read(arguments)
@@ -241,8 +243,9 @@ class RemoteAttachment(HFAttachment):
             return None
         made = self._lineage.find(past)
         lengths = tuple_lengths(past, len(self._layers))
-        fed, place = (lengths[0], None) if made is None else (made.fed, made.place)
-        cache = TupleCache(lengths, fed, place)
+        cache = TupleCache(lengths, lengths[0])
+        if made is not None:
+            cache = TupleCache(lengths, made.fed, made.marks, made.prompt)
         self._hand_on(made, cache)
         return cache
 
@@ -266,14 +269,14 @@ class RemoteAttachment(HFAttachment):
         if old is not None and old in self._reports:
             self._reports[new] = self._reports[old]
 
-    def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+    def _end_pass(self, output: Any) -> None:
         forward = self._forward
-        super()._on_decoder_end(module, args, output)
+        super()._end_pass(output)
         if output is None or forward is None or forward.cache is None:
             return
         past = returned_past(output, len(self._layers))
         if past is not None:
-            made = self._lineage.keep(past, self._fed(forward), forward.cache.place)
+            made = self._lineage.keep(past, self._fed(forward), forward.cache)
             self._hand_on(forward.cache, made)
 
     @staticmethod

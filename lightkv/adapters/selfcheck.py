@@ -36,6 +36,7 @@ class SelfCheck:
         self._takes_arguments = takes_arguments
         self._left: dict[str, int] = {}
         self._forward: Forward | None = None
+        self._kind = ""
         self._layers: list[int] = []
 
     @property
@@ -46,11 +47,8 @@ class SelfCheck:
     def begin(self, forward: Forward, kind: str) -> None:
         """A pass begins; `kind` tells passes apart that go through other code."""
         self.stop()
-        left = self._left.setdefault(kind, PASSES)
-        if not left:
-            return
-        self._left[kind] = left - 1
-        self._forward = forward
+        if self._left.setdefault(kind, PASSES):
+            self._forward, self._kind = forward, kind
 
     def layer(self, index: int, hidden_states: torch.Tensor) -> None:
         """Layer `index` is called on `hidden_states` `[B, N, D]`.
@@ -90,7 +88,9 @@ class SelfCheck:
         tables = contact.layer_argument(given, "position_embeddings")
         keys = forward.visible + new
         if isinstance(mask, torch.Tensor):
-            wanted = (new, keys) if mask.dim() == 4 else (keys,)
+            # A mask of one row is that of all of them (SDPA broadcasts it).
+            wanted = (mask.shape[-2] if mask.shape[-2] == 1 else new, keys)
+            wanted = wanted if mask.dim() == 4 else wanted[1:]
             if tuple(mask.shape[-len(wanted) :]) != wanted:
                 raise contact.unexpected(
                     f"the mask of layer {index} is {tuple(mask.shape)}, but its {new} positions see "
@@ -123,6 +123,8 @@ class SelfCheck:
         self.stop()
         if forward is None:
             return
+        # A pass that failed proved nothing and is not counted.
+        self._left[self._kind] -= 1
         if seen != self._num_layers:
             raise contact.unexpected(
                 f"{seen} of {self._num_layers} decoder layers called their hooks",

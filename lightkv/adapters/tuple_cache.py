@@ -8,6 +8,7 @@ untouched, and is copied before a pass continues it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,21 +27,22 @@ class TupleCache:
     Attributes:
         lengths: entries of each layer.
         fed: positions that made them, counted without compression.
-        place: entry of layer 0 by which rows are told apart, the last of the prompt.
-        marks: `[B, d]` what stands there, None before the first pass.
+        marks: `[B, d]` by which rows are told apart, None before the first pass: the keys of the
+            prompt in layer 0, summed.
+        prompt: how many entries of layer 0 these are.
     """
 
     def __init__(
         self,
         lengths: tuple[int, ...],
         fed: int,
-        place: int | None = None,
         marks: torch.Tensor | None = None,
+        prompt: int = 0,
     ) -> None:
         self.lengths = lengths
         self.fed = fed
-        self.place = place
         self.marks = marks
+        self.prompt = prompt
 
     def get_seq_length(self, layer: int = 0) -> int:
         """Entries of a layer."""
@@ -52,7 +54,8 @@ class Lineage:
 
     def __init__(self) -> None:
         self._made: Any = WeakTensorKeyDictionary()
-        self._last: TupleCache | None = None
+        # Of each thread: streams of several requests take turns, a beam search goes on in its own.
+        self._local = threading.local()
 
     def find(self, past: Past | None) -> TupleCache | None:
         """What stands for a tuple that an earlier pass returned, None for a stranger.
@@ -69,11 +72,11 @@ class Lineage:
         found: TupleCache | None = self._made.get(past[0][0])
         if found is not None:
             return found
-        last = self._last
-        if last is None or last.marks is None or last.place is None:
+        last: TupleCache | None = getattr(self._local, "last", None)
+        if last is None or last.marks is None or last.lengths != tuple_lengths(past, len(past)):
             return None
-        marks = _marks(past, last.place)
-        if last.lengths != tuple_lengths(past, len(past)) or marks.shape != last.marks.shape:
+        marks = _marks(past, last.prompt)
+        if marks.shape != last.marks.shape:
             return None
         if torch.equal(marks, last.marks):
             return last
@@ -86,25 +89,27 @@ class Lineage:
             )
         return None
 
-    def keep(self, past: Past, fed: int, place: int | None = None) -> TupleCache:
+    def keep(self, past: Past, fed: int, old: TupleCache | None = None) -> TupleCache:
         """Remember a tuple that a pass returned.
 
         Args:
             past: the tuple.
             fed: positions that made it.
-            place: of the tuple that it continues; the pass was a prefill without one.
+            old: the tuple that it continues, None after a prefill.
         """
         lengths = tuple_lengths(past, len(past))
-        place = lengths[0] - 1 if place is None else place
-        made = TupleCache(lengths, fed, place, _marks(past, place))
+        if old is None or old.marks is None:
+            made = TupleCache(lengths, fed, _marks(past, lengths[0]), lengths[0])
+        else:
+            made = TupleCache(lengths, fed, old.marks, old.prompt)
         self._made[past[0][0]] = made
-        self._last = made
+        self._local.last = made
         return made
 
 
-def _marks(past: Past, place: int) -> torch.Tensor:
-    """`[B, d]` keys of the first head of layer 0 at an entry; a copy that holds nothing else alive."""
-    return past[0][0][:, 0, place].detach().clone()
+def _marks(past: Past, prompt: int) -> torch.Tensor:
+    """`[B, d]` keys of the first head of layer 0, summed over the first `prompt` entries."""
+    return past[0][0][:, 0, :prompt].detach().sum(dim=1)
 
 
 def tuple_lengths(past: Past | None, num_layers: int) -> tuple[int, ...]:

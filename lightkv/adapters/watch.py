@@ -6,6 +6,7 @@ around the call leaves the module as it was, whatever happens.
 
 from __future__ import annotations
 
+import copy
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -47,6 +48,9 @@ class Watch(Uncopied, ABC):
         if self._forward is not None and held.get("forward") is self._forward:
             del held["forward"]
             held.update(self._forward.shadowed)
+        if self._forward is not None:
+            # Somebody may hold it still: who wrapped the forward while the session lasted.
+            self._forward.over = True
         self._forward = None
 
     def open(self, look: Look) -> None:
@@ -72,13 +76,20 @@ class _Watched(Uncopied):
 
     Attributes:
         shadowed: the instance's own `forward`, if it had one (accelerate gives it one).
+        over: whether the session has ended.
     """
 
     def __init__(self, watch: Watch, attention: nn.Module) -> None:
         held = vars(attention)
         self.shadowed = {"forward": held["forward"]} if "forward" in held else {}
         self._watch, self._own = watch, attention.forward
+        self.over = False
         functools.update_wrapper(self, self._own)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.over:
+            return self._own(*args, **kwargs)
         return self._watch.forward(self._own, args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._own, memo) if self.over else super().__deepcopy__(memo)

@@ -189,6 +189,55 @@ def test_a_session_that_removes_nothing_leaves_caches_alone() -> None:
 
 
 @torch.no_grad()
+def test_text_alone_may_be_masked_as_the_caller_likes() -> None:
+    """Where no layer is compressed, all of them follow the caller's mask; rows may move, too."""
+    suite = LlavaSuite()
+    model = suite.make_model()
+    prompts = (Prompt(6, 0, 5, 1), Prompt(4, 0, 6, 2))
+
+    def chat() -> torch.Tensor:
+        cache = filled(suite, model, prompts)
+        cache.reorder_cache(torch.tensor([1, 0]))
+        mask = suite.make_inputs(model, prompts)["attention_mask"][[1, 0]]
+        mask[0, -2:] = 0  # the answer of that row ended early
+        mask = torch.cat([mask, torch.ones(2, 3, dtype=torch.long)], dim=1)
+        ids = torch.full((2, 3), 30)
+        return model(input_ids=ids, attention_mask=mask, past_key_values=cache).logits
+
+    plain = chat()
+    with lightkv.compress(model, "fastv", schedule=HALF):
+        torch.testing.assert_close(chat(), plain, atol=1e-6, rtol=0)
+
+
+@torch.no_grad()
+def test_a_guard_of_an_earlier_session_does_not_outlive_what_it_guarded() -> None:
+    suite = LlavaSuite()
+    model = suite.make_model()
+    text = (Prompt(6, 0, 5, 1),)
+    with lightkv.compress(model, "fastv", schedule=HALF):
+        cache = filled(suite, model, UNEVEN[:1])
+    cache.reset()
+    with lightkv.compress(model, "fastv", schedule=HALF):
+        suite.call(model, suite.make_inputs(model, text), past_key_values=cache, use_cache=True)
+    assert guard_of(cache) is None
+    step(suite, model, cache, text)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("index", [[1, 0], torch.tensor([-1, 0]), torch.tensor([True, True])])
+def test_rows_are_moved_by_whatever_the_cache_takes(index: Any) -> None:
+    suite = LlavaSuite()
+    model = suite.make_model()
+    rows = [1, 0] if not isinstance(index, torch.Tensor) or index.dtype != torch.bool else [0, 1]
+    with lightkv.compress(model, "fastv", schedule=HALF):
+        wanted = step(suite, model, filled(suite, model, UNEVEN), UNEVEN)
+        cache = filled(suite, model, UNEVEN)
+        cache.batch_select_indices(index)
+        found = step(suite, model, cache, UNEVEN, rows)
+    torch.testing.assert_close(found, wanted[rows], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_a_mask_that_hides_other_entries_than_before_is_refused() -> None:
     """A conversation that was tokenised anew, with all its padding on the left."""
     suite = LlavaSuite()

@@ -21,7 +21,7 @@ cache of the tiny model more than 100 kB."""
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
-    # 200 requests hardly fill the hundred reports of a session, and what grows until then would count as growth.
+    # 200 requests hardly fill the reports of a session; what grows until then would count as growth.
     monkeypatch.setattr(lightkv.core.reports, "KEPT", 10)
     return __import__("serving")
 
