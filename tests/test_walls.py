@@ -19,6 +19,7 @@ DEVICE_CODE = [
     PACKAGE / "core" / name
     for name in (
         "stage.py",
+        "work.py",
         "attention.py",
         "assignment.py",
         "roles.py",
@@ -87,13 +88,23 @@ def counts_floats(node):
     )
 
 
+WAITS = {("work.py", "counts")}
+"""The one function that waits for values: how many survive under a dynamic budget."""
+
+
 @pytest.mark.parametrize("path", DEVICE_CODE, ids=lambda path: path.name)
 def test_stages_never_wait_for_the_device(path):
     tree = ast.parse(path.read_text())
+    named = [
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef) and (path.name, function.name) in WAITS
+        for node in ast.walk(function)
+    ]
     found = [
         f"line {node.lineno}: .{node.func.attr}()"
         for node in calls(tree)
-        if node.func.attr in SYNCHRONISING and not on_host(node)
+        if node.func.attr in SYNCHRONISING and not on_host(node) and node not in named
     ]
     assert found == []
 
