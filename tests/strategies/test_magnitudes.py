@@ -12,7 +12,7 @@ from lightkv import Stage, VisionLayout
 from lightkv.core.prompt import start_input
 from lightkv.core.roles import MergeInput, ScoreInput, StageContext
 from lightkv.functional import compress_stage
-from lightkv.strategies import bipartite
+from lightkv.strategies import bipartite, divprune
 from lightkv.strategies.bipartite import alternate, cosine, most_similar, nearest_inside
 from lightkv.strategies.clusters import density_peaks, nearest_centre
 from lightkv.strategies.common import slot_shares
@@ -118,6 +118,13 @@ def test_lengths_and_directions(seed, magnitude):
     lengths = unit(vectors).norm(dim=-1)
     assert lengths[2] == 0
     torch.testing.assert_close(lengths[wanted > 0], torch.ones(5), atol=1e-5, rtol=0)
+
+
+@given(seed=st.integers(0, 99), count=st.integers(0, 30))
+def test_directions_in_runs_of_tokens(seed, count):
+    vectors = tokens_of(seed, 2, count, 8)
+    with mock.patch.object(divprune, "RUN", 7):
+        assert torch.equal(divprune.unit_runs(vectors), unit(vectors))
 
 
 DIRECTIONS = (
