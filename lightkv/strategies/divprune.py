@@ -19,6 +19,8 @@ from lightkv.strategies.bipartite import SIMILARITY_ELEMENTS
 from lightkv.strategies.magnitude import unit
 from lightkv.strategies.selection import first_largest, kept_only, rows
 
+RUN = 256
+"""Tokens that are brought to length 1 at a time."""
 SELF = 4.0
 """Taken off the cosine of a token with itself, more than cosines differ by."""
 
@@ -36,8 +38,7 @@ class FarthestFirst(Matcher):
         return round(round(population * (1.0 - ratio), 6))
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
-        # One division for all rounds: a round is then one product.
-        features, keep = unit(inputs.tokens.detach()), inputs.keep
+        features, keep = unit_runs(inputs.tokens.detach()), inputs.keep
         groups, population, _ = features.shape
         chosen = torch.full((groups, keep), 0, dtype=torch.long, device=features.device)
         farness = nearest_other(features)
@@ -49,6 +50,18 @@ class FarthestFirst(Matcher):
             distance = 1.0 - _cosine(rows(features, token[:, None]), features)[:, 0]
             farness = distance if number == 0 else torch.minimum(farness, distance)
         return kept_only(chosen, population)
+
+
+def unit_runs(tokens: torch.Tensor) -> torch.Tensor:
+    """`[G, n, D]` of length 1 in float32, made in runs of tokens.
+
+    One division for all rounds of a choice, of which each is then one product. The runs keep what
+    is formed on the way from taking as much memory again.
+    """
+    features = torch.empty_like(tokens, dtype=torch.float32)
+    for part, near in zip(tokens.split(RUN, dim=1), features.split(RUN, dim=1), strict=True):
+        near.copy_(unit(part))
+    return features
 
 
 def nearest_other(features: torch.Tensor) -> torch.Tensor:

@@ -17,9 +17,8 @@ from pydantic import Field
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.roles import Component, MatchInput
 from lightkv.strategies.bipartite import (
-    SIMILARITY_ELEMENTS,
     Bipartite,
-    cosine,
+    cosine_runs,
     merge_best,
     with_destinations,
 )
@@ -121,13 +120,9 @@ def cheapest(
     Tokens that are no sources have −∞. A source whose inner window has no destination takes one
     outside, after all others.
     """
-    groups, population, _ = features.shape
-    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * population))
     best, partner = [], []
-    for first in range(0, population, step):
-        rows = slice(first, first + step)
-        cost = 1.0 - cosine(features[:, rows], features)
-        cost = cost * (score[:, rows, None] + score[:, None, :])
+    for rows, near in cosine_runs(features, features):
+        cost = (1.0 - near) * (score[:, rows, None] + score[:, None, :])
         outside = inner[:, rows, None] != inner[:, None, :]
         cost = torch.where(outside, cost + ELSEWHERE, cost)
         value, index = (-cost).masked_fill(source[:, None, :], -torch.inf).max(dim=-1)

@@ -101,18 +101,19 @@ def _relevance(inputs: StartInput, text: torch.Tensor) -> torch.Tensor:
     if not index.shape[1]:
         return total
     words = hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])).float()
+    words = words.masked_fill(~text.unsqueeze(-1), 0.0)
     # Near 1, where no product overflows. Differences to the largest product take their size back.
     scale = power_of_two(largest(words, dim=(1, 2)))
     words = words * scale
-    lowest = torch.finfo(words.dtype).min
+    other, lowest = ~text[:, None, :], torch.finfo(words.dtype).min
     step = max(1, SIMILARITY_ELEMENTS // max(1, words.shape[0] * words.shape[1]))
     for first in range(0, hidden.shape[1], step):
         rows = slice(first, first + step)
         own = scale_of(hidden[:, rows])
         product = torch.matmul(hidden[:, rows].float() * own, words.transpose(1, 2))
-        product = product.masked_fill(~text[:, None, :], lowest)
-        below = product - product.amax(dim=-1, keepdim=True)
-        share = (below / own / scale).softmax(dim=-1)
+        top = product.masked_fill(other, lowest).amax(dim=-1, keepdim=True)
+        # Hidden after the divisions, which would bring the lowest number back among the others.
+        share = ((product - top) / own / scale).masked_fill(other, lowest).softmax(dim=-1)
         total = total + torch.where(vision[:, rows, None], share, 0.0).sum(dim=1)
     mean = total / vision.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.where(text, mean, 0.0)

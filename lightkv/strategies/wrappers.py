@@ -137,7 +137,7 @@ def _tensors(scorer: Scorer, which: Which) -> int:
 def sample_mean(score: torch.Tensor, inputs: ScoreInput) -> torch.Tensor:
     """`[V]` mean importance of the vision tokens in each token's sample."""
     samples = score.new_zeros(inputs.hidden_states.shape[0])
-    scale = power_of_two(samples.scatter_reduce(0, inputs.sample, score, "amax"))
+    scale = power_of_two(samples.scatter_reduce(0, inputs.sample, score.abs(), "amax"))
     near_one = score * scale.index_select(0, inputs.sample)
     total = samples.index_add(0, inputs.sample, near_one)
     count = samples.index_add(0, inputs.sample, torch.ones_like(score)).clamp(min=1.0)

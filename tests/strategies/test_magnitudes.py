@@ -1,5 +1,7 @@
 """Directions decide what is alike, not magnitudes: vectors of 1e30 are matched as those of 1."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,13 @@ from lightkv import Stage, VisionLayout
 from lightkv.core.prompt import start_input
 from lightkv.core.roles import MergeInput, ScoreInput, StageContext
 from lightkv.functional import compress_stage
-from lightkv.strategies.bipartite import cosine
+from lightkv.strategies import bipartite, divprune
+from lightkv.strategies.bipartite import alternate, cosine, most_similar, nearest_inside
 from lightkv.strategies.clusters import density_peaks, nearest_centre
 from lightkv.strategies.common import slot_shares
-from lightkv.strategies.magnitude import length, power_of_two, unit
-from lightkv.strategies.sparsevlm import TextRaters
+from lightkv.strategies.guided import cheapest
+from lightkv.strategies.magnitude import largest, length, power_of_two, unit
+from lightkv.strategies.sparsevlm import TextRaters, _relevance
 from lightkv.strategies.wrappers import relative, sample_mean
 from lightkv.testing.cases import SyntheticVision, attention
 
@@ -46,6 +50,40 @@ def test_the_power_of_two_is_exact(values):
 
 def test_what_is_not_finite_stays_so():
     assert power_of_two(torch.tensor([torch.inf, torch.nan])).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@given(seed=st.integers(0, 99))
+def test_the_largest_magnitude_of_each_dtype(dtype, seed):
+    values = (tokens_of(seed, 6, 8) * torch.tensor([1e-7, 1.0, 1e3, 6e4, 1.0, -1.0])[:, None]).to(
+        dtype
+    )
+    values[4], values[5, 0] = -values[4].abs(), 0
+    values[3, 2], values[2, 1] = -torch.inf, torch.nan
+    for dim in (-1, 0, (0, 1)):
+        wanted = values.abs().amax(dim=dim, keepdim=True).float()
+        torch.testing.assert_close(largest(values, dim), wanted, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@given(seed=st.integers(0, 99))
+def test_runs_of_rows_find_what_one_run_finds(dtype, seed):
+    """The right side is measured once for all runs, and as a lone run measures it."""
+    features = (tokens_of(seed, 2, 14, 1500) * 10.0 ** tokens_of(seed, 2, 14, 1)).to(dtype)
+    inner = torch.arange(14).expand(2, -1) // 5
+    score = tokens_of(seed + 1, 2, 14).abs()
+
+    def found():
+        pairs = most_similar(features[:, :6], features[:, 6:])
+        return [*pairs, *nearest_inside(features, inner)], cheapest(
+            features, score, alternate(inner), inner
+        )
+
+    with mock.patch.object(bipartite, "SIMILARITY_ELEMENTS", 2 * 14 * 3):
+        runs, run_costs = found()
+    whole, costs = found()
+    for one, other in zip([*runs, *run_costs], [*whole, *costs], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 @given(
@@ -80,6 +118,13 @@ def test_lengths_and_directions(seed, magnitude):
     lengths = unit(vectors).norm(dim=-1)
     assert lengths[2] == 0
     torch.testing.assert_close(lengths[wanted > 0], torch.ones(5), atol=1e-5, rtol=0)
+
+
+@given(seed=st.integers(0, 99), count=st.integers(0, 30))
+def test_directions_in_runs_of_tokens(seed, count):
+    vectors = tokens_of(seed, 2, count, 8)
+    with mock.patch.object(divprune, "RUN", 7):
+        assert torch.equal(divprune.unit_runs(vectors), unit(vectors))
 
 
 DIRECTIONS = (
@@ -185,17 +230,37 @@ def test_density_peaks_against_double_precision(seed, magnitude):
     assert torch.equal(nearest_centre(tokens, centres, "euclidean")[0], wanted)
 
 
-@given(seed=st.integers(0, 99), magnitude=st.sampled_from([1e-30, 1e-3, 1.0, 1e3, 1e18, 1e30]))
-def test_raters_against_double_precision(seed, magnitude):
-    """Raters exceed the mean of the softmax over the text of H_v H_tᵀ."""
-    layout = VisionLayout.from_spans([[(1, (1, 3, 3))]], length=16)
+rater_sizes = st.sampled_from([1e-38, 1e-30, 1e-3, 1.0, 1e3, 1e18, 1e30])
+
+
+@given(seed=st.integers(0, 99), magnitude=rater_sizes, first=st.sampled_from([0.0, 1e-38, 1.0]))
+def test_raters_against_double_precision(seed, magnitude, first):
+    """Raters exceed the mean of the softmax over the text of H_v H_tᵀ; the first vision vector may
+    be of zeros. The same in a batch, whose other row has more text and brings padding."""
     hidden = tokens_of(seed, 1, 16, 8) * magnitude
-    found = TextRaters().start(start_input(hidden, layout))[0, 1:] > 0
+    hidden[0, 1] *= first
+    alone = start_input(hidden, VisionLayout.from_spans([[(1, (1, 3, 3))]], length=16))
     vision, text = hidden[0, 1:10].double(), hidden[0, 10:].double()
     share = (vision @ text.T).softmax(dim=-1).mean(dim=0)
+    # What stands in the padding must not matter, so it is large.
+    padded = torch.cat([torch.full((1, 5, 8), 1e30), hidden], dim=1)
+    both = torch.cat([padded, tokens_of(seed + 1, 1, 21, 8) * 1e30])
+    spans = [[(6, (1, 3, 3))], [(1, (1, 3, 3))]]
+    batch = start_input(both, VisionLayout.from_spans(spans, length=21, pads=[5, 0]))
+    wanted = torch.cat([torch.zeros(1), share.float()])
+
+    def relevance(given):
+        behind = given.prompt.valid & (given.prompt.index > given.last_vision[:, None])
+        return _relevance(given, behind)[0]
+
+    one, many = relevance(alone), relevance(batch)
+    torch.testing.assert_close(one, wanted, atol=2e-5, rtol=0)
+    torch.testing.assert_close(many, torch.cat([one, torch.zeros(5)]), atol=1e-6, rtol=0)
     # A difference from the mean in the last digits may fall either way.
-    sure = (share - share.mean()).abs() > 1e-5
-    assert torch.equal(found[sure], (share > share.mean())[sure])
+    sure = (share - share.mean()).abs() > 1e-4
+    for each in (alone, batch):
+        found = TextRaters().start(each)[0, 1:7] > 0
+        assert torch.equal(found[sure], (share > share.mean())[sure])
 
 
 @given(exponent=st.integers(-60, 120))
@@ -221,3 +286,17 @@ def test_means_of_scores(exponent):
     assert torch.equal(relative(score, given), relative(score * 2.0**exponent, given))
     mean = sample_mean(score * 2.0**exponent, given)
     torch.testing.assert_close(mean, sample_mean(score, given) * 2.0**exponent, atol=0, rtol=1e-6)
+
+
+@given(exponent=st.integers(-100, 120), seed=st.integers(0, 99))
+def test_means_of_scores_below_zero(exponent, seed):
+    """A sample of negative scores alone has a finite mean, as double precision has it."""
+    score = tokens_of(seed, 12) * 2.0**exponent
+    score[:6] = -score[:6].abs()
+    vision = torch.tensor([*range(6), *range(8, 14)])
+    given = ScoreInput(
+        torch.zeros(2, 8, 4), vision, vision // 8, torch.ones(12), None, StageContext()
+    )
+    wanted = score.double().view(2, 6).mean(dim=1).repeat_interleave(6)
+    near = 2.0**exponent * 1e-5
+    torch.testing.assert_close(sample_mean(score, given).double(), wanted, atol=near, rtol=1e-5)
