@@ -128,7 +128,7 @@ class PipelineSpec(Strict):
             data["schedule"] = [
                 s.model_dump(mode="json", exclude_defaults=True) for s in self.schedule
             ]
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        return yamls.dump(data)
 
     def updated(self, retention: float | None = None, **changes: Any) -> PipelineSpec:
         """A copy with another retention, roles or schedule.
