@@ -269,6 +269,11 @@ class Pipeline:
         """Planned retention, before rounding to whole tokens."""
         return self.schedule.retention(self.num_layers)
 
+    @property
+    def counts_text(self) -> bool:
+        """Whether text entries of the cache take part, so that retention is a share of all entries."""
+        return self.schedule.cache is not None and self.schedule.cache.scope == "all"
+
     def check_composition(self) -> None:
         """Plan all stages on a sample grid, so that impossible compositions fail here.
 
