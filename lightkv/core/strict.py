@@ -18,7 +18,8 @@ _NUMBERS = {int, float}
 _LEAST, _MOST = -(2**63), 2**63 - 1
 """Whole numbers that tensors hold."""
 
-Seed = Annotated[int, Field(ge=_LEAST, le=2**64 - 1)]
+LEAST_SEED, MOST_SEED = _LEAST, 2**64 - 1
+Seed = Annotated[int, Field(ge=LEAST_SEED, le=MOST_SEED)]
 """What seeds a generator of torch: 64 bits, with a sign or without."""
 
 
@@ -38,8 +39,11 @@ class Plain(BaseModel):
         value = python_values(value)
         if not kinds <= _PLAIN:
             return value
-        bounds = (getattr(each, "le", 0) for each in field.metadata)
-        return _literal(value, kinds, max(_MOST, *bounds) if field.metadata else _MOST)
+        # Bounds stand beside the type of a field, and within that of a tuple.
+        seeds = Seed in get_args(field.annotation) or any(
+            getattr(bound, "le", None) == MOST_SEED for bound in field.metadata
+        )
+        return _literal(value, kinds, MOST_SEED if seeds else _MOST)
 
 
 class Strict(Plain):
