@@ -181,7 +181,7 @@ def _show(
         "all layers of the share of vision tokens in the cache"
     )
     gap = gap_text(savings.retention, pipeline.retention, pipeline.asked)
-    if gap is not None:
+    if gap is not None and not pipeline.counts_text:
         out.print(f"{gap}.")
     separators = f", {savings.separators} of them without patch" if savings.separators else ""
     out.print(

@@ -20,11 +20,17 @@ def gap_text(achieved: float, planned: float, asked: float | None) -> str | None
     source = "planned" if asked is None else "asked for"
     if achieved > wanted:
         why = (
-            "small pictures leave windows too few tokens to remove a share of them, counts are rounded "
-            "to whole tokens, and newlines and the end of the prompt are never removed"
+            "of few tokens (small pictures) only whole ones are removed, budgets that "
+            "follow from values may leave more than the share, and newlines and the end of the prompt "
+            "are never removed"
         )
-        remedy = "larger pictures, fewer windows (`windows` of the schedule) or a lower retention"
+        remedy = (
+            "larger pictures, fewer windows where the schedule has several, or a lower retention"
+        )
     else:
-        why = "of few tokens the number that is kept is rounded down to whole tokens"
+        why = (
+            "of few tokens the number that is kept is rounded down to whole tokens, and budgets that "
+            "follow from values may leave less than the share"
+        )
         remedy = "larger pictures or a higher retention"
     return f"retention {achieved:.3f} where {wanted:.3f} was {source}: {why}. What helps: {remedy}"

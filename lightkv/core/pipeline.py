@@ -128,7 +128,7 @@ class PipelineSpec(Strict):
             data["schedule"] = [
                 s.model_dump(mode="json", exclude_defaults=True) for s in self.schedule
             ]
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+        return yamls.dump(data)
 
     def updated(self, retention: float | None = None, **changes: Any) -> PipelineSpec:
         """A copy with another retention, roles or schedule.
@@ -268,6 +268,11 @@ class Pipeline:
     def retention(self) -> float:
         """Planned retention, before rounding to whole tokens."""
         return self.schedule.retention(self.num_layers)
+
+    @property
+    def counts_text(self) -> bool:
+        """Whether text entries of the cache take part, so that retention is a share of all entries."""
+        return self.schedule.cache is not None and self.schedule.cache.scope == "all"
 
     def check_composition(self) -> None:
         """Plan all stages on a sample grid, so that impossible compositions fail here.

@@ -85,6 +85,8 @@ class RunReport:
         strategy: name of the pipeline.
         planned_retention: of the schedule, before rounding to whole tokens.
         asked_retention: that the schedule was solved for; None if its stages were given.
+        counts_text: whether planned and asked retention are shares of all cache entries, since text
+            takes part; `retention` is always that of vision tokens.
         samples: one entry for each row of the batch.
         cache_bytes: bytes of the tensors of each layer's cache after the prefill, rows padded to equal
             length, entries of earlier turns included; None without a cache.
@@ -113,6 +115,7 @@ class RunReport:
     layout: VisionLayout | None = None
     cache_trace: tuple[CachedLayer | None, ...] | None = None
     asked_retention: float | None = None
+    counts_text: bool = False
 
     @property
     def retention(self) -> float:
@@ -122,8 +125,12 @@ class RunReport:
 
     @property
     def gap(self) -> str | None:
-        """What is to be said of a retention that is more than 5 points from the one asked for."""
-        if not any(sample.original for sample in self.samples):
+        """What is to be said of a retention that is more than 5 points from the one asked for.
+
+        None where that one is a share of all cache entries: how many of them are vision tokens is
+        then for the method to decide.
+        """
+        if self.counts_text or not any(sample.original for sample in self.samples):
             return None
         return gap_text(self.retention, self.planned_retention, self.asked_retention)
 
@@ -251,6 +258,7 @@ def build_report(
         strategy=engine.pipeline.spec.name,
         planned_retention=engine.pipeline.retention,
         asked_retention=engine.pipeline.asked,
+        counts_text=engine.pipeline.counts_text,
         samples=samples,
         cache_bytes=cache if cached else None,
         trace=tuple(prefill.trace) if engine.trace else None,

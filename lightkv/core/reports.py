@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Literal, overload
+
+import torch
 
 from lightkv.core.errors import ConfigError, LightKVWarning
 from lightkv.core.report import RunReport
@@ -58,7 +62,18 @@ class Reports(Sequence[RunReport]):
         self.total += 1
         if self.gap_warning and (gap := report.gap) is not None:
             self.gap_warning = False  # the next thumbnail needs no second one
-            warnings.warn(f"{report.strategy}: {gap}", LightKVWarning, stacklevel=3)
+            warnings.warn(f"{report.strategy}: {gap}", LightKVWarning, stacklevel=_callers())
+
+
+def _callers() -> int:
+    """Level, for a warning of the caller, of the outermost call of a module: whoever ran the model."""
+    frame: FrameType | None = sys._getframe(1)
+    level, found = 1, 3
+    while frame is not None:
+        if frame.f_globals.get("__name__") == torch.nn.Module.__module__:
+            found = level + 1
+        frame, level = frame.f_back, level + 1
+    return found
 
 
 def _bound(keep: Keep, trace: bool) -> int | None:

@@ -265,6 +265,7 @@ class Schedule:
                 hold more than `retention`.
         """
         check_retention(retention)
+        depths, ratios, windows = tuple(depths), tuple(ratios), tuple(windows)
         check_depths(depths, ratios)
         if retention == 1.0:
             return cls(())

@@ -16,7 +16,7 @@ from lightkv.core.plan import StagePlan, plan_stage
 from lightkv.core.plugins import build_component, get_preset
 from lightkv.core.precision import as_here, exact
 from lightkv.core.roles import Aggregator, Component, Matcher, Partitioner, Scorer, WindowSpec
-from lightkv.core.strict import is_number
+from lightkv.core.strict import is_number, python_values
 from lightkv.core.vision import VISION_FEATURES, VisionView, is_vision
 
 
@@ -53,6 +53,9 @@ class Stage:
                 value=self.windows,
                 remedy="such as 4, or {space: 4, time: 2}",
             )
+        for name in ("ratio", "windows"):
+            # Partitioners and matchers are given numbers of Python.
+            object.__setattr__(self, name, python_values(getattr(self, name)))
         if self.ratio > self.matcher.max_ratio:
             raise ConfigError(
                 f"matcher {self.matcher.name!r} can remove at most "

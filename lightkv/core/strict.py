@@ -8,13 +8,19 @@ from numbers import Real
 from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.yamls import MOST_DEPTH, MOST_NODES
 
 _PLAIN = {int, float, bool, str, type(None)}
 _NUMBERS = {int, float}
+_LEAST, _MOST = -(2**63), 2**63 - 1
+"""Whole numbers that tensors hold."""
+
+LEAST_SEED, MOST_SEED = _LEAST, 2**64 - 1
+Seed = Annotated[int, Field(ge=LEAST_SEED, le=MOST_SEED)]
+"""What seeds a generator of torch: 64 bits, with a sign or without."""
 
 
 class Plain(BaseModel):
@@ -28,8 +34,16 @@ class Plain(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _is_literal(cls, value: Any, info: ValidationInfo) -> Any:
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
-        return _literal(value, kinds) if kinds <= _PLAIN else value
+        field = cls.model_fields[str(info.field_name)]
+        kinds = _kinds(field.annotation)
+        value = python_values(value)
+        if not kinds <= _PLAIN:
+            return value
+        # Bounds stand beside the type of a field, and within that of a tuple.
+        seeds = Seed in get_args(field.annotation) or any(
+            getattr(bound, "le", None) == MOST_SEED for bound in field.metadata
+        )
+        return _literal(value, kinds, MOST_SEED if seeds else _MOST)
 
 
 class Strict(Plain):
@@ -80,15 +94,37 @@ def _kinds(annotation: Any) -> set[Any]:
     return {annotation} if annotation in _PLAIN else {object}
 
 
-def _literal(value: Any, kinds: set[Any]) -> Any:
-    """The value as it is, or a `ValueError`, which pydantic gathers, where it only looks like one of
-    these kinds."""
+def python_values(value: Any) -> Any:
+    """The same with Python's values for NumPy's scalars, at whatever depth a user's data may have.
+
+    Mappings, lists and tuples are copied; what is nested too deep stays, for others to refuse.
+    """
+    return _python_values(value, MOST_DEPTH, {})
+
+
+def _python_values(value: Any, depth: int, done: dict[int, Any]) -> Any:
     if isinstance(value, np.generic):
-        value = value.item()
+        return value.item()
+    if not isinstance(value, dict | list | tuple) or depth == 0:
+        return value
+    if id(value) not in done:
+        done[id(value)] = value  # of a list within itself
+        if isinstance(value, dict):
+            pairs = value.items()
+            done[id(value)] = {k: _python_values(each, depth - 1, done) for k, each in pairs}
+        else:
+            parts = [_python_values(each, depth - 1, done) for each in value]
+            done[id(value)] = parts if isinstance(value, list) else tuple(parts)
+    return done[id(value)]
+
+
+def _literal(value: Any, kinds: set[Any], most: int) -> Any:
+    """The value as it is, or a `ValueError`, which pydantic gathers, where it only looks like one of
+    these kinds, or is a whole number above `most`."""
     if isinstance(value, dict):
-        return {key: _literal(inner, kinds) for key, inner in value.items()}
+        return {key: _literal(inner, kinds, most) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_literal(inner, kinds) for inner in value]
+        return [_literal(inner, kinds, most) for inner in value]
     wanted = kinds & _NUMBERS
     if isinstance(value, bool):
         if wanted and bool not in kinds:
@@ -101,8 +137,9 @@ def _literal(value: Any, kinds: set[Any]) -> Any:
     elif isinstance(value, int | float):
         if bool in kinds and not wanted:
             raise ValueError("must be true or false, and a number is neither")
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError("must be a whole number of at most 64 bits")
+        if isinstance(value, int) and not _LEAST <= value <= most:
+            bits = most.bit_length()
+            raise ValueError(f"must be a whole number from -2**63 to 2**{bits} - 1")
     return value
 
 

@@ -49,6 +49,17 @@ def read(path: str | Path) -> Any:
         return load(file.read(MOST_CHARACTERS + 1))
 
 
+def dump(data: Any, **options: Any) -> str:
+    """YAML from which `load` gives the plain data back, keys in their order.
+
+    Args:
+        data: texts, numbers, truth values, None, and mappings and lists of them.
+        options: of `yaml.dump`, such as `width`.
+    """
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **options)
+    return str(text)
+
+
 class _Loader(yaml.SafeLoader):
     """A safe loader that refuses repeated keys; what `<<` merges may be gone over, as ever."""
 
@@ -124,9 +135,15 @@ class _Loader(yaml.SafeLoader):
             seen.add(found)
 
 
-# `5e-1` and `1.5e3` are numbers, as in YAML 1.2 and JSON; YAML 1.1 reads texts.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+"),
-    list("-+0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """A safe dumper that puts in quotes what `_Loader` would read as a number."""
+
+
+# `5e-1` and `1.5e3` are numbers, as in YAML 1.2 and JSON; YAML 1.1 reads texts. `3e-2 is small`
+# is none: the whole text has to match, which PyYAML leaves to the pattern.
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from lightkv.core.errors import nearest
 from lightkv.core.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.core.strict import LEAST_SEED, MOST_SEED
 from lightkv.lab.errors import GridError
 from lightkv.lab.tasks import build_task
 
@@ -207,7 +208,8 @@ def _check_values(where: str, change: Mapping[str, Any]) -> None:
 
 def check_seed(where: str, seed: Any) -> None:
     """Refuse what torch takes for no seed."""
-    if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**63:
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if not whole or not LEAST_SEED <= seed <= MOST_SEED:
         raise GridError(
             "a seed is a whole number of at most 64 bits", field=where, value=seed, remedy="try 0"
         )

@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from lightkv.core import yamls
 from lightkv.core.errors import nearest
-from lightkv.core.strict import Plain
+from lightkv.core.strict import Plain, Seed
 from lightkv.lab.combining import (
     VANILLA,
     Combination,
@@ -109,7 +109,7 @@ class Grid(Plain):
     task: Labels
     base: dict[str, Any]
     retention: tuple[float, ...] | None = None
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     axes: dict[str, dict[str, dict[str, Any]]] = {}
     cells: tuple[dict[str, Any], ...] = ()
     skip: tuple[Skip, ...] = ()

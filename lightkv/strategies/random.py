@@ -10,6 +10,7 @@ import torch
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline import PipelineSpec, Recipe
 from lightkv.core.roles import Component, MatchInput, ScoreInput, Scorer
+from lightkv.core.strict import Seed
 from lightkv.core.transfer import to_device
 from lightkv.strategies.bipartite import Bipartite, merge_most_similar
 
@@ -28,7 +29,7 @@ class Noise(Scorer):
 
     name = "noise"
     source = "Rand, a baseline of LightKV, arXiv 2605.00789"
-    seed: int = 0
+    seed: Seed = 0
     per_layer: bool = True
 
     def score(self, inputs: ScoreInput) -> torch.Tensor:
@@ -55,7 +56,7 @@ class RandomBipartite(Bipartite):
     source = "for ablations of LightKV, arXiv 2605.00789; not of a paper"
     knows_inner = False
     metric: Literal["hidden"] = "hidden"
-    seed: int = 0
+    seed: Seed = 0
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         groups, population = inputs.tokens.shape[:2]

@@ -5,6 +5,7 @@ import gc
 import pickle
 import threading
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -129,6 +130,34 @@ def test_nothing_is_said_where_nothing_is_amiss(model, grids, options):
         warnings.simplefilter("error")
         with session(model, *grids, **options):
             ask(model, 150, rows=len(grids))
+
+
+@pytest.mark.parametrize("preset", ["elastic-cache", "rand"])
+def test_a_share_of_all_entries_is_not_compared_with_one_of_vision(model, preset):
+    """Text that stays or goes with the pictures makes the two differ, and nothing is amiss."""
+    with (
+        warnings.catch_warnings(),
+        session(model, (1, 4, 4), preset=preset, retention=0.5) as run,
+    ):
+        warnings.simplefilter("error")
+        ask(model, 60)
+    report = run.last
+    assert report.counts_text
+    assert report.gap is None
+    sample = report.samples[0]
+    entries = sum(sample.kv_bytes) / (sample.vision_kv_bytes / sum(sample.vision_tokens))
+    assert entries / (LAYERS * 60) == pytest.approx(0.5, abs=MOST_GAP)
+    if abs(report.retention - 0.5) > MOST_GAP:
+        assert replace(report, counts_text=False).gap is not None
+
+
+def test_the_warning_points_at_the_call_of_the_model(model):
+    with (
+        session(model, (1, 2, 2), preset="lightkv", retention=0.6),
+        pytest.warns(LightKVWarning) as record,
+    ):
+        ask(model, 8)
+    assert [each.filename for each in record if each.category is LightKVWarning] == [__file__]
 
 
 # -- how many reports stay ----------------------------------------------------------------------

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
+from lightkv.core import yamls
 from lightkv.lab.reporting.bootstrap import Estimate
 from lightkv.lab.reporting.study import Row, Study
 from lightkv.lab.reporting.words import figure_text
@@ -156,4 +155,4 @@ def _probability(p: float | None) -> str:
 
 
 def _yaml(data: Any) -> str:
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    return yamls.dump(data, width=100)
