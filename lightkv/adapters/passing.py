@@ -71,14 +71,12 @@ class OnePass:
         with self._turn:
             return self._owner is not None and self._owner[0] == threading.get_ident()
 
-    def leave(self, module: nn.Module) -> bool:
-        """The forward of `module` ended in this thread, or raised; whether that ended the pass."""
+    def leave(self, module: nn.Module) -> None:
+        """The forward of `module` ended in this thread, or raised; the pass ends if it began with it."""
         with self._turn:
-            if self._owner is None or self._owner != (threading.get_ident(), module):
-                return False
-            self._owner = None
-            self._turn.notify_all()
-            return True
+            if self._owner == (threading.get_ident(), module):
+                self._owner = None
+                self._turn.notify_all()
 
 
 def _inside(thread: int, module: nn.Module) -> bool:
