@@ -56,7 +56,7 @@ ray: $(DEV)  ## Ray, for the tests of grids on a cluster
 	@$(PIP) --no-build-isolation --editable ".[dev,ray]"
 
 train: $(DEV)  ## train the demo model anew into runs/train
-	@$(BIN)/python -m lightkv.demo.train --out runs/train $(ARGS)
+	@$(BIN)/python -m training.train --out runs/train $(ARGS)
 
 lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7 GB)
 	@$(LMMS_VENV)/bin/python -m pytest tests/lmms

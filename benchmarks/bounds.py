@@ -13,8 +13,8 @@ import argparse
 
 import numpy as np
 
-from lightkv.lab.margins import margin
-from lightkv.lab.records import Outcome
+from lightkv.lab.outcomes import Outcome
+from lightkv.lab.search.loss_bounds import margin
 
 ALPHA = 0.05
 RESAMPLES = 2000

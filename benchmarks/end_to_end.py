@@ -31,9 +31,9 @@ from transformers import StoppingCriteriaList
 from wide import interleaved, prompt_inputs, ratio_with_spread, wide_llava
 
 from lightkv.core.errors import LightKVError
-from lightkv.core.pipeline import resolve_spec
+from lightkv.core.pipeline.pipeline import resolve_spec
 from lightkv.core.plugins import registry
-from lightkv.core.session import Session, prepare
+from lightkv.core.run.session import Session, prepare
 
 VANILLA = "vanilla"
 

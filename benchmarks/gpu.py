@@ -39,8 +39,8 @@ from transformers import (
 )
 from wide import interleaved, ratio_with_spread
 
-from lightkv.cli.descriptions import DESCRIPTIONS
-from lightkv.core.session import prepare
+from lightkv.checkpoints.published import DESCRIPTIONS
+from lightkv.core.run.session import prepare
 
 PARTS = ("7b", "13b", "qwen", "video")
 TEXT = 75

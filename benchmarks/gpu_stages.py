@@ -27,8 +27,8 @@ import torch
 from report import machine, settings
 from stage_case import GRIDS, TEXT, Case, Clock
 
-from lightkv.core.costs import stage_flops
-from lightkv.core.flops import DecoderShape
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.cost.stages import stage_flops
 
 COPY_BYTES, PRODUCT = 2**30, 8192
 """Bytes of the copied tensor, and the side of the matrices that are multiplied."""

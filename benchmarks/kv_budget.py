@@ -26,7 +26,7 @@ from end_to_end import VANILLA, Runner
 from report import fill, machine, settings
 from wide import interleaved, prompt_inputs, wide_llava
 
-from lightkv.core.session import prepare
+from lightkv.core.run.session import prepare
 
 
 def cache_bytes(model: Any, inputs: dict[str, torch.Tensor], session: Any, tokens: int) -> int:

@@ -25,7 +25,7 @@ from end_to_end import VANILLA, Runner
 from report import fill, machine, settings
 from wide import prompt_inputs, wide_llava
 
-from lightkv.core.session import prepare
+from lightkv.core.run.session import prepare
 
 RESAMPLES = 10_000
 

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightkv.cli.descriptions import DESCRIPTIONS, Description
-from lightkv.cli.tracing import compare, meta_model
-from lightkv.core.counting import Savings, count_savings, prompt_layout
-from lightkv.core.flops import DecoderShape
-from lightkv.core.pipeline import Pipeline
+from lightkv.checkpoints.published import DESCRIPTIONS, Description
+from lightkv.cli.plan.trace import compare, meta_model
+from lightkv.core.cost.counting import Savings, count_savings, prompt_layout
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.pipeline.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<!-- PAPER -->"

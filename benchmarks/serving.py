@@ -42,7 +42,7 @@ from transformers import (
 )
 
 import lightkv
-from lightkv.core.engine import LAYOUT_CACHE, PLAN_CACHE
+from lightkv.core.run.engine import LAYOUT_CACHE, PLAN_CACHE
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes, prompt
 

@@ -30,10 +30,10 @@ from stage_case import BEFORE, GRIDS, POPULATION, RATIO, TEXT, Case, Clock
 
 from lightkv import VisionLayout
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.engine import Engine
-from lightkv.core.flops import DecoderShape
-from lightkv.core.functional import prompt_index
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.run.engine import Engine
+from lightkv.core.stage.functional import prompt_index
 
 MARK = "<!-- STAGE -->"
 

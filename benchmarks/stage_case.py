@@ -15,9 +15,9 @@ import torch
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.functional import prompt_index
-from lightkv.core.stage import Observed
-from lightkv.core.work import Timer, run_stage
+from lightkv.core.stage.functional import prompt_index
+from lightkv.core.stage.stage import Observed
+from lightkv.core.stage.step import Timer, run_stage
 
 GRIDS = {576: (1, 24, 24), 2304: (1, 48, 48), 9216: (1, 96, 96), 65536: (64, 32, 32)}
 """Vision tokens → (frames, rows, columns): images, and a video of 64 frames."""

@@ -17,9 +17,9 @@ from memory import LiveBytes
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.functional import prompt_index
-from lightkv.core.stage import Observed
-from lightkv.core.work import run_stage
+from lightkv.core.stage.functional import prompt_index
+from lightkv.core.stage.stage import Observed
+from lightkv.core.stage.step import run_stage
 
 
 def measure(

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.plugins import registry
 
 ROOT = Path(__file__).resolve().parent.parent

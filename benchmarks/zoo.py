@@ -24,7 +24,7 @@ import torch
 import yaml
 
 from lightkv.core.errors import LightKVError
-from lightkv.core.pipeline import PipelineSpec, resolve_spec
+from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
 from lightkv.core.plugins import registry
 from lightkv.demo import compare
 from lightkv.demo.evaluate import answer, batches

@@ -1,6 +1,6 @@
 """Compression as pure functions, without a model."""
 
-from lightkv.core.functional import compress_stage
-from lightkv.core.work import StageResult
+from lightkv.core.stage.functional import compress_stage
+from lightkv.core.stage.step import StageResult
 
 __all__ = ["StageResult", "compress_stage"]

@@ -2,7 +2,7 @@
 
 import torch
 
-from lightkv.adapters.inputs import read_inputs
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.testing.truth import check_painted, decoder_inputs
 
 BETWEEN = 11

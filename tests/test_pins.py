@@ -7,7 +7,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from lightkv.adapters.contact import TESTED
+from lightkv.adapters.hf.contact import TESTED
 
 ROOT = Path(__file__).parents[1]
 

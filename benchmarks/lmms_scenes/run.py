@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lightkv.cli.loading import quiet_libraries
+from lightkv.checkpoints.load import quiet_libraries
 from lightkv.demo.evaluate import answer, batches
 from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS, KINDS, held_out_scenes, score
 

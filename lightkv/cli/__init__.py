@@ -6,15 +6,9 @@ from typing import Annotated
 
 import typer
 
-from lightkv.cli.command_ablate import ablate
-from lightkv.cli.command_demo import demo
-from lightkv.cli.command_plan import plan
-from lightkv.cli.command_report import report
-from lightkv.cli.command_run import run
-from lightkv.cli.command_show import show
-from lightkv.cli.command_strategies import strategies
-from lightkv.cli.command_tune import tune
+from lightkv.cli import ablate, demo, report, run, show, strategies, tune
 from lightkv.cli.errors import OneLineErrors
+from lightkv.cli.plan import command as plan
 
 __all__ = ["app", "main"]
 
@@ -25,14 +19,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compress the vision tokens of vision-language models during prefill.",
 )
-app.command()(demo)
-app.command()(run)
-app.command()(strategies)
-app.command()(plan)
-app.command()(show)
-app.command()(report)
-app.command()(ablate)
-app.command()(tune)
+for command in (
+    demo.demo,
+    run.run,
+    strategies.strategies,
+    plan.plan,
+    show.show,
+    report.report,
+    ablate.ablate,
+    tune.tune,
+):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
-    from lightkv.core.adapter import Adapter
-    from lightkv.core.pipeline import PipelineSpec
-    from lightkv.core.roles import Component
+    from lightkv.core.contracts import Component
+    from lightkv.core.pipeline.pipeline import PipelineSpec
+    from lightkv.core.run.adapter import Adapter
 
 PROJECT = "lightkv"
 

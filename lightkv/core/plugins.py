@@ -7,18 +7,19 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pluggy
 
 from lightkv.core import hookspecs
+from lightkv.core.contracts import ROLES, Component
 from lightkv.core.errors import ConfigError, PluginError, UnknownNameError, nearest
-from lightkv.core.roles import ROLES, Component
 from lightkv.core.strict import check_plain
 
 if TYPE_CHECKING:
-    from lightkv.core.adapter import Adapter
-    from lightkv.core.pipeline import PipelineSpec
+    from lightkv.core.pipeline.pipeline import PipelineSpec
+    from lightkv.core.run.adapter import Adapter
 
 GROUP = "lightkv"
 T = TypeVar("T")
@@ -180,6 +181,18 @@ def registry() -> Registry:
     filled = Registry()
     filled.load_entry_points()
     return filled
+
+
+def defined_in(module: ModuleType, base: type[T]) -> list[type[T]]:
+    """The classes of a module that derive from `base`, have a name and were written there."""
+    return [
+        cls
+        for cls in vars(module).values()
+        if isinstance(cls, type)
+        and issubclass(cls, base)
+        and cls.__module__ == module.__name__
+        and "name" in vars(cls)
+    ]
 
 
 def get_preset(name: str) -> PipelineSpec:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lightkv.core.attention import PromptIndex
-from lightkv.core.inputs import StartInput
+from lightkv.core.contracts import StartInput
 from lightkv.core.layout import VisionLayout
 from lightkv.core.transfer import to_device
 

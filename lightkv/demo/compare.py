@@ -15,11 +15,11 @@ from typing import Any
 
 from transformers import PreTrainedModel, ProcessorMixin
 
-from lightkv.core.counting import ViewSize, count_savings, prompt_layout
+from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.errors import ConfigError, UnknownNameError
-from lightkv.core.pipeline import PipelineSpec, Recipe, resolve_spec
-from lightkv.core.report import RunReport
-from lightkv.core.session import Session, prepare
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.core.run.report import RunReport
+from lightkv.core.run.session import Session, prepare
 from lightkv.demo.evaluate import Sample, answer, batches
 from lightkv.demo.scenes import GRID, KINDS, Kind, Question, Scene, score
 

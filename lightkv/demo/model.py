@@ -19,7 +19,7 @@ def checkpoint_path() -> Path:
     folder = Path(str(importlib.resources.files("lightkv.demo") / "checkpoint"))
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"no checkpoint in {folder}; train one with `python -m lightkv.demo.train --out DIR` "
+            f"no checkpoint in {folder}; train one with `python -m training.train --out DIR` "
             "and copy DIR/checkpoint there"
         )
     return folder

@@ -13,22 +13,22 @@ import importlib
 from typing import Any
 
 _NAMES = {
-    "Cell": "records",
+    "Cell": "outcomes",
     "Difference": "stats",
-    "Grid": "grid",
-    "Outcome": "records",
-    "Store": "store",
+    "Grid": "grids.schema",
+    "Outcome": "outcomes",
+    "Store": "grids.store",
     "Subject": "subject",
     "Task": "tasks",
-    "Tuned": "evidence",
-    "ablate": "runner",
+    "Tuned": "search.result",
+    "ablate": "grids.run",
     "build_task": "tasks",
     "mean_interval": "stats",
     "paired": "stats",
     "report": "reporting",
     "show": "pictures",
-    "summary": "summaries",
-    "tune": "tuning",
+    "summary": "grids.table",
+    "tune": "search.tune",
 }
 """Public name → module; imported when first used, so that `import lightkv.lab` costs nothing.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightkv.core.errors import ConfigError
-from lightkv.lab.records import Outcome
+from lightkv.lab.outcomes import Outcome
 
 RESAMPLES = 10_000
 LEVEL = 0.95

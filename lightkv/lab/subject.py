@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightkv.checkpoints.prompts import answer_ids, batch_inputs
 from lightkv.core.errors import ConfigError, SessionError
-from lightkv.core.pipeline import PipelineSpec, Recipe, resolve_spec
-from lightkv.core.session import Session, prepare
-from lightkv.lab.prompts import answer_ids, batch_inputs
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.core.run.session import Session, prepare
 
 if TYPE_CHECKING:
-    from lightkv.core.report import RunReport, SampleReport
+    from lightkv.core.run.report import RunReport, SampleReport
     from lightkv.lab.tasks.base import Sample
 
 NEAR_ENOUGH = 0.0025
@@ -65,7 +65,7 @@ class Subject:
             ModelError: not a checkpoint of an image-text model.
             ConfigError: an unknown dtype or device.
         """
-        from lightkv.cli.loading import load_model
+        from lightkv.checkpoints.load import load_model
 
         return cls(*load_model(model, dtype, device), name=model)
 

@@ -12,18 +12,14 @@ default, "128" of 576 tokens, keeps 132, which is retention 0.277 in 32 layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from pydantic import Field
 
 from lightkv.core.attention import KEYS, AttentionView
+from lightkv.core.contracts import Matcher, MatchInput, Surroundings
 from lightkv.core.errors import ConfigError
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.inputs import Surroundings
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component, Matcher, MatchInput
-from lightkv.strategies.bipartite import cosine
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.bipartite import cosine
 
 
 class Pivots(Matcher):
@@ -168,13 +164,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(windows=(None,), after_layer=2),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(Pivots)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -8,16 +8,13 @@ farthest away. k = round(share · N), 9.8 % by default. No encoder is read, so i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component, Matcher, MatchInput
-from lightkv.strategies.bipartite import SIMILARITY_ELEMENTS
-from lightkv.strategies.magnitude import unit
-from lightkv.strategies.selection import first_largest, kept_only, rows
+from lightkv.core.contracts import Matcher, MatchInput
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.bipartite import SIMILARITY_ELEMENTS
+from lightkv.strategies.components.magnitude import unit
+from lightkv.strategies.components.selection import first_largest, kept_only, rows
 
 RUN = 256
 """Tokens that are brought to length 1 at a time."""
@@ -92,13 +89,3 @@ PRESET = PipelineSpec(
     positions="renumber-contiguous",
     schedule=Recipe(retention=0.098, after_layer=0, windows=(None,)),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(FarthestFirst)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -8,16 +8,13 @@ entries are missing, and one entry too many goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from pydantic import Field
 
 from lightkv.core.attention import COLUMN_SUMS, AttentionView
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import AttentionScorer, Component, Matcher, MatchInput
-from lightkv.strategies.common import Keep
+from lightkv.core.contracts import AttentionScorer, Matcher, MatchInput
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.common import Keep
 
 
 class KeepContiguous(Keep):
@@ -90,15 +87,3 @@ PRESET = PipelineSpec(
     positions="keep-contiguous",
     schedule=Recipe(site="cache", scope="all", windows=(None,), retention=0.8),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(KeepContiguous)
-    register(ReceivedAttention)
-    register(Anchors)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

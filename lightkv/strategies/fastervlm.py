@@ -8,10 +8,7 @@ the projector equals the code's dropping before it, because the projector works 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 PRESET = PipelineSpec(
     name="fastervlm",
@@ -24,8 +21,3 @@ PRESET = PipelineSpec(
     # 128 of 576 tokens, the first of the usual settings.
     schedule=Recipe(retention=128 / 576, after_layer=0, windows=(None,)),
 )
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -8,10 +8,7 @@ code uses the last row, and so does this preset.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 PRESET = PipelineSpec(
     name="fastv",
@@ -23,8 +20,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(windows=(None,), after_layer=2),
 )
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

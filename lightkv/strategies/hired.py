@@ -9,20 +9,17 @@ attention in layer −2 stay. LLaVA-v1.5 has no tiles: there it is top-k.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from lightkv.core.contracts import Matcher, MatchInput
+from lightkv.core.encoder import VisionView, vision_cls
 from lightkv.core.errors import ConfigError
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component, Matcher, MatchInput
-from lightkv.core.vision import VisionView, vision_cls
-from lightkv.strategies.selection import best, kept_only, ranks, ranks_inside
-from lightkv.strategies.tiles import Tiles
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.selection import best, kept_only, ranks, ranks_inside
 
 FRACTION_STEPS = 4096
 """Fractions of a token are compared in steps of 1/4096; the lower tile goes first among equals."""
@@ -134,14 +131,3 @@ PRESET = PipelineSpec(
     positions="renumber-contiguous",
     schedule=Recipe(retention=0.2, after_layer=0, windows=(None,)),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    for component in (Tiles, TileBudget):
-        register(component)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

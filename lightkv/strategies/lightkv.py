@@ -11,13 +11,7 @@ layers, `after_layer` as in the paper. `lightkv-release` has the released module
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component
-from lightkv.strategies.bipartite import Bipartite
-from lightkv.strategies.guidance import CausalAttention, LastToken, PromptAttention
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 PRESET = PipelineSpec(
     name="lightkv",
@@ -29,14 +23,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(windows=(4, 2, 1), ratio=0.5),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    for component in (PromptAttention, CausalAttention, LastToken, Bipartite):
-        register(component)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -15,10 +15,7 @@ at half its tokens or fewer.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 LATER = {"partitioner": "whole", "matcher": {"name": "guided", "split": "importance"}}
 PRESET = PipelineSpec(
@@ -31,8 +28,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(windows=(4, None, None), ratio=0.5, overrides=({}, LATER)),
 )
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -15,16 +15,14 @@ released LLaVA decoder. The released scripts name layer *indices*: `Schedule.fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from pydantic import Field
 
+from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
 from lightkv.core.errors import ConfigError
-from lightkv.core.hookspecs import hookimpl
 from lightkv.core.layout import Groups, IntArray, SampleLayout
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import PROTECTED, Component, Partition, Partitioner, WindowSpec
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 
 class PseudoSquare(Partitioner):
@@ -94,13 +92,3 @@ PRESET = PipelineSpec(
     positions="renumber",
     schedule=Recipe(windows=(4, 2, 1), ratio=0.5),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(PseudoSquare)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -11,17 +11,15 @@ into their most similar odd rank. The paper has c above the margin, the code c â
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from pydantic import Field
 
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component, MatchInput, ScoreInput, Scorer, StageContext
-from lightkv.strategies.bipartite import Bipartite, most_similar
-from lightkv.strategies.magnitude import unit
+from lightkv.core.contracts import MatchInput, ScoreInput, Scorer, StageContext
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.bipartite import Bipartite, most_similar
+from lightkv.strategies.components.magnitude import unit
 
 PAIR_ELEMENTS = 2**22
 """Pairs whose similarity is formed at once."""
@@ -109,14 +107,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(windows=(None, None, None), ratio=0.5),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    for component in (Energy, Ranked):
-        register(component)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -12,19 +12,17 @@ the published rule, with `retention` as its ceiling.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from pydantic import Field
 
+from lightkv.core.contracts import Aggregator, Matcher, MatchInput, Merged, MergeInput
+from lightkv.core.encoder import VISION_FEATURES, VisionView, vision_keys
 from lightkv.core.errors import ConfigError
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Aggregator, Component, Matcher, MatchInput, Merged, MergeInput
-from lightkv.core.vision import VISION_FEATURES, VisionView, vision_keys
-from lightkv.strategies.bipartite import OUTSIDE, cosine
-from lightkv.strategies.selection import (
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.bipartite import OUTSIDE, cosine
+from lightkv.strategies.components.selection import (
     best,
     descending,
     first_largest,
@@ -205,14 +203,4 @@ PRUMERGE = _preset("prumerge", spatial=False, retention=32 / 576)
 PRUMERGE_PLUS = _preset("prumerge-plus", spatial=True, retention=0.25)
 """The paper's mean: a quarter of the tokens."""
 
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    for component in (Outliers, NeighbourSum):
-        register(component)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    for preset in (PRUMERGE, PRUMERGE_PLUS):
-        register(preset)
+PRESETS = (PRUMERGE, PRUMERGE_PLUS)

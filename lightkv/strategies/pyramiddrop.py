@@ -9,14 +9,11 @@ where they stand. Score: attention of the last token, mean over heads, with quer
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from lightkv.core.attention import NEXT_LAST_ROW, AttentionView
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import AttentionScorer, Component
+from lightkv.core.contracts import AttentionScorer
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 
 class NextLastToken(AttentionScorer):
@@ -40,13 +37,3 @@ PRESET = PipelineSpec(
     positions="renumber-contiguous",
     schedule=Recipe(windows=(None,), depths=(0.25, 0.5, 0.75), ratios=(0.5, 0.5, 0.5)),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(NextLastToken)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

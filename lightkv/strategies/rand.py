@@ -9,14 +9,11 @@ EffiVLM-Bench (EffiVLM-Bench/EffiVLM-Bench, `kv_cache_compression`) does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from pydantic import Field
 
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component, ScoreInput
+from lightkv.core.contracts import ScoreInput
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.transfer import to_device
 from lightkv.strategies.random import Noise
 
@@ -61,13 +58,4 @@ IMGRAND = RAND.model_copy(
     }
 )
 
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(RecentNoise)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(RAND)
-    register(IMGRAND)
+PRESETS = (RAND, IMGRAND)

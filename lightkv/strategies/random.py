@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component, MatchInput, ScoreInput, Scorer
+from lightkv.core.contracts import MatchInput, ScoreInput, Scorer
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.strict import Seed
 from lightkv.core.transfer import to_device
-from lightkv.strategies.bipartite import Bipartite, merge_most_similar
+from lightkv.strategies.components.bipartite import Bipartite, merge_most_similar
 
 
 class Noise(Scorer):
@@ -95,14 +93,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(windows=(None, None, None), ratio=0.5),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(Noise)
-    register(RandomBipartite)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

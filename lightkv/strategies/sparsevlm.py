@@ -13,30 +13,27 @@ cosine (`assign: cosine`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from pydantic import Field
 
 from lightkv.core.attention import EMBEDDINGS, PROMPT_ROWS, AttentionView
-from lightkv.core.errors import ConfigError
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import (
+from lightkv.core.contracts import (
     Aggregator,
     AttentionScorer,
-    Component,
     Matcher,
     MatchInput,
     Merged,
     MergeInput,
     StartInput,
 )
+from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.transfer import to_device
-from lightkv.strategies.clusters import density_peaks, nearest_centre
-from lightkv.strategies.common import weighted_sum
-from lightkv.strategies.magnitude import largest, power_of_two, scale_of
+from lightkv.strategies.components.clusters import density_peaks, nearest_centre
+from lightkv.strategies.components.common import weighted_sum
+from lightkv.strategies.components.magnitude import largest, power_of_two, scale_of
 
 RANK_TOLERANCE = 1e-5
 """Singular values below this share of the largest count as 0: fixed, so that padding of the metric
@@ -244,14 +241,3 @@ PRESET = PipelineSpec(
         ratios=(1 - 309 / 576, 1 - 204 / 309, 1 - 113 / 204),
     ),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    for component in (TextRaters, Recycle, Sum):
-        register(component)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

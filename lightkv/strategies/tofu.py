@@ -8,17 +8,15 @@ MLERP, the mean of a group stretched to the largest norm in the group.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from pydantic import Field
 
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Aggregator, Component, Merged, MergeInput, StageContext
-from lightkv.strategies.common import Drop, slot_numbers, slot_shares, weighted_sum
-from lightkv.strategies.magnitude import length, unit
+from lightkv.core.contracts import Aggregator, Merged, MergeInput, StageContext
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.common import Drop, slot_numbers, slot_shares, weighted_sum
+from lightkv.strategies.components.magnitude import length, unit
 
 
 class Fusion(Aggregator):
@@ -81,13 +79,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(windows=(None, None, None), ratio=0.5),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(Fusion)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -9,10 +9,7 @@ takes keys (mean over heads) as in the original; hidden states are the default.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 PRESET = PipelineSpec(
     name="tome",
@@ -24,8 +21,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(windows=(None, None, None), ratio=0.5),
 )
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

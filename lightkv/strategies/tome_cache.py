@@ -10,10 +10,7 @@ at most half, so budgets below a half take several rounds, each on the merged ke
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 PRESET = PipelineSpec(
     name="tome-cache",
@@ -25,8 +22,3 @@ PRESET = PipelineSpec(
     positions="keep",
     schedule=Recipe(site="cache", windows=(None,)),
 )
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -12,20 +12,18 @@ counts in D, is not a vision token of the sequence here: D patches take its plac
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from pydantic import Field
 
+from lightkv.core.contracts import Aggregator, Matcher, MatchInput, Merged, MergeInput
+from lightkv.core.encoder import VISION_FEATURES, VisionView, vision_keys
 from lightkv.core.errors import ConfigError
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Aggregator, Component, Matcher, MatchInput, Merged, MergeInput
-from lightkv.core.vision import VISION_FEATURES, VisionView, vision_keys
-from lightkv.strategies.bipartite import cosine
-from lightkv.strategies.common import weighted_sum
-from lightkv.strategies.selection import descending, first_largest, flags, rows, unchosen
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.bipartite import cosine
+from lightkv.strategies.components.common import weighted_sum
+from lightkv.strategies.components.selection import descending, first_largest, flags, rows, unchosen
 
 
 class DominantContextual(Matcher):
@@ -116,14 +114,3 @@ PRESET = PipelineSpec(
     # 162 + 30 of 576 tokens, the paper's first setting.
     schedule=Recipe(retention=192 / 576, after_layer=0, windows=(None,)),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    for component in (DominantContextual, Contextual):
-        register(component)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -10,18 +10,15 @@ number is even.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from pydantic import Field
 
+from lightkv.core.contracts import Matcher, MatchInput
+from lightkv.core.encoder import VISION_FEATURES, VisionView
 from lightkv.core.errors import ConfigError
-from lightkv.core.hookspecs import hookimpl
-from lightkv.core.pipeline import PipelineSpec, Recipe
-from lightkv.core.roles import Component, Matcher, MatchInput
-from lightkv.core.vision import VISION_FEATURES, VisionView
-from lightkv.strategies.bipartite import cosine
-from lightkv.strategies.selection import descending, kept_only, rows
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.bipartite import cosine
+from lightkv.strategies.components.selection import descending, kept_only, rows
 
 
 class Deduplicate(Matcher):
@@ -84,13 +81,3 @@ PRESET = PipelineSpec(
     # 128 of 576 tokens, the first of the usual settings.
     schedule=Recipe(retention=128 / 576, after_layer=0, windows=(None,)),
 )
-
-
-@hookimpl
-def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    register(Deduplicate)
-
-
-@hookimpl
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    register(PRESET)

@@ -20,7 +20,7 @@ from torch import nn
 
 from lightkv.core.errors import SessionError
 from lightkv.core.plugins import get_preset
-from lightkv.core.session import Session, compress
+from lightkv.core.run.session import Session, compress
 from lightkv.testing.oracles import (
     Recorder,
     alive_by_layer,

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from lightkv.core.errors import ModelError
-from lightkv.core.report import RunReport
-from lightkv.core.session import Session
+from lightkv.core.run.report import RunReport
+from lightkv.core.run.session import Session
 from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs
 from lightkv.testing.oracles import causal_mask, masked_layers, stored_by_layer
 from lightkv.testing.prompts import Prompt

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from lightkv.core.functional import compress_stage
+from lightkv.core.contracts import StageContext, WindowSpec
+from lightkv.core.encoder import VisionView
 from lightkv.core.layout import SampleLayout, View, VisionLayout
-from lightkv.core.pipeline import PipelineSpec, Recipe, resolve_spec
-from lightkv.core.roles import StageContext, WindowSpec
-from lightkv.core.stage import Stage
-from lightkv.core.vision import VisionView
-from lightkv.core.work import StageResult
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.core.stage.functional import compress_stage
+from lightkv.core.stage.stage import Stage
+from lightkv.core.stage.step import StageResult
 
 WIDTH = 8
 VISION_WIDTH = 6

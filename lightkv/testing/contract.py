@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from lightkv.core.encoder import needs_class_token
 from lightkv.core.errors import ConfigError, ModelError, SessionError
 from lightkv.core.plugins import registry
-from lightkv.core.report import RunReport
-from lightkv.core.vision import needs_class_token
+from lightkv.core.run.report import RunReport
 from lightkv.testing.adapters import AdapterBench
 from lightkv.testing.caching import CacheSiteTests
 from lightkv.testing.calls import CallTests

@@ -13,8 +13,8 @@ from torch import nn
 
 from lightkv.core.assignment import Assignment
 from lightkv.core.plugins import get_preset
-from lightkv.core.report import RunReport
-from lightkv.core.stage import Stage
+from lightkv.core.run.report import RunReport
+from lightkv.core.stage.stage import Stage
 
 Kwargs = dict[str, Any]
 _with_kwargs: Callable[..., Any] = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)

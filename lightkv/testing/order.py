@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightkv.core.layout import VisionLayout
-from lightkv.core.work import StageResult
+from lightkv.core.stage.step import StageResult
 from lightkv.testing.cases import Case, Chain, SampleShape, rows_of
 from lightkv.testing.strategies import StrategySuite
 

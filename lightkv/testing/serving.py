@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightkv.adapters.contact import RUNS_HOOKS_AGAIN
+from lightkv.adapters.hf.contact import RUNS_HOOKS_AGAIN
 from lightkv.core.errors import LightKVError, ModelError, SessionError
 from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt
 from lightkv.testing.doubles import Assistant, FedTokens, Numbers, quantised_bytes

@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightkv.core.assignment import Assignment
+from lightkv.core.contracts import PROTECTED, WindowSpec
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import PipelineSpec
-from lightkv.core.plan import partition_of
-from lightkv.core.roles import PROTECTED, WindowSpec
-from lightkv.core.stage import Stage
+from lightkv.core.pipeline.pipeline import PipelineSpec
+from lightkv.core.stage.plan import partition_of
+from lightkv.core.stage.stage import Stage
 from lightkv.testing.cases import Case, Chain, Step, cases, rows_of, spec_of, stages_of
 from lightkv.testing.cases import takes_windows as _takes_windows
 

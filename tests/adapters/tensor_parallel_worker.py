@@ -16,13 +16,13 @@ import torch
 import transformers
 from torch import distributed
 
-from lightkv.adapters.ranks import ProcessHeads
+from lightkv.adapters.hf.tensor_parallel import ProcessHeads
 from lightkv.core.attention import LAST_ROW
+from lightkv.core.contracts import AttentionScorer
+from lightkv.core.encoder import needs_class_token
 from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.plugins import registry
-from lightkv.core.roles import AttentionScorer
-from lightkv.core.vision import needs_class_token
 from lightkv.testing.adapters import MIXED
 from lightkv.testing.oracles import encoder_needs, on_cache, peeks
 

@@ -8,12 +8,12 @@ from test_proportional import CACHE, LAYOUT, make_model
 from transformers import DynamicCache, QuantizedCache
 
 import lightkv
-from lightkv.adapters.eviction import check_cache
-from lightkv.core.counting import ViewSize, count_savings, prompt_layout
+from lightkv.adapters.hf.cache_site import check_cache
+from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError, ModelError, SessionError
-from lightkv.core.flops import DecoderShape
-from lightkv.core.pipeline import Pipeline, Recipe, resolve_spec
-from lightkv.core.schedule import Schedule
+from lightkv.core.pipeline.pipeline import Pipeline, Recipe, resolve_spec
+from lightkv.core.pipeline.schedule import Schedule
 
 GENERIC = {"adapter": "generic", "layout": LAYOUT}
 

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 import lightkv
-from lightkv.adapters import contact
+from lightkv.adapters.hf import contact
 from lightkv.core.errors import CompatibilityError
 
 SCHEDULE = [{"after_layer": 2, "ratio": 0.5}]

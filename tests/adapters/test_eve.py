@@ -7,7 +7,7 @@ from standins.bench import LegacySuite, check_truth, layout_of, refused
 from standins.eve import CELL, IMAGE_TOKEN_INDEX, EVELlamaForCausalLM
 
 import lightkv
-from lightkv.adapters.eve import EVEAdapter
+from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.core.layout import SEPARATOR
 from lightkv.testing.adapters import Prompt
@@ -171,7 +171,7 @@ def test_class_and_split_tokens_show_no_patch_and_stay():
 
 def test_the_mask_of_the_last_layer_is_made_to_fit_layer_0():
     """Hazard: decoding masks as many entries as the *last* layer holds."""
-    from lightkv.adapters.remote import RemoteAttachment
+    from lightkv.adapters.remote.adapter import RemoteAttachment
 
     suite = TestEVE()
     model = suite.make_model()

@@ -6,7 +6,7 @@ from rows import check_truth, left_padded, row_ids
 from tiny import TEXT
 from transformers import FuyuConfig, FuyuForCausalLM, PersimmonConfig
 
-from lightkv.adapters.fuyu import FuyuAdapter
+from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.testing import AdapterSuite
 from lightkv.testing.truth import points
 

@@ -14,8 +14,8 @@ from transformers import (
 )
 
 import lightkv
-from lightkv.adapters.gemma3 import Gemma3Adapter
-from lightkv.adapters.inputs import read_inputs
+from lightkv.adapters.families.gemma3 import Gemma3Adapter
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import LayoutError, ModelError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.oracles import causal_mask, windowed

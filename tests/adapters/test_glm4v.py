@@ -8,8 +8,8 @@ from tiny import TEXT
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 
 import lightkv
-from lightkv.adapters.glm4v import Glm4vAdapter
-from lightkv.adapters.inputs import read_inputs
+from lightkv.adapters.families.glm4v import Glm4vAdapter
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import ModelError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.truth import points

@@ -13,7 +13,7 @@ from test_llava import TestLlava as LlavaSuite
 from transformers import DynamicCache
 
 import lightkv
-from lightkv.adapters.guard import guard_of
+from lightkv.adapters.hf.cache_guard import guard_of
 from lightkv.core.errors import LayoutError, SessionError
 from lightkv.testing import Prompt
 

@@ -14,8 +14,8 @@ from transformers import (
 )
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
-from lightkv.adapters.idefics3 import Idefics3Adapter
-from lightkv.adapters.inputs import read_inputs
+from lightkv.adapters.families.idefics3 import Idefics3Adapter
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import LayoutError
 from lightkv.testing import AdapterSuite
 from lightkv.testing.truth import points

@@ -12,8 +12,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.internvl import InternVLAdapter
+from lightkv.adapters.families.internvl import InternVLAdapter
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import LayoutError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.truth import points

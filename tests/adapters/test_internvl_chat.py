@@ -8,7 +8,7 @@ from standins.internvl_chat import TILE, InternVLChatModel
 from test_internvl import cut, smooth
 
 import lightkv
-from lightkv.adapters.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.testing.adapters import MIXED, Prompt
 from lightkv.testing.oracles import snapshot
@@ -164,7 +164,7 @@ def test_the_table_of_angles_covers_original_positions(positions):
 
 
 def test_without_raised_tables_the_hazard_is_real(monkeypatch):
-    from lightkv.adapters.remote import RemoteAttachment
+    from lightkv.adapters.remote.adapter import RemoteAttachment
 
     monkeypatch.setattr(RemoteAttachment, "_on_rotary", lambda *_: None)
     suite = TestInternVLChat()

@@ -6,8 +6,8 @@ from rows import left_padded, row_ids
 from tiny import tiny_llava
 
 import lightkv
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.llava import LlavaAdapter
+from lightkv.adapters.families.llava import LlavaAdapter
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.oracles import Recorder

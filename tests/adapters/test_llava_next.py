@@ -6,8 +6,8 @@ import torch
 from rows import left_padded, row_ids
 from tiny import tiny_llava_next
 
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.llava_next import LlavaNextAdapter, unpadded_grid
+from lightkv.adapters.families.llava_next import LlavaNextAdapter, unpadded_grid
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.testing import AdapterSuite
 
 IMAGE, TILE, SIDE = 5, 48, 6

@@ -10,7 +10,7 @@ from transformers import (
     LlavaNextVideoForConditionalGeneration,
 )
 
-from lightkv.adapters.llava_next_video import LlavaNextVideoAdapter
+from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.testing import AdapterSuite
 from lightkv.testing.truth import points
 

@@ -11,7 +11,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from lightkv.adapters.llava_onevision import LlavaOnevisionAdapter
+from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.truth import points
 

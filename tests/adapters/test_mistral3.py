@@ -13,9 +13,9 @@ from transformers import (
     PixtralVisionConfig,
 )
 
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.llava import LlavaAdapter
-from lightkv.adapters.mistral3 import Mistral3Adapter
+from lightkv.adapters.families.llava import LlavaAdapter
+from lightkv.adapters.families.mistral3 import Mistral3Adapter
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import LayoutError
 from lightkv.testing import AdapterSuite
 from lightkv.testing.truth import points

@@ -11,8 +11,8 @@ from transformers import (
     PaliGemmaForConditionalGeneration,
 )
 
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.paligemma import PaliGemmaAdapter
+from lightkv.adapters.families.paligemma import PaliGemmaAdapter
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.oracles import causal_mask, windowed

@@ -10,14 +10,14 @@ from test_qwen3_vl import TestQwen3VL as Qwen3Suite
 from test_qwen_vl import TestQwen25VL as QwenSuite
 
 from lightkv.core.attention import EMBEDDINGS, LAST_ROW, NEXT_LAST_ROW
-from lightkv.core.engine import Engine
+from lightkv.core.contracts import AttentionScorer
 from lightkv.core.errors import ModelError
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.plugins import build_component
-from lightkv.core.roles import AttentionScorer
-from lightkv.core.schedule import Schedule
-from lightkv.core.session import Session, find_adapter
-from lightkv.core.stage import Stage
+from lightkv.core.run.engine import Engine
+from lightkv.core.run.session import Session, find_adapter
+from lightkv.core.stage.stage import Stage
 from lightkv.testing import Prompt
 
 SUITES = [LlavaSuite, QwenSuite, Gemma3Suite, Glm4vSuite, Qwen3Suite]

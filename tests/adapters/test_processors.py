@@ -33,8 +33,8 @@ from transformers.models.paligemma.processing_paligemma import PaliGemmaProcesso
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.tiles import arrangement
+from lightkv.adapters.hf.inputs import read_inputs
+from lightkv.adapters.pictures.tiles import arrangement
 from lightkv.testing.truth import cell_at, decoder_inputs, moved, points
 
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", "\n", "\n\n", "what", "is", "here"]

@@ -7,7 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import lightkv
 from lightkv import VisionLayout
 from lightkv.core.errors import ModelError
-from lightkv.core.pipeline import PipelineSpec, resolve_spec
+from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
 
 COUNT, TEXT = 8, 5
 LAYOUT = VisionLayout.from_spans([[(0, (1, 1, COUNT))]])

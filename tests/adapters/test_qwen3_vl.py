@@ -8,10 +8,10 @@ from tiny import TEXT
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 import lightkv
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.qwen3_vl import Qwen3VLAdapter
-from lightkv.cli.command_plan import build_pipeline
-from lightkv.cli.loading import describe
+from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
+from lightkv.adapters.hf.inputs import read_inputs
+from lightkv.checkpoints.load import describe
+from lightkv.cli.plan.command import build_pipeline
 from lightkv.core.errors import ConfigError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.adapters import MIXED
@@ -198,7 +198,7 @@ def test_plans_keep_to_the_first_layers_too(tmp_path, monkeypatch):
     """`lightkv plan` solves and refuses as a session does."""
     tiny_qwen3_vl().config.save_pretrained(tmp_path)
     # Whether the adapter is registered depends on the metadata of the installed package.
-    monkeypatch.setattr("lightkv.core.adapter.find_adapter", lambda *_: Qwen3VLAdapter())
+    monkeypatch.setattr("lightkv.core.run.adapter.find_adapter", lambda *_: Qwen3VLAdapter())
     found = describe(str(tmp_path))
     options = {"windows": None, "ratios": None, "min_layer": found.min_layer}
     layers = found.shape.num_layers

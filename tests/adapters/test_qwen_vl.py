@@ -8,8 +8,8 @@ from rows import grids_later, left_padded, row_ids
 from tiny import tiny_qwen2_5_vl, tiny_qwen2_vl
 
 import lightkv
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.oracles import Recorder
 

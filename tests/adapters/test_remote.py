@@ -10,10 +10,10 @@ from test_eve import TestEVE as EVESuite
 from test_internvl_chat import TestInternVLChat as InternVLChatSuite
 from test_one_pass import result_of, started
 
-from lightkv.adapters.eve import EVEAdapter
-from lightkv.adapters.internvl_chat import InternVLChatAdapter
-from lightkv.adapters.remote_tap import ProjectionTap, tables_at
-from lightkv.adapters.tuple_cache import Lineage, returned_past
+from lightkv.adapters.families.eve import EVEAdapter
+from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.remote.projection_tap import ProjectionTap, tables_at
+from lightkv.adapters.remote.tuple_cache import Lineage, returned_past
 from lightkv.core.errors import ModelError, SessionError
 from lightkv.testing.adapters import Prompt
 from lightkv.testing.contract import Boom

@@ -17,7 +17,7 @@ from test_processors import (
     prepared,
 )
 
-from lightkv.adapters.inputs import read_inputs
+from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.lab.pictures.views import shown_views
 from lightkv.testing.truth import decoder_inputs, moved
 

@@ -9,12 +9,12 @@ from test_qwen3_vl import END, IMAGE, START, kinds, tiny_qwen3_vl
 from tiny import tiny_llava, tiny_qwen2_5_vl, tiny_qwen2_vl
 from transformers import Qwen2VLImageProcessor
 
-from lightkv.adapters.gemma3 import Gemma3Adapter
-from lightkv.adapters.inputs import read_inputs
-from lightkv.adapters.llava import LlavaAdapter
-from lightkv.adapters.paligemma import PaliGemmaAdapter
-from lightkv.adapters.qwen3_vl import Qwen3VLAdapter
-from lightkv.adapters.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.gemma3 import Gemma3Adapter
+from lightkv.adapters.families.llava import LlavaAdapter
+from lightkv.adapters.families.paligemma import PaliGemmaAdapter
+from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
+from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.hf.inputs import read_inputs
 
 MAKE_PALIGEMMA = PaliGemmaSuite().make_model
 MAKE_PALIGEMMA_2 = PaliGemma2Suite().make_model

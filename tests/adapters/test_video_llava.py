@@ -10,7 +10,7 @@ from transformers import (
     VideoLlavaForConditionalGeneration,
 )
 
-from lightkv.adapters.video_llava import VideoLlavaAdapter
+from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.testing import AdapterSuite
 from lightkv.testing.truth import points
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-import lightkv.core.engine
-import lightkv.core.reports
+import lightkv.core.run.engine
+import lightkv.core.run.reports
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 OBJECTS, TENSORS = 5.0, 4096.0
@@ -22,7 +22,7 @@ cache of the tiny model more than 100 kB."""
 def serving(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(FOLDER))
     # 200 requests hardly fill the reports of a session; what grows until then would count as growth.
-    monkeypatch.setattr(lightkv.core.reports, "KEPT", 10)
+    monkeypatch.setattr(lightkv.core.run.reports, "KEPT", 10)
     return __import__("serving")
 
 
@@ -53,14 +53,14 @@ def test_memory_stays_flat(serving: Any) -> None:
 def test_a_leak_is_found(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that kept more of each request than a bounded number of reports would be told."""
     kept: list[Any] = []
-    finish = lightkv.core.engine.Engine.finish
+    finish = lightkv.core.run.engine.Engine.finish
 
     def leaky(self: Any, prefill: Any, **options: Any) -> Any:
         report = finish(self, prefill, **options)
         kept.append((report, torch.zeros(2000)))
         return report
 
-    monkeypatch.setattr(lightkv.core.engine.Engine, "finish", leaky)
+    monkeypatch.setattr(lightkv.core.run.engine.Engine, "finish", leaky)
     samples = serving.memory_over_requests(120, threads=1, every=20)
     growth = serving.slopes(samples, warm=40)
     assert growth["blocks"] > OBJECTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from lightkv.lab.store import Store
+from lightkv.lab.grids.store import Store
 
 GRID = {
     "task": {"name": "scenes", "scenes": 2, "kinds": ["count"]},
@@ -65,7 +65,7 @@ def test_names_are_not_markup(bundled, grid, tmp_path, call):
 
 
 def test_nothing_but_failures_is_a_failure(bundled, grid, tmp_path, call, monkeypatch):
-    from lightkv.lab import work
+    from lightkv.lab.grids import worker as work
 
     def broken(self, job):
         if job.spec["pipeline"] or all_fail:
@@ -85,7 +85,7 @@ def test_nothing_but_failures_is_a_failure(bundled, grid, tmp_path, call, monkey
 
 
 def test_an_interrupt_says_how_to_go_on(bundled, grid, tmp_path, call, monkeypatch):
-    from lightkv.lab import work
+    from lightkv.lab.grids import worker as work
 
     def stop(self, job):
         raise KeyboardInterrupt

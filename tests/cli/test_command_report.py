@@ -2,8 +2,8 @@
 
 import pytest
 
-from lightkv.lab.records import Cell, Outcome
-from lightkv.lab.store import Store
+from lightkv.lab.grids.store import Store
+from lightkv.lab.outcomes import Cell, Outcome
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import zlib
 import pytest
 from PIL import Image
 
-from lightkv.core.pipeline import get_preset
+from lightkv.core.pipeline.pipeline import get_preset
 
 SHORT = ("--max-new-tokens", 2)
 ASK = ("--prompt", "list all digits")

@@ -9,7 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
-from lightkv.cli.command_demo import _table
+from lightkv.cli.demo import _table
 from lightkv.demo import compare as comparing
 from lightkv.demo import model as demo_model
 from lightkv.demo.compare import Accuracy, Row, compare, wilson

@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 import lightkv
-from lightkv.core.pipeline import get_preset
+from lightkv.core.pipeline.pipeline import get_preset
 
 NAME = r"[red]a[/red] [/] [link=x :smile: $\frac$"
 

@@ -8,8 +8,8 @@ import pytest
 from transformers import LlamaConfig, LlavaNextConfig
 
 import lightkv
-from lightkv.cli.descriptions import DESCRIPTIONS, TEXT_TOKENS
-from lightkv.core.counting import ViewSize, count_savings, prompt_layout
+from lightkv.checkpoints.published import DESCRIPTIONS, TEXT_TOKENS
+from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.demo.architecture import make_model, make_processor
 from lightkv.demo.evaluate import answer
 from lightkv.demo.scenes import held_out_scenes

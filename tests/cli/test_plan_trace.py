@@ -14,10 +14,10 @@ from transformers import (
     Qwen3Config,
 )
 
-from lightkv.cli.descriptions import DESCRIPTIONS, TEXT_TOKENS
-from lightkv.cli.tracing import COMPRESSION, KV, compare
-from lightkv.core.counting import prompt_layout
-from lightkv.core.pipeline import Pipeline
+from lightkv.checkpoints.published import DESCRIPTIONS, TEXT_TOKENS
+from lightkv.cli.plan.trace import COMPRESSION, KV, compare
+from lightkv.core.cost.counting import prompt_layout
+from lightkv.core.pipeline.pipeline import Pipeline
 
 DEPTH = 6
 """Layers of the models here; every layer counts alike."""

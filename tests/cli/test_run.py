@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from lightkv.cli.command_run import build_inputs, open_image
-from lightkv.core.pipeline import get_preset
+from lightkv.cli.run import build_inputs, open_image
+from lightkv.core.pipeline.pipeline import get_preset
 from lightkv.demo.architecture import PREFIX, make_model, make_processor
 from lightkv.demo.scenes import prompt as demo_prompt
 

@@ -10,7 +10,7 @@ import pytest
 
 from lightkv.cli import errors
 from lightkv.core import plugins
-from lightkv.core.pipeline import PipelineSpec
+from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.core.plugins import Registry, registry
 
 
@@ -77,7 +77,7 @@ def test_usage_errors_are_one_line(fails, args):
 
 
 def test_bugs_keep_their_traceback(call, monkeypatch):
-    from lightkv.cli import command_strategies as module
+    from lightkv.cli import strategies as module
 
     monkeypatch.setattr(module, "listing", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lightkv.cli.planning import sweep_points
+from lightkv.cli.plan.options import sweep_points
 
 
 def test_points_of_a_range():

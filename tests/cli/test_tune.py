@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import PipelineSpec
+from lightkv.core.pipeline.pipeline import PipelineSpec
 
 DATA = ("--model", "demo", "--data", "scenes:16")
 
@@ -43,7 +43,7 @@ def test_a_disk_that_fills_up_costs_the_file_and_not_the_result(
     def full(tuned, path):
         raise ConfigError("cannot write the file (No space left on device)", field="out")
 
-    monkeypatch.setattr("lightkv.lab.evidence.write", full)
+    monkeypatch.setattr("lightkv.lab.search.result.write", full)
     out = tmp_path / "t.yaml"
     few = ("--max-drop", "60%", "--range", "0.4:0.4", "--out", out, "--json")
     result = call("tune", *DATA, *few)

@@ -9,10 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightkv import Stage, VisionLayout
 from lightkv.core import attention as module
 from lightkv.core.attention import PromptIndex, QueryKeyView
-from lightkv.core.functional import prompt_index
-from lightkv.core.stage import Observed
-from lightkv.core.work import run_stage
-from lightkv.strategies.guidance import CausalAttention, LastToken, PromptAttention
+from lightkv.core.stage.functional import prompt_index
+from lightkv.core.stage.stage import Observed
+from lightkv.core.stage.step import run_stage
+from lightkv.strategies.components.guidance import CausalAttention, LastToken, PromptAttention
 from lightkv.testing import cases
 
 

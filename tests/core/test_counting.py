@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightkv.core.counting import ViewSize, count_savings, prompt_layout
-from lightkv.core.flops import DecoderShape, guidance_flops, merging_flops
+from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
+from lightkv.core.cost.flops import DecoderShape, guidance_flops, merging_flops
 from lightkv.core.layout import SEPARATOR
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.pipeline.pipeline import Pipeline
 
 SHAPE = DecoderShape(
     num_layers=6,

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from lightkv.core.flops import DecoderShape
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
-from lightkv.core.stage import Stage
-from lightkv.core.work import run_stage
+from lightkv.core.stage.stage import Stage
+from lightkv.core.stage.step import run_stage
 
 
 class Meeting:

@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightkv.core.attention as attention_module
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import EMBEDDINGS, PromptIndex, QueryKeyView
-from lightkv.core.engine import LAYOUT_CACHE, Engine
-from lightkv.core.flops import DecoderShape
-from lightkv.core.functional import prompt_index
-from lightkv.core.pipeline import Pipeline
-from lightkv.core.stage import Observed
-from lightkv.core.work import run_stage
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.run.engine import LAYOUT_CACHE, Engine
+from lightkv.core.stage.functional import prompt_index
+from lightkv.core.stage.stage import Observed
+from lightkv.core.stage.step import run_stage
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import dense

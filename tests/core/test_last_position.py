@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv import Pipeline, Stage, VisionLayout
-from lightkv.core.counting import ViewSize, count_savings, prompt_layout
-from lightkv.core.engine import Engine
-from lightkv.core.flops import DecoderShape
-from lightkv.core.plan import partition_of
-from lightkv.core.roles import PROTECTED, Partition, Partitioner
+from lightkv.core.contracts import PROTECTED, Partition, Partitioner
+from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.run.engine import Engine
+from lightkv.core.stage.plan import partition_of
 from lightkv.functional import compress_stage
 from lightkv.testing.cases import Chain, cases
 

@@ -8,10 +8,10 @@ import pytest
 
 from lightkv import LightKVError, PipelineSpec, hookimpl
 from lightkv.core import plugins
+from lightkv.core.contracts import Scorer
 from lightkv.core.errors import PluginError, UnknownNameError
 from lightkv.core.plugins import Registry, build_component
-from lightkv.core.roles import Scorer
-from lightkv.strategies.common import Uniform
+from lightkv.strategies.components.common import Uniform
 
 
 class Mine(Scorer):

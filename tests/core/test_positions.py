@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 
 from lightkv import VisionLayout
+from lightkv.core.contracts import PositionInput
 from lightkv.core.plugins import build_component
-from lightkv.core.roles import PositionInput
 from lightkv.testing import Chain, cases
 from lightkv.testing.cases import spec_of, stages_of
 

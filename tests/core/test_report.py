@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv import Pipeline, VisionLayout
-from lightkv.core.engine import Engine
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import NumericError, SessionError
-from lightkv.core.flops import DecoderShape
+from lightkv.core.run.engine import Engine
 
 SHAPE = DecoderShape(
     num_layers=6,

@@ -15,11 +15,11 @@ from tiny import tiny_llama
 
 import lightkv
 from lightkv import LightKVWarning, Pipeline, VisionLayout
-from lightkv.core.engine import Engine
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError
-from lightkv.core.flops import DecoderShape
-from lightkv.core.gap import MOST_GAP, gap_text
-from lightkv.core.reports import KEPT, TRACED, Reports
+from lightkv.core.run.engine import Engine
+from lightkv.core.run.report import MOST_GAP, gap_text
+from lightkv.core.run.reports import KEPT, TRACED, Reports
 
 LAYERS = 6
 

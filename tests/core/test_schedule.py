@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from lightkv import Recipe, Schedule, StageSpec, VisionLayout
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import Pipeline
-from lightkv.core.stage import Stage
+from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.stage.stage import Stage
 
 
 def brute_force(stages, num_layers):

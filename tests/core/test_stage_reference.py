@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv import Stage, View, VisionLayout
+from lightkv.core.contracts import StageContext
 from lightkv.core.layout import SampleLayout
-from lightkv.core.roles import StageContext
 from lightkv.functional import compress_stage
 from lightkv.testing import Case, cases
 from lightkv.testing.cases import SampleShape, attention

@@ -3,7 +3,7 @@
 import torch
 
 from lightkv.demo.architecture import LAYERS, START_LAYERS, make_model
-from lightkv.demo.deepen import PLACES, deepened, placed
+from training.deepen import PLACES, deepened, placed
 
 
 def test_the_grown_decoder_computes_the_same() -> None:

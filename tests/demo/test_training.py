@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from lightkv.demo import pointer, state
 from lightkv.demo.architecture import VOCABULARY, make_model, make_processor, normalise
-from lightkv.demo.packing import (
+from lightkv.demo.scenes import compose_scene, make_scene, prompt
+from training import pointer, state
+from training.packing import (
     NOWHERE,
     PREFIX_LENGTH,
     STARTS,
@@ -25,7 +26,6 @@ from lightkv.demo.packing import (
     question_words,
     questions_for,
 )
-from lightkv.demo.scenes import compose_scene, make_scene, prompt
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from lightkv import Stage, VisionLayout
-from lightkv.core.roles import MatchInput, MergeInput, StageContext
+from lightkv.core.contracts import MatchInput, MergeInput, StageContext
 from lightkv.functional import compress_stage
-from lightkv.strategies.bipartite import Bipartite
-from lightkv.strategies.common import WeightedMean
+from lightkv.strategies.components.bipartite import Bipartite
+from lightkv.strategies.components.common import WeightedMean
 
 DATA = Path(__file__).parent.parent / "data" / "golden"
 RELEASE = json.loads((DATA / "lightkv_release.json").read_text())

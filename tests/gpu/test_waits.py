@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightkv import VisionLayout
 from lightkv.core.attention import EMBEDDINGS, QueryKeyView
-from lightkv.core.engine import Engine
-from lightkv.core.flops import DecoderShape
-from lightkv.core.functional import prompt_index
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.encoder import VisionView
+from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.plugins import registry
-from lightkv.core.vision import VisionView
+from lightkv.core.run.engine import Engine
+from lightkv.core.stage.functional import prompt_index
 from lightkv.testing.oracles import encoder_needs, on_cache
 
 NO_CUDA = not torch.cuda.is_available()

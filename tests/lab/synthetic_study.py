@@ -4,8 +4,8 @@ import itertools
 
 import numpy as np
 
-from lightkv.lab.records import Cell, Outcome
-from lightkv.lab.store import Store
+from lightkv.lab.grids.store import Store
+from lightkv.lab.outcomes import Cell, Outcome
 
 AXES = {
     "windows": {"on": 0.0, "off": -0.25},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lightkv.lab.grid import Grid
-from lightkv.lab.planning import baselines, plan_cells
+from lightkv.lab.grids.cells import baselines, plan_cells
+from lightkv.lab.grids.schema import Grid
 from lightkv.lab.subject import Subject
 
 SCENES = {"name": "scenes", "scenes": 1, "kinds": ["count"]}

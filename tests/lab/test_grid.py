@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv.core.errors import ConfigError, UnknownNameError
-from lightkv.core.pipeline import PipelineSpec
-from lightkv.lab import database
+from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.lab.errors import GridError
-from lightkv.lab.forms import base_data, changed, spec_data
-from lightkv.lab.grid import Grid
-from lightkv.lab.planning import baselines, plan_cells, seeded
-from lightkv.lab.repeats import repeats
+from lightkv.lab.grids import database
+from lightkv.lab.grids.cells import baselines, plan_cells, repeats, seeded
+from lightkv.lab.grids.schema import Grid
+from lightkv.lab.grids.short_forms import base_data, changed, spec_data
 from lightkv.lab.subject import Subject
 
 SCENES = {"name": "scenes", "scenes": 1, "kinds": ["count"]}
@@ -333,7 +332,7 @@ def test_seeds_reach_components_that_take_one():
 
 @pytest.mark.parametrize("preset", ["lightkv", "fastv", "tome", "pyramiddrop", "rand", "sparsevlm"])
 def test_pipelines_written_out_come_back(preset):
-    from lightkv.core.pipeline import resolve_spec
+    from lightkv.core.pipeline.pipeline import resolve_spec
 
     assert PipelineSpec.parse(spec_data(resolve_spec(preset))) == resolve_spec(preset)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightkv.cli.command_run import open_image
+from lightkv.checkpoints.pictures import rgb
+from lightkv.cli.run import open_image
 from lightkv.core.errors import LightKVError
-from lightkv.lab.imaging import rgb
-from lightkv.lab.lmms.prompts import picture
+from lightkv.integrations.lmms_eval.prompts import picture
 from lightkv.lab.tasks import build_task
 from lightkv.lab.tasks.files import open_picture
 

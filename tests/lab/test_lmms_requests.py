@@ -15,8 +15,8 @@ import lightkv
 from lightkv.core.errors import ConfigError, LightKVError, ModelError
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes, prompt
-from lightkv.lab import lmms
-from lightkv.lab.lmms import decoding, prompts, settings
+from lightkv.integrations import lmms_eval as lmms
+from lightkv.integrations.lmms_eval import decoding, prompts, settings
 
 PICTURE = Image.new("RGB", (96, 96), (40, 40, 40))
 
@@ -349,11 +349,11 @@ def test_lmms_eval_is_not_imported_before_it_asks(name):
     named = [n.name for node in tree.body if isinstance(node, ast.Import) for n in node.names]
     named += [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert not [module for module in named if module.split(".")[0] == "lmms_eval"]
-    assert "lightkv.lab.lmms.model" not in named
+    assert "lightkv.integrations.lmms_eval.model" not in named
 
 
 def test_without_lmms_eval_the_extra_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "lightkv.lab.lmms.model", raising=False)
+    monkeypatch.delitem(sys.modules, "lightkv.integrations.lmms_eval.model", raising=False)
     monkeypatch.delattr(lmms, "model", raising=False)
     for name in [n for n in sys.modules if n.split(".")[0] == "lmms_eval"]:
         monkeypatch.delitem(sys.modules, name)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from clusters import needs_ray
 
-from lightkv.lab import work
-from lightkv.lab.pool import Pool
+from lightkv.lab.grids import worker as work
+from lightkv.lab.grids.pools import Pool
 
 
 def test_a_process_that_dies_costs_its_cell_only():
@@ -56,7 +56,7 @@ def dies_once(identity, spec):
 
 @needs_ray
 def test_a_ray_actor_that_dies_costs_its_cell_only():
-    from lightkv.lab.ray_runner import RayPool
+    from lightkv.lab.grids.ray_pool import RayPool
 
     seen = []
     with RayPool("local", 1, 1) as pool:

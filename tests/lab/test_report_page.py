@@ -16,13 +16,13 @@ from lightkv import lab
 from lightkv.core.errors import ConfigError
 from lightkv.lab import stats
 from lightkv.lab.errors import StoreError
-from lightkv.lab.records import Cell, Outcome
+from lightkv.lab.grids.store import Store
+from lightkv.lab.outcomes import Cell, Outcome
 from lightkv.lab.reporting import build_study
 from lightkv.lab.reporting.bootstrap import front, resampled_means
 from lightkv.lab.reporting.effects import by_weight, main_effects
+from lightkv.lab.reporting.formatting import figure_text
 from lightkv.lab.reporting.page import page
-from lightkv.lab.reporting.words import figure_text
-from lightkv.lab.store import Store
 
 EVIL = "</script><script>alert(1)</script><!-- <b>%{x}</b> & \"'"
 

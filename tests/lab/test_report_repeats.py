@@ -7,7 +7,7 @@ import pytest
 from synthetic_study import AXES, study
 from test_report_page import built_of, data_of
 
-from lightkv.lab.repeats import REPEAT
+from lightkv.lab.grids.cells import REPEAT
 from lightkv.lab.reporting.effects import main_effects
 from lightkv.lab.reporting.page import page
 

@@ -12,11 +12,13 @@ import yaml
 from clusters import needs_ray
 
 from lightkv.core.errors import ConfigError
-from lightkv.lab import ablate, runner, work
+from lightkv.lab import ablate
 from lightkv.lab.errors import RunError, StoreError
-from lightkv.lab.store import Store
+from lightkv.lab.grids import run as runner
+from lightkv.lab.grids import worker as work
+from lightkv.lab.grids.store import Store
+from lightkv.lab.grids.table import summary
 from lightkv.lab.subject import Subject
-from lightkv.lab.summaries import summary
 
 GRID = {
     "name": "small",
@@ -287,7 +289,7 @@ def test_other_versions_do_not_go_on(uninterrupted, tmp_path, monkeypatch):
 
 
 def test_a_changed_checkpoint_does_not_go_on(tmp_path, monkeypatch):
-    from lightkv.cli.loading import bundled_path
+    from lightkv.checkpoints.load import bundled_path
 
     model = tmp_path / "model"
     shutil.copytree(bundled_path(), model)
@@ -340,7 +342,7 @@ def test_ray_without_room_says_so(tmp_path, monkeypatch):
     """A cluster with fewer CPUs than an actor asks for; then one with room for one of two."""
     import ray
 
-    from lightkv.lab import ray_runner
+    from lightkv.lab.grids import ray_pool as ray_runner
 
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import resolve_spec
+from lightkv.core.pipeline.pipeline import resolve_spec
 from lightkv.lab import tune
-from lightkv.lab.candidates import candidates
-from lightkv.lab.margins import growing, margin
-from lightkv.lab.racing import Race
-from lightkv.lab.records import Outcome
-from lightkv.lab.searching import most_points, search
+from lightkv.lab.outcomes import Outcome
+from lightkv.lab.search.candidates import candidates
+from lightkv.lab.search.loss_bounds import growing, margin
+from lightkv.lab.search.race import Race
+from lightkv.lab.search.smallest import most_points, search
 from lightkv.lab.tasks import Sample
 
 # -- the search, without a model ------------------------------------------------------------------

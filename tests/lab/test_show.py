@@ -19,7 +19,7 @@ import lightkv
 import lightkv.lab
 from lightkv.core.errors import ConfigError, SessionError
 from lightkv.core.layout import VisionLayout
-from lightkv.core.pipeline import PipelineSpec, get_preset
+from lightkv.core.pipeline.pipeline import PipelineSpec, get_preset
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes
 from lightkv.lab.pictures import Picture, ShownRun, ShownStage, ShownView, collect, draw_png
@@ -83,7 +83,7 @@ def test_groups_partition_the_patches(strategy):
 
 def test_dropped_patches_are_those_that_provenance_lacks():
     model, processor = bundled()
-    from lightkv.cli.command_run import build_inputs
+    from lightkv.cli.run import build_inputs
 
     inputs = build_inputs(processor, "list all digits", [scene()], model)
     with lightkv.compress(model, "fastv", retention=0.5, trace=True) as session, torch.no_grad():
@@ -100,7 +100,7 @@ def test_dropped_patches_are_those_that_provenance_lacks():
 
 def test_a_session_without_trace_has_no_pictures():
     model, processor = bundled()
-    from lightkv.cli.command_run import build_inputs
+    from lightkv.cli.run import build_inputs
 
     inputs = build_inputs(processor, "list all digits", [scene()], model)
     with lightkv.compress(model, "fastv") as session, torch.no_grad():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv.core.errors import ConfigError
-from lightkv.lab.records import Outcome
+from lightkv.lab.outcomes import Outcome
 from lightkv.lab.stats import by_kind, interval, mcnemar, mean_interval, paired, resampled_means
 
 

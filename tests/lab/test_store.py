@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 
 from lightkv.lab import report
-from lightkv.lab.database import MAGIC
 from lightkv.lab.errors import StoreError
-from lightkv.lab.records import Cell, Outcome
-from lightkv.lab.store import SCHEMA, Store
+from lightkv.lab.grids.database import MAGIC
+from lightkv.lab.grids.store import SCHEMA, Store
+from lightkv.lab.outcomes import Cell, Outcome
 
 GRID = {"name": "g", "retention": [0.5]}
 
@@ -100,7 +100,7 @@ def test_another_grid_is_refused(filled):
 
 def test_two_writers(filled):
     code = f"""
-        from lightkv.lab.store import Store
+        from lightkv.lab.grids.store import Store
         from lightkv.core.errors import LightKVError
         try:
             Store.create({str(filled)!r}, {GRID!r})
@@ -123,7 +123,7 @@ def test_two_writers(filled):
 
 
 def test_a_locked_file_is_named(filled, monkeypatch):
-    monkeypatch.setattr("lightkv.lab.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("lightkv.lab.grids.database.BUSY_SECONDS", 0.05)
     other = sqlite3.connect(filled, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StoreError, match="locked"):
@@ -240,8 +240,8 @@ def test_a_write_limit_of_the_system_stops_cleanly(filled):
     resource = pytest.importorskip("resource")
     code = f"""
         import resource, signal
-        from lightkv.lab.store import Store
-        from lightkv.lab.records import Cell, Outcome
+        from lightkv.lab.grids.store import Store
+        from lightkv.lab.outcomes import Cell, Outcome
         from lightkv.core.errors import LightKVError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         store = Store.create({str(filled)!r}, {GRID!r})

@@ -96,7 +96,7 @@ def test_the_template_has_every_row_before_anything_ran(tmp_path):
 
 
 def test_grid_names_only_presets_that_exist():
-    from lightkv.core.pipeline import resolve_spec
+    from lightkv.core.pipeline.pipeline import resolve_spec
 
     grid = run.read_grid(run.GRID)
     for strategy in grid["strategies"].values():

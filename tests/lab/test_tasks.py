@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from lightkv.checkpoints.prompts import batch_inputs
 from lightkv.core.errors import ConfigError, SessionError
 from lightkv.demo.evaluate import evaluate
 from lightkv.demo.scenes import held_out_scenes
 from lightkv.lab.errors import TaskError
-from lightkv.lab.prompts import batch_inputs
 from lightkv.lab.stats import by_kind
 from lightkv.lab.subject import Subject, usage
 from lightkv.lab.tasks import build_task, tasks

@@ -13,7 +13,7 @@ from lmms_eval.models import get_model, get_model_manifest
 
 from lightkv.core.errors import LightKVError, ModelError, UnknownNameError
 from lightkv.demo.scenes import held_out_scenes
-from lightkv.lab.lmms import LightKVChat, LightKVModel
+from lightkv.integrations.lmms_eval import LightKVChat, LightKVModel
 
 HOME = Path(__file__).parents[2] / "benchmarks" / "lmms_scenes"
 SCENES = 12

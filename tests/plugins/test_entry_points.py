@@ -13,7 +13,7 @@ from lightkv.core.plugins import Registry
 
 GOOD = """
 import lightkv
-from lightkv.core.roles import Scorer
+from lightkv.core.contracts import Scorer
 
 class Ones(Scorer):
     name = "ones"

@@ -28,8 +28,8 @@ from reference_methods import (
 )
 
 from lightkv import Stage, VisionLayout
+from lightkv.core.contracts import StageContext
 from lightkv.core.plugins import get_preset
-from lightkv.core.roles import StageContext
 from lightkv.functional import compress_stage
 
 

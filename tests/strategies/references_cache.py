@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.engine import Engine
-from lightkv.core.flops import DecoderShape
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.layout import VisionLayout
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.prompt import prompt_index
+from lightkv.core.run.engine import Engine
 
 HEADS, KV_HEADS, WIDTH, LAYERS = 4, 2, 4, 3
 SHAPE = DecoderShape(LAYERS, 16, HEADS, KV_HEADS, WIDTH, 32, 50)

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import torch
 
-from lightkv.core.functional import compress_stage
+from lightkv.core.encoder import VisionView
 from lightkv.core.layout import SampleLayout, View, VisionLayout
-from lightkv.core.stage import Stage
-from lightkv.core.vision import VisionView
+from lightkv.core.stage.functional import compress_stage
+from lightkv.core.stage.stage import Stage
 
 D, DV, H, HD = 8, 6, 3, 4
 

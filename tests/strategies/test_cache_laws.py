@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from test_compositions import AGGREGATORS, check_reason, matchers, scorers
 
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.cache import CachedLayer, entries_layout
-from lightkv.core.engine import Engine
+from lightkv.core.contracts import PROTECTED
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError
-from lightkv.core.flops import DecoderShape
-from lightkv.core.pipeline import Pipeline
-from lightkv.core.plan import partition_of
+from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.prompt import prompt_index
-from lightkv.core.roles import PROTECTED
+from lightkv.core.run.engine import Engine
+from lightkv.core.stage.cache_entries import CachedLayer, entries_layout
+from lightkv.core.stage.plan import partition_of
 from lightkv.testing import cases
 from lightkv.testing.cases import HEAD_DIM, HEADS, KV_HEADS, Case, SampleShape
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightkv.core.encoder import is_vision
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.plugins import build_component, registry
-from lightkv.core.vision import is_vision
 from lightkv.testing import StrategySuite, cases
 from lightkv.testing.cases import Chain
 from lightkv.testing.strategies import (

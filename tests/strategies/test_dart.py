@@ -5,7 +5,7 @@ import torch
 from references import DIFFERENCES, counts_after
 
 from lightkv import Stage, VisionLayout
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.functional import compress_stage
 from lightkv.testing import StrategySuite
 

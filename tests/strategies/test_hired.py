@@ -5,10 +5,10 @@ import pytest
 import torch
 from references_encoder import REFERENCES
 
-from lightkv.core.functional import compress_stage
 from lightkv.core.layout import SampleLayout, View, VisionLayout
-from lightkv.core.stage import Stage
-from lightkv.strategies.tiles import Tiles
+from lightkv.core.stage.functional import compress_stage
+from lightkv.core.stage.stage import Stage
+from lightkv.strategies.components.tiles import Tiles
 from lightkv.testing import OrderFreeSuite, StrategySuite
 from lightkv.testing.cases import SyntheticVision
 

@@ -9,17 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv import Stage, VisionLayout
+from lightkv.core.contracts import MergeInput, ScoreInput, StageContext
 from lightkv.core.prompt import start_input
-from lightkv.core.roles import MergeInput, ScoreInput, StageContext
 from lightkv.functional import compress_stage
-from lightkv.strategies import bipartite, divprune
-from lightkv.strategies.bipartite import alternate, cosine, most_similar, nearest_inside
-from lightkv.strategies.clusters import density_peaks, nearest_centre
-from lightkv.strategies.common import slot_shares
-from lightkv.strategies.guided import cheapest
-from lightkv.strategies.magnitude import largest, length, power_of_two, unit
+from lightkv.strategies import divprune
+from lightkv.strategies.components import bipartite
+from lightkv.strategies.components.bipartite import alternate, cosine, most_similar, nearest_inside
+from lightkv.strategies.components.clusters import density_peaks, nearest_centre
+from lightkv.strategies.components.common import slot_shares
+from lightkv.strategies.components.guided import cheapest
+from lightkv.strategies.components.magnitude import largest, length, power_of_two, unit
+from lightkv.strategies.components.scorer_wrappers import relative, sample_mean
 from lightkv.strategies.sparsevlm import TextRaters, _relevance
-from lightkv.strategies.wrappers import relative, sample_mean
 from lightkv.testing.cases import SyntheticVision, attention
 
 exponents = st.integers(-100, 100)

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightkv import Pipeline, Stage, VisionLayout
-from lightkv.core.counting import ViewSize, count_savings, prompt_layout
-from lightkv.core.engine import Engine
+from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError
-from lightkv.core.flops import DecoderShape
 from lightkv.core.layout import SampleLayout, View
 from lightkv.core.plugins import registry
+from lightkv.core.run.engine import Engine
 
 LAYERS = 8
 SHAPE = DecoderShape(

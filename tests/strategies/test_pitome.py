@@ -5,8 +5,8 @@ import torch
 from references import DIFFERENCES
 
 from lightkv import Stage, VisionLayout
+from lightkv.core.contracts import StageContext
 from lightkv.core.errors import ConfigError
-from lightkv.core.roles import StageContext
 from lightkv.functional import compress_stage
 from lightkv.strategies.pitome import Energy
 from lightkv.testing import OrderFreeSuite, StrategySuite

@@ -3,7 +3,7 @@
 import pytest
 from references import DIFFERENCES
 
-from lightkv.core.pipeline import Pipeline, PipelineSpec
+from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec
 from lightkv.testing import StrategySuite
 
 

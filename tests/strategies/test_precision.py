@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.engine import Engine
+from lightkv.core.contracts import StageContext
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import Pipeline, PipelineSpec
+from lightkv.core.numerics import exact
+from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec
 from lightkv.core.plugins import registry
-from lightkv.core.precision import exact
 from lightkv.core.prompt import prompt_index
-from lightkv.core.roles import StageContext
+from lightkv.core.run.engine import Engine
 from lightkv.functional import compress_stage
 from lightkv.testing import Case, cases
 from lightkv.testing.cases import (

@@ -5,7 +5,7 @@ from references import DIFFERENCES, counts_after
 
 from lightkv.core.attention import LAST_ROW, NEXT_LAST_ROW
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.testing import OrderFreeSuite
 
 

@@ -6,7 +6,7 @@ from references import DIFFERENCES, counts_after
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline import Pipeline
+from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.prompt import start_input
 from lightkv.functional import compress_stage
 from lightkv.strategies.sparsevlm import Recycle, TextRaters

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 
+from lightkv.core.contracts import Matcher, Merged
 from lightkv.core.plugins import registry
-from lightkv.core.roles import Matcher, Merged
-from lightkv.strategies.common import Drop
+from lightkv.strategies.components.common import Drop
 from lightkv.testing import Case, OrderFreeSuite, StrategySuite, cases, check_strategy, strategies
 from lightkv.testing.cases import SampleShape
 

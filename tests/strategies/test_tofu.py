@@ -5,7 +5,7 @@ import torch
 from references import DIFFERENCES
 
 from lightkv import Stage, VisionLayout
-from lightkv.core.roles import StageContext
+from lightkv.core.contracts import StageContext
 from lightkv.functional import compress_stage
 from lightkv.testing import StrategySuite
 

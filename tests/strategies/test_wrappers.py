@@ -7,7 +7,7 @@ from references import DIFFERENCES
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import EMBEDDINGS, LAST_ROW, PROMPT_ROWS
 from lightkv.core.errors import ConfigError, UnknownNameError
-from lightkv.core.pipeline import Pipeline, PipelineSpec
+from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec
 from lightkv.core.plugins import build_component
 from lightkv.functional import compress_stage
 from lightkv.testing import StrategySuite

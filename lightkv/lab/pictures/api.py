@@ -18,7 +18,7 @@ from lightkv.lab.pictures.arguments import (
 from lightkv.lab.pictures.data import Picture
 
 if TYPE_CHECKING:
-    from lightkv.core.session import Source
+    from lightkv.core.run.session import Source
 
 
 def show(
@@ -58,8 +58,8 @@ def show(
             pictures.
         ModelError: a model that cannot be loaded or takes no pictures.
     """
-    from lightkv.cli.loading import load_model
-    from lightkv.core.pipeline import resolve_spec
+    from lightkv.checkpoints.load import load_model
+    from lightkv.core.pipeline.pipeline import resolve_spec
     from lightkv.lab.pictures.collect import check_counts, collect
 
     images, targets = image_list(images), target_list(out)

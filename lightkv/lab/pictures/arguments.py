@@ -36,8 +36,8 @@ def opened(images: Sequence[Any]) -> list[Any]:
     """
     from PIL import Image
 
-    from lightkv.cli.command_run import open_image
-    from lightkv.lab.imaging import rgb
+    from lightkv.checkpoints.pictures import rgb
+    from lightkv.cli.run import open_image
 
     found = []
     for image in images:

@@ -14,9 +14,9 @@ from lightkv.lab.pictures.data import DROPPED, IN_TEXT, FloatArray, Picture, Sho
 from lightkv.lab.pictures.views import shown_views
 
 if TYPE_CHECKING:
-    from lightkv.core.cache import CachedLayer
-    from lightkv.core.report import RunReport
-    from lightkv.core.session import Source
+    from lightkv.core.run.report import RunReport
+    from lightkv.core.run.session import Source
+    from lightkv.core.stage.cache_entries import CachedLayer
 
 MOST = 2
 """Prompts, and strategies, that one picture compares."""
@@ -49,8 +49,8 @@ def collect(
         ConfigError: no picture, a video, or more than two prompts or strategies.
         LightKVError: whatever a session refuses.
     """
-    from lightkv.cli.command_run import build_inputs, generate
-    from lightkv.core.session import prepare
+    from lightkv.cli.run import build_inputs, generate
+    from lightkv.core.run.session import prepare
 
     check_counts(images, prompts, strategies)
     sessions = [prepare(model, s, retention=retention, trace=True) for s in strategies]

@@ -116,8 +116,8 @@ class _Made:
 
     def _stitched(self, image: int, grid: tuple[int, int]) -> Image.Image | None:
         """The tiles side by side, without the rows and columns of patches that are cut off."""
-        from lightkv.adapters.llava_next import host_pairs, tile_grid
-        from lightkv.adapters.tiles import stitch
+        from lightkv.adapters.families.llava_next import host_pairs, tile_grid
+        from lightkv.adapters.pictures.tiles import stitch
 
         side = self.pixels.shape[-1]
         canvas = tile_grid(host_pairs(self.sizes)[image], self.config.image_grid_pinpoints, side)

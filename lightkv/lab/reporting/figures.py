@@ -10,9 +10,15 @@ from collections.abc import Sequence
 
 from lightkv.lab.reporting.drawing import DASHES, PALETTE, SYMBOLS, Json, figure, unit
 from lightkv.lab.reporting.effects import Effect
+from lightkv.lab.reporting.formatting import (
+    axes_text,
+    figure_text,
+    interval_text,
+    setting_text,
+    short,
+)
 from lightkv.lab.reporting.quality import COSTS, quality
 from lightkv.lab.reporting.study import VANILLA, Group, Row, Study
-from lightkv.lab.reporting.words import axes_text, figure_text, interval_text, setting_text, short
 
 MANY = 8
 """Lines of the token plot from which on they are named by retention only."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab.reporting.effects import Effect, by_weight, main_effects
+from lightkv.lab.reporting.formatting import full_text
 from lightkv.lab.reporting.study import Group, Study
 from lightkv.lab.reporting.table import table_of
-from lightkv.lab.reporting.words import full_text
 from lightkv.lab.webpage import embedded, policy, write_text
 
 EXTRA = "report"

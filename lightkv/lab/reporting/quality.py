@@ -18,8 +18,8 @@ from lightkv.lab.reporting.drawing import (
     lines_by,
     unit,
 )
+from lightkv.lab.reporting.formatting import axes_text, figure_text, interval_text, setting_text
 from lightkv.lab.reporting.study import Group, Row
-from lightkv.lab.reporting.words import axes_text, figure_text, interval_text, setting_text
 
 FEW = 8
 """Settings up to which each has its own band."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from lightkv.lab.reporting.effects import Effect, by_weight
+from lightkv.lab.reporting.formatting import full_text, interval_text, unit_of
 from lightkv.lab.reporting.study import Group, Row, Study
-from lightkv.lab.reporting.words import full_text, interval_text, unit_of
 
 
 def sentences(study: Study, group: Group, effects: Sequence[Effect]) -> list[Markup]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightkv.lab.errors import StoreError
-from lightkv.lab.records import Cell, Outcome
-from lightkv.lab.repeats import repeats
+from lightkv.lab.grids.cells import repeats
+from lightkv.lab.outcomes import Cell, Outcome
 from lightkv.lab.reporting.bootstrap import (
     Estimate,
     Floats,

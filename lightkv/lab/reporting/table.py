@@ -6,8 +6,8 @@ from typing import Any
 
 from lightkv.core import yamls
 from lightkv.lab.reporting.bootstrap import Estimate
+from lightkv.lab.reporting.formatting import figure_text
 from lightkv.lab.reporting.study import Row, Study
-from lightkv.lab.reporting.words import figure_text
 
 Json = dict[str, Any]
 FIGURES = (

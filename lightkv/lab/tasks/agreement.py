@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from lightkv.lab.records import Outcome
+from lightkv.lab.outcomes import Outcome
 from lightkv.lab.tasks.base import Reference, Sample, Task, answered, build_task
 from lightkv.lab.tasks.scoring import MEASURES, Measure
 

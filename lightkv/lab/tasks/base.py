@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from lightkv.core.errors import nearest
 from lightkv.core.strict import Plain
 from lightkv.lab.errors import TaskError
-from lightkv.lab.records import Outcome
+from lightkv.lab.outcomes import Outcome
 
 if TYPE_CHECKING:
     from lightkv.lab.subject import Subject

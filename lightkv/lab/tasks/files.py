@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from lightkv.lab.digests import content_digest
 from lightkv.lab.errors import TaskError
-from lightkv.lab.records import Outcome, has_surrogates
+from lightkv.lab.grids.resume import content_digest
+from lightkv.lab.outcomes import Outcome, has_surrogates
 from lightkv.lab.tasks.base import Reference, Sample, Task, answered
 from lightkv.lab.tasks.scoring import MEASURES, Measure
 
@@ -221,7 +221,7 @@ def open_picture(path: Path, megapixels: float = MEGAPIXELS) -> Any:
     Raises:
         TaskError: missing, unreadable or too large.
     """
-    from lightkv.lab.imaging import rgb
+    from lightkv.checkpoints.pictures import rgb
 
     return _opened(path, megapixels, "reading a picture", rgb)
 
@@ -229,7 +229,7 @@ def open_picture(path: Path, megapixels: float = MEGAPIXELS) -> Any:
 def _opened(path: Path, megapixels: float, where: str, use: Any) -> Any:
     from PIL import Image
 
-    from lightkv.lab.imaging import REMEDY, unusable
+    from lightkv.checkpoints.pictures import REMEDY, unusable
 
     try:
         with warnings.catch_warnings():

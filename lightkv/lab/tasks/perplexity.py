@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, field_validator
 
 from lightkv.lab.errors import TaskError
-from lightkv.lab.records import Outcome
+from lightkv.lab.outcomes import Outcome
 from lightkv.lab.tasks.base import Reference, Sample, Task, build_task, outcome
 
 if TYPE_CHECKING:

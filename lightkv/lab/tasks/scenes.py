@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from lightkv.lab.records import Outcome
+from lightkv.lab.outcomes import Outcome
 from lightkv.lab.tasks.base import Reference, Sample, Task, answered
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import torch
 
 from lightkv import PipelineSpec, Recipe, hookimpl
-from lightkv.core.roles import Matcher, MatchInput
+from lightkv.core.contracts import Matcher, MatchInput
 
 
 class Outliers(Matcher):

@@ -1,0 +1,1 @@
+"""One file for one model family: nothing but answers."""

@@ -1,0 +1,61 @@
+"""GLM-4.1V: dynamic grids as in Qwen2-VL; frames of a video are runs with time stamps between them.
+
+Images and video frames have the same placeholder id; the token types that the processor gives tell them
+apart. A video is one picture of all its temporal patches, whatever text stands between the runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from lightkv.adapters.families.qwen_vl import QwenVLAdapter, grid_pictures
+from lightkv.adapters.hf.inputs import ModelInputs
+from lightkv.adapters.pictures.placing import merge_rows, place
+from lightkv.core.errors import ModelError
+from lightkv.core.layout import VisionLayout
+
+KINDS = {"image": 1, "video": 2}
+"""Token types of the processor."""
+
+
+class Glm4vAdapter(QwenVLAdapter):
+    """`Glm4vForConditionalGeneration`."""
+
+    name = "glm4v"
+    models = "GLM-4.1V"
+    model_types = ("glm4v",)  # type: ignore[assignment]
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        config: Any = model.config
+        merge = config.vision_config.spatial_merge_size
+        every = inputs.placeholders(config.image_token_id)
+        types = token_types(inputs)
+        kinds = []
+        for modality, number in KINDS.items():
+            here = every & (types == number)
+            if here.any():
+                grids = inputs.geometry(modality, f"{modality}_grid_thw")
+                kinds.append(place(here, grid_pictures(grids, merge), inputs.pads, what=modality))
+        return merge_rows(inputs.length, inputs.pads, *kinds)
+
+
+def token_types(inputs: ModelInputs) -> npt.NDArray[np.int64]:
+    """`[B, N]` types of the new tokens.
+
+    Raises:
+        ModelError: they were not given; rotary positions would be wrong without them, too.
+    """
+    types = inputs.arguments.get("mm_token_type_ids")
+    if types is None:
+        raise ModelError(
+            "images were given without token types, so images and videos look the same",
+            field="mm_token_type_ids",
+            remedy="pass everything that the processor returns, mm_token_type_ids included",
+        )
+    found = np.asarray(types[:, -inputs.length :].detach().cpu().numpy())
+    # Drafts of assisted decoding stand after the prompt without types: they are text.
+    return np.pad(found, ((0, 0), (0, inputs.length - found.shape[1])))

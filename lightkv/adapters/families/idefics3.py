@@ -1,0 +1,89 @@
+"""Idefics3 and SmolVLM: tiles of one picture stitched into a view, then the whole picture.
+
+Each tile is a run of placeholders behind a tag that is text: `<row_i_col_j>` for tiles, one and the same
+global tag for the whole picture, which ends every picture. A line break follows each row of tiles.
+So the ids alone say how the tiles lie. Frames of a video are pictures of one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from lightkv.adapters.hf.adapter import HFAdapter
+from lightkv.adapters.hf.inputs import ModelInputs
+from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place, runs
+from lightkv.core.errors import LayoutError
+from lightkv.core.layout import IntArray, VisionLayout
+
+WITHIN_A_ROW = 2
+"""Text tokens between two tiles of one row: the token around images, and the tag."""
+
+
+class Idefics3Adapter(HFAdapter):
+    """`Idefics3ForConditionalGeneration` and `SmolVLMForConditionalGeneration`."""
+
+    name = "idefics3"
+    models = "Idefics3, SmolVLM, SmolVLM2"
+    model_types = ("idefics3", "smolvlm")
+
+    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
+        return [model.model.vision_model]  # type: ignore[union-attr,list-item]
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        config: Any = model.config
+        here = inputs.placeholders(config.image_token_id)
+        vision = config.vision_config
+        side = vision.image_size // vision.patch_size // config.scale_factor
+        pictures = []
+        assert inputs.input_ids is not None
+        for ids, row in zip(inputs.input_ids, here, strict=True):
+            pictures += row_pictures(ids, row, side)
+        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+
+
+def row_pictures(ids: IntArray, here: npt.NDArray[np.bool_], side: int) -> list[Picture]:
+    """Pictures of one row `[N]`, from the tags before its runs of placeholders."""
+    found = runs(here)
+    for start, end in found:
+        if end - start != side**2:
+            raise LayoutError(
+                f"a run of {end - start} image placeholders, but each tile takes {side**2}",
+                field="input_ids",
+                remedy="let the processor expand the placeholders",
+            )
+    if not found:
+        return []
+    # The whole picture comes last, so the last tag of a row is the global one. (Where a tokenizer
+    # splits tags, the tag reads as its last part; equal parts make every tile a picture: no harm.)
+    whole_tag = _tag(ids, found[-1])
+    pictures: list[Picture] = []
+    tiles: list[tuple[int, int]] = []
+    for run in found:
+        if _tag(ids, run) == whole_tag:
+            pictures.append(Picture((*tile_panels(tiles, side), Panel.plain(1, side, side))))
+            tiles = []
+        else:
+            tiles.append(run)
+    return pictures
+
+
+def _tag(ids: IntArray, run: tuple[int, int]) -> int:
+    return int(ids[run[0] - 1]) if run[0] else -1
+
+
+def tile_panels(tiles: Sequence[tuple[int, int]], side: int) -> list[Panel]:
+    """The stitched view of the tiles at these runs; a view for each if they form no rectangle."""
+    if not tiles:
+        return []
+    breaks = [after[0] - before[1] > WITHIN_A_ROW for before, after in pairwise(tiles)]
+    rows = 1 + sum(breaks)
+    columns = len(tiles) // rows
+    if all(broken == ((i + 1) % columns == 0) for i, broken in enumerate(breaks)):
+        return [Panel.mosaic(rows, columns, side)]
+    return [Panel.plain(1, side, side)] * len(tiles)

@@ -1,0 +1,205 @@
+"""InternVL2 in the code that its checkpoints ship (`InternVLChatModel` with an InternLM2 decoder).
+
+Written from the published attribute layout (OpenGVLab/InternVL, state of September 2025): the decoder
+is `language_model.model`, its layers have `attention` with one packed projection `wqkv`. Each tile is
+256 tokens; tiles come row by row, the thumbnail last when there is more than one. `chat` and
+`generate` put the features into embeddings and run the decoder on those, so the ids are caught where
+`generate` of the *instance* is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightkv.adapters.families.internvl import tiled_pictures
+from lightkv.adapters.hf.forward import Kwargs
+from lightkv.adapters.hf.inputs import ModelInputs
+from lightkv.adapters.pictures.placing import Picture, merge_rows, place
+from lightkv.adapters.remote.adapter import RemoteAdapter, RemoteAttachment
+from lightkv.core.errors import LayoutError, ModelError
+from lightkv.core.layout import VisionLayout
+from lightkv.core.run.adapter import Attachment
+from lightkv.core.run.engine import Engine
+
+
+class InternVLChatAdapter(RemoteAdapter):
+    """`InternVLChatModel` with `InternLM2ForCausalLM` inside."""
+
+    name = "internvl_chat"
+    models = "InternVL2-8B (original remote code)"
+    class_name = "InternVLChatModel"
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        return model.language_model.model  # type: ignore[union-attr,return-value]
+
+    def attention(self, layer: nn.Module) -> nn.Module:
+        return layer.attention  # type: ignore[return-value]
+
+    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
+        return [model.vision_model]  # type: ignore[list-item]
+
+    def text_config(self, config: Any) -> Any:
+        return config.llm_config
+
+    def check(self, model: nn.Module) -> None:
+        kinds = {type(getattr(layer, "attention", None)) for layer in self.layers(model)}
+        if any("flash" in kind.__name__.lower() for kind in kinds):
+            raise ModelError(
+                "the flash attention of InternLM2's own code takes no mask that a compressed layer "
+                "could be given",
+                field="attn_implementation",
+                value=sorted(kind.__name__ for kind in kinds),
+                remedy="load the model with use_flash_attn=False "
+                "(config.llm_config.attn_implementation = 'eager')",
+            )
+        layers = self.layers(model)
+        if not all(hasattr(getattr(layer, "attention", None), "wqkv") for layer in layers):
+            raise ModelError(
+                "the decoder inside this InternVLChatModel is not InternLM2",
+                field="model.language_model",
+                value=type(model.language_model).__name__,
+                remedy="compress(model.language_model, adapter='generic', layout=…), or use the "
+                "converted checkpoint of transformers (InternVLForConditionalGeneration)",
+            )
+        super().check(model)
+
+    def seen(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
+        pixels, ids = arguments.get("pixel_values"), arguments.get("input_ids")
+        if pixels is None:
+            return arguments
+        placeholder = context_id(model)
+        if ids is not None:
+            # The published forward cuts features that are too many, and only prints that it did.
+            made = len(real_tiles(pixels, arguments)) * int(model.num_image_token)  # type: ignore[arg-type]
+            check_count(int((ids == placeholder).sum()), made)
+        return arguments
+
+    def projections(self, attention: nn.Module) -> Sequence[nn.Module]:
+        return [attention.wqkv]  # type: ignore[list-item]
+
+    def query_key(
+        self, attention: nn.Module, outputs: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`wqkv` holds for each key head its queries, then the key, then the value."""
+        sizes: Any = attention
+        batch, length = outputs[0].shape[:2]
+        packed = outputs[0].view(batch, length, sizes.num_key_value_heads, -1, sizes.head_dim)
+        query = packed[..., :-2, :].flatten(2, 3)
+        return query.transpose(1, 2), packed[..., -2, :].transpose(1, 2)
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        here = inputs.placeholders(context_id(model))
+        pixels = real_tiles(inputs.geometry("image", "pixel_values"), inputs.arguments)
+        pictures = tiled_pictures(here, pixels, int(model.num_image_token))  # type: ignore[arg-type]
+        config: Any = model.config
+        if not config.use_thumbnail and any(len(picture.panels) > 1 for picture in pictures):
+            raise ModelError(
+                "how the tiles of a picture lie is read off its thumbnail, and there is none",
+                field="model.config.use_thumbnail",
+                value=False,
+                remedy="cut pictures with use_thumbnail=True, or give the spans: "
+                "compress(model, …, layout=VisionLayout.from_spans(…))",
+            )
+        if getattr(model, "ps_version", "v2") == "v1":
+            pictures = [transposed(picture) for picture in pictures]
+        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+
+    def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
+        self.check(model)
+        return InternVLChatAttachment(self, model, engine, layout)
+
+
+class InternVLChatAttachment(RemoteAttachment):
+    """Also sees calls of the outer `generate`, which is no forward pass."""
+
+    def _hook(self) -> None:
+        super()._hook()
+        if "generate" not in vars(self._model):
+            self._model.generate = self._wrapped(self._model.generate)
+
+    def detach(self) -> None:
+        super().detach()
+        if hasattr(vars(self._model).get("generate"), "_lightkv"):
+            del self._model.generate
+
+    def _wrapped(self, method: Any) -> Any:
+        signature = inspect.signature(method)
+
+        @functools.wraps(method)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            self._engine.profiler.start()
+            self._notice(dict(signature.bind_partial(*args, **kwargs).arguments))
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._forget()
+
+        generate._lightkv = True  # type: ignore[attr-defined]
+        return generate
+
+
+def context_id(model: nn.Module) -> int:
+    """Id of the placeholder `<IMG_CONTEXT>`, which `chat` writes on the model.
+
+    Raises:
+        ModelError: nobody has set it.
+    """
+    found = getattr(model, "img_context_token_id", None)
+    if found is None:
+        raise ModelError(
+            "the model does not know which id stands for a vision token",
+            field="model.img_context_token_id",
+            remedy="model.img_context_token_id = tokenizer.convert_tokens_to_ids('<IMG_CONTEXT>') "
+            "(model.chat does that by itself)",
+        )
+    return int(found)
+
+
+def check_count(found: int, made: int) -> None:
+    """Refuse ids with another number of placeholders than their tiles give tokens.
+
+    Raises:
+        LayoutError: with both numbers.
+    """
+    if found == made:
+        return
+    raise LayoutError(
+        f"the prompt has {found} placeholders, but the tiles give {made} vision tokens",
+        field="input_ids",
+        value=found,
+        remedy="write <IMG_CONTEXT> num_image_token times for each tile (model.chat does), and give "
+        "the whole prompt at once",
+    )
+
+
+def real_tiles(pixels: torch.Tensor, arguments: Kwargs) -> torch.Tensor:
+    """Tiles `[n, C, S, S]` without the dummies that `image_flags` marks with 0."""
+    flags = arguments.get("image_flags")
+    if flags is None:
+        return pixels
+    flags = flags.detach().flatten()
+    if len(flags) != len(pixels):
+        raise LayoutError(
+            f"there are {len(pixels)} tiles",
+            field="image_flags",
+            value=len(flags),
+            remedy="give one flag for each tile",
+        )
+    return pixels[flags.to(pixels.device) == 1]
+
+
+def transposed(picture: Picture) -> Picture:
+    """The picture with each tile's tokens column by column: pixel shuffle "v1" leaves them so."""
+    side = picture.panels[-1].grid[1]  # the last panel is a single tile
+    panels = []
+    for panel in picture.panels:
+        cells = panel.cells.reshape(-1, side, side).transpose(0, 2, 1).reshape(-1)
+        panels.append(replace(panel, cells=cells))
+    return Picture(tuple(panels))

@@ -1,0 +1,25 @@
+"""Qwen3-VL: as Qwen2.5-VL, with features of inner tower layers added after the first decoder layers.
+
+The additions go to the vision positions of the full sequence, so nothing is compressed before the last
+of them. The frames of a video stand apart, with timestamps between them; they are one view all the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+
+
+class Qwen3VLAdapter(QwenVLAdapter):
+    """`Qwen3VLForConditionalGeneration`."""
+
+    name = "qwen3_vl"
+    models = "Qwen3-VL"
+    model_types = ("qwen3_vl",)
+
+    def min_layer(self, model: nn.Module) -> int:
+        config: Any = model.config
+        return len(config.vision_config.deepstack_visual_indexes)

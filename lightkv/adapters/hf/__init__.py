@@ -1,0 +1,1 @@
+"""What all decoders of transformers share: hooks, masks, caches, positions."""

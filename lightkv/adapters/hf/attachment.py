@@ -1,0 +1,505 @@
+"""The engine hooked into a Hugging Face decoder: forward pre-hooks, nothing patched.
+
+What decoder layers receive is listed in `contact.py`. The pre-hook of layer λ replaces hidden
+states by compressed ones; it and those of all later layers replace masks and rotary embeddings.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lightkv.adapters.hf import cache_site, contact
+from lightkv.adapters.hf.cache_checks import (
+    check_made_here,
+    check_padding,
+    refuse_after_layer_0,
+    refuse_other_rows,
+    refuse_unsupported,
+)
+from lightkv.adapters.hf.cache_guard import CacheGuard, check_own, guard_of
+from lightkv.adapters.hf.cache_record import CacheRecord, slides, stored_entries, tells_fed
+from lightkv.adapters.hf.callers import read_call
+from lightkv.adapters.hf.encoder import EncoderRecorder
+from lightkv.adapters.hf.features import FeatureCapture, FeatureCount
+from lightkv.adapters.hf.forward import Forward, Kwargs
+from lightkv.adapters.hf.hook_limits import hooks_ignored, refuse_checkpointing, refuse_compiled
+from lightkv.adapters.hf.inputs import (
+    ModelInputs,
+    bind,
+    read_inputs,
+    refuse_blind,
+)
+from lightkv.adapters.hf.masks import mask_style
+from lightkv.adapters.hf.next_layer import check_peeks, peek
+from lightkv.adapters.hf.one_pass import OnePass
+from lightkv.adapters.hf.rotary import Rotary
+from lightkv.adapters.hf.selfcheck import SelfCheck
+from lightkv.adapters.hf.tap import Tap, observer
+from lightkv.adapters.hf.uncopied import Uncopied
+from lightkv.core.layout import VisionLayout
+from lightkv.core.run.adapter import Attachment
+from lightkv.core.run.engine import Engine
+from lightkv.core.run.report import HeldLayer, RunReport
+from lightkv.core.stage.functional import prompt_index
+
+if TYPE_CHECKING:
+    from lightkv.adapters.hf.adapter import HFAdapter
+
+
+class HFAttachment(Attachment, Uncopied):
+    """Hooks of one session in one model."""
+
+    def __init__(
+        self,
+        adapter: HFAdapter,
+        model: nn.Module,
+        engine: Engine,
+        layout: VisionLayout | None,
+    ) -> None:
+        self._adapter = adapter
+        self._model = model
+        self._engine = engine
+        self._given = layout
+        self._decoder = adapter.decoder(model)
+        self._layers = list(adapter.layers(model))
+        cache_site.check_pipeline(adapter, model, engine)
+        self._windows = adapter.windows(model)
+        self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
+        self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
+        self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
+        self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
+        self._capture = FeatureCapture(
+            adapter.input_module(model),
+            self._on_vision,
+            self._on_features,
+            engine.profiler.discard,
+        )
+        check_peeks(adapter, model, engine.pipeline)
+        self._encoder = EncoderRecorder(
+            adapter, model, engine.pipeline, self._capture, spans_given=layout is not None
+        )
+        self._pass = OnePass()
+        self._selfcheck = SelfCheck(
+            len(self._layers), self._windows, takes_arguments=adapter.replaces_entries
+        )
+        self._reached = False
+        self._count = FeatureCount()
+        self._inputs: ModelInputs | None = None
+        self._found: VisionLayout | None = None
+        self._drafts = 0
+        self._wanted: Any = None
+        self._style = ""
+        self._arguments: Kwargs = {}
+        self._forward: Forward | None = None
+        self._handles: list[Any] = []
+        try:
+            self._hook()
+        except BaseException:
+            self.detach()
+            raise
+
+    def _make_tap(self, layer: nn.Module) -> Any:
+        """What shows query and key of a layer's attention call: see `Tap`."""
+        return Tap(self._adapter.attention(layer))
+
+    def _hook(self) -> None:
+        before = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
+        outer = self._adapter.input_module(self._model)
+        self._capture.open()
+        self._encoder.open()
+        add = self._handles.append
+        for module in self._adapter.vision_modules(self._model):
+            add(module.register_forward_pre_hook(self._on_vision))
+        if self._model is not outer:
+            add(before(self._model, self._on_call))
+            add(self._model.register_forward_hook(self._on_call_end, always_call=True))
+        add(before(outer, self._on_inputs))
+        add(before(self._decoder, self._on_decoder))
+        for index, layer in enumerate(self._layers):
+            add(before(layer, partial(self._on_layer, index)))
+        for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
+            add(layer.register_forward_hook(partial(self._on_layer_end, index)))
+        for index, tap in self._taps.items():
+            tap.install()
+            after = partial(self._after_tapped, index)
+            add(self._layers[index].register_forward_hook(after, always_call=True))
+        add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
+        # After the decoder's, which may be a hook of the same module.
+        add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
+
+    def detach(self) -> None:
+        with self._pass.alone():
+            self._unhook()
+
+    def _unhook(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        for tap in self._taps.values():
+            tap.remove()
+        self._capture.close()
+        self._encoder.close()
+        for cache, record in self._records.items():
+            self._close_guard(cache)
+            guard = guard_of(cache)
+            if guard is not None and not any(record.compressed):
+                guard.lift(cache)
+        self._forward = self._inputs = self._found = None
+        self._arguments = {}
+
+    # -- hooks --------------------------------------------------------------------------------
+
+    def _on_vision(self, *_: Any) -> None:
+        self._forget_interrupted()
+        self._engine.profiler.start()
+
+    def _forget_interrupted(self) -> None:
+        """A pass of this thread that Ctrl-C ended left its clock running."""
+        if self._engine.profiler.enabled and self._pass.was_interrupted():
+            self._engine.profiler.discard()
+
+    def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._forget_interrupted()
+        self._pass.enter(module)
+        refuse_compiled(module)
+        self._reached = False
+        arguments = bind(module, args, kwargs)
+        self._drafts, self._wanted = read_call(arguments, module, self._given is not None)
+
+    def _on_call_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if not self._pass.mine():
+            return
+        self._drafts, self._wanted = 0, None
+        reached = self._reached
+        self._pass.leave(module)
+        if output is not None and not reached:
+            raise hooks_ignored(module)
+
+    def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
+        self._forget_interrupted()
+        self._pass.enter(module)
+        self._engine.profiler.start()
+        # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
+        refuse_unsupported(contact.cache_of(kwargs))
+        self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
+        self._found, self._count = None, FeatureCount()
+        refuse_blind(self._inputs, self._given is not None)
+        if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
+            # Before the model looks itself: its complaint about placeholders names no input.
+            self._found = self._adapter.layout(self._model, self._inputs)
+            self._count.expect(self._inputs, sum(self._found.vision_counts))
+        if self._inputs.length == 1 and not self._inputs.has_vision:
+            # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
+            self._capture.seen.clear()
+
+    def _on_features(self, modality: str, output: Any, arguments: Kwargs) -> None:
+        self._count.made(modality, output, arguments)
+
+    def _on_inputs_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if not self._pass.mine():
+            return
+        self._inputs = self._found = None
+        self._count = FeatureCount()
+        if output is None:
+            # It raised, perhaps before the decoder: what was timed so far belongs to no request.
+            self._engine.profiler.discard()
+        self._pass.leave(module)
+
+    def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        self._pass.enter(module)
+        refuse_compiled(module)
+        if self._forward is not None:
+            # Of a pass that Ctrl-C ended.
+            self._close_guard(self._forward.cache)
+        self._forward, self._reached = None, True
+        # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
+        self._close_taps()
+        # Asked in each pass, because a caller may set another implementation between two.
+        self._style = mask_style(self._adapter.attention_implementation(self._model))
+        self._arguments = bind(module, args, kwargs)
+        refuse_checkpointing(self._layers[0])
+
+    def _on_layer(
+        self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: Kwargs
+    ) -> tuple[tuple[Any, ...], Kwargs] | None:
+        hidden = args[0] if args else contact.layer_argument(kwargs, "hidden_states")
+        if index == 0:
+            self._forward = self._begin(hidden, kwargs)
+        forward = self._forward
+        if forward is None:
+            return None
+        self._selfcheck.layer(index, hidden)
+        self._peek(forward, index, hidden, kwargs)
+        new_hidden = self._compress(forward, index, hidden)
+        forward.note_entries(index, new_hidden.shape[1])
+        changed = self._layer_arguments(forward, index, new_hidden, kwargs)
+        if self._selfcheck.running:
+            given = kwargs if changed is None else changed
+            self._selfcheck.arguments(index, new_hidden.shape[1], given)
+        if index in self._taps and forward.prefill is not None:
+            self._open_tap(forward, index)
+        if changed is None:
+            return None
+        if args:
+            return (new_hidden, *args[1:]), changed
+        return (), {**changed, "hidden_states": new_hidden}
+
+    def _on_layer_end(self, index: int, *_: Any) -> None:
+        cache_site.evict(self._forward, index)
+
+    def _after_tapped(self, index: int, module: nn.Module, args: Any, output: Any = None) -> None:
+        unseen = self._taps[index].waits
+        self._close_taps()
+        if unseen and output is not None:
+            raise contact.unexpected(
+                f"the attention of layer {index} did not call the function that its config names",
+                field="config",
+                value=type(self._adapter.attention(module)).__name__,
+            )
+
+    def _close_taps(self, *_: Any) -> None:
+        for tap in self._taps.values():
+            tap.close()
+
+    def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
+        if not self._pass.mine():
+            return
+        try:
+            self._end_pass(output)
+        finally:
+            self._pass.leave(module)
+
+    def _end_pass(self, output: Any) -> None:
+        """The decoder returned `output`, None if it raised."""
+        forward, self._forward = self._forward, None
+        self._inputs = self._found = None
+        self._arguments, self._drafts, self._wanted = {}, 0, None
+        self._encoder.clear()
+        if forward is not None:
+            self._close_guard(forward.cache)
+            if (
+                self._decoder.training
+                and forward.cache is not None
+                and not stored_entries(forward.cache, 0)
+            ):
+                # Layers that checkpoint activations leave the cache that they were given alone.
+                forward.cache = forward.record = None
+        if output is None:
+            # Called all the same when the pass raised: there is nothing to report.
+            self._engine.profiler.discard()
+            self._selfcheck.stop()
+            return
+        if forward is None:
+            raise hooks_ignored(self._layers[0])
+        if self._selfcheck.running:
+            self._selfcheck.end(output, self._lengths(forward, output))
+        if forward.prefill is not None:
+            report = self._engine.finish(
+                forward.prefill,
+                cached=forward.cache is not None,
+                keeps_all=forward.cache is not None and not slides(forward.cache),
+                held=self._held(forward, output),
+            )
+            if forward.cache is not None:
+                self._reports[forward.cache] = report
+        elif forward.cache is not None:
+            self._engine.profiler.step_end(self._reports.get(forward.cache), 1)
+
+    def _lengths(self, forward: Forward, output: Any) -> Sequence[int] | None:
+        """Entries of each layer of the cache after a pass."""
+        if forward.cache is None:
+            return None
+        return [stored_entries(forward.cache, layer) for layer in range(len(self._layers))]
+
+    def _held(self, forward: Forward, output: Any) -> Sequence[HeldLayer] | None:
+        """What the layers of the cache hold after a pass."""
+        if forward.cache is None:
+            return None
+        return [
+            HeldLayer(contact.held_bytes(layer), forward.batch * contact.held_entries(layer))
+            for layer in contact.cache_layers(forward.cache)
+        ]
+
+    # -- one pass -----------------------------------------------------------------------------
+
+    def _begin(self, hidden: torch.Tensor, kwargs: Kwargs) -> Forward:
+        batch, queries = hidden.shape[:2]
+        cache = self._cache_of(kwargs)
+        pads = self._inputs.pads if self._inputs is not None else (0,) * batch
+        if len(pads) != batch:
+            pads = (0,) * batch
+        record = self._record(cache, batch, queries, pads)
+        layout = self._layout(cache, queries, batch)
+        prefill = None
+        if layout is not None:
+            prefill = self._engine.begin(layout, self._drafts)
+            prefill.vision = self._encoder.view(self._inputs, layout)
+            prefill.start(hidden, self._drafts)
+            if not self._adapter.keeps_positions(self._engine.pipeline.positions):
+                prefill.positions = self._positions(batch, queries, cache, hidden.device)
+        else:
+            self._engine.profiler.step_begin()
+        forward = Forward(
+            batch, queries, pads, cache, record, prefill, self._arguments, self._windows
+        )
+        # On an empty cache the blocks are in the masks that transformers made.
+        filled = record is not None and record.length(0) > 0
+        if filled and prefill is not None and self._inputs is not None:
+            blocks = self._adapter.blocks(self._inputs)
+            forward.blocks = None if blocks is None else blocks[:, -queries:]
+        self._open_guard(forward)
+        vision = prefill is not None and any(prefill.layout.vision_counts)
+        self._selfcheck.begin(forward, f"{vision}, {filled}, {queries > 1}, {self._style}")
+        return forward
+
+    def _open_guard(self, forward: Forward) -> None:
+        """Let the pass add entries to its cache, which is guarded from now on."""
+        cache, record = forward.cache, forward.record
+        if record is None or not self._adapter.replaces_entries:
+            return
+        CacheGuard.set_on(cache, record).open = True
+
+    @staticmethod
+    def _close_guard(cache: Any) -> None:
+        guard = None if cache is None else guard_of(cache)
+        if guard is not None:
+            guard.open = False
+
+    def _cache_of(self, kwargs: Kwargs) -> Any:
+        """The cache of this pass, from the arguments of layer 0. Something that tells lengths."""
+        return contact.cache_of(kwargs)
+
+    def _record(
+        self, cache: Any, batch: int, queries: int, pads: tuple[int, ...]
+    ) -> CacheRecord | None:
+        if cache is None:
+            return None
+        if cache not in self._records:
+            contact.check_cache(cache)
+        refuse_unsupported(cache)
+        cache_site.check_cache(self._engine.pipeline, cache, self._drafts)
+        record, inputs = self._records.get(cache), self._inputs
+        if record is None or len(record.removed[0]) != batch:
+            refuse_other_rows(record, batch)
+            check_own(cache)
+            record = CacheRecord.empty(len(self._layers), batch)
+            shape = self._engine.shape
+            check_made_here(cache, batch, len(self._layers), shape.num_kv_heads, shape.head_dim)
+            past = int(cache.get_seq_length(0))
+            record.reconcile(cache, inputs.past_pads(past) if past and inputs else (0,) * batch)
+            self._records[cache] = record
+        else:
+            record.reconcile(cache, (0,) * batch)
+            drafts = self._wanted == queries
+            if inputs is not None and queries > 1 and not drafts:
+                vision = inputs.has_vision or any(record.compressed)
+                check_padding(record, inputs.arguments.get("attention_mask"), queries, vision)
+        # A pass that checks drafts wants all its logits, and its tokens are known to be new.
+        new_turn = queries > 1 and self._wanted != queries
+        # A cache with a stage of its own says itself how much was fed.
+        if record.compressed[0] and record.length(0) and not tells_fed(cache):
+            refuse_after_layer_0(new_turn, self._lacks_positions())
+        return record
+
+    def _layout(self, cache: Any, queries: int, batch: int) -> VisionLayout | None:
+        """Layout of this pass if it is a prefill: a pass with images, or the first of a sequence."""
+        fresh = cache is None or int(cache.get_seq_length(0)) == 0
+        if self._given is not None:
+            return self._given_layout(queries, batch) if fresh and queries > 1 else None
+        inputs = self._inputs
+        if queries == 1:
+            return None
+        if inputs is None:
+            # The decoder was called by itself.
+            refuse_blind(read_inputs(self._decoder, (), self._arguments), spans_given=False)
+            return None
+        layout = self._found
+        if layout is None and fresh:
+            rows = [[] for _ in inputs.pads]  # type: ignore[var-annotated]
+            layout = VisionLayout.from_spans(rows, length=queries, pads=inputs.pads)
+        return layout
+
+    def _lacks_positions(self) -> bool:
+        """Whether the caller left it to the model to count positions."""
+        inputs = self._inputs
+        return inputs is not None and inputs.arguments.get("position_ids") is None
+
+    def _given_layout(self, queries: int, batch: int) -> VisionLayout:
+        assert self._given is not None
+        layout, inputs = self._given.with_length(queries), self._inputs
+        known = inputs is not None and len(inputs.pads) == batch
+        pads = inputs.pads if inputs is not None and known else (0,) * batch
+        return layout.for_rows(pads)
+
+    def _positions(
+        self, batch: int, queries: int, cache: Any, device: torch.device
+    ) -> torch.Tensor:
+        """`[A, B, N]` rotary positions of this pass."""
+        given = self._arguments.get("position_ids")
+        if given is None:
+            past = int(cache.get_seq_length(0)) if cache is not None else 0
+            given = torch.arange(past, past + queries, device=device)[None]
+        return self._adapter.rotary_positions(given).expand(-1, batch, -1)
+
+    def _compress(self, forward: Forward, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        if forward.prefill is None:
+            return hidden
+        hidden = forward.prefill.apply(index, hidden)
+        if forward.prefill.vision is not None and self._encoder.done(index):
+            # The encoder's keys and features need not live as long as the prefill.
+            forward.prefill.vision = None
+            self._encoder.clear()
+        return hidden
+
+    def _peek(self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs) -> None:
+        """Show the stage before layer `index` the attention that the layer would compute now."""
+        prefill = forward.prefill
+        if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
+            return
+        given = contact.layer_argument(kwargs, "position_embeddings")
+        embeddings = self._rotary.of_layer(forward, index, hidden, given)
+        layer = self._layers[index]
+        view = peek(
+            forward,
+            index,
+            layer,
+            self._adapter.attention(layer),
+            hidden,
+            embeddings,
+            contact.layer_argument(kwargs, "attention_mask"),
+            prompt_index(prefill.layout, hidden.device),
+            window=self._windows[index] if self._windows else None,
+            drafts=self._drafts,
+            heads=self._engine.heads,
+        )
+        prefill.observe(index, view)
+
+    def _layer_arguments(
+        self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs
+    ) -> Kwargs | None:
+        """Mask, rotary embeddings and position ids of a layer that compression touched."""
+        record = forward.record
+        if not forward.compressing and (record is None or not record.compressed[index]):
+            return None
+        out = dict(kwargs)
+        # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
+        out["position_ids"] = None
+        mask = contact.layer_argument(kwargs, "attention_mask")
+        out["attention_mask"] = forward.mask(index, hidden, mask, self._style)
+        embeddings = contact.layer_argument(kwargs, "position_embeddings")
+        out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
+        return out
+
+    def _open_tap(self, forward: Forward, index: int) -> None:
+        causal = not self._windows and self._adapter.causal
+        look = observer(
+            forward, index, causal=causal, drafts=self._drafts, heads=self._engine.heads
+        )
+        if look is not None:
+            self._taps[index].open(look)

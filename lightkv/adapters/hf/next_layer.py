@@ -1,0 +1,223 @@
+"""The attention row that the last token would have in the layer behind a stage.
+
+PyramidDrop ranks by the layer that comes *after* its stage, on the stage's uncompressed input. That
+layer's own norm, projections, rotary function and cached keys are used; one query row is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import nn
+
+from lightkv.adapters.hf.cache_record import original_positions, visible_entries
+from lightkv.adapters.hf.contact import INPUT_NORM, rotary_function
+from lightkv.adapters.hf.forward import Forward
+from lightkv.core.attention import NEXT_LAST_ROW, AttentionView, Block, PromptIndex
+from lightkv.core.errors import ConfigError, ModelError
+from lightkv.core.heads import HeadGroup
+from lightkv.core.pipeline.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from lightkv.adapters.hf.adapter import HFAdapter
+
+
+class PeekView(AttentionView):
+    """The last token's attention row, all that is computed of the next layer.
+
+    Args:
+        query: `[B, H, 1, d]` of the last position.
+        key: `[B, Hₖᵥ, K, d]`, K ≥ N; the last N are this pass's tokens.
+        allowed: `[B, K]` what the last position attends to.
+        length: N.
+        scaling, softcap: of the logits.
+        heads: the processes that share the heads, this one alone by default.
+    """
+
+    def __init__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        allowed: torch.Tensor,
+        length: int,
+        prompt: PromptIndex,
+        *,
+        scaling: float,
+        softcap: float | None = None,
+        heads: HeadGroup | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self.heads = heads or HeadGroup()
+        self._query, self._key, self._allowed = query, key, allowed
+        self._length, self._scaling, self._softcap = length, scaling, softcap
+
+    def last_row(self) -> torch.Tensor:
+        batch, groups, count, width = self._key.shape
+        query = (self._query[:, :, 0] * self._scaling).reshape(batch, groups, -1, width)
+        logits = torch.matmul(query, self._key.transpose(-1, -2)).float()
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        lowest = torch.finfo(logits.dtype).min
+        logits = logits.masked_fill(~self._allowed[:, None, None], lowest)
+        return logits.softmax(-1).reshape(batch, -1, count)[..., -self._length :]
+
+    def keys(self) -> torch.Tensor:
+        return self._key[:, :, -self._length :]
+
+    def prompt_logits(self) -> Iterator[Block]:
+        _refuse("prompt_logits")
+
+    def key_lse(self, heads: slice) -> torch.Tensor:
+        _refuse("key_lse")
+
+    def prompt_rows(self) -> Iterator[Block]:
+        _refuse("prompt_rows")
+
+    def column_sums(self) -> torch.Tensor:
+        _refuse("column_sums")
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ConfigError(
+        f"of the layer after a stage only the last token's row is computed, not {name!r}",
+        field="scorer",
+        remedy="read `last_row`, or require quantities of the layer before the stage only",
+    )
+
+
+def check_peeks(adapter: HFAdapter, model: nn.Module, pipeline: Pipeline) -> None:
+    """Refuse pipelines that read the next layer's attention where it has another shape.
+
+    Raises:
+        ModelError: layers without separate query and key projections.
+    """
+    layers = adapter.layers(model)
+    for after, number in pipeline.after_layers.items():
+        if not pipeline.stages[number].peeks:
+            continue
+        attention, layer = adapter.attention(layers[after]), layers[after]
+        shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
+        if not (shaped and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
+            raise ModelError(
+                f"the attention of {adapter.name} packs its projections in another way than "
+                f"q_proj and k_proj, so {NEXT_LAST_ROW!r} cannot be computed",
+                field=f"schedule[{number}]",
+                value=type(attention).__name__,
+                remedy="use a scorer of the layer before the stage, such as 'last-token'",
+            )
+
+
+def peek(
+    forward: Forward,
+    index: int,
+    layer: nn.Module,
+    attention: nn.Module,
+    hidden: torch.Tensor,
+    embeddings: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor | None,
+    prompt: PromptIndex,
+    *,
+    window: int | None,
+    drafts: int = 0,
+    heads: HeadGroup | None = None,
+) -> PeekView:
+    """What layer `index` would compute on `[B, N, D]`, the input of the stage before it.
+
+    Args:
+        forward: the pass, whose record does not hold this layer's new entries yet.
+        embeddings: rotary (cos, sin) of these N positions for this layer.
+        mask: the layer's uncompressed mask, looked at where the cache is empty.
+        prompt: prompt positions.
+        window: of the layer's sliding attention, or None.
+        drafts: positions at the end that are guesses (assisted decoding); the last token is the one
+            before them.
+        heads: the processes that share the heads.
+    """
+    last = hidden.shape[1] - 1 - drafts
+    if drafts:
+        prompt = prompt.without_last(drafts)
+    block: Any = layer
+    own: Any = attention
+    with torch.no_grad():
+        normed = getattr(block, INPUT_NORM)(hidden)
+        cos, sin = embeddings
+        key = _projected(own, "k", normed)
+        query = _projected(own, "q", normed[:, last : last + 1])
+        rotate = rotary_function(attention)
+        assert rotate is not None
+        key = rotate(key, key, cos, sin)[1]
+        query = rotate(query, query, cos[:, last : last + 1], sin[:, last : last + 1])[0]
+        past = _past(forward, index)
+        if past:
+            held = forward.cache.layers[index].keys[:, :, -past:]
+            key = torch.cat([held.to(key.dtype), key], dim=2)
+        allowed = _allowed(forward, index, past, mask, prompt, window, drafts)
+    softcap = getattr(own, "attn_logit_softcapping", None)
+    return PeekView(
+        query,
+        key,
+        allowed,
+        hidden.shape[1],
+        prompt,
+        scaling=own.scaling,
+        softcap=softcap,
+        heads=heads,
+    )
+
+
+def _projected(attention: Any, which: str, hidden: torch.Tensor) -> torch.Tensor:
+    """`[B, n, D]` → `[B, heads, n, d]`, normalised where the attention does that."""
+    heads = getattr(attention, f"{which}_proj")(hidden).unflatten(-1, (-1, attention.head_dim))
+    norm = getattr(attention, f"{which}_norm", None)
+    return (heads if norm is None else norm(heads)).transpose(1, 2)
+
+
+def _past(forward: Forward, index: int) -> int:
+    """Cached entries that the layer's attention sees."""
+    if forward.record is None or not forward.record.length(index):
+        return 0
+    return visible_entries(forward.cache, index, forward.record.length(index))
+
+
+def _allowed(
+    forward: Forward,
+    index: int,
+    past: int,
+    mask: torch.Tensor | None,
+    prompt: PromptIndex,
+    window: int | None,
+    drafts: int,
+) -> torch.Tensor:
+    """`[B, K]` what the last position attends to: all that is real and inside the window."""
+    real = prompt.query_valid
+    kept = None if forward.prefill is None else forward.prefill.kept
+    if not past:
+        return real & _masked(mask, kept, real, drafts)
+    assert forward.record is not None
+    batch, device = real.shape[0], real.device
+    cached = forward.record.valid(index, device)
+    if cached is None:
+        cached = torch.ones(batch, past, dtype=torch.bool, device=device)
+    allowed = torch.cat([cached[:, -past:], real], dim=1)
+    if window is None:
+        return allowed
+    segments = forward.record.segments[index]
+    fed = sum(segment.entries + segment.missing for segment in segments)
+    old = original_positions(segments, device)[:, -past:].expand(batch, -1)
+    new = torch.arange(real.shape[1], device=device).expand(batch, -1) if kept is None else kept
+    places = torch.cat([old, fed + new.to(device)], dim=1)
+    return allowed & (fed + forward.queries - 1 - drafts - places < window)
+
+
+def _masked(
+    mask: torch.Tensor | None, kept: torch.Tensor | None, real: torch.Tensor, drafts: int
+) -> torch.Tensor:
+    """`[B, N]` the last row of the uncompressed mask `[B or 1, 1, M, M]` at the kept columns."""
+    if mask is None or mask.dim() != 4:
+        # Without one the prompt is causal and inside the window; flash attention's has only padding.
+        return torch.ones_like(real)
+    row = mask[:, 0, -1 - drafts].to(real.device).expand(real.shape[0], -1)
+    allowed = row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
+    return allowed if kept is None else allowed.gather(1, kept.to(real.device))

@@ -1,0 +1,97 @@
+"""Rotary embeddings of the layers that compression touched, where the decoder makes them for all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lightkv.adapters.hf.forward import Forward, moved_by
+from lightkv.core.contracts import PositionPolicy
+
+if TYPE_CHECKING:
+    from lightkv.adapters.hf.adapter import HFAdapter
+
+
+class Rotary:
+    """Makes the `position_embeddings` of one layer in one pass, once for all layers like it.
+
+    Args:
+        adapter: knows how the decoder turns positions into tables.
+        decoder: owns the module that makes them.
+        num_layers: of the decoder.
+        policy: which positions survivors and later tokens get.
+    """
+
+    def __init__(
+        self, adapter: HFAdapter, decoder: nn.Module, num_layers: int, policy: PositionPolicy
+    ) -> None:
+        self._adapter = adapter
+        self._decoder = decoder
+        self._kinds: list[str | None] = [None] * num_layers
+        if not adapter.keeps_positions(policy):
+            self._kinds = [adapter.rotary_kind(decoder, layer) for layer in range(num_layers)]
+        self.contiguous = policy.decode == "contiguous"
+
+    def of_layer(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
+        """Tables of the tokens that a layer gets, the model's own where nothing changed."""
+        if forward.compressing:
+            return self.kept(forward, layer, hidden, embeddings)
+        record = forward.record
+        if self.contiguous and record is not None and record.compressed[layer]:
+            return self.shifted(forward, layer, hidden, embeddings)
+        return embeddings
+
+    def kept(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
+        """Tables of the survivors of a prefill: rows of the model's own, or of new positions."""
+        prefill = forward.prefill
+        assert prefill is not None
+        assert prefill.kept is not None
+        stage, kept, positions = len(prefill.stages_done), prefill.kept, prefill.positions
+        if positions is not None:
+            kind = self._kinds[layer]
+            shift = forward.shifts.get(layer, ()) if self.contiguous else ()
+            return forward.once(
+                ("rotary", stage, kind, shift, hidden.device),
+                lambda: self._adapter.rotary(
+                    self._decoder,
+                    hidden,
+                    positions.to(hidden.device) - moved_by(shift, hidden.device),
+                    kind,
+                ),
+            )
+        return forward.once(
+            ("gathered", stage, hidden.device),
+            lambda: gather_rotary(embeddings, kept.to(hidden.device)),
+            embeddings,
+        )
+
+    def shifted(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
+        """Tables of new tokens that follow this layer's own, shorter, prompt."""
+        record = forward.record
+        assert record is not None
+        removed, kind = record.removed[layer], self._kinds[layer]
+        if not any(removed):
+            return embeddings
+
+        def make() -> Any:
+            past = record.fed(0) - forward.queries
+            given = forward.decoder_arguments.get("position_ids")
+            if given is None:
+                given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
+            positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
+            positions = positions.to(hidden.device)
+            shift = moved_by(removed, hidden.device)
+            return self._adapter.rotary(self._decoder, hidden, positions - shift, kind)
+
+        return forward.once(("shifted", removed, kind, hidden.device), make)
+
+
+def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
+    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`, on the device of `kept`."""
+    out = []
+    for table in embeddings:
+        table = table.to(kept.device).expand(kept.shape[0], -1, -1)
+        out.append(table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1])))
+    return tuple(out)

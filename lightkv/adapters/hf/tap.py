@@ -1,0 +1,112 @@
+"""Reading query and key inside a layer's own attention call.
+
+For the duration of one layer's forward pass the attention module gets a shallow copy of its config
+that names a function registered once with transformers. The function lets the engine look, then
+calls the implementation that the model really uses, with the module's own config in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightkv.adapters.hf import contact
+from lightkv.adapters.hf.forward import Forward, Kwargs
+from lightkv.adapters.hf.wrapped_attention import Look, Own, Watch
+from lightkv.core.attention import QueryKeyView
+from lightkv.core.heads import HeadGroup
+from lightkv.core.stage.functional import prompt_index
+
+NAME = "lightkv_tap"
+
+
+class Tap(Watch):
+    """The look into one attention module."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__(attention)
+        self._config: Any = None
+        self._look: Look | None = None
+
+    def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+        config: Any = contact.read(self._attention, "config", "the attention module")
+        tapped = contact.config_with(config, NAME)
+        tapped._lightkv_tap = self
+        self._config, self._look = config, look
+        try:
+            self._attention.config = tapped
+            return own(*args, **kwargs)
+        finally:
+            self._attention.config = self._config
+            self._config = self._look = None
+
+    def call(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> Any:
+        """The look, then the model's own attention."""
+        own, look = self._config, self._look
+        self._attention.config, self._look, self.waits = own, None, False
+        scaling = kwargs.get("scaling")
+        if look is not None:
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            look(query, key, scaling, {**kwargs, "attention_mask": mask})
+        run = contact.attention_function(module, contact.attention_implementation(own) or "eager")
+        return run(module, query, key, value, mask, **kwargs)
+
+
+def _tapped_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    tap: Tap = module.config._lightkv_tap  # type: ignore[union-attr,assignment]
+    return tap.call(module, *args, **kwargs)
+
+
+contact.register_attention(NAME, _tapped_attention)
+
+
+def observer(
+    forward: Forward, index: int, *, causal: bool, drafts: int, heads: HeadGroup
+) -> Look | None:
+    """What shows the attention call of layer `index` to the stages that read it, None if none does.
+
+    Args:
+        forward: the pass, a prefill.
+        index: of the layer.
+        causal: whether a token attends to all tokens before it and none after it.
+        drafts: positions at the end that are guesses (assisted decoding).
+        heads: the processes that share the heads.
+    """
+    prefill = forward.prefill
+    assert prefill is not None
+    between = bool(prefill.needs(index + 1))
+    on_cache = forward.cache is not None and bool(prefill.cache_needs())
+    if not between and not on_cache:
+        return None
+
+    def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
+        # The device that the layer runs on: accelerate moves its arguments after our hook.
+        device = query.device
+        view = QueryKeyView(
+            query,
+            key,
+            scaling,
+            prompt_index(prefill.layout, device),
+            cached_valid=forward.cached_valid(index, device),
+            softcap=extra.get("softcap"),
+            mask=None if causal else extra.get("attention_mask"),
+            heads=heads,
+            drafts=drafts,
+            weights=forward.key_weights(index, device),
+        )
+        if between:
+            prefill.observe(index + 1, view)
+        if on_cache:
+            prefill.observe_cache(index, view)
+
+    return look

@@ -1,0 +1,95 @@
+"""The `forward` of one attention instance, wrapped for as long as a session lasts.
+
+Hooks are not called when Ctrl-C ends a call, not even those that torch calls always. Only a `finally`
+around the call leaves the module as it was, whatever happens.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightkv.adapters.hf.uncopied import Uncopied
+
+Look = Callable[[torch.Tensor, torch.Tensor, float, dict[str, Any]], None]
+"""Called with query, key, scaling and the call's other arguments."""
+Own = Callable[..., Any]
+"""A module's own forward."""
+
+
+class Watch(Uncopied, ABC):
+    """Shows attention calls of one module to those who ask for it.
+
+    Attributes:
+        waits: whether it is open and no attention call was shown yet.
+    """
+
+    def __init__(self, attention: nn.Module) -> None:
+        self._attention = attention
+        self._forward: _Watched | None = None
+        self._pending: Look | None = None
+        self.waits = False
+
+    def install(self) -> None:
+        """Wrap the instance's `forward`; its class is not touched."""
+        self._forward = _Watched(self, self._attention)
+        self._attention.forward = self._forward
+
+    def remove(self) -> None:
+        """Give the instance the `forward` that it had. Safe to call twice."""
+        self.close()
+        held = vars(self._attention)
+        if self._forward is not None and held.get("forward") is self._forward:
+            del held["forward"]
+            held.update(self._forward.shadowed)
+        if self._forward is not None:
+            # Somebody may hold it still: who wrapped the forward while the session lasted.
+            self._forward.over = True
+        self._forward = None
+
+    def open(self, look: Look) -> None:
+        """The module's next attention call is to be shown to `look`."""
+        self._pending, self.waits = look, True
+
+    def close(self) -> None:
+        """Nobody wants to look any more. Safe to call twice."""
+        self._pending, self.waits = None, False
+
+    def forward(self, own: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The module's forward."""
+        look, self._pending = self._pending, None
+        return own(*args, **kwargs) if look is None else self.shown(look, own, args, kwargs)
+
+    @abstractmethod
+    def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The module's forward, its attention call shown to `look`."""
+
+
+class _Watched(Uncopied):
+    """What stands before the `forward` of an instance.
+
+    Attributes:
+        shadowed: the instance's own `forward`, if it had one (accelerate gives it one).
+        over: whether the session has ended.
+    """
+
+    def __init__(self, watch: Watch, attention: nn.Module) -> None:
+        held = vars(attention)
+        self.shadowed = {"forward": held["forward"]} if "forward" in held else {}
+        self._watch, self._own = watch, attention.forward
+        self.over = False
+        functools.update_wrapper(self, self._own)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.over:
+            return self._own(*args, **kwargs)
+        return self._watch.forward(self._own, args, kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._own, memo) if self.over else super().__deepcopy__(memo)

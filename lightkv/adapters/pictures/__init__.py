@@ -1,0 +1,1 @@
+"""From placeholders and picture sizes to views and layouts."""

@@ -1,0 +1,1 @@
+"""Loading and describing models, prompts and pictures: for commands, lab and integrations."""

@@ -1,0 +1,199 @@
+"""`lightkv ablate`: run a grid of compressed models, or what is left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lightkv.cli.output import console, notes
+
+if TYPE_CHECKING:
+    from lightkv.lab.grids.run import Progress as Step
+    from lightkv.lab.grids.store import Store
+    from lightkv.lab.grids.table import Line
+    from lightkv.lab.outcomes import Cell
+
+
+def ablate(
+    grid: Annotated[Path | None, typer.Argument(help="A grid in YAML.")] = None,
+    out: Annotated[Path, typer.Option(help="The results file (SQLite).")] = Path("results.sqlite"),
+    workers: Annotated[int, typer.Option(help="Processes, each with the model loaded.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Ray cluster, or local to start one.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Of torch in each worker [all, shared out].")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run failed cells again.")
+    ] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Run nothing; print the table of --out.")
+    ] = False,
+) -> None:
+    """Run an ablation grid; run again with the same --out, it goes on where it stopped.
+
+    The exit code is 1 if every cell that ran failed.
+    """
+    from lightkv.core.errors import ConfigError
+    from lightkv.lab.grids.store import Store
+
+    if table:
+        with Store.open(out) as store:
+            _show(store)
+        return
+    if grid is None:
+        raise ConfigError(
+            "there is nothing to run",
+            field="GRID",
+            remedy="give a grid in YAML, or --table to print the results that are there",
+        )
+    from lightkv.checkpoints.load import quiet_libraries
+    from lightkv.lab.grids.run import ablate as run
+
+    quiet_libraries()
+    try:
+        with _bar() as progress:
+            store = run(
+                grid,
+                out=out,
+                workers=workers,
+                ray=ray,
+                threads=threads,
+                retry_failed=retry_failed,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        notes().print(
+            f"Stopped. What was finished is in {out}; the same command goes on from there.",
+        )
+        raise typer.Abort from None
+    with store:
+        _show(store)
+        ran = {cell.status for cell in store.cells()} - {"pending", "skipped"}
+    if ran == {"failed"}:
+        raise typer.Exit(1)  # a script must not go on with nothing
+
+
+@contextmanager
+def _bar() -> Iterator[Any]:
+    """A progress bar over cells with the time left; a line for each cell without a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    out = notes()
+    bar = Progress(
+        TextColumn("cells"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=out,
+        transient=True,
+        disable=not out.is_terminal,
+        speed_estimate_period=24 * 3600,  # a cell may take many minutes
+    )
+    with bar:
+        task = bar.add_task("reading the grid", total=None)
+        ended = 0
+
+        def advance(step: Step) -> None:
+            nonlocal ended
+            name = step.cell.name if step.cell is not None else ""
+            failed = f"{step.failed} failed, " if step.failed else ""
+            bar.update(task, completed=step.done, total=step.total, description=failed + name)
+            if not out.is_terminal and step.done > ended:
+                out.print(f"{step.done} of {step.total}: {name}")
+            ended = step.done
+
+        yield advance
+
+
+# -- printing -------------------------------------------------------------------------------------
+
+
+def _show(store: Store) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from lightkv.lab.grids.table import summary
+
+    lines = summary(store)
+    out = console()
+    factors = _varying([line.cell for line in lines])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in factors:
+        table.add_column(head, overflow="fold")
+    for head in ("mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for line in lines:
+        table.add_row(*_labels(line.cell, factors), *_figures(line))
+    out.print(table)
+    for line in lines:
+        if line.cell.status != "done":
+            reason = f": {line.cell.reason}" if line.cell.reason else ""
+            out.print(f"{line.cell.name} {line.cell.status}{reason}")
+    out.print(_explanation(lines), style="dim")
+
+
+def _varying(cells: Sequence[Cell]) -> list[str]:
+    """Factors that tell cells apart, in order."""
+    labels: dict[str, set[str]] = {}
+    for cell in cells:
+        for key, label in cell.factors.items():
+            labels.setdefault(key, set()).add(label)
+    ends = ("model", "task", "retention", "seed")
+    found = [key for key in labels if key not in (*ends, "cell")]
+    return found + [key for key in ends if len(labels.get(key, ())) > 1] or ["cell"]
+
+
+def _labels(cell: Cell, factors: Sequence[str]) -> list[str]:
+    """The cell's label of each factor; a cell that is no combination of axes has its name first."""
+    labels = [cell.factors.get(key, "") for key in factors]
+    if not labels[0]:
+        labels[0] = cell.factors.get("cell", cell.name)
+    return labels
+
+
+def _figures(line: Line) -> list[str]:
+    """Texts of what a cell reached."""
+    from lightkv.lab.tasks import tasks
+
+    cell = line.cell
+    if line.mean is None:
+        return [cell.status, *[""] * 5]
+    task = tasks().get(cell.spec["task"]["name"])
+    scale, digits = (100.0, 1) if task is None or task.accuracy else (1.0, 3)
+    shares = (cell.retention, cell.flops, cell.kv_bytes)
+    texts = [f"{scale * line.mean:.{digits}f}", *(f"{share:.3f}" for share in shares)]
+    gap = line.difference
+    if gap is None:
+        return [*texts, "", ""]
+    middle, low, high = (f"{scale * v:+.{digits}f}" for v in (gap.difference, gap.low, gap.high))
+    chance = "" if gap.mcnemar_p is None else f"{gap.mcnemar_p:.2g}"
+    return [*texts, f"{middle} [{low}, {high}]", chance]
+
+
+def _explanation(lines: Sequence[Line]) -> str:
+    names = sorted({line.baseline or "" for line in lines if line.difference is not None})
+    against = "No cell could be compared with a baseline; "
+    if names:
+        to = repr(names[0]) if len(names) == 1 else f"{len(names)} baselines"
+        against = f"Differences are to {to}, paired by sample; "
+    return (
+        "Mean scores in %, log-probabilities as they are; retention as achieved; FLOPs of the prefill "
+        f"and bytes of its cache relative to the uncompressed model. {against}"
+        "intervals by bootstrap over pictures; p is McNemar's, exact, of wholly right answers."
+    )

@@ -1,0 +1,1 @@
+"""`lightkv plan`: what a schedule leaves and saves, counted without weights."""

@@ -1,0 +1,253 @@
+"""`lightkv plan`: what a schedule leaves and saves, counted without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lightkv.cli.output import bytes_text, console, flops_text, print_json
+from lightkv.cli.plan.options import (
+    RANGE,
+    build_pipeline,
+    check_positive,
+    choose_views,
+    published_stages,
+    sweep_points,
+)
+
+__all__ = ["build_pipeline", "choose_views", "plan"]
+
+if TYPE_CHECKING:
+    from lightkv.cli.plan.trace import Comparison
+    from lightkv.core.cost.counting import Savings, ViewSize
+    from lightkv.core.pipeline.pipeline import Pipeline
+
+
+def plan(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="llava-v1.5-7b, llava-v1.5-13b, llava-next-7b, llava-next-13b, internvl2-8b, eve-7b, "
+            "eve-7b-hd, qwen2.5-vl-7b, demo, a config.json or a checkpoint directory."
+        ),
+    ],
+    strategy: Annotated[
+        str, typer.Option(help="A preset or a pipeline file; several for --sweep.")
+    ] = "lightkv",
+    retention: Annotated[
+        float | None, typer.Option(help="Mean share of vision KV over all layers [0.55].")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Compress after so many layers, as 15,23,31.")
+    ] = None,
+    windows: Annotated[
+        str | None, typer.Option(help="Windows per side of each stage, as 4,2,1.")
+    ] = None,
+    ratios: Annotated[
+        str | None, typer.Option(help="Removed share of each stage, or one for all [0.5].")
+    ] = None,
+    vision_tokens: Annotated[
+        int | None, typer.Option(help="Vision tokens, laid out as a square.")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="ROWSxCOLUMNS of a view, with n at the end for newlines; repeatable."),
+    ] = None,
+    text_tokens: Annotated[int | None, typer.Option(help="Text tokens of the prompt [75].")] = None,
+    new_tokens: Annotated[int, typer.Option(help="Generated tokens.")] = 100,
+    dtype_bytes: Annotated[int, typer.Option(help="Bytes of a cached value.")] = 2,
+    published: Annotated[
+        bool, typer.Option("--published", help="The model's published layers and windows.")
+    ] = False,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace", help="Run the real class on the meta device too, and compare what it did."
+        ),
+    ] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Count a range of retentions.")] = False,
+    sweep_range: Annotated[
+        str | None, typer.Option("--range", help=f"START:STOP:STEP of the sweep [{RANGE}].")
+    ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Draw the sweep (.svg, .png, .pdf); lightkv[plot]."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count vision tokens per layer, KV cache and FLOPs of a schedule. Needs no weights."""
+    from dataclasses import replace
+
+    from lightkv.checkpoints.load import describe
+    from lightkv.checkpoints.published import TEXT_TOKENS
+    from lightkv.core.cost.counting import count_savings, prompt_layout
+
+    check_positive("--dtype-bytes", dtype_bytes)
+    stages = {"--retention": retention, "--layers": layers, "--windows": windows}
+    stages["--ratios"] = ratios
+    described = describe(model)
+    shape = replace(described.shape, bytes_per_value=dtype_bytes)
+    described = replace(described, shape=shape)
+    views = choose_views(described, vision_tokens, grid)
+    layout = prompt_layout(views, TEXT_TOKENS if text_tokens is None else text_tokens)
+    if sweep:
+        from lightkv.cli.plan.sweep import sweep_command
+
+        fixed = {**stages, "--published": published or None, "--trace": trace or None}
+        points = sweep_points(RANGE if sweep_range is None else sweep_range)
+        sweep_command(described, layout, strategy, points, new_tokens, fixed, plot, json)
+        return
+    _needs_sweep({"--range": sweep_range, "--plot": plot})
+    if published:
+        layers, windows = published_stages(described, stages)
+    pipeline = build_pipeline(
+        strategy,
+        shape.num_layers,
+        retention,
+        layers,
+        windows,
+        ratios,
+        min_layer=described.min_layer,
+    )
+    savings = count_savings(pipeline, shape, layout, new_tokens)
+    compared = None
+    if trace:
+        from lightkv.cli.plan.trace import compare
+
+        compared = compare(described, pipeline, layout)
+    if json:
+        print_json(_data(model, pipeline, views, dtype_bytes, savings, compared))
+        return
+    _show(model, pipeline, views, dtype_bytes, savings)
+    if published and described.published is not None:
+        console().print(f"Schedule: {described.published.source}.", style="dim")
+    if compared is not None:
+        _show_trace(compared)
+
+
+def _needs_sweep(options: dict[str, str | None]) -> None:
+    from lightkv.core.errors import ConfigError
+
+    for option, value in options.items():
+        if value is not None:
+            raise ConfigError(
+                "it belongs to a sweep", field=option, value=value, remedy="add --sweep"
+            )
+
+
+# -- printing -------------------------------------------------------------------------------------
+
+
+def _data(
+    model: str,
+    pipeline: Pipeline,
+    views: Sequence[ViewSize],
+    dtype_bytes: int,
+    savings: Savings,
+    compared: Comparison | None,
+) -> dict[str, Any]:
+    found = {
+        "model": model,
+        "strategy": pipeline.spec.name,
+        "schedule": pipeline.schedule.to_list(),
+        "views": [str(view) for view in views],
+        "dtype_bytes": dtype_bytes,
+        **savings.to_dict(),
+    }
+    if compared is not None:
+        found["trace"] = compared.to_dict()
+    return found
+
+
+def _show(
+    model: str,
+    pipeline: Pipeline,
+    views: Sequence[ViewSize],
+    dtype_bytes: int,
+    savings: Savings,
+) -> None:
+    from rich.text import Text
+
+    from lightkv.core.run.report import gap_text
+
+    out = console()
+    out.print(Text.assemble((model, "bold"), f", {pipeline.spec.name}: {pipeline.schedule!r}"))
+    out.print(_layer_table(savings))
+    out.print(_cost_table(savings))
+    out.print(
+        f"retention {savings.retention:.3f} (planned {savings.planned_retention:.3f}): mean over "
+        "all layers of the share of vision tokens in the cache"
+    )
+    gap = gap_text(savings.retention, pipeline.retention, pipeline.asked)
+    if gap is not None and not pipeline.counts_text:
+        out.print(f"{gap}.")
+    separators = f", {savings.separators} of them without patch" if savings.separators else ""
+    out.print(
+        f"Assumed: vision tokens {savings.vanilla.vision_tokens[0]} ({'; '.join(map(str, views))}"
+        f"{separators}), text tokens {savings.text_tokens}, generated tokens "
+        f"{savings.new_tokens} (the first comes from the prefill), {dtype_bytes} bytes per cached "
+        "value. A multiply-add is 2 FLOPs; prefill attention counts the full square; the vision "
+        "tower is left out.",
+        style="dim",
+    )
+
+
+def _layer_table(savings: Savings) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("layers", "vision tokens", "share"):
+        table.add_column(column, justify="right")
+    original = savings.vanilla.vision_tokens[0]
+    for first, last, tokens in savings.runs:
+        span = f"{first}–{last}" if last > first else str(first)
+        table.add_row(span, f"{tokens:,}", f"{tokens / original:.3f}")
+    return table
+
+
+def _cost_table(savings: Savings) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    before, after, count = savings.vanilla, savings.compressed, savings.new_tokens
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("for one sequence")
+    for column in ("vanilla", "compressed", "ratio"):
+        table.add_column(column, justify="right")
+    prefill = before.prefill_flops, after.prefill_flops + after.compression_flops
+    rows: list[tuple[str, int, int, Callable[[float], str]]] = [
+        ("vision KV cache", before.vision_kv_bytes, after.vision_kv_bytes, bytes_text),
+        (f"KV cache, prompt + {count} tokens", before.kv_bytes, after.kv_bytes, bytes_text),
+        ("prefill", *prefill, flops_text),
+        (f"prefill + {count} tokens", before.flops, after.flops, flops_text),
+    ]
+    for label, old, new, text in rows:
+        table.add_row(label, text(old), text(new), f"{new / old:.3f}")
+    table.add_row("of these for compression", "", flops_text(after.compression_flops), "")
+    return table
+
+
+def _show_trace(compared: Comparison) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"{compared.model}, run on the meta device")
+    for column in ("counted", "measured", ""):
+        table.add_column(column, justify="right")
+    for side in ("vanilla", "compressed"):
+        for name, counted, measured in getattr(compared, side):
+            same = "=" if counted == measured else f"{measured - counted:+,}"
+            table.add_row(f"{side}, {name}", f"{counted:,}", f"{measured:,}", same)
+    out = console()
+    out.print(table)
+    out.print(
+        "Measured by torch's FlopCounterMode, which counts matrix products: 2 FLOPs for a "
+        "multiply-add, the full square of attention, one row of logits. KV bytes are those of the "
+        "cache tensors. Compression is counted exactly where a strategy's products are those of "
+        "guidance and matching; elsewhere the count is an estimate.",
+        style="dim",
+    )

@@ -1,0 +1,221 @@
+"""What the options of `lightkv plan` mean: views, schedules and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from lightkv.checkpoints.published import Description
+    from lightkv.core.cost.counting import ViewSize
+    from lightkv.core.pipeline.pipeline import Pipeline
+
+N = TypeVar("N", int, float)
+
+
+def choose_views(
+    described: Description, vision_tokens: int | None, grids: Sequence[str] | None
+) -> tuple[ViewSize, ...]:
+    """The views to plan for: as given, or those of the model's usual input.
+
+    Raises:
+        ConfigError: contradicting options, or none where the model does not decide.
+    """
+    from lightkv.core.cost.counting import ViewSize
+    from lightkv.core.errors import ConfigError
+
+    if grids and vision_tokens is not None:
+        raise ConfigError(
+            "a grid fixes the number of vision tokens already",
+            field="--vision-tokens",
+            value=vision_tokens,
+            remedy="leave one of --grid and --vision-tokens out",
+        )
+    if grids:
+        return tuple(_view(text) for text in grids)
+    if vision_tokens is None:
+        if not described.views:
+            raise ConfigError(
+                "the config does not say how many vision tokens an image takes",
+                field="--grid",
+                remedy="add --grid ROWSxCOLUMNS or --vision-tokens N",
+            )
+        return described.views
+    check_positive("--vision-tokens", vision_tokens)
+    if vision_tokens == sum(view.tokens for view in described.views):
+        return described.views
+    return (ViewSize.of_count(vision_tokens),)
+
+
+def _view(text: str) -> ViewSize:
+    from lightkv.core.cost.counting import ViewSize
+    from lightkv.core.errors import ConfigError
+
+    newline = text.lower().endswith("n")
+    try:
+        sides = [int(side) for side in text.lower().removesuffix("n").split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (2, 3) or min(sides) < 1:
+        raise ConfigError(
+            "a grid is ROWSxCOLUMNS or FRAMESxROWSxCOLUMNS, with n at the end if each row is "
+            "followed by a newline token",
+            field="--grid",
+            value=text,
+            remedy="such as 24x24 or 32x48n",
+        )
+    frames, rows, columns = [1, *sides][-3:]
+    return ViewSize((frames, rows, columns), newline)
+
+
+def build_pipeline(
+    strategy: str,
+    num_layers: int,
+    retention: float | None,
+    layers: str | None,
+    windows: str | None,
+    ratios: str | None,
+    *,
+    min_layer: int = 0,
+) -> Pipeline:
+    """The strategy with a solved schedule, or with the stages that the options list.
+
+    Raises:
+        ConfigError: contradicting options or a schedule that cannot work.
+    """
+    from lightkv.core.errors import ConfigError
+    from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
+
+    spec = resolve_spec(strategy)
+    if layers is None:
+        for option, value in (("--windows", windows), ("--ratios", ratios)):
+            if value is not None:
+                raise ConfigError(
+                    "stages need their layers too",
+                    field=option,
+                    value=value,
+                    remedy="add --layers, such as --layers 15,23,31",
+                )
+        changes = {} if retention is None else {"retention": retention}
+        return Pipeline.build(spec, num_layers, min_layer=min_layer, **changes)
+    if retention is not None:
+        raise ConfigError(
+            "the layers and ratios fix the retention",
+            field="--retention",
+            value=retention,
+            remedy="leave one of --layers and --retention out",
+        )
+    stages = _stages(spec, layers, windows, ratios)
+    return Pipeline.build(spec, num_layers, min_layer=min_layer, schedule=stages)
+
+
+def _stages(
+    spec: Any, layers: str, windows: str | None, ratios: str | None
+) -> list[dict[str, Any]]:
+    """Plain stages; windows that are not given are those of the preset."""
+    after = _numbers("--layers", layers, int)
+    shares = _spread("--ratios", _numbers("--ratios", ratios or "0.5", float), len(after))
+    if windows is not None:
+        sides: list[Any] = _spread("--windows", _numbers("--windows", windows, int), len(after))
+    else:
+        known = list(getattr(spec.schedule, "windows", ())) or [None]
+        sides = (known + [known[-1]] * len(after))[: len(after)]
+    return [
+        {"after_layer": layer, "ratio": share, "windows": side}
+        for layer, share, side in zip(after, shares, sides, strict=True)
+    ]
+
+
+def _numbers(option: str, text: str, kind: Callable[[str], N]) -> list[N]:
+    from lightkv.core.errors import ConfigError
+
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(
+            "not a list of numbers",
+            field=option,
+            value=text,
+            remedy="numbers with commas between them, such as 15,23,31",
+        ) from error
+
+
+def _spread(option: str, values: list[N], count: int) -> list[N]:
+    from lightkv.core.errors import ConfigError
+
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise ConfigError(
+            f"{len(values)} entries for {count} stages",
+            field=option,
+            value=",".join(map(str, values)),
+            remedy="give one entry for all stages or one for each of --layers",
+        )
+    return values
+
+
+def check_positive(option: str, value: int) -> None:
+    from lightkv.core.errors import ConfigError
+
+    if value < 1:
+        raise ConfigError("must be at least 1", field=option, value=value)
+
+
+def published_stages(
+    described: Description, others: dict[str, object]
+) -> tuple[str | None, str | None]:
+    """`--layers` and `--windows` of the published operating point.
+
+    Raises:
+        ConfigError: there is none, or one of `others` (option → value) contradicts it.
+    """
+    from lightkv.checkpoints.published import DESCRIPTIONS
+    from lightkv.core.errors import ConfigError
+
+    for option, value in others.items():
+        if value is not None:
+            raise ConfigError(
+                "the published operating point fixes the schedule",
+                field=option,
+                value=value,
+                remedy=f"leave one of --published and {option} out",
+            )
+    point = described.published
+    if point is None:
+        known = [made.name for made in DESCRIPTIONS.values() if made.published is not None]
+        raise ConfigError(
+            "no schedule was published for this model",
+            field="--published",
+            value=described.name,
+            remedy=f"there is one for {', '.join(known)}; else give --retention or --layers",
+        )
+    return ",".join(map(str, point.layers)), ",".join(map(str, point.windows))
+
+
+RANGE = "0.2:1:0.1"
+MOST_POINTS = 200
+
+
+def sweep_points(text: str) -> list[float]:
+    """`0.2:1:0.1` → 0.2, 0.3, … 1.0.
+
+    Raises:
+        ConfigError: not a range within (0, 1], or one of too many points.
+    """
+    from lightkv.core.errors import ConfigError
+
+    try:
+        first, last, step = (float(part) for part in text.split(":"))
+    except ValueError:
+        first, last, step = 0.0, 0.0, 0.0
+    if not (0 < first <= last <= 1 and 0 < step <= 1) or (last - first) / step >= MOST_POINTS:
+        raise ConfigError(
+            "a range is START:STOP:STEP with 0 < START ≤ STOP ≤ 1 and a positive STEP, "
+            f"of at most {MOST_POINTS} points",
+            field="--range",
+            value=text,
+            remedy=f"such as {RANGE}",
+        )
+    count = int((last - first) / step + 1e-9) + 1
+    return [round(first + number * step, 9) for number in range(count)]

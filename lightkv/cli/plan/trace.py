@@ -1,0 +1,192 @@
+"""`lightkv plan --trace`: the real model class on the meta device, run once with a real session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightkv.core.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from lightkv.checkpoints.published import Description
+    from lightkv.core.cost.counting import Cost
+    from lightkv.core.cost.flops import DecoderShape
+    from lightkv.core.layout import VisionLayout
+    from lightkv.core.pipeline.pipeline import Pipeline
+    from lightkv.core.run.adapter import Adapter
+    from lightkv.core.run.tracing import Cache, Trace
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was counted beside what a run did: (name, counted, measured), vanilla and compressed.
+
+    `equal` tells whether the model's own FLOPs and all bytes agree to the last digit.
+    """
+
+    model: str
+    vanilla: tuple[tuple[str, int, int], ...]
+    compressed: tuple[tuple[str, int, int], ...]
+    traces: tuple[Trace, Trace]
+
+    @property
+    def equal(self) -> bool:
+        rows = (*self.vanilla, *self.compressed)
+        return all(counted == measured for name, counted, measured in rows if name != COMPRESSION)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        found: dict[str, Any] = {"model": self.model, "equal": self.equal}
+        for side in ("vanilla", "compressed"):
+            rows = getattr(self, side)
+            found[side] = {name: {"counted": c, "measured": m} for name, c, m in rows}
+        found["role_flops"] = self.traces[1].role_flops
+        return found
+
+
+PREFILL, DECODE, KV = "prefill FLOPs", "first decode step FLOPs", "KV bytes after the prefill"
+COMPRESSION = "compression FLOPs (matrix products)"
+
+
+def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) -> Comparison:
+    """Run the model of a description on the meta device, vanilla and compressed.
+
+    Raises:
+        ModelError: no class of transformers can be made or run with these sizes.
+        ConfigError: bytes of a cached value that no dtype has.
+    """
+    from dataclasses import replace
+
+    from lightkv.core.cost.counting import count_savings
+    from lightkv.core.run.tracing import trace
+
+    if any(stage.vision_requires for stage in pipeline.stages):
+        raise ModelError(
+            "the strategy reads the vision encoder, which a run on embeddings leaves out",
+            field="--trace",
+            value=pipeline.spec.name,
+            remedy="count it without --trace",
+        )
+    dtype = dtype_of(described.shape.bytes_per_value)
+    adapter, model = meta_model(described)
+    model = model.eval().to(dtype)
+    # The class knows what a table of sizes may not, such as windows of sliding layers.
+    shape = replace(adapter.shape(model.config), bytes_per_value=dtype.itemsize)
+    run = runner(model, shape, dtype)
+    traces = [trace(model, adapter, each, shape, layout, run) for each in (None, pipeline)]
+    # A second token is one decode step; the cache is read before it.
+    after, step = (count_savings(pipeline, shape, layout, new_tokens) for new_tokens in (1, 2))
+    vanilla = _rows(after.vanilla, step.vanilla, traces[0])
+    compressed = _rows(after.compressed, step.compressed, traces[1])
+    products = COMPRESSION, after.compressed.compression_products, traces[1].compression_flops
+    return Comparison(
+        type(model).__name__, vanilla, (*compressed, products), (traces[0], traces[1])
+    )
+
+
+def _rows(after: Cost, step: Cost, done: Trace) -> tuple[tuple[str, int, int], ...]:
+    return (
+        (PREFILL, after.prefill_flops, done.prefill_flops),
+        (DECODE, step.decode_flops, done.decode_flops),
+        (KV, after.kv_bytes, sum(done.kv_bytes)),
+    )
+
+
+def runner(model: Any, shape: DecoderShape, dtype: torch.dtype) -> Any:
+    """Forward passes on embeddings of the meta device, for `lightkv.core.run.tracing.trace`."""
+    import torch
+
+    def forward(tokens: int, cache: Any) -> tuple[Any, Cache]:
+        embeds = torch.empty(1, tokens, shape.hidden_size, device="meta", dtype=dtype)
+        # With layer 0 compressed, a model cannot tell from its cache where the next token stands.
+        places = torch.empty(1, tokens, device="meta", dtype=torch.long)
+        out = model(
+            inputs_embeds=embeds,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = out.past_key_values
+        return cache, [(layer.keys, layer.values) for layer in cache.layers]
+
+    return forward
+
+
+def dtype_of(size: int) -> torch.dtype:
+    """A float dtype of so many bytes.
+
+    Raises:
+        ConfigError: there is none that models run in.
+    """
+    import torch
+
+    known = {2: torch.float16, 4: torch.float32, 8: torch.float64}
+    if size not in known:
+        raise ConfigError(
+            "a run needs a dtype of that size",
+            field="--dtype-bytes",
+            value=size,
+            remedy="2, 4 or 8 with --trace; counting alone takes any",
+        )
+    return known[size]
+
+
+def meta_model(described: Description) -> tuple[Adapter, Any]:
+    """The adapter of a description's model, and the model on the meta device.
+
+    A family without image-text class is run as its text model, the `generic` way.
+
+    Raises:
+        ModelError: transformers can make neither.
+    """
+    from lightkv.checkpoints.load import find_on_meta, quiet_libraries
+
+    quiet_libraries()
+    config = described.config
+    if config is None:
+        config = built_in_config(described.family, described.shape)
+    try:
+        return find_on_meta(config)
+    except ModelError:
+        return _text_model(config)
+
+
+def built_in_config(family: str, shape: DecoderShape) -> Any:
+    """A transformers config of a family with a decoder of these sizes."""
+    from transformers import AutoConfig
+
+    sizes = {
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_layers,
+        "num_attention_heads": shape.num_heads,
+        "num_key_value_heads": shape.num_kv_heads,
+    }
+    if family == "llama":
+        return AutoConfig.for_model("llama", **sizes)
+    text = {"qwen2_5_vl": "qwen2_5_vl_text"}.get(family, "llama")
+    return AutoConfig.for_model(family, text_config={"model_type": text, **sizes})
+
+
+def _text_model(config: Any) -> tuple[Adapter, Any]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from lightkv.core.run.adapter import find_adapter
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config.get_text_config(), trust_remote_code=False
+            )
+    except Exception as error:  # a stranger's config may fail in any way
+        raise ModelError(
+            f"transformers makes no model of a config of type {config.model_type!r}",
+            field="--trace",
+            remedy="count it without --trace",
+        ) from error
+    return find_adapter(model, "generic"), model

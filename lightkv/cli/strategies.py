@@ -1,0 +1,139 @@
+"""`lightkv strategies`: everything that is registered, and what failed to register."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lightkv.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lightkv.core.contracts import Component
+    from lightkv.core.plugins import Registry
+
+
+def strategies(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="With parameters and the YAML of presets.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List presets, components and adapters, with their source and the package they come from."""
+    from lightkv.core.plugins import registry
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # failed plugins are part of the listing
+        data = listing(registry())
+    if json:
+        print_json(data)
+        return
+    _show(data, verbose)
+
+
+def listing(registry: Registry) -> dict[str, Any]:
+    """Everything registered, as plain data."""
+    components = [
+        {
+            "role": role,
+            "name": name,
+            "package": entry.package,
+            "source": entry.value.source,
+            "requires": sorted(_requires(entry.value)),
+            "parameters": _parameters(entry.value),
+        }
+        for (role, name), entry in registry.components.items()
+    ]
+    presets = [
+        {
+            "name": name,
+            "package": entry.package,
+            "source": entry.value.source,
+            "yaml": entry.value.to_yaml(),
+        }
+        for name, entry in registry.presets.items()
+    ]
+    adapters = [
+        {"name": name, "package": entry.package, "models": entry.value.models or "any, with layout"}
+        for name, entry in registry.adapters.items()
+    ]
+    failed = [{"plugin": error.field, "error": str(error)} for error in registry.failures]
+    return {"presets": presets, "components": components, "adapters": adapters, "failed": failed}
+
+
+def _requires(cls: type[Component]) -> frozenset[str]:
+    """What it needs with default parameters, or what the class declares if it has required ones."""
+    from lightkv.core.errors import ConfigError
+
+    try:
+        return cls().needs()
+    except ConfigError:
+        return cls.requires
+
+
+def _parameters(cls: type[Component]) -> list[dict[str, Any]]:
+    schema = cls.model_json_schema().get("properties", {})
+    return [
+        {
+            "name": name,
+            "type": _type(schema.get(name, {})),
+            "default": None if field.is_required() else field.default,
+            "required": field.is_required(),
+        }
+        for name, field in cls.model_fields.items()
+    ]
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema's type in few words."""
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "anyOf" in schema:
+        return " | ".join(_type(part) for part in schema["anyOf"])
+    return str(schema.get("type", "any"))
+
+
+def _show(data: dict[str, Any], verbose: bool) -> None:
+    out = console()
+    out.print(_table("Presets", data["presets"], ("name", "source", "package")))
+    components = [{**row, "requires": ", ".join(row["requires"])} for row in data["components"]]
+    columns = ("role", "name", "requires", "source", "package")
+    out.print(_table("Components", components, columns))
+    out.print(_table("Adapters", data["adapters"], ("name", "models", "package")))
+    for failure in data["failed"]:
+        out.print(f"failed: {failure['error']}", style="red")
+    if verbose:
+        _show_details(data, out)
+
+
+def _show_details(data: dict[str, Any], out: Console) -> None:
+    """Parameters of components, and presets as files for `lightkv run --pipeline`."""
+    out.print("Parameters", style="bold")
+    for row in data["components"]:
+        for parameter in row["parameters"]:
+            out.print(f"  {row['role']} {row['name']}: {_signature(parameter)}")
+    for preset in data["presets"]:
+        out.print(f"\nPreset {preset['name']}", style="bold")
+        out.print(preset["yaml"].rstrip())
+
+
+def _signature(parameter: dict[str, Any]) -> str:
+    default = "required" if parameter["required"] else f"= {parameter['default']}"
+    return f"{parameter['name']}: {parameter['type']} {default}"
+
+
+def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=column in ("name", "role"))
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    return table

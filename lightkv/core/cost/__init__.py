@@ -1,0 +1,1 @@
+"""What a decoder and its compression cost, counted from sizes and layouts."""

@@ -1,0 +1,294 @@
+"""What a pipeline saves on a decoder of given sizes: counted from the layout, without a model.
+
+Token counts come from the same `Stage.plan` that a session uses, so rounding is the real one; FLOPs
+and bytes follow the conventions of `lightkv.core.cost.flops`. Of n generated tokens the prefill gives
+the first, so n − 1 decode steps are counted and the cache ends with prompt + n − 1 tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.cost.stages import rounds_flops, stage_flops
+from lightkv.core.errors import ConfigError
+from lightkv.core.layout import SEPARATOR, Grid, SampleLayout, View, VisionLayout
+from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.stage.cache_entries import plan_rounds, planned
+
+_CPU = torch.device("cpu")
+MOST_TOKENS = 4_000_000
+"""Vision tokens, and text tokens, of a prompt that is laid out: its tables take some hundred MB."""
+MOST_STEPS = 100_000
+"""Generated tokens that are counted, step by step."""
+
+
+@dataclass(frozen=True)
+class ViewSize:
+    """The size of one view.
+
+    Attributes:
+        grid: (frames, rows, columns).
+        newline: each row is followed by one token that shows no patch.
+        cells: tokens that show a patch, in raster order, where the last row is not full; None
+            for a full grid.
+        leading: tokens before the first row that show no patch (class tokens).
+    """
+
+    grid: Grid
+    newline: bool = False
+    cells: int | None = None
+    leading: int = 0
+
+    @classmethod
+    def of_count(cls, tokens: int) -> ViewSize:
+        """The most compact raster of `tokens` cells: a square whose last row may be short."""
+        columns = math.isqrt(max(tokens - 1, 0)) + 1
+        rows = -(-tokens // columns)
+        return cls((1, rows, columns), cells=None if rows * columns == tokens else tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Vision tokens of the view, newlines and class tokens included."""
+        frames, rows, columns = self.grid
+        if self.cells is not None:
+            return self.leading + self.cells
+        return self.leading + frames * rows * (columns + int(self.newline))
+
+    def view(self, start: int, image: int = 0) -> View:
+        """The view at sequence position `start`."""
+        whole = View.from_span(start, self.grid, image=image, newline=self.newline)
+        if self.cells is None and not self.leading:
+            return whole
+        first = np.full(self.leading, SEPARATOR, dtype=np.int64)
+        cells = np.concatenate([first, whole.cells[: self.cells]])
+        return View(self.grid, start + np.arange(cells.size, dtype=np.int64), cells, image)
+
+    def __str__(self) -> str:
+        frames, rows, columns = self.grid
+        text = f"{rows} x {columns}" if frames == 1 else f"{frames} x {rows} x {columns}"
+        if self.cells is not None:
+            text += f" (first {self.cells} cells)"
+        text += " + newlines" if self.newline else ""
+        return text + (f" + {self.leading} class" if self.leading else "")
+
+
+def prompt_layout(views: Sequence[ViewSize], text_tokens: int) -> VisionLayout:
+    """One sample: the views of one image, then the text (counts do not depend on the order).
+
+    Raises:
+        ConfigError: no vision tokens or more than `MOST_TOKENS`, or such a number of text tokens.
+    """
+    vision = sum(view.tokens for view in views)
+    if vision < 1:
+        raise ConfigError("there is nothing to compress without vision tokens", field="views")
+    if vision > MOST_TOKENS:
+        raise ConfigError(
+            f"a prompt of more than {MOST_TOKENS:,} vision tokens is not laid out",
+            field="views",
+            value=vision,
+            remedy="give smaller grids",
+        )
+    if not 0 <= text_tokens <= MOST_TOKENS:
+        raise ConfigError(
+            f"a number of tokens is not negative, and at most {MOST_TOKENS:,}",
+            field="text_tokens",
+            value=text_tokens,
+        )
+    placed, start = [], 0
+    for size in views:
+        placed.append(size.view(start))
+        start += size.tokens
+    return VisionLayout(start + text_tokens, (SampleLayout(tuple(placed)),))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one sequence costs.
+
+    Attributes:
+        vision_tokens: vision tokens that each layer caches. With text in play (`scope: all`) the
+            expected number: their share of the entries that are left.
+        vision_kv_bytes: bytes of their keys and values over all layers.
+        kv_bytes: bytes of the whole cache after the last token: vision, text and generated.
+        prefill_flops, decode_flops: FLOPs of the model in prefill and in all decode steps.
+        compression_flops: FLOPs of guidance, matching and merging, on top of `prefill_flops`.
+        compression_products: those among them that are matrix products, which counters of a run
+            see; softmax and merging are the rest.
+    """
+
+    vision_tokens: tuple[int, ...]
+    vision_kv_bytes: int
+    kv_bytes: int
+    prefill_flops: int
+    decode_flops: int
+    compression_flops: int
+    compression_products: int = 0
+
+    @property
+    def flops(self) -> int:
+        """All FLOPs: prefill, compression and decoding."""
+        return self.prefill_flops + self.compression_flops + self.decode_flops
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "flops": self.flops, "vision_tokens": list(self.vision_tokens)}
+
+
+@dataclass(frozen=True)
+class Savings:
+    """A pipeline against the uncompressed decoder, for one sequence.
+
+    Attributes:
+        text_tokens: non-vision tokens of the prompt.
+        separators: vision tokens without a patch (newlines, class tokens), which stages may leave
+            alone.
+        new_tokens: generated tokens, the one that the prefill gives included.
+        planned_retention: of the schedule, before rounding and before protected tokens.
+        vanilla, compressed: cost without and with the pipeline.
+    """
+
+    text_tokens: int
+    separators: int
+    new_tokens: int
+    planned_retention: float
+    vanilla: Cost
+    compressed: Cost
+
+    @property
+    def retention(self) -> float:
+        """Mean over all layers of the share of vision tokens in the cache."""
+        kept = self.compressed.vision_tokens
+        return sum(kept) / sum(self.vanilla.vision_tokens)
+
+    @property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """(first layer, last layer, vision tokens) of runs of equal layers."""
+        found: list[tuple[int, int, int]] = []
+        for layer, tokens in enumerate(self.compressed.vision_tokens):
+            if found and found[-1][2] == tokens:
+                found[-1] = (found[-1][0], layer, tokens)
+            else:
+                found.append((layer, layer, tokens))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "text_tokens": self.text_tokens,
+            "vision_tokens": self.vanilla.vision_tokens[0],
+            "separators": self.separators,
+            "new_tokens": self.new_tokens,
+            "planned_retention": self.planned_retention,
+            "retention": self.retention,
+            "vanilla": self.vanilla.to_dict(),
+            "compressed": self.compressed.to_dict(),
+        }
+
+
+def count_savings(
+    pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout, new_tokens: int = 100
+) -> Savings:
+    """Costs of a prompt laid out as `layout` (one sample) with and without a pipeline.
+
+    Args:
+        pipeline: built for the depth of `shape`.
+        shape: sizes of the decoder.
+        layout: one row; its length fixes the number of text tokens.
+        new_tokens: generated tokens, at least 1.
+
+    Raises:
+        ConfigError: windows that do not fit the grid, or a number of generated tokens that is not
+            from 1 to `MOST_STEPS`.
+    """
+    if not 1 <= new_tokens <= MOST_STEPS:
+        raise ConfigError(
+            f"the prefill gives one token at least, and {MOST_STEPS:,} steps are counted at most",
+            field="new_tokens",
+            value=new_tokens,
+        )
+    text = layout.text_counts[0]
+    layers, flops, products = _walk(pipeline, shape, layout)
+    vision = layout.vision_counts[0]
+    unchanged = [_Layer(vision, vision, vision + text)] * shape.num_layers
+    cells = np.concatenate([view.cells for view in layout.samples[0].views])
+    return Savings(
+        text_tokens=text,
+        separators=int((cells == SEPARATOR).sum()),
+        new_tokens=new_tokens,
+        planned_retention=pipeline.retention,
+        vanilla=_cost(shape, unchanged, text, new_tokens, 0, 0),
+        compressed=_cost(shape, layers, text, new_tokens, flops, products),
+    )
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Of one layer: vision tokens seen and stored, and all entries stored."""
+
+    seen: int
+    vision: int
+    entries: int
+
+
+def _walk(
+    pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout
+) -> tuple[list[_Layer], int, int]:
+    """What each layer sees and stores, the FLOPs of all stages and those of matrix products."""
+    layers, text = [], layout.text_counts[0]
+    flops = products = 0
+    for layer in range(shape.num_layers):
+        number = pipeline.after_layers.get(layer)
+        if number is not None:
+            stage = pipeline.stages[number]
+            plan = planned(stage, layout, number)
+            if plan.removes:
+                sizes = stage, shape, text, layout.vision_counts[0], layout, 0
+                flops += stage_flops(*sizes)
+                products += stage_flops(*sizes, products_only=True)
+                # Which tokens survive is unknown here; how many do, and in which groups, is not.
+                index = layout.token_index(_CPU)
+                layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
+        seen, length = layout.vision_counts[0], layout.length - layout.pads[0]
+        if not pipeline.rounds:
+            layers.append(_Layer(seen, seen, length))
+            continue
+        last = list(plan_rounds(pipeline, layout, _CPU))[-1][2]
+        entries, spec = last.length - last.pads[0], pipeline.schedule.cache
+        alone = spec is not None and spec.scope == "vision"
+        vision = entries - text if alone else round(seen * entries / length)
+        layers.append(_Layer(seen, vision, entries))
+        flops += rounds_flops(pipeline, shape, layout, 0)
+        products += rounds_flops(pipeline, shape, layout, 0, products_only=True)
+    return layers, flops, products
+
+
+def _cost(
+    shape: DecoderShape,
+    layers: Sequence[_Layer],
+    text: int,
+    new_tokens: int,
+    compression: int,
+    products: int,
+) -> Cost:
+    steps = new_tokens - 1
+    stored = [each.entries for each in layers]
+    held = [each.vision for each in layers]
+    if shape.windows:
+        # Where a layer slides, the text that follows pushes vision tokens out of its cache.
+        held = [max(0, shape.held(layer, n) - text) for layer, n in enumerate(stored)]
+    return Cost(
+        vision_tokens=tuple(each.vision for each in layers),
+        vision_kv_bytes=shape.kv_bytes_per_token * sum(held),
+        kv_bytes=shape.kv_bytes([length + steps for length in stored]),
+        prefill_flops=shape.prefill_flops([each.seen + text for each in layers]),
+        decode_flops=shape.decode_flops(stored, steps),
+        compression_flops=compression,
+        compression_products=products,
+    )

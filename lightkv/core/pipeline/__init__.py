@@ -1,0 +1,1 @@
+"""What is composed and when it acts: specs, schedules, and the pipeline built for a decoder."""

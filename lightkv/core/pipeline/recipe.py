@@ -1,0 +1,111 @@
+"""A schedule that is not solved yet: what is wanted of it, for a decoder of any depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError, field_validator
+
+from lightkv.core.contracts import WindowSpec
+from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline.schedule import Schedule
+from lightkv.core.pipeline.solver import check_retention
+from lightkv.core.pipeline.stage_spec import Scope, Site
+from lightkv.core.strict import Strict
+
+DEFAULT_RETENTION = 0.55
+DEFAULT_RATIO = 0.5
+
+
+class Recipe(Strict):
+    """A schedule that is solved when the depth of the model is known.
+
+    Attributes:
+        retention: wanted mean over all layers of the share of vision tokens in the cache.
+        windows: one entry for each stage; the last is repeated where more stages are needed.
+        ratio: removed share of each stage.
+        after_layer: a single stage after this many layers, with its ratio solved, instead.
+        depths: stages after these shares of the depth instead, such as (0.25, 0.5, 0.75). What they
+            keep is then raised to one common power that meets `retention`.
+        ratios: with `depths`, the removed share of each stage that the power starts from; `ratio`
+            for all if None.
+        overrides: role → component that replaces the pipeline's, one entry for each stage; the last
+            is repeated where there are more stages.
+        site: `cache`: a single stage on the cache of every layer, with its ratio solved, instead.
+        scope: of the stage on the cache: `vision`, or `all` with text.
+    """
+
+    retention: float = DEFAULT_RETENTION
+    windows: tuple[WindowSpec, ...] = (None, None, None)
+    ratio: float = DEFAULT_RATIO
+    after_layer: int | None = None
+    depths: tuple[float, ...] | None = None
+    ratios: tuple[float, ...] | None = None
+    overrides: tuple[dict[str, Any], ...] = ()
+    site: Site = "layers"
+    scope: Scope = "vision"
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _retention_is_share(cls, value: Any) -> Any:
+        check_retention(value)
+        return value
+
+    @classmethod
+    def _refused(cls, error: ValidationError) -> ConfigError:
+        found = super()._refused(error)
+        found.field = "schedule" if found.field is None else f"schedule.{found.field}"
+        return found
+
+    def schedule(self, num_layers: int, min_layer: int = 0) -> Schedule:
+        """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
+
+        Raises:
+            ConfigError: the retention is out of reach; the message names the range.
+        """
+        placed = self._placed(num_layers, min_layer)
+        if not self.overrides:
+            return placed
+        last = len(self.overrides) - 1
+        return Schedule(
+            stage.model_copy(update={"overrides": self.overrides[min(number, last)]})
+            for number, stage in enumerate(placed.stages)
+        )
+
+    def _placed(self, num_layers: int, min_layer: int) -> Schedule:
+        window = self.windows[0] if self.windows else None
+        if self.site == "cache":
+            for other in ("after_layer", "depths"):
+                if getattr(self, other) is not None:
+                    raise ConfigError(
+                        "a stage on the cache acts in every layer",
+                        field=f"schedule.{other}",
+                        value=getattr(self, other),
+                        remedy=f"leave {other} or site: cache out",
+                    )
+            return Schedule.on_cache(self.retention, window, self.scope)
+        if self.scope != "vision":
+            raise ConfigError(
+                "text tokens take part on the cache site only",
+                field="schedule.scope",
+                value=self.scope,
+                remedy="add site: cache, or leave scope out",
+            )
+        if self.after_layer is not None:
+            return Schedule.single(num_layers, self.retention, self.after_layer, window)
+        if self.depths is not None:
+            ratios = self.ratios or (self.ratio,) * len(self.depths)
+            return Schedule.at_depths(
+                num_layers, self.retention, self.depths, ratios, self.windows, max(min_layer, 1)
+            )
+        windows, first = list(self.windows), max(min_layer, 1)
+        while True:
+            try:
+                return Schedule.for_retention(
+                    num_layers, self.retention, windows, self.ratio, min_layer=first
+                )
+            except ConfigError:
+                most = num_layers - first
+                if not windows or len(windows) >= most or not 0 < self.retention <= 1:
+                    raise
+                windows.append(windows[-1])

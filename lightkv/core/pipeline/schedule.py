@@ -1,0 +1,338 @@
+"""When to compress, how much, and what that means for the KV cache: schedules and retention.
+
+Retention is the mean over *all* decoder layers of the share of vision tokens in the KV cache. With
+`after_layer = λ` exactly λ layers see (and cache) the tokens before the stage.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lightkv.core.contracts import WindowSpec
+from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline.solver import (
+    TOLERANCE,
+    check_depths,
+    check_retention,
+    check_solver_arguments,
+    more_stages,
+    solve,
+    solve_power,
+    stack,
+)
+from lightkv.core.pipeline.stage_spec import Scope, StageSpec, check_windows_shrink, read_stage
+from lightkv.core.strict import is_whole
+
+
+class Schedule:
+    """An increasing sequence of stages between layers, and at most one on the cache after them.
+
+    Raises:
+        ConfigError: layers not strictly increasing, windows that grow, a ratio outside [0, 1), a
+            stage after one on the cache.
+    """
+
+    def __init__(self, stages: Iterable[StageSpec | dict[str, Any]]) -> None:
+        if isinstance(stages, str | Mapping) or not isinstance(stages, Iterable):
+            raise ConfigError(
+                "a schedule is a list of stages",
+                field="schedule",
+                value=stages,
+                remedy="such as [{after_layer: 15, windows: 4, ratio: 0.5}]",
+            )
+        self.stages = tuple(read_stage(i, stage) for i, stage in enumerate(stages))
+        for number, (before, after) in enumerate(itertools.pairwise(self.stages), start=1):
+            if before.site == "cache":
+                raise ConfigError(
+                    "the cache is compressed once, when everything between the layers is done",
+                    field=f"schedule[{number}].site",
+                    value=after.site,
+                    remedy="list one stage with site: cache, as the last",
+                )
+            if (
+                after.after_layer is not None
+                and before.after_layer is not None
+                and after.after_layer <= before.after_layer
+            ):
+                raise ConfigError(
+                    f"stage {number} comes after layer {after.after_layer}, "
+                    f"not later than stage {number - 1} (after layer {before.after_layer})",
+                    field=f"schedule[{number}].after_layer",
+                    value=after.after_layer,
+                    remedy="list the stages with strictly increasing after_layer",
+                )
+            check_windows_shrink(number, before.windows, after.windows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self.stages == other.stages
+
+    def __hash__(self) -> int:
+        return hash(repr(self.stages))
+
+    def __repr__(self) -> str:
+        stages = ", ".join(
+            ("cache" if s.site == "cache" else f"λ={s.after_layer}")
+            + f" ρ={s.ratio:.4g}"
+            + (f" w={s.windows}" if s.windows else "")
+            for s in self.stages
+        )
+        return f"Schedule({stages})"
+
+    def __len__(self) -> int:
+        return len(self.stages)
+
+    @property
+    def after_layers(self) -> tuple[int, ...]:
+        """λ of the stages between layers."""
+        return tuple(s.after_layer for s in self.stages if s.after_layer is not None)
+
+    @property
+    def cache(self) -> StageSpec | None:
+        """The stage on the cache, if there is one."""
+        last = self.stages[-1] if self.stages else None
+        return last if last is not None and last.site == "cache" else None
+
+    def check(self, num_layers: int, min_layer: int = 0) -> None:
+        """Raises `ConfigError` for a stage before `min_layer` layers or beyond the decoder."""
+        for number, stage in enumerate(self.stages):
+            if stage.after_layer is None:
+                continue
+            if stage.after_layer < min_layer and stage.ratio > 0:
+                raise ConfigError(
+                    f"the first {min_layer} layers of this model need every vision token",
+                    field=f"schedule[{number}].after_layer",
+                    value=stage.after_layer,
+                    remedy=f"use {min_layer} … {num_layers - 1}",
+                )
+            if stage.after_layer >= num_layers:
+                raise ConfigError(
+                    f"the decoder has {num_layers} layers, so nothing is left to compress",
+                    field=f"schedule[{number}].after_layer",
+                    value=stage.after_layer,
+                    remedy=f"use 0 … {num_layers - 1}",
+                )
+
+    def shares(self, num_layers: int) -> tuple[float, ...]:
+        """Share of the vision tokens that each layer caches, without rounding to whole tokens.
+
+        That is what it sees, less what a stage on the cache removes.
+        """
+        self.check(num_layers)
+        left = 1.0 if self.cache is None else 1.0 - self.cache.ratio
+        shares, share, stages = [], 1.0, {s.after_layer: s.ratio for s in self.stages}
+        for layer in range(num_layers):
+            share *= 1.0 - stages.get(layer, 0.0)
+            shares.append(share * left)
+        return tuple(shares)
+
+    def retention(self, num_layers: int) -> float:
+        """Mean over the layers of the share of vision tokens in the cache.
+
+        The published operating point: 40 layers, stages after 15, 23, 31, ρ = ½ → 0.553.
+        """
+        return math.fsum(self.shares(num_layers)) / num_layers
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Plain data for YAML; `Schedule(schedule.to_list())` gives the schedule back."""
+        return [stage.model_dump(mode="json", exclude_defaults=True) for stage in self.stages]
+
+    # -- other notations ------------------------------------------------------------------------
+
+    @classmethod
+    def from_release(cls, layers: str, windows: str, ratios: str) -> Schedule:
+        """From the strings of the authors' released scripts, `("12-18-24", "4-2-1", "0.5-0.5-0.5")`.
+
+        The release compresses after layer *index* λ, which is `after_layer = λ + 1`. Lists of one
+        entry are broadcast.
+        """
+        try:
+            indices = [int(part) for part in layers.split("-")]
+            sides = [int(part) for part in windows.split("-")]
+            shares = [float(part) for part in ratios.split("-")]
+        except ValueError as error:
+            raise ConfigError(
+                str(error),
+                field="from_release",
+                value=(layers, windows, ratios),
+                remedy='numbers joined by "-", such as "12-18-24"',
+            ) from error
+        count = max(len(indices), len(sides), len(shares))
+        sides, shares = _broadcast("windows", sides, count), _broadcast("ratios", shares, count)
+        if len(indices) != count:
+            raise ConfigError(
+                f"{len(indices)} layers for {count} stages",
+                field="layers",
+                value=layers,
+                remedy="name a layer for each stage",
+            )
+        return cls(
+            {"after_layer": index + 1, "windows": side, "ratio": share}
+            for index, side, share in zip(indices, sides, shares, strict=True)
+        )
+
+    # -- solvers --------------------------------------------------------------------------------
+
+    @classmethod
+    def on_cache(
+        cls, retention: float, windows: WindowSpec = None, scope: Scope = "vision"
+    ) -> Schedule:
+        """One stage on the cache of every layer: 1 − ρ = retention.
+
+        Raises:
+            ConfigError: retention outside (0, 1].
+        """
+        check_retention(retention)
+        if retention == 1.0:
+            return cls(())
+        stage = {"site": "cache", "windows": windows, "scope": scope, "ratio": 1.0 - retention}
+        return cls([stage])
+
+    @classmethod
+    def for_retention(
+        cls,
+        num_layers: int,
+        retention: float,
+        windows: Sequence[WindowSpec] = (4, 2, 1),
+        ratio: float = 0.5,
+        min_layer: int = 1,
+    ) -> Schedule:
+        """Stages, one for each entry of `windows`, whose retention is within 0.5 points of the target.
+
+        Whole layers are searched for the schedule closest to the published proportions (stages
+        after 0.375, 0.575 and 0.775 of the depth at retention 0.553: the first as late as the
+        budget allows, the rest a fifth of the depth apart). Where whole layers miss the target the
+        last ratio is lowered; where even that leaves too little (a high retention in a shallow
+        decoder) the last stages are left out.
+
+        Raises:
+            ConfigError: retention outside (0, 1], or out of reach; the reachable range is named.
+        """
+        check_retention(retention)
+        check_solver_arguments(windows, ratio)
+        count = len(windows)
+        if retention == 1.0 or count == 0:
+            if retention != 1.0:
+                raise ConfigError(
+                    "no stages were given",
+                    field="windows",
+                    value=list(windows),
+                    remedy="give one entry for each stage, such as (4, 2, 1)",
+                )
+            return cls(())
+        if num_layers < min_layer + count:
+            raise ConfigError(
+                f"{count} stages need {min_layer + count} layers or more, and there are {num_layers}",
+                field="windows",
+                value=list(windows),
+                remedy=f"use at most {max(0, num_layers - min_layer)} entries",
+            )
+        lowest = stack([min_layer + i for i in range(count)], [ratio] * count, num_layers)
+        if lowest > retention + TOLERANCE:
+            raise ConfigError(
+                f"{count} stages of ratio {ratio:g} in {num_layers} layers reach retentions "
+                f"from {lowest:.3f} to 1",
+                field="retention",
+                value=retention,
+                remedy=more_stages(num_layers, retention, ratio, min_layer, count),
+            )
+        layers, ratios = solve(num_layers, retention, count, ratio, min_layer)
+        return cls(
+            {"after_layer": layer, "windows": window, "ratio": share}
+            for layer, window, share in zip(layers, windows, ratios, strict=False)
+        )
+
+    @classmethod
+    def at_depths(
+        cls,
+        num_layers: int,
+        retention: float,
+        depths: Sequence[float],
+        ratios: Sequence[float],
+        windows: Sequence[WindowSpec] = (None,),
+        min_layer: int = 1,
+    ) -> Schedule:
+        """Stages at fixed shares of the depth, whose kept shares follow from the retention.
+
+        Stage i stands after round(depths[i] · num_layers) layers, later where an earlier stage or
+        `min_layer` is in the way, and keeps (1 − ratios[i])^t. One power t for all meets the
+        retention; t = 1, the ratios as they are, where these are within half a point of it.
+
+        Raises:
+            ConfigError: depths that do not increase, or the layers before the first stage alone
+                hold more than `retention`.
+        """
+        check_retention(retention)
+        depths, ratios, windows = tuple(depths), tuple(ratios), tuple(windows)
+        check_depths(depths, ratios)
+        if retention == 1.0:
+            return cls(())
+        layers: list[int] = []
+        for depth in depths:
+            layer = max(math.floor(depth * num_layers + 0.5), min_layer)
+            layer = max(layer, layers[-1] + 1) if layers else layer
+            if layer < num_layers:
+                layers.append(layer)
+        if not layers or retention <= layers[0] / num_layers:
+            floor = layers[0] / num_layers if layers else 1.0
+            raise ConfigError(
+                f"stages at these depths of {num_layers} layers reach retentions above {floor:.3f}",
+                field="retention",
+                value=retention,
+                remedy="use a retention above it, or earlier depths in the recipe",
+            )
+        solved = solve_power(num_layers, retention, layers, ratios[: len(layers)])
+        sides = [windows[min(i, len(windows) - 1)] if windows else None for i in range(len(layers))]
+        return cls(
+            {"after_layer": layer, "windows": side, "ratio": share}
+            for layer, side, share in zip(layers, sides, solved, strict=True)
+        )
+
+    @classmethod
+    def single(
+        cls, num_layers: int, retention: float, after_layer: int, windows: WindowSpec = None
+    ) -> Schedule:
+        """One stage after a fixed layer, its ratio solved: (λ + (L − λ)(1 − ρ)) / L = retention.
+
+        Raises:
+            ConfigError: the layers before the stage alone hold more than `retention`.
+        """
+        check_retention(retention)
+        if retention == 1.0:
+            return cls(())
+        if not is_whole(after_layer) or not 0 <= after_layer < num_layers:
+            raise ConfigError(
+                f"a stage acts after 0 or more of the decoder's {num_layers} layers",
+                field="after_layer",
+                value=after_layer,
+                remedy=f"use 0 … {num_layers - 1}",
+            )
+        floor = after_layer / num_layers
+        if retention <= floor:
+            raise ConfigError(
+                f"a stage after {after_layer} of {num_layers} layers reaches retentions above "
+                f"{floor:.3f}",
+                field="retention",
+                value=retention,
+                remedy="compress after an earlier layer",
+            )
+        ratio = 1.0 - (retention * num_layers - after_layer) / (num_layers - after_layer)
+        return cls([{"after_layer": after_layer, "windows": windows, "ratio": ratio}])
+
+
+# -- helpers --------------------------------------------------------------------------------------
+
+
+def _broadcast(name: str, values: list[Any], count: int) -> list[Any]:
+    if len(values) == 1:
+        return values * count
+    if len(values) != count:
+        raise ConfigError(
+            f"{len(values)} {name} for {count} stages",
+            field=name,
+            value=values,
+            remedy="give one for all stages or one for each",
+        )
+    return values

@@ -1,0 +1,1 @@
+"""A pipeline on a model: sessions, the passes they see, and the reports of them."""

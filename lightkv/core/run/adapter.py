@@ -1,0 +1,149 @@
+"""What an adapter answers for one model family, and how the right one is found."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.errors import ModelError, nearest
+from lightkv.core.heads import HeadGroup
+from lightkv.core.plugins import registry
+
+if TYPE_CHECKING:
+    from lightkv.core.layout import VisionLayout
+    from lightkv.core.run.engine import Engine
+
+
+class Attachment(ABC):
+    """A model with the engine attached; `detach` restores everything."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Remove every hook and restore every attribute. Safe to call twice."""
+
+
+class Adapter(ABC):
+    """Maps a model family onto the engine.
+
+    Attributes:
+        name: how errors and the command line call it.
+        models: human-readable families, for listings.
+    """
+
+    name: str
+    models: str = ""
+
+    @abstractmethod
+    def matches(self, model: nn.Module) -> bool:
+        """Whether this adapter serves the model."""
+
+    @abstractmethod
+    def shape(self, config: Any) -> DecoderShape:
+        """Sizes of the decoder from the model's config (no weights needed)."""
+
+    @abstractmethod
+    def key_module(self, model: nn.Module) -> nn.Module:
+        """The module that identifies the model: two sessions on it would collide."""
+
+    @abstractmethod
+    def num_layers(self, model: nn.Module) -> int:
+        """Decoder layers."""
+
+    def min_layer(self, model: nn.Module) -> int:
+        """Decoder layers that must have run before the first stage."""
+        return 0
+
+    def heads(self, model: nn.Module) -> HeadGroup:
+        """The processes that share the attention heads of the decoder (tensor parallelism)."""
+        return HeadGroup()
+
+    @abstractmethod
+    def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
+        """Hook the engine into the model.
+
+        Args:
+            model: the model.
+            engine: receives layouts and compresses hidden states.
+            layout: vision spans given by the caller, for inputs that cannot be read.
+        """
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside a wrapper that only adds parameters (PEFT); other wrappers are refused.
+
+    Raises:
+        ModelError: a wrapper that replicates, shards or compiles the whole model.
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ModelError(
+            "a replicated model runs in copies that hooks do not reach",
+            field="model",
+            value=type(model).__name__,
+            remedy="compress the inner model: compress(model.module, …)",
+        )
+    if hasattr(model, "_orig_mod"):
+        raise ModelError(
+            "a model that was compiled as a whole has shapes that compression changes",
+            field="model",
+            value=type(model).__name__,
+            remedy="compress the model before compiling it: compress(model._orig_mod, …)",
+        )
+    _refuse_fully_sharded(model)
+    base = getattr(model, "get_base_model", None)
+    return base() if callable(base) else model
+
+
+def _refuse_fully_sharded(model: nn.Module) -> None:
+    if not torch.distributed.is_available():
+        return
+    from torch.distributed import fsdp
+
+    kinds = (fsdp.FullyShardedDataParallel, fsdp.FSDPModule)
+    sharded = next((module for module in model.modules() if isinstance(module, kinds)), None)
+    if sharded is not None:
+        raise ModelError(
+            "a fully sharded model runs another batch in every process, each with its own lengths",
+            field="model",
+            value=type(sharded).__name__,
+            remedy="for inference load it with tp_plan='auto' or device_map='auto' instead",
+        )
+
+
+def find_adapter(model: nn.Module, adapter: Adapter | str | None = None) -> Adapter:
+    """The adapter for a model; the last registered match wins, so plugins can override.
+
+    Raises:
+        ModelError: no adapter serves the model.
+    """
+    adapters = registry().adapters
+    if isinstance(adapter, Adapter):
+        return adapter
+    if isinstance(adapter, str):
+        if adapter in adapters:
+            return adapters[adapter].value
+        raise ModelError(
+            "there is no adapter of that name",
+            field="adapter",
+            value=adapter,
+            remedy=f"{nearest(adapter, adapters)}There are: {', '.join(sorted(adapters))}",
+        )
+    for entry in reversed(list(adapters.values())):
+        if entry.value.matches(model):
+            return entry.value
+    raise ModelError(
+        f"no adapter serves {type(model).__name__}",
+        field="model",
+        value=type(model).__name__,
+        remedy=f"there are adapters for: {_families()}. For any other decoder use "
+        "adapter='generic' and give the vision spans (layout=VisionLayout.from_spans(...)), or "
+        "write an adapter (docs/writing-an-adapter.md)",
+    )
+
+
+def _families() -> str:
+    entries = registry().adapters.values()
+    return ", ".join(f"{e.value.name} ({e.value.models})" for e in entries if e.value.models)

@@ -1,0 +1,463 @@
+"""What a prefill did: tokens, retention, bytes, FLOPs and, with profiling, times."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightkv.core.assignment import Assignment
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.cost.stages import rounds_flops, stage_flops
+from lightkv.core.errors import SessionError
+
+if TYPE_CHECKING:
+    from lightkv.core.layout import VisionLayout
+    from lightkv.core.run.engine import Prefill
+    from lightkv.core.stage.cache_entries import CachedLayer
+
+
+@dataclass(frozen=True)
+class SampleReport:
+    """One row of the batch.
+
+    Attributes:
+        text_tokens: non-vision tokens, padding left out.
+        vision_tokens: vision tokens that each layer caches: those that it sees, less what a stage on
+            the cache takes away.
+        seen_tokens: vision tokens that each layer sees; None where that is the same.
+        kv_bytes: bytes of all its real cache entries in each layer, made in this prefill.
+        vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
+        flops, flops_vanilla: of its prefill, with and without compression.
+        compression_flops: of guidance, matching and merging.
+        original: vision tokens before any stage, also one before the first layer.
+    """
+
+    text_tokens: int
+    vision_tokens: tuple[int, ...]
+    kv_bytes: tuple[int, ...]
+    vision_kv_bytes: int
+    flops: int
+    flops_vanilla: int
+    compression_flops: int
+    original: int
+    seen_tokens: tuple[int, ...] | None = None
+
+    @property
+    def retention(self) -> float:
+        """Achieved mean over the layers of the share of vision tokens kept (1 without images)."""
+        layers = len(self.vision_tokens)
+        return sum(self.vision_tokens) / (layers * self.original) if self.original else 1.0
+
+
+@dataclass(frozen=True)
+class HeldLayer:
+    """What the cache of one layer really holds after a prefill.
+
+    Attributes:
+        bytes: of all tensors that hold its entries.
+        entries: over all rows, padding included; earlier ones too.
+    """
+
+    bytes: int
+    entries: int
+
+    def share(self, entries: int) -> int:
+        """Bytes of some of its entries."""
+        return entries * self.bytes // self.entries if self.entries else 0
+
+
+@dataclass
+class RunReport:
+    """One prefill of a session and the decoding that followed it.
+
+    Attributes:
+        run: number of the prefill in the session.
+        strategy: name of the pipeline.
+        planned_retention: of the schedule, before rounding to whole tokens.
+        asked_retention: that the schedule was solved for; None if its stages were given.
+        counts_text: whether planned and asked retention are shares of all cache entries, since text
+            takes part; `retention` is always that of vision tokens.
+        samples: one entry for each row of the batch.
+        cache_bytes: bytes of the tensors of each layer's cache after the prefill, rows padded to equal
+            length, entries of earlier turns included; None without a cache.
+        time_to_first_token: seconds from the first module that ran to the end of the prefill.
+        role_times: seconds by role (`scoring`, `matching`, `aggregation`).
+        decode_steps, decode_time: forward passes after the prefill, and seconds in them.
+        trace: assignments of the stages between layers, if the session keeps them.
+        scores: importances `[V]` that each of these stages was given, None where it has no scorer.
+        after_layers: how many layers ran before each of these stages.
+        layout: of the prompt before any stage, kept with `trace`.
+        cache_trace: per layer what a stage on the cache did, if the session keeps it.
+    """
+
+    run: int
+    strategy: str
+    planned_retention: float
+    samples: tuple[SampleReport, ...]
+    cache_bytes: tuple[int, ...] | None
+    time_to_first_token: float | None = None
+    role_times: dict[str, float] = field(default_factory=dict)
+    decode_steps: int = 0
+    decode_time: float = 0.0
+    trace: tuple[Assignment, ...] | None = None
+    scores: tuple[torch.Tensor | None, ...] | None = None
+    after_layers: tuple[int, ...] | None = None
+    layout: VisionLayout | None = None
+    cache_trace: tuple[CachedLayer | None, ...] | None = None
+    asked_retention: float | None = None
+    counts_text: bool = False
+
+    @property
+    def retention(self) -> float:
+        """Achieved retention, mean over the rows that hold images (1 if none does)."""
+        rows = [sample.retention for sample in self.samples if sample.original]
+        return sum(rows) / len(rows) if rows else 1.0
+
+    @property
+    def gap(self) -> str | None:
+        """What is to be said of a retention that is more than 5 points from the one asked for.
+
+        None where that one is a share of all cache entries: how many of them are vision tokens is
+        then for the method to decide.
+        """
+        if self.counts_text or not any(sample.original for sample in self.samples):
+            return None
+        return gap_text(self.retention, self.planned_retention, self.asked_retention)
+
+    @property
+    def vision_kv_bytes(self) -> int:
+        """Bytes of all vision keys and values in the cache."""
+        return sum(sample.vision_kv_bytes for sample in self.samples)
+
+    @property
+    def flops(self) -> int:
+        """FLOPs of the compressed prefill, compression included."""
+        return sum(s.flops + s.compression_flops for s in self.samples)
+
+    @property
+    def flops_vanilla(self) -> int:
+        return sum(s.flops_vanilla for s in self.samples)
+
+    @property
+    def time_per_token(self) -> float | None:
+        """Seconds for each decode step, None if nothing was timed."""
+        return self.decode_time / self.decode_steps if self.decode_time else None
+
+    def provenance(self) -> Assignment:
+        """Which original vision tokens each final survivor holds, over all stages.
+
+        Raises:
+            SessionError: the session was not told to keep it.
+        """
+        if self.trace is None:
+            raise SessionError(
+                "this session kept no assignments",
+                field="trace",
+                remedy="use lightkv.compress(model, …, trace=True)",
+            )
+        counts = tuple(sample.original for sample in self.samples)
+        device = self.trace[0].slot.device if self.trace else "cpu"
+        return reduce(Assignment.then, self.trace, Assignment.identity(counts, device))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "run": self.run,
+            "strategy": self.strategy,
+            "asked_retention": self.asked_retention,
+            "planned_retention": self.planned_retention,
+            "retention": self.retention,
+            "vision_kv_bytes": self.vision_kv_bytes,
+            "cache_bytes": None if self.cache_bytes is None else list(self.cache_bytes),
+            "flops": self.flops,
+            "flops_vanilla": self.flops_vanilla,
+            "compression_flops": sum(s.compression_flops for s in self.samples),
+            "time_to_first_token": self.time_to_first_token,
+            "role_times": self.role_times,
+            "decode_steps": self.decode_steps,
+            "decode_time": self.decode_time,
+            "time_per_token": self.time_per_token,
+            "samples": [_sample_dict(sample) for sample in self.samples],
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def table(self) -> Table:
+        """A rich table with one row for each run of layers of equal length."""
+        return report_table(self)
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
+        console = Console(width=120, file=io.StringIO())
+        with console.capture() as capture:
+            console.print(self.table())
+        return capture.get()
+
+
+def _sample_dict(sample: SampleReport) -> dict[str, Any]:
+    return {
+        "text_tokens": sample.text_tokens,
+        "vision_tokens": list(sample.vision_tokens),
+        "kv_bytes": list(sample.kv_bytes),
+        "retention": sample.retention,
+        "vision_kv_bytes": sample.vision_kv_bytes,
+        "flops": sample.flops,
+        "flops_vanilla": sample.flops_vanilla,
+        "compression_flops": sample.compression_flops,
+    }
+
+
+def build_report(
+    prefill: Prefill, shape: DecoderShape, held: Sequence[HeldLayer] | None, *, cached: bool
+) -> RunReport:
+    """The report of a finished prefill.
+
+    Args:
+        prefill: the pass.
+        shape: sizes of the decoder; bytes are counted from it where no cache says what it holds.
+        held: what the cache of each layer holds, None if nobody looked.
+        cached: whether there is a cache.
+    """
+    engine = prefill.engine
+    layouts = _layouts_by_layer(prefill, shape.num_layers)
+    stored = list(layouts)
+    for layer, done in prefill.cached.items():
+        stored[layer] = done.layout
+    rows = range(prefill.layout.batch_size)
+    if held is None:
+        cache = tuple(
+            layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
+            for layer, layout in enumerate(stored)
+        )
+        held = [HeldLayer(shape.kv_bytes_per_token, 1)] * shape.num_layers
+    else:
+        cache = tuple(layer.bytes for layer in held)
+    if engine.pipeline.rounds:
+        samples = cached_samples(prefill, shape, layouts, held)
+    else:
+        vision = _held_vision(shape, layouts, held)
+        samples = tuple(
+            _sample_report(prefill, shape, layouts, held, vision[row], row) for row in rows
+        )
+    layers = range(shape.num_layers)
+    return RunReport(
+        run=prefill.run,
+        strategy=engine.pipeline.spec.name,
+        planned_retention=engine.pipeline.retention,
+        asked_retention=engine.pipeline.asked,
+        counts_text=engine.pipeline.counts_text,
+        samples=samples,
+        cache_bytes=cache if cached else None,
+        trace=tuple(prefill.trace) if engine.trace else None,
+        scores=tuple(prefill.scores) if engine.trace else None,
+        after_layers=tuple(after for after, _, _ in prefill.stages_done) if engine.trace else None,
+        layout=_first_layout(prefill) if engine.trace else None,
+        cache_trace=tuple(map(prefill.cached.get, layers)) if engine.trace else None,
+    )
+
+
+def _first_layout(prefill: Prefill) -> VisionLayout:
+    """The layout before any stage."""
+    return prefill.stages_done[0][1] if prefill.stages_done else prefill.layout
+
+
+def _layouts_by_layer(prefill: Prefill, num_layers: int) -> list[VisionLayout]:
+    starts = {after: new for after, _, new in prefill.stages_done}
+    current = _first_layout(prefill)
+    layouts = []
+    for layer in range(num_layers):
+        current = starts.get(layer, current)
+        layouts.append(current)
+    return layouts
+
+
+def _held_vision(
+    shape: DecoderShape, layouts: list[VisionLayout], held: Sequence[HeldLayer]
+) -> list[int]:
+    """Bytes of the vision tokens of each row that the caches of all layers hold."""
+    totals = [0] * layouts[0].batch_size
+    masks: dict[int, torch.Tensor] = {}
+    for layer, layout in enumerate(layouts):
+        counts = layout.vision_counts
+        if (kept := shape.held(layer, layout.length)) < layout.length:
+            if id(layout) not in masks:
+                masks[id(layout)] = layout.vision_mask()
+            counts = tuple(masks[id(layout)][:, -kept:].sum(dim=1).tolist())
+        share = held[layer].share
+        totals = [total + share(count) for total, count in zip(totals, counts, strict=True)]
+    return totals
+
+
+def _sample_report(
+    prefill: Prefill,
+    shape: DecoderShape,
+    layouts: list[VisionLayout],
+    held: Sequence[HeldLayer],
+    vision_kv_bytes: int,
+    row: int,
+) -> SampleReport:
+    vision = tuple(layout.vision_counts[row] for layout in layouts)
+    text = layouts[0].text_counts[row]
+    lengths = [text + count for count in vision]
+    original = (prefill.stages_done[0][1] if prefill.stages_done else layouts[0]).vision_counts[row]
+    return SampleReport(
+        text_tokens=text,
+        vision_tokens=vision,
+        kv_bytes=tuple(held[layer].share(shape.held(layer, n)) for layer, n in enumerate(lengths)),
+        vision_kv_bytes=vision_kv_bytes,
+        flops=shape.prefill_flops(lengths),
+        flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
+        compression_flops=sum(
+            _stage_flops(prefill, shape, after, before, row)
+            for after, before, left in prefill.stages_done
+            # Alone in its batch, a row that loses nothing would not have been worked on.
+            if left.vision_counts[row] < before.vision_counts[row]
+        ),
+        original=original,
+    )
+
+
+def cached_samples(
+    prefill: Prefill,
+    shape: DecoderShape,
+    layouts: list[VisionLayout],
+    held: Sequence[HeldLayer],
+) -> tuple[SampleReport, ...]:
+    """Reports of the rows where a stage on the cache acted (no layer slides then)."""
+    layers, found = range(shape.num_layers), []
+    counts = [
+        prefill.cached[layer].vision_counts()
+        if layer in prefill.cached
+        else layouts[layer].vision_counts
+        for layer in layers
+    ]
+    for row in range(prefill.layout.batch_size):
+        plain = _sample_report(prefill, shape, layouts, held, 0, row)
+        entries, extra = [], 0
+        for layer in layers:
+            done = prefill.cached.get(layer)
+            stored = layouts[layer] if done is None else done.layout
+            entries.append(stored.length - stored.pads[row])
+            if done is not None:
+                extra += _cache_flops(prefill, shape, done, row)
+        vision = tuple(each[row] for each in counts)
+        found.append(
+            replace(
+                plain,
+                vision_tokens=vision,
+                seen_tokens=plain.vision_tokens,
+                kv_bytes=tuple(held[layer].share(n) for layer, n in enumerate(entries)),
+                vision_kv_bytes=sum(held[layer].share(n) for layer, n in enumerate(vision)),
+                compression_flops=plain.compression_flops + extra,
+            )
+        )
+    return tuple(found)
+
+
+def _cache_flops(prefill: Prefill, shape: DecoderShape, done: CachedLayer, row: int) -> int:
+    """FLOPs of the rounds on one layer's cache for one row."""
+    key = done.before.key
+    if key not in prefill.cache_costs:
+        prefill.cache_costs[key] = [
+            rounds_flops(prefill.engine.pipeline, shape, done.before, each)
+            for each in range(done.before.batch_size)
+        ]
+    return prefill.cache_costs[key][row]
+
+
+def _stage_flops(
+    prefill: Prefill, shape: DecoderShape, after: int, before: VisionLayout, row: int
+) -> int:
+    pipeline = prefill.engine.pipeline
+    stage = pipeline.stages[pipeline.after_layers[after]]
+    text, vision = before.text_counts[row], before.vision_counts[row]
+    return stage_flops(stage, shape, text, vision, before, row)
+
+
+def report_table(report: RunReport) -> Table:
+    """A rich table with one row for each run of layers of equal length."""
+    title = f"{report.strategy}, run {report.run}: {_headline(report)}"
+    # A text, so that a name such as [red] is printed and not obeyed.
+    table = Table(title=Text(title, style="table.title"))
+    for column in ("sample", "layers", "vision in", "vision out", "KV bytes per layer"):
+        table.add_column(column, justify="right")
+    for number, sample in enumerate(report.samples):
+        for first, last, tokens, size in _segments(sample):
+            table.add_row(
+                str(number),
+                f"{first}–{last}" if last > first else str(first),
+                str(sample.original),
+                str(tokens),
+                f"{size:,}",
+            )
+    return table
+
+
+def _headline(report: RunReport) -> str:
+    asked = "" if report.asked_retention is None else f"asked {report.asked_retention:.3f}, "
+    parts = [f"retention {report.retention:.3f} ({asked}planned {report.planned_retention:.3f})"]
+    if report.flops_vanilla:
+        parts.append(f"prefill FLOPs {report.flops / report.flops_vanilla:.3f} of vanilla")
+    if report.time_to_first_token is not None:
+        parts.append(f"first token {1e3 * report.time_to_first_token:.1f} ms")
+    if report.time_per_token is not None:
+        parts.append(f"{1e3 * report.time_per_token:.1f} ms per token")
+    parts += [f"{role} {1e3 * t:.1f} ms" for role, t in report.role_times.items()]
+    return ", ".join(parts)
+
+
+def _segments(sample: SampleReport) -> list[tuple[int, int, int, int]]:
+    """(first layer, last layer, vision tokens, KV bytes) of runs of equal layers."""
+    runs: list[tuple[int, int, int, int]] = []
+    for layer, (tokens, size) in enumerate(zip(sample.vision_tokens, sample.kv_bytes, strict=True)):
+        if runs and runs[-1][2:] == (tokens, size):
+            runs[-1] = (runs[-1][0], layer, tokens, size)
+        else:
+            runs.append((layer, layer, tokens, size))
+    return runs
+
+
+MOST_GAP = 0.05
+"""Share of the vision KV cache by which a run may differ from what was asked before it is said."""
+
+
+def gap_text(achieved: float, planned: float, asked: float | None) -> str | None:
+    """What a gap between asked and achieved retention is and why; None if it is small.
+
+    Args:
+        achieved: mean over the layers, of whole tokens.
+        planned: of the schedule, before rounding.
+        asked: of a recipe; None for explicit stages, which plan what they are asked for.
+    """
+    wanted = planned if asked is None else asked
+    if abs(achieved - wanted) <= MOST_GAP:
+        return None
+    source = "planned" if asked is None else "asked for"
+    if achieved > wanted:
+        why = (
+            "of few tokens (small pictures) only whole ones are removed, budgets that "
+            "follow from values may leave more than the share, and newlines and the end of the prompt "
+            "are never removed"
+        )
+        remedy = (
+            "larger pictures, fewer windows where the schedule has several, or a lower retention"
+        )
+    else:
+        why = (
+            "of few tokens the number that is kept is rounded down to whole tokens, and budgets that "
+            "follow from values may leave less than the share"
+        )
+        remedy = "larger pictures or a higher retention"
+    return f"retention {achieved:.3f} where {wanted:.3f} was {source}: {why}. What helps: {remedy}"

@@ -1,0 +1,242 @@
+"""The session: a pipeline attached to a model for as long as it is needed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightkv.core.errors import ConfigError, SessionError
+from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec
+from lightkv.core.run.adapter import Adapter, Attachment, find_adapter, unwrap
+from lightkv.core.run.engine import Engine
+from lightkv.core.run.report import RunReport
+from lightkv.core.run.reports import Keep, Reports
+
+# Sessions by the module that they hook. Keys and values are weak: an attached model that nobody
+# holds any more is let go, with its session.
+_ACTIVE: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
+
+
+def _active(key: nn.Module) -> Session | None:
+    held = _ACTIVE.get(key)
+    return None if held is None else held()
+
+
+class Session:
+    """A compressed model. Made by `compress` or `attach`.
+
+    Attributes:
+        model: the model, unchanged but for hooks.
+        pipeline: what runs, with explicit stages; `pipeline.to_yaml()` reproduces it.
+        adapter: the adapter that serves the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pipeline: Pipeline,
+        adapter: Adapter,
+        engine: Engine,
+        layout: VisionLayout | None,
+    ) -> None:
+        self.model = model
+        self.pipeline = pipeline
+        self.adapter = adapter
+        self._engine = engine
+        self._layout = layout
+        self._attachment: Attachment | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the model is compressed right now."""
+        return self._attachment is not None
+
+    @property
+    def reports(self) -> list[RunReport]:
+        """One report for each of the latest prefills, oldest first.
+
+        By default 100 are kept, or 10 with `trace`, whose reports hold tensors: a server's memory stays
+        flat. `keep_reports` of `compress` and `attach` is another bound, or `"all"`. `runs` counts
+        those that were let go too, and `RunReport.run` numbers them.
+        """
+        return list(self._engine.reports)
+
+    @property
+    def runs(self) -> int:
+        """Prefills that were reported since the session was made."""
+        return self._engine.reports.total
+
+    @property
+    def last(self) -> RunReport:
+        """The report of the last prefill.
+
+        Raises:
+            SessionError: nothing has run yet.
+        """
+        if not self._engine.reports:
+            raise SessionError(
+                "nothing has run in this session yet", remedy="call model.generate(**inputs) first"
+            )
+        return self._engine.reports[-1]
+
+    def attach(self) -> Session:
+        """Start compressing.
+
+        Raises:
+            SessionError: the model is already in a session.
+        """
+        key = self.adapter.key_module(self.model)
+        other = _active(key)
+        if other is not None:
+            raise SessionError(
+                f"{type(self.model).__name__} is already compressed by "
+                f"{other.pipeline.spec.name!r}",
+                field="model",
+                value=other.pipeline.spec.name,
+                remedy="leave that session first (or session.detach()); to combine methods build "
+                "one pipeline with several stages",
+            )
+        self._attachment = self.adapter.attach(self.model, self._engine, self._layout)
+        _ACTIVE[key] = weakref.ref(self)
+        # The model's hooks hold the engine, and so the session, for as long as the model lives.
+        self._engine.owner = self
+        return self
+
+    def detach(self) -> None:
+        """Stop compressing and restore the model. Safe to call twice."""
+        if self._attachment is not None:
+            self._attachment.detach()
+            self._attachment = None
+            self._engine.owner = None
+            _ACTIVE.pop(self.adapter.key_module(self.model), None)
+
+    def __repr__(self) -> str:
+        state = "attached" if self.active else "detached"
+        runs, kept = self.runs, len(self._engine.reports)
+        held = "" if runs == kept else f", reports of the last {kept} kept"
+        return (
+            f"Session({self.pipeline.spec.name!r}, {self.pipeline.schedule!r}, {state}, "
+            f"{runs} runs{held})"
+        )
+
+
+Source = PipelineSpec | str | Path | dict[str, Any]
+
+
+def prepare(
+    model: nn.Module,
+    pipeline: Source,
+    *,
+    retention: float | None = None,
+    adapter: Adapter | str | None = None,
+    layout: VisionLayout | None = None,
+    profile: bool = False,
+    trace: bool = False,
+    check_finite: bool = False,
+    keep_reports: Keep = None,
+    gap_warning: bool = True,
+    **changes: Any,
+) -> Session:
+    """A session that is not attached yet; see `compress` for the arguments."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            "a model is a torch module",
+            field="model",
+            value=type(model).__name__,
+            remedy="load it with AutoModelForImageTextToText.from_pretrained(…) first",
+        )
+    if layout is not None and not isinstance(layout, VisionLayout):
+        raise ConfigError(
+            "a layout says where the vision tokens are",
+            field="layout",
+            value=type(layout).__name__,
+            remedy="VisionLayout.from_spans([[(start, (frames, rows, columns))]])",
+        )
+    model = unwrap(model)
+    chosen = find_adapter(model, adapter)
+    if retention is not None:
+        changes["retention"] = retention
+    num_layers = chosen.num_layers(model)
+    built = Pipeline.build(pipeline, num_layers, min_layer=chosen.min_layer(model), **changes)
+    shape = chosen.shape(getattr(model, "config", None))
+    heads = chosen.heads(model)
+    shape = replace(
+        shape, bytes_per_value=_dtype(chosen.key_module(model)).itemsize, processes=heads.size
+    )
+    engine = Engine(
+        built,
+        shape,
+        profile=profile,
+        trace=trace,
+        check_finite=check_finite,
+        heads=heads,
+        reports=Reports(keep_reports, trace=trace, gap_warning=gap_warning),
+    )
+    return Session(model, built, chosen, engine, layout)
+
+
+@contextmanager
+def compress(model: nn.Module, pipeline: Source, **options: Any) -> Iterator[Session]:
+    """Compress the vision tokens of every prefill that runs inside the block.
+
+        with lightkv.compress(model, "lightkv", retention=0.55) as run:
+            model.generate(**inputs)
+        print(run.last)
+
+    Args:
+        model: a supported model.
+        pipeline: a preset's name, a spec, a path to a YAML file or plain data.
+        **options: `retention` (mean share of vision KV over all layers), roles to replace
+            (`scorer="uniform"`), `positions`, `schedule`, `adapter`, `layout` (vision spans for
+            inputs that the adapter cannot read), `profile`, `trace`, `check_finite`, `keep_reports`
+            (the latest so many reports stay in `Session.reports`: 100 by default, 10 with `trace`;
+            `"all"` without bound) and `gap_warning` (on by default: a `LightKVWarning`, once, if the
+            retention of a prompt is more than 5 points from the one that was asked for).
+
+    Raises:
+        LightKVError: anything that cannot work; nothing is left attached to the model.
+    """
+    session = prepare(model, pipeline, **options).attach()
+    try:
+        yield session
+    finally:
+        session.detach()
+
+
+def attach(model: nn.Module, pipeline: Source, **options: Any) -> Session:
+    """As `compress`, with the same options, for servers and notebooks: stays until `detach(model)`.
+
+    Of a server's requests the latest 100 reports are kept (`keep_reports`), so memory stays flat.
+    """
+    return prepare(model, pipeline, **options).attach()
+
+
+def detach(target: Session | nn.Module) -> None:
+    """End a session, given itself or its model; does nothing if there is none."""
+    if isinstance(target, Session):
+        target.detach()
+        return
+    inner = unwrap(target)
+    for held in list(_ACTIVE.values()):
+        session = held()
+        if session is not None and inner in (session.model, _key(session)):
+            session.detach()
+
+
+def _key(session: Session) -> nn.Module:
+    return session.adapter.key_module(session.model)
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32

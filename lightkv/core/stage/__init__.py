@@ -1,0 +1,1 @@
+"""One compression step: its components, its plan on the host, its work on the device."""

@@ -1,0 +1,242 @@
+"""The cache site: the four roles on one layer's keys and values, once the layer has run in prefill.
+
+A token is the vector of its key and value over all heads, `[B, N, Hₖᵥ·d + Hₖᵥ·dᵥ]`, so the stage
+machinery works unchanged and merges both alike. Each layer decides on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from lightkv.core.assignment import Assignment
+from lightkv.core.attention import KEYS, AttentionView, TensorView
+from lightkv.core.contracts import Component, Matcher, Scorer, StageContext
+from lightkv.core.errors import ConfigError
+from lightkv.core.heads import HeadGroup
+from lightkv.core.layout import SampleLayout, View, VisionLayout
+from lightkv.core.pipeline.stage_spec import Scope
+from lightkv.core.prompt import prompt_index
+from lightkv.core.stage.plan import StagePlan
+from lightkv.core.stage.stage import Observed, Stage, from_attention
+from lightkv.core.stage.step import Timer, no_timer, run_stage
+
+if TYPE_CHECKING:
+    from lightkv.core.pipeline.pipeline import Pipeline
+
+Observe = Callable[[Scorer | Matcher, AttentionView], torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class CachedLayer:
+    """What became of the entries of one layer.
+
+    Attributes:
+        before: layout of the tokens that the layer saw.
+        layout: where the survivors are; under `scope: all` its "vision" tokens are all entries of
+            rows with images.
+        kept: `[B, N′]` where each entry was before.
+        assignment: who flowed into whom, over all rounds.
+        size: `[V′]` original tokens that each survivor holds.
+        score: `[V]` importances of the first round, or None.
+    """
+
+    before: VisionLayout
+    layout: VisionLayout
+    kept: torch.Tensor
+    assignment: Assignment
+    size: torch.Tensor
+    score: torch.Tensor | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether text entries took part."""
+        return self.layout.samples is not self.before.samples
+
+    def vision_counts(self) -> list[int]:
+        """Vision entries left in each row; with text in play this waits for the device."""
+        if not self.whole:
+            return list(self.layout.vision_counts)
+        entries = [length_of(self.layout, row) for row in range(self.layout.batch_size)]
+        if self.kept.is_meta:
+            return [
+                round(left * seen / (seen + text)) if seen + text else 0
+                for left, seen, text in zip(
+                    entries, self.before.vision_counts, self.before.text_counts, strict=True
+                )
+            ]
+        device = self.kept.device
+        vision = self.before.vision_mask(device).gather(1, self.kept)
+        counts = (vision & self.layout.valid_mask(device)).sum(dim=1)
+        return [int(count) for count in counts.tolist()]
+
+
+def length_of(layout: VisionLayout, row: int) -> int:
+    """Real tokens of a row."""
+    return layout.length - layout.pads[row]
+
+
+def entries_layout(layout: VisionLayout, scope: Scope) -> VisionLayout:
+    """Who takes part: the vision tokens, or (`all`) each row with images as one strip of tokens."""
+    if scope == "vision":
+        return layout
+    samples = []
+    for pad, images in zip(layout.pads, layout.original_counts, strict=True):
+        strip = (1, 1, layout.length - pad)
+        views = (View.from_span(pad, strip),) if images and strip[2] else ()
+        samples.append(SampleLayout(views, pad))
+    return VisionLayout(layout.length, tuple(samples))
+
+
+def planned(stage: Stage, layout: VisionLayout, number: int) -> StagePlan:
+    """`stage.plan(layout)`, with the stage named in errors."""
+    try:
+        return stage.plan(layout)
+    except ConfigError as error:
+        error.field = f"schedule[{number}]: {error.field}"
+        raise
+
+
+def plan_rounds(
+    pipeline: Pipeline, layout: VisionLayout, device: torch.device
+) -> Iterator[tuple[Stage, VisionLayout, StagePlan]]:
+    """Each round with its layout and plan, for counting: which tokens survive stays open."""
+    spec, number = pipeline.schedule.cache, len(pipeline.stages) - 1
+    assert spec is not None
+    source = entries_layout(layout, spec.scope)
+    for stage in pipeline.rounds:
+        plan = planned(stage, source, number)
+        yield stage, source, plan
+        index = source.token_index(device)
+        source = source.evolved(plan.length, plan.groups, plan.pads, index)
+
+
+def needs_keys_only(component: Component | None) -> bool:
+    """Whether the cached keys are all that a component reads of the attention call."""
+    return component is not None and from_attention(component.needs()) == {KEYS}
+
+
+def needs_of_call(stage: Stage) -> frozenset[str]:
+    """What a stage on the cache must read inside each layer's attention call."""
+    parts = [stage.matcher, stage.aggregator, *([stage.scorer] if stage.scorer else [])]
+    asked = [from_attention(part.needs()) for part in parts if not needs_keys_only(part)]
+    return frozenset[str]().union(*asked)
+
+
+@dataclass(frozen=True)
+class CacheWork:
+    """The compression of one layer's entries.
+
+    Attributes:
+        rounds: the stages to run, one after the other.
+        plan: (round, layout) → its plan on the right device.
+        observe: calls a component's `observe`, with what the session checks around it.
+    """
+
+    rounds: Sequence[Stage]
+    plan: Callable[[int, VisionLayout], StagePlan]
+    observe: Observe
+    heads: HeadGroup
+    timer: Timer = no_timer
+
+    def run(
+        self,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        before: VisionLayout,
+        source: VisionLayout,
+        observed: Observed,
+        size: torch.Tensor | None,
+        context: StageContext,
+    ) -> tuple[torch.Tensor, torch.Tensor, CachedLayer] | None:
+        """Compressed key and value `[B, Hₖᵥ, N′, d]`, or None if nothing is to be removed.
+
+        Args:
+            key, value: `[B, Hₖᵥ, N, d]` entries of this pass.
+            before: layout of these entries.
+            source: who takes part, see `entries_layout`.
+            observed: what the components read in the layer's attention call.
+            size: `[V]` original tokens that each token of `source` holds; ones if None.
+            context: where the stage runs.
+        """
+        # Distances and norms are those of whole tokens, so under tensor parallelism each process
+        # works on the heads of all and keeps its own.
+        key, value = self.heads.all_heads(key), self.heads.all_heads(value)
+        heads, width = key.shape[1], key.shape[-1]
+        tokens = torch.cat([_flat(key), _flat(value)], dim=-1)
+        kept = assignment = score = None
+        layout = source
+        for number, stage in enumerate(self.rounds):
+            plan = self.plan(number, layout)
+            if not plan.removes:
+                continue
+            keys = _unflat(tokens[..., : heads * width], heads)
+            result = run_stage(
+                tokens,
+                layout,
+                stage,
+                plan,
+                observed=self._with_keys(stage, observed, keys, layout),
+                size=size,
+                context=replace(context, round=number, ratio=stage.ratio),
+                timer=self.timer,
+                heads=self.heads,
+            )
+            tokens, layout, size = result.hidden_states, result.layout, result.size
+            observed = _gathered(observed, result.kept)
+            score = result.score if assignment is None else score
+            kept = result.kept if kept is None else kept.gather(1, result.kept)
+            step = result.assignment
+            assignment = step if assignment is None else assignment.then(step)
+        if kept is None or assignment is None or size is None:
+            return None
+        done = CachedLayer(before, layout, kept, assignment, size, score)
+        keys, values = tokens[..., : heads * width], tokens[..., heads * width :]
+        # Autocast may store keys in float32 beside values in half precision: each keeps its own.
+        parts = (keys.to(key.dtype), values.to(value.dtype))
+        own = [self.heads.own_heads(_unflat(each, heads)).contiguous() for each in parts]
+        return own[0], own[1], done
+
+    def _with_keys(
+        self, stage: Stage, observed: Observed, keys: torch.Tensor, layout: VisionLayout
+    ) -> Observed:
+        """With what components read off the keys as they are in this round."""
+        score, metric = observed.score, observed.metric
+        if not needs_keys_only(stage.scorer) and not needs_keys_only(stage.matcher):
+            return observed
+        own = self.heads.own_heads(keys.detach())
+        view = TensorView(prompt_index(layout, keys.device), {KEYS: own})
+        view.heads = self.heads
+        with torch.no_grad():
+            if stage.scorer is not None and needs_keys_only(stage.scorer):
+                score = self.observe(stage.scorer, view)
+            if needs_keys_only(stage.matcher):
+                metric = self.observe(stage.matcher, view)
+        return replace(observed, score=score, metric=metric)
+
+
+def _flat(entries: torch.Tensor) -> torch.Tensor:
+    """`[B, H, N, d]` → `[B, N, H·d]`."""
+    return entries.transpose(1, 2).flatten(2)
+
+
+def _unflat(tokens: torch.Tensor, heads: int) -> torch.Tensor:
+    """`[B, N, H·d]` → `[B, H, N, d]`."""
+    batch, length, _ = tokens.shape
+    return tokens.reshape(batch, length, heads, -1).transpose(1, 2)
+
+
+def _gathered(observed: Observed, kept: torch.Tensor) -> Observed:
+    """What was observed, `[B, N]` or `[B, N, M]`, at the survivors of a round."""
+
+    def at(values: torch.Tensor | None) -> torch.Tensor | None:
+        if values is None:
+            return None
+        # A scorer that wraps others observes one number for each of them.
+        index = kept.reshape(*kept.shape, *[1] * (values.dim() - 2))
+        return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
+
+    return replace(observed, score=at(observed.score), metric=at(observed.metric))

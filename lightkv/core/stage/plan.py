@@ -1,0 +1,380 @@
+"""The host side of a stage: which windows there are, how many tokens each keeps, and index tables.
+
+Everything here follows from the layout and the stage's parameters. A plan is computed once for a
+layout and reused for every batch with the same layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
+from lightkv.core.errors import ConfigError
+from lightkv.core.layout import Bands, Groups, IntArray, VisionLayout
+from lightkv.core.transfer import to_device
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Windows of equal population `n` that keep `keep` tokens each.
+
+    Attributes:
+        gather: `[G, n]` places of the windows' tokens in window-sorted order.
+        slots: where the bucket's `G · keep` survivors stand in the list of all survivors.
+        windows: `[G]` number of each window in the batch.
+    """
+
+    population: int
+    keep: int
+    gather: torch.Tensor
+    slots: slice
+    windows: IntArray
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Index tables of one stage for one layout.
+
+    Attributes:
+        order: `[V₀]` (by origin) or `[V]` (by current rank) sort key of each token: its window and,
+            inside the window, raster order.
+        by: what `order` is indexed by.
+        buckets: windows in which something is removed.
+        passing: `[Q]` places, in window-sorted order, of tokens that stay as they are.
+        groups, pads, length: static state after the stage.
+        counts_before, counts_after: vision tokens of each row.
+        fill: `[B·N′]` place of each kept row in the new batch, and `filled` whether any of the
+            rows needs new padding.
+        token_rank: `[V]` raster rank of each current token in its sample.
+        inner: `[V₀]` inner window of each original token where windows share a budget, or None.
+        window: number of each token's window in the batch, indexed like `order`.
+        facts: what follows from the host data of the layout after the stage, which is the same each
+            time that the plan is used (`VisionLayout.once`).
+    """
+
+    order: torch.Tensor
+    by: Literal["cell", "rank"]
+    buckets: tuple[Bucket, ...]
+    passing: torch.Tensor
+    groups: tuple[Groups, ...]
+    pads: tuple[int, ...]
+    length: int
+    counts_before: tuple[int, ...]
+    counts_after: tuple[int, ...]
+    fill: torch.Tensor
+    filled: bool
+    token_rank: torch.Tensor
+    window: torch.Tensor
+    inner: torch.Tensor | None = None
+    facts: dict[Hashable, Any] = field(init=False, default_factory=dict, repr=False)
+
+    @property
+    def removes(self) -> bool:
+        """Whether the stage does anything at all."""
+        return bool(self.buckets)
+
+    def to(self, device: torch.device) -> StagePlan:
+        moved = [to_device(bucket.gather, device) for bucket in self.buckets]
+        buckets = tuple(
+            replace(b, gather=gather) for b, gather in zip(self.buckets, moved, strict=True)
+        )
+        return replace(
+            self,
+            order=to_device(self.order, device),
+            buckets=buckets,
+            passing=to_device(self.passing, device),
+            fill=to_device(self.fill, device),
+            token_rank=to_device(self.token_rank, device),
+            window=to_device(self.window, device),
+            inner=None if self.inner is None else to_device(self.inner, device),
+        )
+
+
+KeepRule = Callable[[int], int]
+
+
+def plan_stage(
+    layout: VisionLayout,
+    partitioner: Partitioner,
+    windows: WindowSpec,
+    keep: KeepRule,
+    counts: dict[int, int] | None = None,
+) -> StagePlan:
+    """Windows, budgets and tables of one stage.
+
+    Args:
+        layout: the layout before the stage.
+        partitioner: splits each sample.
+        windows: the schedule's `windows` entry.
+        keep: population of a window → survivors.
+        counts: survivors of some windows by their number, where a dynamic budget decided.
+
+    Raises:
+        ConfigError: windows that do not fit, or whose populations would depend on values.
+    """
+    partitions = [
+        partition_of(layout, row, partitioner, windows) for row in range(layout.batch_size)
+    ]
+    rank, populations, protected = _number_windows(layout, partitions)
+    keeps = np.array(
+        [
+            n if fixed else _checked_keep(keep, int(n))
+            for n, fixed in zip(populations, protected, strict=True)
+        ],
+        dtype=np.int64,
+    )
+    for window, kept in (counts or {}).items():
+        keeps[window] = min(max(kept, 0), int(keeps[window]))
+    buckets, passing = _bucket(populations, keeps)
+    groups = _groups_after(layout, partitions, rank, keeps)
+    left = tuple(int(group.population.sum()) for group in groups)
+    length, pads, fill, filled = _compacted(layout, left)
+    by: Literal["cell", "rank"] = "cell"
+    if any(part.by == "rank" for part in partitions if part.label.size):
+        by = "rank"
+    token_rank = np.concatenate([np.arange(n) for n in (0, *layout.vision_counts)])
+    inner = _inner(layout, partitions)
+    return StagePlan(
+        order=torch.from_numpy(rank if by == "rank" else _raster_within(layout, rank, inner)),
+        by=by,
+        buckets=buckets,
+        passing=torch.from_numpy(passing),
+        groups=groups,
+        pads=pads,
+        length=length,
+        counts_before=layout.vision_counts,
+        counts_after=left,
+        fill=torch.from_numpy(fill),
+        filled=filled,
+        token_rank=torch.from_numpy(token_rank.astype(np.int64)),
+        window=torch.from_numpy(rank),
+        inner=None if inner is None else torch.from_numpy(inner),
+    )
+
+
+def partition_of(
+    layout: VisionLayout, row: int, partitioner: Partitioner, windows: WindowSpec
+) -> Partition:
+    """Windows of a row. Where it ends in its image, its last token stands outside all of them.
+
+    The next token is read off the last position, so that survives every stage as it is, whatever the
+    partitioner says.
+    """
+    groups = layout.groups[row]
+    part = partitioner.partition(layout.samples[row], groups, windows)
+    return _without_last(part, groups) if layout.pinned[row] and part.label.size else part
+
+
+def _without_last(part: Partition, groups: Groups) -> Partition:
+    """The partition with the last token of the sequence protected, and known to survive."""
+    label = part.label.copy()
+    label[-1] = PROTECTED
+    if part.by == "cell":
+        return replace(part, label=label)
+    known = np.zeros_like(groups.label) if part.known is None else part.known.copy()
+    known[-1] = known.max() + 1
+    return replace(part, label=label, known=known)
+
+
+def _inner(layout: VisionLayout, partitions: list[Partition]) -> IntArray | None:
+    """`[V₀]` inner windows, from 0 in each sample, or None if no sample has any."""
+    if all(part.inner is None for part in partitions):
+        return None
+    parts = [
+        np.zeros(sample.positions.size, dtype=np.int64) if part.inner is None else part.inner
+        for sample, part in zip(layout.samples, partitions, strict=True)
+    ]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def _raster_within(layout: VisionLayout, rank: IntArray, inner: IntArray | None) -> IntArray:
+    """`[V₀]` sort keys: by window, inner window and, inside it, cell by cell in raster order.
+
+    Tiles of one picture come tile by tile in the sequence; a window that spans them is still worked
+    on in the raster order of the picture.
+    """
+    raster = [np.zeros(0, dtype=np.int64)]
+    for sample in layout.samples:
+        tokens = sample.tokens
+        frame, row, column = tokens.coordinates.T
+        order = np.lexsort((column, row, frame, tokens.view))
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        raster.append(place.astype(np.int64))
+    if inner is not None and inner.size:
+        rank = rank * (int(inner.max()) + 1) + inner
+    return rank * max(1, rank.size) + np.concatenate(raster)
+
+
+def _checked_keep(keep: KeepRule, population: int) -> int:
+    kept = keep(population)
+    if not 0 <= kept <= population:
+        raise ConfigError(
+            f"a window of {population} tokens cannot keep {kept}",
+            field="matcher.keep",
+            value=kept,
+            remedy=f"return a number from 0 to {population}",
+        )
+    return kept
+
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def _number_windows(
+    layout: VisionLayout, partitions: list[Partition]
+) -> tuple[IntArray, IntArray, BoolArray]:
+    """Windows numbered over the batch, sample after sample, with population and protection."""
+    ranks = [np.zeros(0, dtype=np.int64)]
+    populations = [np.zeros(0, dtype=np.int64)]
+    protected = [np.zeros(0, dtype=np.bool_)]
+    offset = 0
+    for row, (groups, part) in enumerate(zip(layout.groups, partitions, strict=True)):
+        unique, number = np.unique(part.label, return_inverse=True)
+        number = number.astype(np.int64)
+        ranks.append(number + offset)
+        populations.append(_populations(row, groups, part, number, unique.size))
+        protected.append(unique == PROTECTED)
+        offset += unique.size
+    return np.concatenate(ranks), np.concatenate(populations), np.concatenate(protected)
+
+
+def _populations(
+    row: int, groups: Groups, part: Partition, number: IntArray, count: int
+) -> IntArray:
+    """`[count]` current tokens in each window of a sample."""
+    if part.by == "rank":
+        expected = int(groups.population.sum())
+        if part.label.size != expected:
+            raise ConfigError(
+                f"{part.label.size} labels for {expected} tokens of sample {row}",
+                field="partitioner",
+                remedy="label every current token once",
+            )
+        return np.bincount(number, minlength=count).astype(np.int64)
+    window = np.zeros(groups.population.size, dtype=np.int64)
+    window[groups.label] = number
+    if np.any(window[groups.label] != number):
+        raise ConfigError(
+            "a window cuts through a group of tokens whose survivors depend on values, so its "
+            "population would not be known ahead",
+            field="windows",
+            remedy="use windows that are unions of the previous stage's (4, then 2, then 1), a "
+            "partitioner by rank, or one window over the whole image",
+        )
+    totals = np.zeros(count, dtype=np.int64)
+    np.add.at(totals, window, groups.population)
+    return totals
+
+
+def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...], IntArray]:
+    starts = np.concatenate([[0], np.cumsum(populations)[:-1]]) if populations.size else populations
+    passing = [
+        np.arange(start, start + n)
+        for start, n, kept in zip(starts, populations, keeps, strict=True)
+        if kept == n
+    ]
+    buckets, cursor = [], 0
+    shrinking = keeps < populations
+    shapes = sorted(
+        {(int(n), int(k)) for n, k in zip(populations[shrinking], keeps[shrinking], strict=True)}
+    )
+    for n, kept in shapes:
+        windows = np.flatnonzero((populations == n) & (keeps == kept) & shrinking)
+        chosen = starts[windows]
+        gather = torch.from_numpy(chosen[:, None] + np.arange(n)[None, :])
+        survivors = chosen.size * kept
+        buckets.append(
+            Bucket(n, kept, gather, slice(cursor, cursor + survivors), windows.astype(np.int64))
+        )
+        cursor += survivors
+    through = np.concatenate(passing).astype(np.int64) if passing else np.zeros(0, dtype=np.int64)
+    return tuple(buckets), through
+
+
+def _groups_after(
+    layout: VisionLayout, partitions: list[Partition], rank: IntArray, keeps: IntArray
+) -> tuple[Groups, ...]:
+    out, cursor, window = [], 0, 0
+    for groups, part in zip(layout.groups, partitions, strict=True):
+        size = part.label.size
+        local = rank[cursor : cursor + size] - window
+        count = int(local.max()) + 1 if size else 0
+        kept = keeps[window : window + count]
+        out.append(_sample_groups(groups, part, local, kept))
+        cursor, window = cursor + size, window + count
+    return tuple(out)
+
+
+def _sample_groups(groups: Groups, part: Partition, local: IntArray, kept: IntArray) -> Groups:
+    bands = part.bands if part.bands is not None else tuple(None for _ in groups.bands)
+    if part.by == "cell":
+        return _split_protected(groups, part, local, kept, bands)
+    # By rank: windows are runs of the current order, so only coarser groups stay known.
+    known = part.known if part.known is not None else np.zeros_like(groups.label)
+    unique, label = np.unique(known, return_inverse=True)
+    label = label.astype(np.int64)
+    return Groups(label, _rank_totals(groups, part, local, kept, label, unique.size), bands)
+
+
+def _split_protected(
+    groups: Groups,
+    part: Partition,
+    local: IntArray,
+    kept: IntArray,
+    bands: tuple[Bands | None, ...],
+) -> Groups:
+    """Windows become the known groups; protected tokens keep the groups that they had."""
+    protected = part.label == PROTECTED
+    if not protected.any():
+        return Groups(local, kept, bands)
+    windows = int(local.max()) + 1
+    label = np.where(protected, windows + groups.label, local)
+    unique, compact = np.unique(label, return_inverse=True)
+    population = np.array(
+        [kept[u] if u < windows else groups.population[u - windows] for u in unique],
+        dtype=np.int64,
+    )
+    return Groups(compact.astype(np.int64), population, bands)
+
+
+def _rank_totals(
+    groups: Groups, part: Partition, local: IntArray, kept: IntArray, known: IntArray, count: int
+) -> IntArray:
+    """Survivors of each known group when windows by rank lie inside one group each."""
+    # Known groups are runs of the raster order (images), so ranks follow from their populations.
+    owner = np.zeros(groups.population.size, dtype=np.int64)
+    owner[groups.label] = known
+    before = np.zeros(count, dtype=np.int64)
+    np.add.at(before, owner, groups.population)
+    known_of_rank = np.repeat(np.arange(count), before)
+    protected = part.label == PROTECTED
+    totals = np.bincount(known_of_rank[protected], minlength=count).astype(np.int64)
+    for window in np.unique(local[~protected]):
+        members = np.unique(known_of_rank[(local == window) & ~protected])
+        if members.size != 1:
+            raise ConfigError(
+                "a window by rank spans two images",
+                field="partitioner",
+                remedy="number the windows of each image separately",
+            )
+        totals[members[0]] += kept[window]
+    return totals
+
+
+def _compacted(
+    layout: VisionLayout, counts: tuple[int, ...]
+) -> tuple[int, tuple[int, ...], IntArray, bool]:
+    """New physical length, left padding, and the place of each kept position in the new batch."""
+    real = [text + count for text, count in zip(layout.text_counts, counts, strict=True)]
+    length = max(real, default=0)
+    pads = tuple(length - n for n in real)
+    places = [row * length + np.arange(pad, length, dtype=np.int64) for row, pad in enumerate(pads)]
+    fill = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
+    return length, pads, fill, any(pads)

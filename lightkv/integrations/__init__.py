@@ -1,0 +1,1 @@
+"""lightkv inside other programs."""

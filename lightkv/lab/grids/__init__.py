@@ -1,0 +1,1 @@
+"""Ablation grids: from a YAML file to a results file."""

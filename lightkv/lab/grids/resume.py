@@ -1,0 +1,128 @@
+"""What must not have changed since a results file was begun, so that old and new cells compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightkv.lab.errors import StoreError
+from lightkv.lab.grids.store import Store
+from lightkv.lab.grids.worker import versions
+from lightkv.lab.outcomes import Cell
+from lightkv.lab.tasks import build_task
+
+DECISIVE = ("lightkv", "torch", "transformers")
+"""Packages whose versions decide figures."""
+
+
+def begun_with(cells: Iterable[Cell]) -> dict[str, Any]:
+    """What a run's `meta` keeps for `check_unchanged`.
+
+    Raises:
+        StoreError: a checkpoint that cannot be read.
+    """
+    models = sorted({cell.spec["model"] for cell in cells if cell.status != "skipped"})
+    return {"versions": versions(), "models": {model: _digest(model) for model in models}}
+
+
+def check_unchanged(store: Store, cells: Sequence[Cell], retry_failed: bool = False) -> None:
+    """Refuse to go on where what is still to be run would not compare with what is there.
+
+    Versions and models matter only if there is something left to run.
+
+    Raises:
+        StoreError: data, a checkpoint or a package has changed.
+        TaskError: the data of a task cannot be read any more.
+    """
+    _check_data(store, cells)
+    left = [c for c in cells if c.status == "pending" or (retry_failed and c.status == "failed")]
+    if left:
+        _check_versions(store)
+    known = store.meta.get("models", {})  # older files have none
+    for model in sorted({cell.spec["model"] for cell in left}):
+        if known.get(model, "") and _digest(model) != known[model]:
+            raise _changed(store, f"the checkpoint {model} has changed")
+
+
+def _check_data(store: Store, cells: Sequence[Cell]) -> None:
+    seen: dict[str, str] = {}
+    for cell in cells:
+        key = json.dumps(cell.spec["task"], sort_keys=True)
+        if cell.status != "skipped" and key not in seen:
+            seen[key] = build_task(cell.spec["task"]).fingerprint()
+        if cell.status != "skipped" and seen[key] != cell.spec["data"]:
+            raise _changed(store, "the task's data have changed")
+
+
+def _check_versions(store: Store) -> None:
+    before, now = store.meta.get("versions", {}), versions()
+    other = [name for name in DECISIVE if name in before and before[name] != now[name]]
+    if other:
+        changes = ", ".join(f"{name} was {before[name]} and is {now[name]}" for name in other)
+        raise _changed(
+            store, f"versions have changed ({changes})", ", or install the versions of then"
+        )
+
+
+def _changed(store: Store, what: str, more: str = "") -> StoreError:
+    return StoreError(
+        f"{what} since these results were begun",
+        field="--out",
+        value=str(store.path),
+        remedy=f"name another file, so that old and new results stay apart{more}",
+    )
+
+
+def _digest(model: str) -> str:
+    try:
+        return model_digest(model)
+    except OSError as error:
+        raise StoreError(
+            f"cannot read the checkpoint ({error.strerror})", field="model", value=model
+        ) from error
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+_known: dict[tuple[str, int, int], str] = {}
+"""(path, size, time of change) → digest of the content, for this process."""
+
+
+def content_digest(path: Path) -> str:
+    """Of a file's content, which is read once in a process while size and time stay.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    state = path.stat()
+    key = (str(path.absolute()), state.st_size, state.st_mtime_ns)
+    if key not in _known:
+        with path.open("rb") as file:
+            _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _known[key]
+
+
+def model_digest(source: str) -> str:
+    """Of a checkpoint directory: the content of its JSON files; name, size and time of its weights,
+    which are too large to read.
+
+    "" for `demo`, which changes with the version of lightkv only, and for hub ids.
+
+    Raises:
+        OSError: a file in it cannot be read.
+    """
+    from lightkv.checkpoints.load import BUNDLED
+
+    folder = Path(source).expanduser()
+    if source == BUNDLED or not folder.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".json":
+            digest.update(f"{file.name} {content_digest(file)}\n".encode())
+        elif file.suffix in _WEIGHTS:
+            state = file.stat()
+            digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,260 @@
+"""Runs the cells of a grid that are not done yet, and writes them into its results file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lightkv.core.errors import ConfigError
+from lightkv.lab.grids.cells import baselines, plan_cells
+from lightkv.lab.grids.pools import Pool, Started, run_here
+from lightkv.lab.grids.resume import begun_with, check_unchanged
+from lightkv.lab.grids.schema import Grid
+from lightkv.lab.grids.store import Store
+from lightkv.lab.grids.worker import Job, Loaded, Result, Worker, finished, versions
+from lightkv.lab.outcomes import Cell, Outcome
+from lightkv.lab.subject import Subject
+from lightkv.lab.tasks import tasks
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        done: cells that this run has ended, failed ones included.
+        total: cells that it has to run.
+        failed: of those done.
+        cell: that was begun or ended last; None before the first.
+    """
+
+    done: int
+    total: int
+    failed: int = 0
+    cell: Cell | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+class _Pool(Protocol):
+    def run(self, jobs: Sequence[Job], started: Started) -> Iterator[Result]: ...
+
+
+def ablate(
+    grid: Grid | str | Path | Mapping[str, Any],
+    *,
+    out: str | Path,
+    workers: int = 1,
+    ray: str | None = None,
+    threads: int | None = None,
+    retry_failed: bool = False,
+    progress: Report | None = None,
+) -> Store:
+    """Run a grid, or what is left of it.
+
+    Stopped in any way, the same call goes on where it stopped: cells are written whole or not at
+    all. A cell that fails is recorded with its error and does not stop the others.
+
+    Args:
+        grid: a grid, its YAML file, or plain data.
+        out: the results file; made if it does not exist, gone on with if it is of this grid.
+        workers: processes, each with the model loaded once (actors, with `ray`). More than one are
+            started by `spawn`, so a script needs the guard `if __name__ == "__main__"`.
+        ray: address of a Ray cluster, or `local` to start one on this machine.
+        threads: of torch in each worker; by default those of the run that began the file, else
+            those of this process, shared out. Equal numbers give equal results bit for bit.
+        retry_failed: run cells again that failed before.
+        progress: called when a cell begins and when it ends.
+
+    Returns:
+        The results, open for reading.
+
+    Raises:
+        GridError: what the grid says cannot be meant.
+        StoreError: the file is in use, damaged, full, or of something else; data, a checkpoint or
+            the versions of packages have changed since it was begun.
+    """
+    grid = Grid.read(grid) if isinstance(grid, str | Path) else Grid.parse(grid)
+    _check_counts(workers, threads)
+    with Store.create(out, grid.plain(), versions=versions()) as store:
+        loaded = _plan(store, grid, retry_failed)
+        share = _threads(store, threads, workers)
+        if workers > 1 or ray is not None:
+            loaded = None  # each worker loads its own
+        if retry_failed:
+            for cell in store.cells():
+                if cell.status == "failed":
+                    store.reset(cell)
+        if any(cell.status == "pending" for cell in store.cells()):
+            run = _Run(store, progress or (lambda step: None))
+            with _workers(workers, ray, share, loaded) as pool:
+                run.all(pool)
+    return Store.open(out)
+
+
+def _check_counts(workers: int, threads: int | None) -> None:
+    for field, value in (("--workers", workers), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError("must be at least 1", field=field, value=value)
+
+
+def _plan(store: Store, grid: Grid, retry_failed: bool) -> Loaded | None:
+    """Write the cells of a new file; check an old one. The model, if it was loaded."""
+    cells = store.cells()
+    if cells:
+        check_unchanged(store, cells, retry_failed)
+        return None
+    last: dict[tuple[str, str], Subject] = {}
+
+    def load(model: str, dtype: str) -> Subject:
+        last.clear()
+        return last.setdefault((model, dtype), Subject.load(model, dtype=dtype))
+
+    planned = plan_cells(grid, load)
+    against = baselines(grid, planned)
+    one = set(against.values())
+    # Cells come last: a file without any was stopped in here and is planned anew.
+    store.update_meta(
+        baselines=against,
+        baseline=one.pop() if len(one) == 1 else None,
+        **begun_with(planned),
+    )
+    store.add_cells(planned)
+    return next(iter(last.items()), None)
+
+
+def _threads(store: Store, wanted: int | None, workers: int) -> int:
+    """Threads of each worker: as asked for, else as in the run that began the file.
+
+    Sums of floats depend on how many threads share them, in the last digits of a log-probability; so
+    the number of workers must not change it in the middle.
+    """
+    import torch
+
+    found = wanted or store.meta.get("threads") or max(1, torch.get_num_threads() // workers)
+    store.update_meta(threads=int(found))
+    return int(found)
+
+
+@contextmanager
+def _workers(workers: int, ray: str | None, share: int, loaded: Loaded | None) -> Iterator[_Pool]:
+    if ray is not None:
+        from lightkv.lab.grids.ray_pool import RayPool
+
+        with RayPool(ray, workers, share) as cluster:
+            yield cluster
+    elif workers > 1:
+        with Pool(workers, share) as pool:
+            yield pool
+    else:
+        import torch
+
+        before = torch.get_num_threads()
+        try:
+            yield _Here(Worker(share, loaded))
+        finally:
+            torch.set_num_threads(before)
+
+
+class _Here:
+    """This process as a pool of one."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def run(self, jobs: Sequence[Job], started: Started) -> Iterator[Result]:
+        return run_here(jobs, self._worker, started)
+
+
+class _Run:
+    """One run over what is pending in a store."""
+
+    def __init__(self, store: Store, progress: Report) -> None:
+        self._store = store
+        self._progress = progress
+        self._cells = {cell.id: cell for cell in store.cells()}
+        self._pending = [cell for cell in self._cells.values() if cell.status == "pending"]
+        self._done = 0
+        self._failed = 0
+
+    def all(self, pool: _Pool) -> None:
+        """First what others are compared with sample by sample, then the rest."""
+        self._progress(Progress(0, len(self._pending)))
+        first = [cell for cell in self._pending if _gives_reference(cell)]
+        rest = [cell for cell in self._pending if not _gives_reference(cell)]
+        self._wave(pool, first)
+        self._wave(pool, rest)
+
+    def _wave(self, pool: _Pool, cells: Sequence[Cell]) -> None:
+        jobs = []
+        for cell in cells:
+            job = self._job(cell)
+            if isinstance(job, str):
+                self._store.fail(cell, job)
+                self._ended(cell, failed=True)
+            else:
+                jobs.append(job)
+        running: dict[str, Cell] = {}
+
+        def started(identity: str) -> None:
+            running[identity] = self._cells[identity]
+            self._store.start(running[identity])
+            self._tell(running[identity])
+
+        try:
+            for result in pool.run(jobs, started):
+                cell = running[result.id]
+                error = result.error or _odd_score(result.outcomes)
+                if error is not None:
+                    self._store.fail(cell, error)
+                else:
+                    self._store.finish(finished(cell, result), result.outcomes)
+                del running[result.id]
+                self._ended(cell, failed=error is not None)
+        except KeyboardInterrupt:
+            for cell in running.values():
+                self._store.reset(cell)
+            raise
+
+    def _job(self, cell: Cell) -> Job | str:
+        """What to run; or why not, where the reference that it needs is missing."""
+        if not _needs_reference(cell) or _gives_reference(cell):
+            return Job(cell.id, cell.spec)
+        same = ("model", "dtype", "task", "data")
+        for other in self._store.cells():
+            if _gives_reference(other) and all(other.spec[k] == cell.spec[k] for k in same):
+                if other.status != "done":
+                    return "the uncompressed model failed on this task"
+                answers = {o.sample: o.answer for o in self._store.outcomes(other.id)}
+                return Job(cell.id, cell.spec, answers)
+        return "the uncompressed model was not run on this task"
+
+    def _ended(self, cell: Cell, failed: bool) -> None:
+        self._done += 1
+        self._failed += failed
+        self._tell(cell)
+
+    def _tell(self, cell: Cell) -> None:
+        self._progress(Progress(self._done, len(self._pending), self._failed, cell))
+
+
+def _odd_score(outcomes: Sequence[Outcome]) -> str | None:
+    """What is wrong with the first score that no mean could hold; None if all are numbers."""
+    for outcome in outcomes:
+        if not math.isfinite(outcome.score):
+            return f"sample {outcome.sample!r} has the score {outcome.score}, which is no number"
+    return None
+
+
+def _needs_reference(cell: Cell) -> bool:
+    return tasks()[cell.spec["task"]["name"]].needs_reference
+
+
+def _gives_reference(cell: Cell) -> bool:
+    """Whether it is the uncompressed model on a task whose other cells are compared with it."""
+    return _needs_reference(cell) and not cell.spec["pipeline"] and cell.status != "skipped"

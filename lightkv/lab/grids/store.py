@@ -1,0 +1,345 @@
+"""The results of a grid in one SQLite file.
+
+A cell's outcomes are written in one transaction with its status, so a process that dies at any moment
+leaves whole cells only. A writer holds a lock of the operating system on the file for as long as it
+lives; the system lets it go when the process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lightkv.lab.errors import StoreError
+from lightkv.lab.grids import database
+from lightkv.lab.outcomes import Cell, Outcome
+
+SCHEMA = 1
+"""Version of the tables; files of another one are refused."""
+APPLICATION = 0x6C6B7662
+"""In the header of the file: that it is a results file of lightkv ("lkvb")."""
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE cells (
+    id TEXT PRIMARY KEY, position INTEGER NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE,
+    factors TEXT NOT NULL, spec TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    versions TEXT NOT NULL DEFAULT '{}', seconds REAL, retention REAL, flops REAL, kv_bytes REAL,
+    tokens TEXT NOT NULL DEFAULT '[]'
+) WITHOUT ROWID;
+CREATE TABLE samples (
+    cell TEXT NOT NULL REFERENCES cells(id), sample TEXT NOT NULL, cluster TEXT NOT NULL,
+    kind TEXT NOT NULL, question TEXT NOT NULL, answer TEXT NOT NULL, score REAL NOT NULL,
+    retention REAL NOT NULL, PRIMARY KEY (cell, sample)
+) WITHOUT ROWID;
+"""
+
+
+class Store:
+    """A results file. Use `create` to write and `open` to read; both are context managers.
+
+    Attributes:
+        path: of the file.
+        meta: `schema`, `grid` (as plain data), `created` (ISO time), `baseline` (name of the one
+            cell that all others are compared with, or None), `baselines` (name of each cell → name
+            of the cell that it is compared with) and `versions` of the packages.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int | None) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+        self.meta: dict[str, Any] = {}
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, path: str | Path, grid: dict[str, Any], **meta: Any) -> Store:
+        """A new file, or the existing one of the same grid, for writing.
+
+        Cells that a dead process left running are pending again.
+
+        Args:
+            path: of the file.
+            grid: what the cells come from, as plain data.
+            meta: `baseline`, `baselines`, `versions`, written into a new file.
+
+        Raises:
+            StoreError: the file is in use, damaged, of another version or of another grid; nothing
+                is written into it then.
+        """
+        path = Path(path)
+        database.check_place(path)
+        fresh = not path.exists() or path.stat().st_size == 0
+        if not fresh:
+            database.check_header(path)
+        store, lock = None, database.lock(path)
+        try:
+            store = cls(path, database.connect(path, "rwc" if fresh else "rw"), lock)
+            with store._guard("read"):
+                # An interrupted creation is rolled back to nothing when the file is first read.
+                empty = store._one("SELECT count(*) FROM sqlite_master") == 0
+            if empty:
+                store._initialise(grid, meta)
+            else:
+                store._read_meta()
+                store._take_grid(grid)
+                with store._writing():
+                    store._run("UPDATE cells SET status = 'pending' WHERE status = 'running'")
+        except BaseException:
+            # The connection first: to close any handle of the file drops SQLite's own locks.
+            if store is not None:
+                store._connection.close()
+            database.unlock(lock)
+            raise
+        return store
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """An existing file, for reading only; also while another process writes.
+
+        Raises:
+            StoreError: there is none, it is locked, damaged, or of another program or version.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise StoreError(
+                "there is no such results file",
+                field="results",
+                value=str(path),
+                remedy="make one with `lightkv ablate grid.yaml --out FILE`",
+            )
+        database.check_header(path)
+        # Not mode=ro: what a killed writer left half written must be rolled back before it is read.
+        store = cls(path, database.connect(path, "rw"), None)
+        try:
+            with store._guard("read"):
+                store._run("PRAGMA query_only = ON")
+            store._read_meta()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close the file and let the lock go. Safe to call twice."""
+        self._connection.close()
+        database.unlock(self._lock)
+        self._lock = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def cells(self) -> list[Cell]:
+        """All cells, in the grid's order.
+
+        Raises:
+            StoreError: the file cannot be read, or holds what no run writes.
+        """
+        with self._guard("read"):
+            rows = self._connection.execute(f"SELECT {database.CELL} FROM cells ORDER BY position")
+            return [database.to_cell(each) for each in rows]
+
+    def outcomes(self, cell_id: str) -> list[Outcome]:
+        """The outcomes of a cell, ordered by sample; none unless it is done.
+
+        Raises:
+            StoreError: the file cannot be read, or holds what no run writes.
+        """
+        query = f"SELECT {database.OUTCOME} FROM samples WHERE cell = ? ORDER BY sample"
+        with self._guard("read"):
+            return [database.to_outcome(row) for row in self._connection.execute(query, (cell_id,))]
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def add_cells(self, cells: Sequence[Cell]) -> None:
+        """Write the cells of a new grid, all or none."""
+        marks = ", ".join("?" * 13)
+        with self._writing():
+            self._connection.executemany(
+                f"INSERT INTO cells ({database.CELL}) VALUES ({marks})",
+                [database.from_cell(cell) for cell in cells],
+            )
+
+    def update_meta(self, **values: Any) -> None:
+        """Set entries of `meta`."""
+        with self._writing():
+            self._write_meta(values)
+        self.meta.update(values)
+
+    def start(self, cell: Cell) -> None:
+        """Mark a cell as running."""
+        with self._writing():
+            self._run("UPDATE cells SET status = 'running', reason = '' WHERE id = ?", cell.id)
+
+    def finish(self, cell: Cell, outcomes: Iterable[Outcome]) -> None:
+        """Write a cell that ran, with its outcomes, in one transaction.
+
+        Args:
+            cell: with `versions`, `seconds`, `retention`, `flops`, `kv_bytes` and `tokens` set.
+            outcomes: of all its samples.
+        """
+        rows = [(cell.id, *database.from_outcome(outcome)) for outcome in outcomes]
+        with self._writing():
+            self._run("DELETE FROM samples WHERE cell = ?", cell.id)
+            self._connection.executemany(
+                f"INSERT INTO samples (cell, {database.OUTCOME}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            self._run(
+                "UPDATE cells SET status = 'done', reason = '', versions = ?, seconds = ?, "
+                "retention = ?, flops = ?, kv_bytes = ?, tokens = ? WHERE id = ?",
+                *database.dumps(cell.versions),
+                cell.seconds,
+                cell.retention,
+                cell.flops,
+                cell.kv_bytes,
+                *database.dumps(list(cell.tokens)),
+                cell.id,
+            )
+
+    def fail(self, cell: Cell, reason: str) -> None:
+        """Record that a cell did not run, with the error."""
+        self._stop(cell, "failed", reason)
+
+    def skip(self, cell: Cell, reason: str) -> None:
+        """Record that a cell cannot run."""
+        self._stop(cell, "skipped", reason)
+
+    def reset(self, cell: Cell) -> None:
+        """Make a cell pending again, without outcomes."""
+        self._stop(cell, "pending", "")
+
+    def _stop(self, cell: Cell, status: str, reason: str) -> None:
+        with self._writing():
+            self._run("DELETE FROM samples WHERE cell = ?", cell.id)
+            self._run(
+                "UPDATE cells SET status = ?, reason = ? WHERE id = ?", status, reason, cell.id
+            )
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _initialise(self, grid: dict[str, Any], meta: dict[str, Any]) -> None:
+        first = {
+            "schema": SCHEMA,
+            "grid": database.plain(grid),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "baseline": None,
+            "baselines": {},
+            "versions": {},
+            **meta,
+        }
+        with self._writing():
+            self._run(f"PRAGMA application_id = {APPLICATION}")
+            self._run(f"PRAGMA user_version = {SCHEMA}")
+            for statement in filter(str.strip, _TABLES.split(";")):
+                self._run(statement)
+            self._write_meta(first)
+        self.meta = first
+
+    def _write_meta(self, values: dict[str, Any]) -> None:
+        for key, value in values.items():
+            self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, *database.dumps(value))
+
+    def _read_meta(self) -> None:
+        with self._guard("read"):
+            kind, version = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
+            if kind != APPLICATION:
+                raise StoreError(
+                    "a database of another program",
+                    field="results",
+                    value=str(self.path),
+                    remedy="name another file",
+                )
+            if version != SCHEMA:
+                raise StoreError(
+                    f"a results file of version {version}; this lightkv reads version {SCHEMA}",
+                    field="results",
+                    value=str(self.path),
+                    remedy="use the lightkv that wrote it, or name another file",
+                )
+            damage = self._one("PRAGMA quick_check")
+            if damage != "ok":
+                raise self._damaged(str(damage))
+            rows = self._connection.execute("SELECT key, value FROM meta")
+            self.meta = database.to_meta(rows)
+
+    def _take_grid(self, grid: dict[str, Any]) -> None:
+        """Refuse another grid, unless there are no cells of the old one yet."""
+        with self._guard("read"):
+            started = self._one("SELECT count(*) FROM cells") > 0
+        if not started:
+            self.update_meta(grid=database.plain(grid))
+        if self.meta.get("grid") != database.plain(grid):
+            raise StoreError(
+                "the file holds the results of another grid",
+                field="--out",
+                value=str(self.path),
+                remedy="name another file for this grid, or run the grid that began this one",
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A transaction: all or nothing."""
+        with self._guard("write"):
+            self._run("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._run("COMMIT")
+            except BaseException:
+                # A full disk ends some transactions by itself.
+                if self._connection.in_transaction:
+                    self._run("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _guard(self, verb: str) -> Iterator[None]:
+        """Errors of SQLite, and contents that no run writes, as errors that say what to do."""
+        try:
+            yield
+        except (sqlite3.Error, database.Malformed) as error:
+            raise self._explained(verb, error) from error
+
+    def _explained(self, verb: str, error: Exception) -> StoreError:
+        text = str(error)
+        if "locked" in text:
+            return database.in_use(self.path)
+        if "full" in text or "disk I/O" in text or "too big" in text:
+            return StoreError(
+                f"cannot {verb} the results file ({text}); what was finished is in it, whole",
+                field="results",
+                value=str(self.path),
+                remedy="make room and run the same command again: it goes on where it stopped",
+            )
+        if "readonly" in text or "unable to open" in text:
+            return StoreError(
+                f"cannot {verb} the results file ({text})",
+                field="results",
+                value=str(self.path),
+                remedy="name a file in a folder that can be written to",
+            )
+        return self._damaged(text)
+
+    def _damaged(self, what: str) -> StoreError:
+        return StoreError(
+            f"the results file is damaged or no results file ({' '.join(what.split())[:120]}); "
+            "it was left as it is",
+            field="results",
+            value=str(self.path),
+            remedy="restore it from a copy, or name another file",
+        )
+
+    def _run(self, query: str, *values: Any) -> None:
+        self._connection.execute(query, values)
+
+    def _one(self, query: str) -> Any:
+        return self._connection.execute(query).fetchone()[0]

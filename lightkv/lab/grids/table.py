@@ -1,0 +1,67 @@
+"""A results file in rows: each cell with its mean and its difference to its baseline."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from lightkv.core.errors import ConfigError
+from lightkv.lab.grids.store import Store
+from lightkv.lab.outcomes import Cell, Outcome, comparable
+from lightkv.lab.stats import Difference, mean_interval, paired
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell.
+
+    Attributes:
+        cell: as stored.
+        mean, low, high: mean score and its 95 % interval; None unless it is done.
+        baseline: name of the cell it is compared with, or None.
+        difference: to the baseline; None where one of the two is not done.
+    """
+
+    cell: Cell
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+    baseline: str | None = None
+    difference: Difference | None = None
+
+
+def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Line]:
+    """All cells of a results file, in order, with paired statistics against their baselines.
+
+    There is no difference where the two cells had other samples.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    cells = store.cells()
+    named = {cell.name: cell for cell in cells}
+    against: dict[str, str] = store.meta.get("baselines", {})
+    kept: dict[str, list[Outcome]] = {}
+
+    def outcomes(cell: Cell) -> list[Outcome]:
+        # Those of baselines are needed again and again.
+        if cell.name in kept:
+            return kept[cell.name]
+        found = store.outcomes(cell.id)
+        if cell.name in against.values():
+            kept[cell.name] = found
+        return found
+
+    lines = []
+    for cell in cells:
+        base = named.get(against.get(cell.name, ""))
+        if cell.status != "done":
+            lines.append(Line(cell, baseline=base.name if base else None))
+            continue
+        mine, difference = outcomes(cell), None
+        if base is not None and base.status == "done" and comparable(base, cell):
+            with suppress(ConfigError):  # other samples must not cost the whole table
+                difference = paired(outcomes(base), mine, resamples=resamples, seed=seed)
+        bounds = mean_interval(mine, resamples=resamples, seed=seed)
+        lines.append(Line(cell, *bounds, base.name if base else None, difference))
+    return lines

@@ -1,0 +1,1 @@
+"""Tuning: the smallest retention that loses less than a user allows."""

@@ -1,0 +1,244 @@
+"""The search behind `tune`: strategies, retentions, schedules and samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightkv.core.errors import ConfigError
+from lightkv.lab.errors import NotShownError
+from lightkv.lab.grids.worker import versions
+from lightkv.lab.search.candidates import Candidate
+from lightkv.lab.search.evaluator import Evaluator
+from lightkv.lab.search.loss_bounds import margin, surest
+from lightkv.lab.search.race import Look, Race
+from lightkv.lab.search.result import Trial, Tuned
+from lightkv.lab.search.smallest import Found, Verdict, most_points, search
+from lightkv.lab.stats import paired
+from lightkv.lab.tasks import Task
+
+STEERING = 0.1
+"""Probability of error of a bound on part of the samples. These only steer the search: what they say
+wrongly costs evaluations, since the answer and the retention below it are judged on all samples."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What passes, and at which retention."""
+
+    candidate: Candidate
+    retention: float
+
+
+class Tuner:
+    """Searches one strategy after the other."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        max_drop: float,
+        confidence: float,
+        points: Sequence[float],
+        step: float,
+        budget: int | None,
+        tried: Sequence[list[Candidate]],
+    ) -> None:
+        self.evaluator = evaluator
+        self.max_drop = max_drop
+        self.confidence = confidence
+        self.points = points
+        self.step = step
+        self.budget = min(len(points), budget or most_points(len(points)))
+        self.tried = tried
+        self.number = sum(map(len, tried))
+        # Bonferroni over everything that could be accepted wrongly: which retentions are tried is
+        # decided by the same data.
+        self.alpha = (1.0 - confidence) / (len(points) * self.number)
+        self.trials: dict[tuple[str, float], Trial] = {}
+        self.reasons: dict[tuple[str, float], str | None] = {}
+        self.remarks: list[str] = []
+        self.exhausted = False
+
+    def check(self, asked: bool) -> None:
+        """Refuse before any evaluation what cannot come to anything.
+
+        Args:
+            asked: the user named the schedules.
+
+        Raises:
+            ConfigError: a strategy, or a schedule asked for, that reaches no retention of the range.
+            NotShownError: too few samples to show anything.
+        """
+        for each in (each for some in self.tried for each in some):
+            for point in self.points:
+                self.reasons[each.name, point] = self.evaluator.reachable(each.spec, point)
+        for some in self.tried:
+            self._check_reach(some, "strategy", some[0].strategy)
+            for each in some[1:] if asked else ():
+                self._check_reach([each], "schedule", each.schedule)
+        if self.evaluator.task.accuracy:
+            self._check_samples()
+
+    def _check_reach(self, some: Sequence[Candidate], field: str, value: str) -> None:
+        if not any(self._here(some, point) for point in self.points):
+            reason = self.reasons[some[0].name, self.points[-1]]
+            raise ConfigError(
+                f"reaches no retention of the range: {reason}",
+                field=field,
+                value=value,
+                remedy="leave it out, or change --range",
+            )
+
+    def _here(self, some: Sequence[Candidate], point: float) -> list[Candidate]:
+        """Those that reach a retention."""
+        return [each for each in some if self.reasons[each.name, point] is None]
+
+    def _check_samples(self) -> None:
+        """Where not even a compression that loses nothing can pass, asking the model is for nothing."""
+        samples = [sample for rung in self.evaluator.rungs for sample in rung]
+        seen = surest(samples, self.alpha, seed=self.evaluator.seed)
+        if seen.verdict(self.max_drop) == "accepted":
+            return
+        need = math.ceil(-seen.low / self.max_drop * (seen.clusters + 1))
+        raise NotShownError(
+            f"on {seen.samples} samples of {seen.clusters} pictures not even a loss of 0 is shown to be "
+            f"below the threshold: it could be {-seen.low:.4f}",
+            field="max_drop",
+            value=self.max_drop,
+            remedy=f"allow a larger drop, or give more samples: about {need} pictures or more; fewer "
+            "retentions (--range, --step) and schedules (--schedule own) help a little",
+        )
+
+    def best(self) -> Tuned:
+        """The strategy that passes at the smallest retention, with the schedule that does."""
+        answer: Answer | None = None
+        for some in self.tried:
+            # Another strategy is of interest only where it is at least as small.
+            top = self.points[-1] if answer is None else answer.retention
+            found = self._search(some, [p for p in self.points if p <= top])
+            if found is not None and (answer is None or self._better(found, answer)):
+                answer = found
+        if answer is None:
+            raise self._not_shown()
+        return self._tuned(answer)
+
+    def _better(self, one: Answer, other: Answer) -> bool:
+        gaps = [self.trials[each.candidate.name, each.retention].margin for each in (one, other)]
+        return one.retention < other.retention or gaps[0].difference > gaps[1].difference
+
+    def _search(self, some: Sequence[Candidate], wanted: Sequence[float]) -> Answer | None:
+        strategy = some[0].strategy
+        here = {p: self._here(some, p) for p in wanted}
+        points = [p for p in wanted if here[p]]
+        gone = [p for p in wanted if not here[p]]
+        if gone:
+            self.remarks.append(
+                f"{strategy}: {len(gone)} retentions from {gone[0]:g} to {gone[-1]:g} are out of "
+                f"reach: {self.reasons[strategy, gone[0]]}"
+            )
+        if not points:
+            return None
+        races = {p: Race(here[p]) for p in points}
+
+        def judge(point: int, rung: int) -> Verdict:
+            retention = points[point]
+            return races[retention].run(rung, lambda each: self._look(each, retention, rung))
+
+        found = search(len(points), len(self.evaluator.rungs), judge, self.budget)
+        self.exhausted |= found.exhausted
+        self._remark(strategy, points, found)
+        if found.answer is None:
+            return None
+        retention = points[found.answer]
+        winner = races[retention].winner
+        assert winner is not None
+        return Answer(winner, retention)
+
+    def _look(self, candidate: Candidate, retention: float, rung: int) -> Look:
+        evaluator, name = self.evaluator, candidate.name
+        base = evaluator.base(rung)
+        other = evaluator.outcomes(name, candidate.spec, retention, rung)
+        finished = rung == len(evaluator.rungs) - 1
+        alpha = self.alpha if finished else max(self.alpha, STEERING)
+        seen = margin(base, other, alpha, accuracy=evaluator.task.accuracy, seed=evaluator.seed)
+        verdict = seen.verdict(self.max_drop)
+        self.trials[name, retention] = Trial(
+            strategy=candidate.strategy,
+            schedule=candidate.schedule,
+            retention=retention,
+            achieved=sum(outcome.retention for outcome in other) / len(other),
+            margin=seen,
+            verdict=verdict,
+            finished=finished,
+        )
+        evaluator.trials = len(self.trials)
+        return verdict, seen.difference
+
+    def _remark(self, name: str, points: Sequence[float], found: Found) -> None:
+        if found.answer is None:
+            return
+        here = f"{name} at {points[found.answer]:g}"
+        if found.exhausted:
+            self.remarks.append(f"{here}: the budget ended the search; a smaller one may pass")
+        elif found.answer == 0:
+            self.remarks.append(f"{here}: the smallest that could be tried; smaller ones may pass")
+        for point in found.odd:
+            self.remarks.append(
+                f"{name}: {points[point]:g} passes although a retention above it does not; "
+                "bisection takes quality to grow with retention, so look at a full sweep"
+            )
+
+    def _tuned(self, answer: Answer) -> Tuned:
+        evaluator, candidate, retention = self.evaluator, answer.candidate, answer.retention
+        trial, last = self.trials[candidate.name, retention], len(evaluator.rungs) - 1
+        base = evaluator.base(last)
+        other = evaluator.outcomes(candidate.name, candidate.spec, retention, last)
+        return Tuned(
+            pipeline=evaluator.pipeline(candidate.name, retention),
+            strategy=candidate.strategy,
+            schedule=candidate.schedule,
+            retention=retention,
+            achieved=trial.achieved,
+            max_drop=self.max_drop,
+            confidence=self.confidence,
+            decision_confidence=1.0 - self.alpha,
+            margin=trial.margin,
+            difference=paired(base, other, seed=evaluator.seed),
+            trials=tuple(self.trials.values()),
+            evaluations=len({(each.strategy, each.retention) for each in self.trials.values()}),
+            answered=evaluator.answered,
+            sweep=len(self.points) * self.number * evaluator.total,
+            range=(self.points[0], self.points[-1]),
+            step=self.step,
+            model=evaluator.subject.name or type(evaluator.subject.model).__name__,
+            task={**evaluator.task.spec(), **_digest(evaluator.task)},
+            seed=evaluator.seed,
+            versions=versions(),
+            accuracy=evaluator.task.accuracy,
+            remarks=tuple(self.remarks),
+        )
+
+    def _not_shown(self) -> NotShownError:
+        top = max(self.trials.values(), key=lambda trial: (trial.retention, trial.margin.low))
+        seen = top.margin
+        tried = sorted({trial.retention for trial in self.trials.values()})
+        which = f"no retention from {self.points[0]:g} to {self.points[-1]:g}"
+        if self.exhausted:
+            those = ", ".join(f"{retention:g}" for retention in tried)
+            which = f"none of the retentions that the budget allowed ({those})"
+        return NotShownError(
+            f"{which} is shown to lose less with "
+            f"{self.confidence:.4g} confidence: {top.name} at {top.retention:g} loses "
+            f"{0.0 - seen.difference:.4f} on {seen.samples} samples, at most {-seen.low:.4f}; "
+            "nothing was written",
+            field="max_drop",
+            value=self.max_drop,
+            remedy="allow a larger drop, give more samples, or a range that ends higher"
+            + (", or a larger budget" if self.exhausted else ""),
+        )
+
+
+def _digest(task: Task) -> dict[str, str]:
+    found = task.fingerprint()
+    return {"digest": found} if found else {}

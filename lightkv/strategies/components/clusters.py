@@ -1,0 +1,57 @@
+"""Clustering of a few tokens by density peaks, with fixed shapes (Rodriguez and Laio, 2014)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from lightkv.strategies.components.bipartite import cosine
+from lightkv.strategies.components.magnitude import largest, power_of_two
+
+
+def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
+    """Centres `[G, C]` of `[G, m, D]` tokens: places with the largest density × distance.
+
+    Density ρ_i = exp(−mean of d² over the C nearest, i itself included), d = Euclid/√D; δ_i =
+    distance to the nearest denser token, the largest distance of all for the densest. Among equal
+    densities the earlier token is the denser one, in place of the noise that published codes add.
+    Compared in logarithms, so large distances do not underflow to equal densities; and in units in
+    which the largest coordinate of a group is near 1, so no square overflows.
+    """
+    near, scale = near_one(tokens)
+    distance = torch.cdist(near, near, compute_mode="donot_use_mm_for_euclid_dist")
+    distance = distance / tokens.shape[-1] ** 0.5
+    nearest = torch.sort(distance, dim=-1).values[..., :clusters]
+    density = -nearest.square().mean(dim=-1)
+    place = torch.arange(tokens.shape[1], device=tokens.device)
+    equal = (density[:, None, :] == density[:, :, None]) & (place[None, :] < place[:, None])
+    denser = (density[:, None, :] > density[:, :, None]) | equal
+    farthest = distance.amax(dim=(1, 2), keepdim=True)
+    apart = torch.where(denser, distance, farthest).amin(dim=-1)
+    # log ρδ is density/scale² + log apart and a constant; times scale² where that is below 1.
+    scale = scale[..., 0]
+    large, small = (1.0 / scale).clamp(max=1.0), scale.clamp(max=1.0)
+    peak = torch.where(apart > 0, density * large**2 + apart.log() * small**2, -torch.inf)
+    return torch.sort(peak, dim=-1, descending=True, stable=True).indices[:, :clusters]
+
+
+def near_one(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[G, m, D]` with the largest coordinate of each group in [1, 2), and `[G, 1, 1]` by what."""
+    scale = power_of_two(largest(tokens, dim=(1, 2)))
+    return tokens * scale, scale
+
+
+def nearest_centre(
+    tokens: torch.Tensor, centres: torch.Tensor, by: Literal["euclidean", "cosine"]
+) -> torch.Tensor:
+    """`[G, m]` place of the centre that each of `[G, m, D]` tokens belongs to; a centre is its own."""
+    chosen = tokens.gather(1, centres.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    if by == "cosine":
+        nearest = cosine(tokens, chosen).max(dim=-1).indices
+    else:
+        near, scale = near_one(tokens)
+        apart = torch.cdist(near, chosen * scale, compute_mode="donot_use_mm_for_euclid_dist")
+        nearest = apart.min(dim=-1).indices
+    belongs = centres.gather(1, nearest)
+    return belongs.scatter(1, centres, centres)

@@ -1,0 +1,247 @@
+"""Scorers around other scorers, for mixing: floors, sums, products, another start.
+
+A wrapper's `of` holds another component as a name or `{name: …, parameter: …}`. What the inner one needs
+of model and encoder is passed on to it. Not of a paper; each is a few lines over the inner component.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+
+from lightkv.core.attention import EMBEDDINGS, AttentionView
+from lightkv.core.contracts import ScoreInput, Scorer, StartInput
+from lightkv.core.encoder import VisionView, is_vision
+from lightkv.core.errors import ConfigError
+from lightkv.core.plugins import build_component, checked_spec
+from lightkv.core.stage.stage import from_attention
+from lightkv.strategies.components.magnitude import power_of_two
+from lightkv.strategies.components.matcher_wrappers import ComponentSpec
+
+Observation = torch.Tensor | None
+Which = Callable[[Scorer], bool]
+
+
+class ScorerWrapper(Scorer):
+    """A scorer over others: passes on what they need and hands each what it observed.
+
+    What several inner scorers observe travels side by side: `[K, B, N]` from attention, `[V₀, K]`
+    from the encoder, `[K, B, P]` from the start. What one alone observes travels as it is.
+    """
+
+    def specs(self) -> Sequence[ComponentSpec]:
+        """The inner scorers as they were given."""
+        raise NotImplementedError
+
+    def mix(self, scores: list[torch.Tensor], inputs: ScoreInput) -> torch.Tensor:
+        """`[V]` from the importances `[V]` of each inner scorer."""
+        raise NotImplementedError
+
+    @cached_property
+    def inner(self) -> tuple[Scorer, ...]:
+        """The inner scorers."""
+        built = [build_component("scorer", spec) for spec in self.specs()]
+        return tuple(scorer for scorer in built if isinstance(scorer, Scorer))
+
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(scorer.needs() for scorer in self.inner))
+
+    def start(self, inputs: StartInput) -> torch.Tensor | None:
+        starts = [scorer.start(inputs) for scorer in self.inner if _starts(scorer)]
+        return self._together(starts, _starts, 0)
+
+    def look(self, vision: VisionView) -> torch.Tensor | None:
+        seen = [scorer.look(vision) for scorer in self.inner if _looks(scorer)]
+        return self._together(seen, _looks, -1)
+
+    def observe(self, attention: AttentionView) -> torch.Tensor | None:
+        state, observed = attention.state, []
+        try:
+            for scorer, part in zip(self.inner, self._apart(state, _starts, 0), strict=True):
+                attention.state = part
+                if _observes(scorer):
+                    observed.append(scorer.observe(attention))
+        finally:
+            attention.state = state
+        return self._together(observed, _observes, -1)
+
+    def score(self, inputs: ScoreInput) -> torch.Tensor:
+        observed = self._apart(inputs.observed, _observes, -1)
+        seen = self._apart(inputs.seen, _looks, -1)
+        scores = [
+            scorer.score(replace(inputs, observed=one, seen=other)).float()
+            for scorer, one, other in zip(self.inner, observed, seen, strict=True)
+        ]
+        return self.mix(scores, inputs)
+
+    def _together(self, found: list[torch.Tensor | None], which: Which, dim: int) -> Observation:
+        """What the inner scorers `which` do something found, in one tensor."""
+        there = [tensor for tensor in found if tensor is not None]
+        if len(there) < len(found):
+            return None
+        counts = [_tensors(scorer, which) for scorer in self.inner if which(scorer)]
+        if sum(counts) < 2:
+            return there[0] if there else None
+        stacks = [
+            tensor.unsqueeze(dim) if count == 1 else tensor
+            for tensor, count in zip(there, counts, strict=True)
+        ]
+        if len({tensor.select(dim, 0).shape for tensor in stacks}) > 1:
+            raise ConfigError(
+                "the inner scorers observe tensors of different shapes, which cannot travel together",
+                field=f"scorer {self.name!r}",
+                value=[scorer.name for scorer in self.inner],
+                remedy="combine scorers that each give one value for a position",
+            )
+        return torch.cat(stacks, dim)
+
+    def _apart(self, tensor: Observation, which: Which, dim: int) -> list[Observation]:
+        """The part of each inner scorer, None for those that have none."""
+        counts = [_tensors(scorer, which) for scorer in self.inner]
+        if tensor is None:
+            return [None] * len(counts)
+        if sum(counts) < 2:
+            return [tensor if count else None for count in counts]
+        parts = tensor.split(counts, dim)
+        found: list[Observation] = []
+        for part, count in zip(parts, counts, strict=True):
+            found.append(None if count == 0 else part.squeeze(dim) if count == 1 else part)
+        return found
+
+
+def _starts(scorer: Scorer) -> bool:
+    return EMBEDDINGS in scorer.needs()
+
+
+def _observes(scorer: Scorer) -> bool:
+    return bool(from_attention(scorer.needs()))
+
+
+def _looks(scorer: Scorer) -> bool:
+    return any(is_vision(need) for need in scorer.needs())
+
+
+def _tensors(scorer: Scorer, which: Which) -> int:
+    """How many tensors a scorer's observation holds: wrappers bring those of all they wrap."""
+    if isinstance(scorer, ScorerWrapper):
+        return sum(_tensors(inner, which) for inner in scorer.inner)
+    return int(which(scorer))
+
+
+def sample_mean(score: torch.Tensor, inputs: ScoreInput) -> torch.Tensor:
+    """`[V]` mean importance of the vision tokens in each token's sample."""
+    samples = score.new_zeros(inputs.hidden_states.shape[0])
+    scale = power_of_two(samples.scatter_reduce(0, inputs.sample, score.abs(), "amax"))
+    near_one = score * scale.index_select(0, inputs.sample)
+    total = samples.index_add(0, inputs.sample, near_one)
+    count = samples.index_add(0, inputs.sample, torch.ones_like(score)).clamp(min=1.0)
+    return (total / count / scale).index_select(0, inputs.sample)
+
+
+def relative(score: torch.Tensor, inputs: ScoreInput) -> torch.Tensor:
+    """`[V]` importances with mean 1 in each sample; ones where all are 0."""
+    mean = sample_mean(score, inputs)
+    return torch.where(mean == 0, 1.0, score / torch.where(mean == 0, 1.0, mean))
+
+
+class Floor(ScorerWrapper):
+    """ξ_i ← max(ξ_i, share · mean ξ of the sample): no token weighs next to nothing."""
+
+    name = "floor"
+    of: ComponentSpec
+    share: float = Field(default=0.1, ge=0.0)
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        return checked_spec("scorer", value)
+
+    def specs(self) -> Sequence[ComponentSpec]:
+        return [self.of]
+
+    def mix(self, scores: list[torch.Tensor], inputs: ScoreInput) -> torch.Tensor:
+        return torch.maximum(scores[0], self.share * sample_mean(scores[0], inputs))
+
+
+class Several(ScorerWrapper):
+    """A scorer over a list of others, each normalised to mean 1 in a sample."""
+
+    of: tuple[ComponentSpec, ...] = Field(min_length=2)
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(checked_spec("scorer", spec) for spec in value)
+
+    def specs(self) -> Sequence[ComponentSpec]:
+        return self.of
+
+
+class Product(Several):
+    """ξ = Π of the inner importances, each divided by its mean in the sample."""
+
+    name = "product"
+
+    def mix(self, scores: list[torch.Tensor], inputs: ScoreInput) -> torch.Tensor:
+        total = torch.ones_like(scores[0])
+        for score in scores:
+            total = total * relative(score, inputs)
+        return total
+
+
+class Total(Several):
+    """ξ = Σ weight · inner importance, each divided by its mean in the sample.
+
+    Attributes:
+        weights: one for each inner scorer, ones if None.
+    """
+
+    name = "sum"
+    weights: tuple[float, ...] | None = None
+
+    def model_post_init(self, context: Any) -> None:
+        weights = self.weights
+        if weights is not None and (len(weights) != len(self.of) or min(weights) < 0):
+            raise ConfigError(
+                f"{len(self.of)} scorers need as many weights of 0 or more",
+                field=f"scorer {self.name!r}, weights",
+                value=weights,
+                remedy="give one for each, or none for equal ones",
+            )
+
+    def mix(self, scores: list[torch.Tensor], inputs: ScoreInput) -> torch.Tensor:
+        weights = self.weights or (1.0,) * len(scores)
+        total = torch.zeros_like(scores[0])
+        for weight, score in zip(weights, scores, strict=True):
+            total = total + weight * relative(score, inputs)
+        return total
+
+
+class WarmStart(ScorerWrapper):
+    """The importance of `first` in the first `stages` stages, of `of` afterwards.
+
+    Both observe at every stage; where the schedule lists its stages, `overrides` cost less.
+    """
+
+    name = "warm-start"
+    of: ComponentSpec
+    first: ComponentSpec = "uniform"
+    stages: int = Field(default=1, ge=0)
+
+    @field_validator("of", "first", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        return checked_spec("scorer", value)
+
+    def specs(self) -> Sequence[ComponentSpec]:
+        return [self.of, self.first]
+
+    def mix(self, scores: list[torch.Tensor], inputs: ScoreInput) -> torch.Tensor:
+        return scores[1] if inputs.context.stage < self.stages else scores[0]

@@ -1,0 +1,207 @@
+"""Rectangular windows in true geometry, nested over the stages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
+from lightkv.core.errors import ConfigError
+from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, View
+
+
+def one_band(view: View) -> Bands:
+    """Bands of one window over the whole view."""
+    frames, rows, columns = view.grid
+    return (0,) * frames, (0,) * rows, (0,) * columns
+
+
+def each_cell(sample: SampleLayout, view: int) -> Bands:
+    """Bands as narrow as the cells of a view."""
+    frames, rows, columns = (tuple(range(side)) for side in sample.views[view].grid)
+    return frames, rows, columns
+
+
+class Windows(Partitioner):
+    """Rectangular windows of each view, in true geometry and nested over the stages.
+
+    `windows: 4` cuts rows and columns of every frame into 4 bands as even as possible (the first
+    ones are one longer). Later stages group the bands of the stage before, so each window is a
+    union of earlier ones and its population is known. `{space: 4, time: 2}` also cuts the frames
+    of a video into 2 bands; without `time` every frame stands alone. A side with fewer cells than
+    windows has a window for each: a picture of one token keeps it.
+
+    Attributes:
+        population: cut rows and columns (then the frames, where `time` is set) into more bands than the
+            stage asks for until no window holds more current tokens than this. What matching costs then
+            grows linearly with the number of vision tokens. `windows` may be left out of the schedule.
+        clamp: what is done where less can be had than is asked for. None: a side of fewer cells than
+            windows (a narrow picture) has a window for each cell; more windows than an earlier stage
+            left, or a `population` that cannot be kept, are errors. True: none of these is an error.
+            False: all are.
+        budget: `window`: each window gives the same share. `view`: the windows of a view share one
+            budget, so those with more redundancy give more; tokens still match inside their window
+            only. How many each window keeps then depends on values, the view's total does not.
+    """
+
+    name = "windows"
+    source = "LightKV, arXiv 2605.00789, section 3 (spatial sub-windows)"
+    population: int | None = Field(default=None, ge=2)
+    clamp: bool | None = None
+    budget: Literal["window", "view"] = "window"
+
+    def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
+        self._check_budget()
+        if windows is None and self.population is not None:
+            windows = 1
+        space, time = _space_time(windows)
+        tokens = sample.tokens
+        label = np.full(tokens.view.size, PROTECTED, dtype=np.int64)
+        all_bands: list[Bands | None] = []
+        offset = 0
+        for number in range(len(sample.views)):
+            known = groups.bands[number] if self.budget == "window" else each_cell(sample, number)
+            here = tokens.view == number
+            bands = self._bands(sample, number, known, groups, (space, time))
+            window = offset + _windows_of(tokens.coordinates[here], bands)
+            label[here] = np.where(tokens.separator[here], PROTECTED, window)
+            offset += _count(bands)
+            all_bands.append(bands)
+        if self.budget == "window":
+            return Partition(label, bands=tuple(all_bands))
+        view = np.where(tokens.separator, PROTECTED, tokens.view)
+        return Partition(view, bands=tuple(map(one_band, sample.views)), inner=label.clip(min=0))
+
+    def _check_budget(self) -> None:
+        if self.population is not None and self.budget == "view":
+            raise ConfigError(
+                "windows that share the budget of their view are matched as one, however small they are",
+                field="partitioner 'windows', population",
+                value=self.population,
+                remedy="use budget: window, or leave population out",
+            )
+
+    def _bands(
+        self,
+        sample: SampleLayout,
+        view: int,
+        known: Bands | None,
+        groups: Groups,
+        counts: tuple[int, int | None],
+    ) -> Bands:
+        """Bands of a view; `counts` are the windows asked for over space and over time."""
+        if known is None:
+            raise ConfigError(
+                "windows cannot follow a stage whose survivors may lie anywhere in the image: "
+                "how many fall into each window would depend on values",
+                field="windows",
+                remedy="use windows in the earlier stage too, or `whole` in this one",
+            )
+        space, time = counts
+        bands = self._cut(view, known, (time, space, space))
+        if self.population is None:
+            return bands
+        tokens = sample.tokens
+        here = (tokens.view == view) & ~tokens.separator
+        cells, share = tokens.coordinates[here], _current(groups)[here]
+        frames, rows, columns = (max(axis) + 1 for axis in known)
+        while (held := _largest(cells, share, bands)) > self.population:
+            if space < max(rows, columns):
+                # Fewer windows than this cannot do, so the search is short.
+                planes = frames if time is None else time
+                least = int((share.sum() / (planes * self.population)) ** 0.5)
+                space = max(space + 1, min(least, rows, columns))
+            elif time is not None and time < frames:
+                time += 1
+            elif self.clamp:
+                return bands
+            else:
+                raise ConfigError(
+                    f"view {view} cannot be cut finer, and a window holds {held} tokens",
+                    field="partitioner 'windows', population",
+                    value=self.population,
+                    remedy="bound the windows of the earlier stages too, or add clamp: true",
+                )
+            bands = self._cut(view, known, (time, min(space, rows), min(space, columns)))
+        return bands
+
+    def _cut(self, view: int, bands: Bands, counts: tuple[int | None, int, int]) -> Bands:
+        frames, rows, columns = (
+            axis if count is None else self._regroup(view, axis, count)
+            for axis, count in zip(bands, counts, strict=True)
+        )
+        return frames, rows, columns
+
+    def _regroup(self, view: int, axis: tuple[int, ...], count: int) -> tuple[int, ...]:
+        current = max(axis) + 1
+        if count > current:
+            # A narrow picture is no one's mistake; windows finer than an earlier stage's are.
+            narrow = current == len(axis)
+            if self.clamp is False or not (narrow or self.clamp):
+                raise ConfigError(
+                    f"{count} windows per side do not fit view {view}, which has {current} bands "
+                    "on an axis" + ("" if narrow else " after an earlier stage"),
+                    field="windows",
+                    value=count,
+                    remedy=f"use at most {current}"
+                    + (
+                        ", or leave clamp: false out"
+                        if narrow
+                        else ", or {name: windows, clamp: true}"
+                    ),
+                )
+            count = current
+        group = np.concatenate(
+            [
+                np.full(part.size, i)
+                for i, part in enumerate(np.array_split(np.arange(current), count))
+            ]
+        )
+        return tuple(int(group[band]) for band in axis)
+
+
+def _space_time(windows: WindowSpec) -> tuple[int, int | None]:
+    if windows is None:
+        raise ConfigError(
+            "the partitioner 'windows' needs to know how many",
+            field="windows",
+            remedy="set it in the schedule, such as {after_layer: 15, windows: 4, ratio: 0.5}",
+        )
+    if isinstance(windows, int):
+        return windows, None
+    if "space" not in windows:
+        raise ConfigError(
+            "windows over time need windows over space too",
+            field="windows",
+            value=windows,
+            remedy="such as {space: 4, time: 2}",
+        )
+    return windows["space"], windows.get("time")
+
+
+def _windows_of(cells: IntArray, bands: Bands) -> IntArray:
+    """Number of the window of each of `[n, 3]` coordinates."""
+    at = [np.asarray(axis, dtype=np.int64) for axis in bands]
+    frame, row, column = (at[i][cells[:, i]] for i in range(3))
+    return (frame * (int(at[1].max()) + 1) + row) * (int(at[2].max()) + 1) + column
+
+
+def _largest(cells: IntArray, share: npt.NDArray[np.float64], bands: Bands) -> int:
+    """Current tokens in the fullest window; `share` is what each of the cells `[n, 3]` stands for."""
+    if not cells.size:
+        return 0
+    return round(float(np.bincount(_windows_of(cells, bands), weights=share).max()))
+
+
+def _count(bands: Bands) -> int:
+    """Windows that bands make."""
+    return int(np.prod([max(axis) + 1 for axis in bands]))
+
+
+def _current(groups: Groups) -> npt.NDArray[np.float64]:
+    """`[V₀]` current tokens that each original token stands for: whole numbers over a group."""
+    originals = np.bincount(groups.label, minlength=groups.population.size)
+    return (groups.population / np.maximum(originals, 1))[groups.label]

@@ -1,0 +1,1 @@
+"""How the bundled models were trained. Not in the wheel."""
