@@ -43,6 +43,7 @@ from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.tap import Tap, observer
 from lightkv.adapters.hf.uncopied import Uncopied
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Source, needs_from
 from lightkv.core.run.adapter import Attachment
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.report import HeldLayer, RunReport
@@ -340,7 +341,7 @@ class HFAttachment(Attachment, Uncopied):
         if layout is not None:
             prefill = self._engine.begin(layout, self._drafts)
             prefill.vision = self._encoder.view(self._inputs, layout)
-            prefill.start(hidden, self._drafts)
+            prefill.read_embeddings(hidden, self._drafts)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):
                 prefill.positions = self._positions(batch, queries, cache, hidden.device)
         else:
@@ -460,7 +461,7 @@ class HFAttachment(Attachment, Uncopied):
     def _peek(self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs) -> None:
         """Show the stage before layer `index` the attention that the layer would compute now."""
         prefill = forward.prefill
-        if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
+        if prefill is None or not needs_from(prefill.needs(index), Source.NEXT_LAYER):
             return
         given = contact.layer_argument(kwargs, "position_embeddings")
         embeddings = self._rotary.of_layer(forward, index, hidden, given)
@@ -478,7 +479,7 @@ class HFAttachment(Attachment, Uncopied):
             drafts=self._drafts,
             heads=self._engine.heads,
         )
-        prefill.observe(index, view)
+        prefill.read_attention(index, view)
 
     def _layer_arguments(
         self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs

@@ -15,10 +15,12 @@ from torch import nn
 from lightkv.adapters.hf.cache_record import original_positions, visible_entries
 from lightkv.adapters.hf.contact import INPUT_NORM, rotary_function
 from lightkv.adapters.hf.forward import Forward
-from lightkv.core.attention import NEXT_LAST_ROW, AttentionView, Block, PromptIndex
+from lightkv.core.attention import AttentionView, Block
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.heads import HeadGroup
+from lightkv.core.needs import Need, Source, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.prompt import PromptIndex
 
 if TYPE_CHECKING:
     from lightkv.adapters.hf.adapter import HFAdapter
@@ -95,14 +97,14 @@ def check_peeks(adapter: HFAdapter, model: nn.Module, pipeline: Pipeline) -> Non
     """
     layers = adapter.layers(model)
     for after, number in pipeline.after_layers.items():
-        if not pipeline.stages[number].peeks:
+        if not needs_from(pipeline.stages[number].needs, Source.NEXT_LAYER):
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
         if not (shaped and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
-                f"q_proj and k_proj, so {NEXT_LAST_ROW!r} cannot be computed",
+                f"q_proj and k_proj, so {str(Need.NEXT_LAST_ROW)!r} cannot be computed",
                 field=f"schedule[{number}]",
                 value=type(attention).__name__,
                 remedy="use a scorer of the layer before the stage, such as 'last-token'",

@@ -17,6 +17,7 @@ from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
 
 ComponentSpec = str | dict[str, Any]
@@ -59,7 +60,7 @@ class MatcherWrapper(Matcher):
     def dynamic(self) -> bool:
         return self.inner.dynamic
 
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         return self.inner.needs()
 
     def keep(self, population: int, ratio: float) -> int:
@@ -69,11 +70,11 @@ class MatcherWrapper(Matcher):
         """Survivors that the inner matcher leaves of a window at least."""
         return self.inner.keep(population, self.inner.max_ratio)
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
-        return self.inner.observe(attention)
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
+        return self.inner.read_attention(attention)
 
-    def look(self, vision: VisionView) -> torch.Tensor | None:
-        return self.inner.look(vision)
+    def read_encoder(self, vision: VisionView) -> torch.Tensor | None:
+        return self.inner.read_encoder(vision)
 
 
 class Protect(MatcherWrapper):
@@ -134,8 +135,8 @@ class Protect(MatcherWrapper):
             keep=inputs.keep - (inputs.tokens.shape[1] - free.shape[1]),
             score=some(inputs.score),
             size=size,
-            observed=some(inputs.observed),
-            seen=some(inputs.seen),
+            from_attention=some(inputs.from_attention),
+            from_encoder=some(inputs.from_encoder),
             inner=some(inputs.inner),
         )
 
