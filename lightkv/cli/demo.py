@@ -75,7 +75,8 @@ def _measure(
     """The rows, and under what conditions they were measured."""
     import torch
 
-    from lightkv.checkpoints.load import bundled_path, quiet_libraries
+    from lightkv.checkpoints.bundled import checkpoint_path
+    from lightkv.checkpoints.load import quiet_libraries
     from lightkv.core.pipeline.pipeline import resolve_spec
     from lightkv.demo import compare as comparing
     from lightkv.demo.model import load
@@ -84,7 +85,7 @@ def _measure(
     names = comparing.STRATEGIES if strategies is None else _split(strategies)
     # Names first: a misspelt one should not wait for the model.
     specs = [resolve_spec(name) for name in names]
-    bundled_path()
+    checkpoint_path()
     quiet_libraries()
     model, processor = load()
     scenes = held_out_scenes(samples, seed)

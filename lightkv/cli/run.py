@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +10,7 @@ import typer
 from lightkv.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from lightkv.core.run.report import RunReport
+    from lightkv.checkpoints.answers import Answer
 
 
 def run(
@@ -36,7 +33,10 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer a prompt about pictures with compressed vision tokens; print what that saved."""
+    from lightkv.checkpoints.answers import generate
     from lightkv.checkpoints.load import load_model
+    from lightkv.checkpoints.pictures import open_image
+    from lightkv.checkpoints.prompts import build_inputs
     from lightkv.core.pipeline.pipeline import resolve_spec
     from lightkv.core.run.session import prepare
 
@@ -71,106 +71,6 @@ def _check(strategy: str | None, pipeline: Path | None, max_new_tokens: int) -> 
         )
     if max_new_tokens < 1:
         raise ConfigError("must be at least 1", field="--max-new-tokens", value=max_new_tokens)
-
-
-def open_image(path: Path) -> Any:
-    """A picture in RGB, upright.
-
-    Raises:
-        ConfigError: no such file, not a picture, pixels that have no white, or so many of them that it
-            may be an attack.
-    """
-    from PIL import Image
-
-    from lightkv.checkpoints.pictures import REMEDY, rgb, unusable
-    from lightkv.core.errors import ConfigError
-
-    try:
-        with Image.open(path) as picture:
-            what = unusable(picture)
-            if what is not None:
-                raise ConfigError(what, field="--image", value=str(path), remedy=REMEDY)
-            return rgb(picture)
-    except Image.DecompressionBombError as error:
-        raise ConfigError(
-            f"the picture has more pixels than are opened ({2 * (Image.MAX_IMAGE_PIXELS or 0):,})",
-            field="--image",
-            value=str(path),
-            remedy="make it smaller; models see a few million pixels at most",
-        ) from error
-    except (OSError, ValueError, SyntaxError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        what = "there is no such file" if missing else "not a picture that Pillow can read"
-        raise ConfigError(
-            what, field="--image", value=str(path), remedy="give a PNG or JPEG file"
-        ) from error
-
-
-def build_inputs(processor: Any, prompt: str, pictures: Sequence[Any], model: Any) -> Any:
-    """Model inputs for one user turn: through the chat template if the processor has one, else
-    the pictures' placeholders in front of the prompt.
-
-    Raises:
-        ModelError: the processor cannot take them.
-    """
-    from lightkv.checkpoints.prompts import moved, prompt_text
-    from lightkv.core.errors import ModelError
-
-    options: dict[str, Any] = {}
-    text = prompt_text(processor, prompt, len(pictures))
-    if getattr(processor, "chat_template", None):
-        first = getattr(processor.tokenizer, "bos_token", None)
-        if first and text.startswith(first):
-            options["add_special_tokens"] = False  # the template wrote it already
-    try:
-        inputs = processor(
-            text=[text], images=list(pictures) or None, return_tensors="pt", **options
-        )
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise ModelError(
-            f"the processor cannot take {len(pictures)} pictures with this prompt ({error})",
-            field="--prompt",
-            remedy="leave image placeholders out of the prompt; the command puts them in",
-        ) from error
-    return moved(inputs, model)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one run of `generate` gave; `seconds` is its wall time, `tokens` how many it made."""
-
-    text: str
-    tokens: int
-    seconds: float
-    report: RunReport
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "answer": self.text,
-            "new_tokens": self.tokens,
-            "seconds": self.seconds,
-            "report": self.report.to_dict(),
-        }
-
-
-def generate(session: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Answer:
-    """A greedy answer under a session that is not attached yet."""
-    import torch
-
-    session.attach()
-    try:
-        start = time.perf_counter()
-        with torch.no_grad():
-            tokens = session.model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False
-            )
-        seconds = time.perf_counter() - start
-    finally:
-        session.detach()
-    new = tokens[0, inputs["input_ids"].shape[1] :]
-    text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
-    return Answer(text, int(new.numel()), seconds, session.last)
 
 
 # -- printing -------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def plan(
     """Count vision tokens per layer, KV cache and FLOPs of a schedule. Needs no weights."""
     from dataclasses import replace
 
-    from lightkv.checkpoints.load import describe
+    from lightkv.checkpoints.describe import describe
     from lightkv.checkpoints.published import TEXT_TOKENS
     from lightkv.core.cost.counting import count_savings, prompt_layout
 

@@ -142,7 +142,8 @@ def meta_model(described: Description) -> tuple[Adapter, Any]:
     Raises:
         ModelError: transformers can make neither.
     """
-    from lightkv.checkpoints.load import find_on_meta, quiet_libraries
+    from lightkv.checkpoints.describe import find_on_meta
+    from lightkv.checkpoints.load import quiet_libraries
 
     quiet_libraries()
     config = described.config
