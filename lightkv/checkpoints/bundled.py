@@ -19,8 +19,8 @@ def checkpoint_path() -> Path:
     """
     if not (FOLDER / "config.json").is_file():
         raise ModelError(
-            f"no checkpoint in {FOLDER}; in a checkout train one with `python -m training.train --out DIR` "
-            "and copy DIR/checkpoint there",
+            f"no checkpoint in {FOLDER}; in a checkout train one with "
+            "`python -m training.train --out DIR` and copy DIR/checkpoint there",
             field="--model",
             value=BUNDLED,
         )
