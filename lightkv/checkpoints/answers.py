@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from lightkv.core.run.report import RunReport
+import torch
+
+from lightkv.core.run.report import RunReport
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,6 @@ class Answer:
 
 def generate(session: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Answer:
     """A greedy answer under a session that is not attached yet."""
-    import torch
-
     session.attach()
     try:
         start = time.perf_counter()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+from lightkv.checkpoints.published import DESCRIPTIONS, Description
+from lightkv.core.cost.counting import ViewSize
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError, nearest
-
-if TYPE_CHECKING:
-    import torch
-
-    from lightkv.checkpoints.published import Description
-    from lightkv.core.cost.flops import DecoderShape
-    from lightkv.core.run.adapter import Adapter
+from lightkv.core.run.adapter import Adapter, find_adapter
 
 
 def describe(source: str) -> Description:
@@ -22,8 +21,6 @@ def describe(source: str) -> Description:
     Raises:
         ModelError: no such name or file, or a config that cannot be read or used.
     """
-    from lightkv.checkpoints.published import DESCRIPTIONS, Description
-
     if source in DESCRIPTIONS:
         return DESCRIPTIONS[source]
     path = checkpoint_path() if source == BUNDLED else Path(source).expanduser()
@@ -70,10 +67,7 @@ def find_on_meta(config: Any) -> tuple[Adapter, torch.nn.Module]:
     Raises:
         ModelError: not an image-text model, or none that an adapter serves.
     """
-    import torch
     from transformers import AutoModelForImageTextToText
-
-    from lightkv.core.run.adapter import find_adapter
 
     try:
         with torch.device("meta"):
@@ -93,10 +87,6 @@ def _sizes(config: Any) -> tuple[DecoderShape, int]:
 
     Those of a family without an adapter are read the `generic` way.
     """
-    import torch
-
-    from lightkv.core.run.adapter import find_adapter
-
     try:
         adapter, model = find_on_meta(config)
     except ModelError:
@@ -107,8 +97,6 @@ def _sizes(config: Any) -> tuple[DecoderShape, int]:
 
 def _views(config: Any) -> tuple[Any, ...]:
     """The view of one image where the vision tower alone decides it, else nothing."""
-    from lightkv.core.cost.counting import ViewSize
-
     if getattr(config, "model_type", None) != "llava":
         return ()
     vision = config.vision_config

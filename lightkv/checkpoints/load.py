@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
 from lightkv.checkpoints.describe import brief, find_on_meta, no_checkpoint, read_config
 from lightkv.core.errors import ConfigError, ModelError, nearest
-
-if TYPE_CHECKING:
-    import torch
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -67,8 +66,6 @@ def load_model(source: str, dtype: str, device: str | None) -> tuple[Any, Any]:
 
 
 def _device(name: str | None) -> torch.device:
-    import torch
-
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
