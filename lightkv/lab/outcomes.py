@@ -1,17 +1,25 @@
 """What the lab keeps of an evaluation: cells, and the outcome of every sample in them.
 
 Plain data that the runner writes, the store keeps and the report reads; nothing here imports torch.
+Both check themselves, when they are made and when they are read: another type, NaN or infinity is a
+`pydantic.ValidationError`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+from pydantic.dataclasses import dataclass
 
 Status = Literal["pending", "running", "done", "failed", "skipped"]
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_LOOKED_UP = {"model": str, "task": dict | str, "pipeline": dict}
+"""Types that runs and reports count on in a spec."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Outcome:
     """One sample under one cell.
 
@@ -34,7 +42,7 @@ class Outcome:
     retention: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Cell:
     """One point of a grid, with what came of it.
 
@@ -66,7 +74,15 @@ class Cell:
     retention: float | None = None
     flops: float | None = None
     kv_bytes: float | None = None
-    tokens: tuple[float, ...] = ()
+    tokens: Annotated[tuple[float, ...], Field(strict=False)] = ()
+
+    @field_validator("spec")
+    @classmethod
+    def _can_be_looked_up(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        for key, kind in _LOOKED_UP.items():
+            if not isinstance(spec.get(key), kind | None):
+                raise ValueError(f"{key!r} has another type")
+        return spec
 
 
 def comparable(one: Cell, other: Cell) -> bool:

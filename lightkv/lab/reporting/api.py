@@ -7,8 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightkv.core.errors import ConfigError
-from lightkv.lab.grids.database import MAGIC
-from lightkv.lab.grids.store import Store
+from lightkv.lab.grids.store import MAGIC, Store
 from lightkv.lab.reporting.page import check_extra, write_page
 from lightkv.lab.reporting.study import Study, build_study
 

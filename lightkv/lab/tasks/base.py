@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,13 @@ def answered(
 
 
 def outcome(sample: Sample, answer: str, score: float, retention: float) -> Outcome:
-    """The outcome of a sample."""
+    """The outcome of a sample.
+
+    Raises:
+        TaskError: a score that no mean could hold.
+    """
+    if not math.isfinite(score):
+        raise TaskError(f"sample {sample.id!r} has the score {score}, which is no number")
     return Outcome(
         sample.id, sample.cluster, sample.kind, sample.question, answer, float(score), retention
     )
