@@ -1,13 +1,13 @@
-"""What the lab keeps of an evaluation: cells, and the outcome of every sample in them.
+"""What the lab asks and keeps: samples, the outcome of each of them, and the cells that hold outcomes.
 
-Plain data that the runner writes, the store keeps and the report reads; nothing here imports torch.
-Both check themselves, when they are made and when they are read: another type, NaN or infinity is a
-`pydantic.ValidationError`.
+Plain data that tasks and the runner make, the store keeps and the report reads; nothing here imports
+torch. Outcomes and cells check themselves, when they are made and when they are read: another type,
+NaN or infinity is a `pydantic.ValidationError`.
 """
 
 from __future__ import annotations
 
-from dataclasses import field
+import dataclasses
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator
@@ -17,6 +17,31 @@ Status = Literal["pending", "running", "done", "failed", "skipped"]
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _LOOKED_UP = {"model": str, "task": dict | str, "pipeline": dict}
 """Types that runs and reports count on in a spec."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A question about one picture.
+
+    Attributes:
+        id: unique in its task.
+        cluster: what samples share that are not independent: the picture.
+        kind: of question; "" if the task knows no kinds.
+        question: as the model is asked.
+        answers: right ones, any of them; empty if nobody knows.
+        image: the picture, or what opens it.
+    """
+
+    id: str
+    cluster: str
+    kind: str
+    question: str
+    answers: tuple[str, ...]
+    image: Any
+
+    def picture(self) -> Any:
+        """The picture, a PIL image in RGB."""
+        return self.image() if callable(self.image) else self.image
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -69,7 +94,7 @@ class Cell:
     spec: dict[str, Any]
     status: Status = "pending"
     reason: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
     seconds: float | None = None
     retention: float | None = None
     flops: float | None = None

@@ -9,7 +9,7 @@ from typing import Any
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.lab.grids.cells import seeded
-from lightkv.lab.grids.short_forms import spec_data
+from lightkv.lab.grids.changes import spec_data
 from lightkv.lab.search.arguments import retentions, share, task_of
 from lightkv.lab.search.candidates import Candidate, candidates
 from lightkv.lab.search.evaluator import Evaluator, Report
