@@ -116,7 +116,8 @@ def test_a_stage_can_be_made_to_stop_at_nan():
 def test_plans_are_made_once_for_equal_layouts():
     engine = Engine(Pipeline.build("tome", 6, schedule=SCHEDULE), SHAPE)
     other = VisionLayout(LAYOUT.length, LAYOUT.samples)
-    assert engine.plan(0, LAYOUT, torch.device("cpu")) is engine.plan(0, other, torch.device("cpu"))
+    first, cpu = engine.pipeline.stages[0], torch.device("cpu")
+    assert engine.plan(first, LAYOUT, cpu) is engine.plan(first, other, cpu)
 
 
 @given(text=st.integers(1, 9), side=st.integers(1, 6), preset=st.sampled_from(["tome", "random"]))

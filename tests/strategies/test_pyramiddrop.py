@@ -38,7 +38,7 @@ def test_out_of_reach_names_the_range():
 
 
 def test_it_reads_the_layer_after_the_stage():
-    assert Pipeline.build("pyramiddrop", 8).stages[0].peeks
-    paper = Pipeline.build("pyramiddrop", 8, scorer="last-token").stages[0]
+    assert Pipeline.build("pyramiddrop", 8).stages[0].stage.peeks
+    paper = Pipeline.build("pyramiddrop", 8, scorer="last-token").stages[0].stage
     assert paper.requires == {LAST_ROW}
     assert NEXT_LAST_ROW not in paper.requires

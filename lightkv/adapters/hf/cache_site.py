@@ -32,7 +32,7 @@ def check_pipeline(adapter: HFAdapter, model: nn.Module, engine: Engine) -> None
             takes no additive mask.
     """
     pipeline = engine.pipeline
-    if pipeline.rounds:
+    if pipeline.on_cache is not None:
         _check_caches(adapter, model)
     if not pipeline.spec.proportional:
         return
@@ -84,11 +84,10 @@ def check_cache(pipeline: Pipeline, cache: Any, drafts: int) -> None:
     Raises:
         SessionError: quantised, offloaded or other special caches; drafts among the entries.
     """
-    stage = pipeline.schedule.cache
-    if stage is None or stage.ratio == 0:
+    if pipeline.on_cache is None:
         return
     _check_entries(cache)
-    if stage.scope == "all" and drafts:
+    if pipeline.counts_text and drafts:
         raise SessionError(
             "drafts that are fed with the prompt may be taken back, but under scope: all they "
             "would be merged or evicted with it",

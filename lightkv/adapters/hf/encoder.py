@@ -153,7 +153,7 @@ class EncoderRecorder(Uncopied):
         *,
         spans_given: bool,
     ) -> None:
-        stages = {after: pipeline.stages[n] for after, n in pipeline.after_layers.items()}
+        stages = {after: placed.stage for after, placed in pipeline.between.items()}
         reading = {after for after, stage in stages.items() if stage.vision_requires}
         self._needs = frozenset[str]().union(*(stages[n].vision_requires for n in reading))
         self._last = max(reading, default=-1)

@@ -94,8 +94,8 @@ def check_peeks(adapter: HFAdapter, model: nn.Module, pipeline: Pipeline) -> Non
         ModelError: layers without separate query and key projections.
     """
     layers = adapter.layers(model)
-    for after, number in pipeline.after_layers.items():
-        if not pipeline.stages[number].peeks:
+    for after, placed in pipeline.between.items():
+        if not placed.stage.peeks:
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
@@ -103,7 +103,7 @@ def check_peeks(adapter: HFAdapter, model: nn.Module, pipeline: Pipeline) -> Non
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
                 f"q_proj and k_proj, so {NEXT_LAST_ROW!r} cannot be computed",
-                field=f"schedule[{number}]",
+                field=f"schedule[{placed.number}]",
                 value=type(attention).__name__,
                 remedy="use a scorer of the layer before the stage, such as 'last-token'",
             )

@@ -62,7 +62,7 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
     from lightkv.core.cost.counting import count_savings
     from lightkv.core.run.tracing import trace
 
-    if any(stage.vision_requires for stage in pipeline.stages):
+    if any(placed.stage.vision_requires for placed in pipeline.stages):
         raise ModelError(
             "the strategy reads the vision encoder, which a run on embeddings leaves out",
             field="--trace",
