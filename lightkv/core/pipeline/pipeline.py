@@ -18,7 +18,7 @@ from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.pipeline.recipe import Recipe
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.stage_spec import StageSpec, read_stage
-from lightkv.core.plugins import build_component, get_preset
+from lightkv.core.plugins import build_component, get_preset, registry
 from lightkv.core.stage.stage import STAGE_ROLES, Stage
 from lightkv.core.stage.windows import window_sides
 from lightkv.core.strict import Strict, check_plain
@@ -325,4 +325,7 @@ def resolve_spec(source: PipelineSpec | str | Path | dict[str, Any]) -> Pipeline
         return PipelineSpec.parse(source)
     if isinstance(source, Path) or source.endswith((".yaml", ".yml")):
         return PipelineSpec.from_file(source)
-    return get_preset(source)
+    preset = get_preset(source)
+    if not isinstance(preset, PipelineSpec):
+        raise registry().refuse("preset", source)
+    return preset
