@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import yaml
 from pydantic import Field
@@ -26,6 +27,23 @@ from lightkv.core.strict import Strict, check_plain
 __all__ = ["Pipeline", "PipelineSpec", "Recipe", "resolve_spec"]
 
 ComponentSpec = str | dict[str, Any]
+Given = Component | ComponentSpec
+"""A component, its name, or `{"name": …, parameter: value}`."""
+
+
+class Changes(TypedDict, total=False):
+    """What can be replaced in a pipeline, as keywords of all that takes one."""
+
+    retention: float | None
+    partitioner: Given
+    scorer: Given | None
+    matcher: Given
+    aggregator: Given
+    positions: Given
+    proportional: bool
+    schedule: Schedule | Recipe | dict[str, Any] | Sequence[StageSpec | dict[str, Any]]
+    name: str
+    source: str
 
 
 class PipelineSpec(Strict):
@@ -128,22 +146,22 @@ class PipelineSpec(Strict):
             ]
         return yamls.dump(data)
 
-    def updated(self, retention: float | None = None, **changes: Any) -> PipelineSpec:
-        """A copy with another retention, roles or schedule.
+    def updated(self, **changes: Unpack[Changes]) -> PipelineSpec:
+        """A copy with another retention, roles or schedule; see `lightkv.compress` for the keywords.
 
         Raises:
             ConfigError: unknown keys; a retention for a schedule of explicit stages.
         """
-        data = self.model_dump()
-        unknown = [key for key in changes if key not in type(self).model_fields]
-        if unknown:
-            raise ConfigError(
-                "a pipeline has no such part",
-                field=unknown[0],
-                value=changes[unknown[0]],
-                remedy=f"{nearest(unknown[0], data)}There are: {', '.join(data)}",
-            )
-        data.update({key: _plain(value) for key, value in changes.items()})
+        data, retention = self.model_dump(), changes.pop("retention", None)
+        for key, value in changes.items():
+            if key not in data:
+                raise ConfigError(
+                    "a pipeline has no such part",
+                    field=key,
+                    value=value,
+                    remedy=f"{nearest(key, data)}There are: {', '.join(data)}",
+                )
+            data[key] = _plain(value)
         if retention is not None:
             if not isinstance(data["schedule"], dict):
                 raise ConfigError(
@@ -154,6 +172,10 @@ class PipelineSpec(Strict):
                 )
             data["schedule"] = {**data["schedule"], "retention": retention}
         return self.parse(data)
+
+
+Source = PipelineSpec | str | Path | dict[str, Any]
+"""A spec, the name of a preset, the path of a YAML file, or plain data."""
 
 
 def _plain(value: Any) -> Any:
@@ -196,11 +218,12 @@ class Pipeline:
     @classmethod
     def build(
         cls,
-        source: PipelineSpec | str | Path | dict[str, Any],
+        source: Source,
+        /,
         num_layers: int,
         *,
         min_layer: int = 0,
-        **changes: Any,
+        **changes: Unpack[Changes],
     ) -> Pipeline:
         """Components and schedule for a decoder.
 
@@ -208,7 +231,7 @@ class Pipeline:
             source: a spec, a preset's name, a path to a YAML file or plain data.
             num_layers: decoder layers.
             min_layer: layers that the model needs to run before the first stage.
-            changes: `retention`, roles, `schedule` or `positions` to replace.
+            changes: what to replace in it: `retention`, roles, `positions`, `schedule`, ….
 
         Raises:
             ConfigError: anything that cannot work, before a model is touched.
@@ -317,7 +340,7 @@ def _small(stage: Stage) -> Stage:
     return stage if windows is None else replace(stage, windows=min(windows, _FEW))
 
 
-def resolve_spec(source: PipelineSpec | str | Path | dict[str, Any]) -> PipelineSpec:
+def resolve_spec(source: Source) -> PipelineSpec:
     """A spec from a spec, preset name, YAML path or plain data."""
     if isinstance(source, PipelineSpec):
         return source

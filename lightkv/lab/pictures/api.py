@@ -18,7 +18,7 @@ from lightkv.lab.pictures.arguments import (
 from lightkv.lab.pictures.data import Picture
 
 if TYPE_CHECKING:
-    from lightkv.core.run.session import Source
+    from lightkv.core.pipeline.pipeline import Source
 
 
 def show(

@@ -14,8 +14,8 @@ from lightkv.lab.pictures.data import DROPPED, IN_TEXT, FloatArray, Picture, Sho
 from lightkv.lab.pictures.views import shown_views
 
 if TYPE_CHECKING:
+    from lightkv.core.pipeline.pipeline import Source
     from lightkv.core.run.report import RunReport
-    from lightkv.core.run.session import Source
     from lightkv.core.stage.cache_entries import CachedLayer
 
 MOST = 2

@@ -18,6 +18,7 @@ from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.plugins import build_component, checked_spec
+from lightkv.core.sizes import Flops, StageSizes
 
 ComponentSpec = str | dict[str, Any]
 
@@ -68,6 +69,9 @@ class MatcherWrapper(Matcher):
     def least(self, population: int) -> int:
         """Survivors that the inner matcher leaves of a window at least."""
         return self.inner.keep(population, self.inner.max_ratio)
+
+    def flops(self, sizes: StageSizes) -> Flops:
+        return self.inner.flops(sizes)
 
     def observe(self, attention: AttentionView) -> torch.Tensor | None:
         return self.inner.observe(attention)

@@ -19,6 +19,7 @@ from lightkv.core.contracts import ScoreInput, Scorer, StartInput
 from lightkv.core.encoder import VisionView, is_vision
 from lightkv.core.errors import ConfigError
 from lightkv.core.plugins import build_component, checked_spec
+from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.stage import from_attention
 from lightkv.strategies.components.magnitude import power_of_two
 from lightkv.strategies.components.matcher_wrappers import ComponentSpec
@@ -50,6 +51,9 @@ class ScorerWrapper(Scorer):
 
     def needs(self) -> frozenset[str]:
         return frozenset().union(*(scorer.needs() for scorer in self.inner))
+
+    def flops(self, sizes: StageSizes) -> Flops:
+        return sum((scorer.flops(sizes) for scorer in self.inner), Flops())
 
     def start(self, inputs: StartInput) -> torch.Tensor | None:
         starts = [scorer.start(inputs) for scorer in self.inner if _starts(scorer)]
