@@ -306,8 +306,8 @@ class Prefill:
             pipeline=self.pipeline,
             layout=self.first_layout,
             stages=tuple(self.stages_done),
-            cached=self.cached,
-            cache_plans=self.cache_plans,
+            cached=dict(self.cached),
+            cache_plans=dict(self.cache_plans),
         )
 
 
