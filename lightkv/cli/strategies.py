@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lightkv.core.contracts import Component
+    from lightkv.core.needs import Needs
     from lightkv.core.plugins import Registry
 
 
@@ -42,7 +43,7 @@ def listing(registry: Registry) -> dict[str, Any]:
             "name": name,
             "package": entry.package,
             "source": entry.value.source,
-            "requires": sorted(_requires(entry.value)),
+            "requires": sorted(map(str, _requires(entry.value))),
             "parameters": _parameters(entry.value),
         }
         for (role, name), entry in registry.components.items()
@@ -64,7 +65,7 @@ def listing(registry: Registry) -> dict[str, Any]:
     return {"presets": presets, "components": components, "adapters": adapters, "failed": failed}
 
 
-def _requires(cls: type[Component]) -> frozenset[str]:
+def _requires(cls: type[Component]) -> Needs:
     """What it needs with default parameters, or what the class declares if it has required ones."""
     from lightkv.core.errors import ConfigError
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lightkv.core.attention import COLUMN_SUMS, LAST_ROW, PROMPT_LOGITS, PROMPT_ROWS
+from lightkv.core.needs import Need, Needs
 
 SOFTMAX = 5
 """FLOPs of the softmax of one logit."""
@@ -50,15 +49,21 @@ class StageSizes:
     heads: int
     head_dim: int
 
-    def attention(self, needs: Iterable[str]) -> Flops:
+    def attention(self, needs: Needs) -> Flops:
         """Of what is computed of the attention call beside it, once for all who need it.
 
         For each need a block of logits `[H, N, K]` and its softmax: of the prompt's K keys, of the
         last query, or of all.
         """
         length = self.vision + self.text
-        keys = {PROMPT_LOGITS: self.text, PROMPT_ROWS: self.text, LAST_ROW: 1, COLUMN_SUMS: length}
-        logits = self.heads * length * sum(keys.get(need, 0) for need in needs)
+        keys = {
+            Need.PROMPT_LOGITS: self.text,
+            Need.PROMPT_ROWS: self.text,
+            Need.LAST_ROW: 1,
+            Need.COLUMN_SUMS: length,
+        }
+        blocks = sum(count for need, count in keys.items() if need in needs)
+        logits = self.heads * length * blocks
         return Flops(2 * self.head_dim * logits, SOFTMAX * logits)
 
     def similarities(self) -> Flops:

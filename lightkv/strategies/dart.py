@@ -15,9 +15,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from lightkv.core.attention import KEYS, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import Matcher, MatchInput, Surroundings
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.strategies.components.bipartite import cosine
 
@@ -41,7 +42,7 @@ class Pivots(Matcher):
 
     name = "pivots"
     source = "DART, arXiv 2502.11494, pivot tokens and duplication"
-    requires = frozenset({KEYS})
+    requires = frozenset({Need.KEYS})
     needs_surroundings = True
     drops = True
     vision_pivots: int = Field(default=4, ge=1)
@@ -52,7 +53,7 @@ class Pivots(Matcher):
     def dynamic(self) -> bool:
         return self.threshold is not None
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         """`[B, N, 1]` L1 norm of each token's keys, all heads together."""
         return attention.heads.sum(attention.keys().float().abs().sum(dim=-1)).unsqueeze(-1)
 
@@ -92,13 +93,15 @@ class Pivots(Matcher):
 
     def _strongest(self, inputs: MatchInput) -> torch.Tensor:
         """`[G, v]` places of the vision pivots, largest norm first."""
-        if inputs.observed is None:
+        if inputs.from_attention is None:
             raise ConfigError(
                 "pivots are chosen by the keys of the layer before the stage",
                 field=f"matcher {self.name!r}",
                 remedy="use after_layer >= 1, or pass key to compress_stage",
             )
-        order = torch.sort(inputs.observed[..., 0], dim=-1, descending=True, stable=True).indices
+        order = torch.sort(
+            inputs.from_attention[..., 0], dim=-1, descending=True, stable=True
+        ).indices
         return order[:, : self.vision_pivots]
 
     def _compared(self, inputs: MatchInput) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,7 +130,7 @@ def strongest_text(around: Surroundings, count: int) -> tuple[torch.Tensor, torc
     Returns:
         the positions, and whether each is real; missing ones come last.
     """
-    assert around.observed is not None
+    assert around.from_attention is not None
     valid = around.prompt.query_valid
     batch, length = valid.shape
     place = torch.arange(length, device=valid.device).expand(batch, -1)
@@ -136,7 +139,7 @@ def strongest_text(around: Surroundings, count: int) -> tuple[torch.Tensor, torc
     )
     last = torch.where(valid & (prompt == 0), place, -1).amax(dim=1, keepdim=True)
     after = (prompt > 0) & (place > last)
-    norm = torch.where(after, around.observed[..., 0].float(), -1.0)
+    norm = torch.where(after, around.from_attention[..., 0].float(), -1.0)
     # Wide enough for `count` pivots however short the row is.
     norm = torch.nn.functional.pad(norm, (0, count), value=-1.0)
     best = torch.sort(norm, dim=-1, descending=True, stable=True)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from lightkv.core.attention import COLUMN_SUMS, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import AttentionScorer, Matcher, MatchInput
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.strategies.components.common import Keep
 
@@ -30,9 +31,9 @@ class ReceivedAttention(AttentionScorer):
 
     name = "received-attention"
     source = "ElasticCache, arXiv 2407.18121, section 3.2"
-    requires = frozenset({COLUMN_SUMS})
+    requires = frozenset({Need.COLUMN_SUMS})
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         return attention.heads.mean(attention.column_sums())
 
 

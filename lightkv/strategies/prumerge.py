@@ -18,8 +18,9 @@ import torch
 from pydantic import Field
 
 from lightkv.core.contracts import Aggregator, Matcher, MatchInput, Merged, MergeInput
-from lightkv.core.encoder import VISION_FEATURES, VisionView, vision_keys
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.strategies.components.bipartite import OUTSIDE, cosine
 from lightkv.strategies.components.selection import (
@@ -136,20 +137,22 @@ class NeighbourSum(Aggregator):
     normalize: Literal["none", "mean"] = "none"
     layer: int = -1
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({VISION_FEATURES, vision_keys(self.layer)})
+    def needs(self) -> Needs:
+        return frozenset({Need.VISION_FEATURES, Need.VISION_KEYS.at(self.layer)})
 
-    def look(self, vision: VisionView) -> torch.Tensor:
+    def read_encoder(self, vision: VisionView) -> torch.Tensor:
         return vision.keys(self.layer).flatten(1)
 
     def merge(self, inputs: MergeInput) -> Merged:
-        if inputs.seen is None or inputs.score is None:
+        if inputs.from_encoder is None or inputs.score is None:
             raise ConfigError(
                 "neighbours are looked for among the keys of the vision encoder",
                 field=f"aggregator {self.name!r}",
                 remedy="run it on a model whose adapter offers the encoder, with a scorer",
             )
-        weights = self._weights(inputs.seen, inputs.score.float(), inputs.survivors, inputs.target)
+        weights = self._weights(
+            inputs.from_encoder, inputs.score.float(), inputs.survivors, inputs.target
+        )
         tokens = torch.matmul(weights, inputs.tokens.float()).to(inputs.tokens.dtype)
         return Merged(tokens, self._shares(inputs, weights))
 

@@ -18,17 +18,18 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from lightkv.core.attention import EMBEDDINGS, PROMPT_ROWS, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import (
     Aggregator,
     AttentionScorer,
+    EmbeddingsInput,
     Matcher,
     MatchInput,
     Merged,
     MergeInput,
-    StartInput,
 )
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.transfer import to_device
 from lightkv.strategies.components.clusters import density_peaks, nearest_centre
@@ -56,10 +57,10 @@ class TextRaters(AttentionScorer):
 
     name = "text-raters"
     source = "SparseVLM, arXiv 2410.04417, relevant text token selection"
-    requires = frozenset({EMBEDDINGS, PROMPT_ROWS})
+    requires = frozenset({Need.EMBEDDINGS, Need.PROMPT_ROWS})
     threshold: Literal["strict", "inclusive"] = "strict"
 
-    def start(self, inputs: StartInput) -> torch.Tensor:
+    def read_embeddings(self, inputs: EmbeddingsInput) -> torch.Tensor:
         """`[B, P]` 1 at the prompt tokens that rate, else 0."""
         index, text = inputs.prompt.index, inputs.prompt.valid
         text = text & (index > inputs.last_vision[:, None])
@@ -71,14 +72,14 @@ class TextRaters(AttentionScorer):
         anyone = above.any(dim=1, keepdim=True)
         return torch.where(anyone, above, text).float()
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
-        if attention.state is None:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
+        if attention.from_embeddings is None:
             raise ConfigError(
                 "raters are chosen from what enters the decoder, and that was not shown",
                 field=f"scorer {self.name!r}",
                 remedy="pass embeddings to compress_stage, or run it in a session",
             )
-        raters = attention.state
+        raters = attention.from_embeddings
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         heads = 0
@@ -90,7 +91,7 @@ class TextRaters(AttentionScorer):
         return attention.heads.total(total / count) / max(1, heads * attention.heads.size)
 
 
-def _relevance(inputs: StartInput, text: torch.Tensor) -> torch.Tensor:
+def _relevance(inputs: EmbeddingsInput, text: torch.Tensor) -> torch.Tensor:
     """`[B, P]` mean over the vision tokens of the softmax over the text of their products."""
     hidden, vision = inputs.hidden_states, inputs.vision
     index = inputs.prompt.index
@@ -143,18 +144,18 @@ class Recycle(Matcher):
     budget: Literal["fixed", "rank"] = "fixed"
     scale: float = Field(default=1.0, ge=0.0, le=1.0)
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({PROMPT_ROWS}) if self.budget == "rank" else frozenset()
+    def needs(self) -> Needs:
+        return frozenset({Need.PROMPT_ROWS}) if self.budget == "rank" else frozenset()
 
     @property
     def dynamic(self) -> bool:
         return self.budget == "rank"
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
         """`[B, N, P]` attention of each rater to each position, mean over heads."""
         if self.budget != "rank":
             return None
-        prompt, state = attention.prompt, attention.state
+        prompt, state = attention.prompt, attention.from_embeddings
         count = prompt.index.shape[1]
         raters = prompt.valid.float()
         if state is not None and state.shape == raters.shape:
@@ -170,14 +171,14 @@ class Recycle(Matcher):
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
         population = inputs.tokens.shape[1]
-        if inputs.observed is None:
+        if inputs.from_attention is None:
             raise ConfigError(
                 "the rank budget reads the attention of the layer before the stage",
                 field=f"matcher {self.name!r}, budget",
                 value=self.budget,
                 remedy="use after_layer >= 1, or budget: fixed",
             )
-        rank = torch.linalg.matrix_rank(inputs.observed.float(), rtol=RANK_TOLERANCE)
+        rank = torch.linalg.matrix_rank(inputs.from_attention.float(), rtol=RANK_TOLERANCE)
         pruned = torch.floor(self.scale * (population - rank).float()).long()
         ends = [population - p + self.clusters(p) for p in range(1, population + 1)]
         survivors = to_device([population, *ends], rank.device)[pruned]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightkv.core.attention import PROMPT_LOGITS
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.layout import SEPARATOR
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.sizes import StageSizes
 
@@ -68,7 +68,7 @@ def test_products_leave_out_softmax_and_merging(side, text):
     products = SHAPE.num_heads * length * text * 2 * SHAPE.head_dim
     heads, width = SHAPE.num_heads, SHAPE.hidden_size
     sizes = StageSizes(vision, text, (vision,), width, heads, SHAPE.head_dim)
-    assert sizes.attention({PROMPT_LOGITS}).products == products
+    assert sizes.attention(frozenset({Need.PROMPT_LOGITS})).products == products
     products += 2 * SHAPE.hidden_size * half * (vision - half)
     cost = found.compressed
     assert cost.compression_products == products

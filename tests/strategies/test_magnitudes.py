@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv import Stage, VisionLayout
-from lightkv.core.contracts import MergeInput, ScoreInput, StageContext
-from lightkv.core.prompt import start_input
+from lightkv.core.contracts import EmbeddingsInput, MergeInput, ScoreInput, StageContext
 from lightkv.functional import compress_stage
 from lightkv.strategies import divprune
 from lightkv.strategies.components import bipartite
@@ -240,14 +239,14 @@ def test_raters_against_double_precision(seed, magnitude, first):
     be of zeros. The same in a batch, whose other row has more text and brings padding."""
     hidden = tokens_of(seed, 1, 16, 8) * magnitude
     hidden[0, 1] *= first
-    alone = start_input(hidden, VisionLayout.from_spans([[(1, (1, 3, 3))]], length=16))
+    alone = EmbeddingsInput.of(hidden, VisionLayout.from_spans([[(1, (1, 3, 3))]], length=16))
     vision, text = hidden[0, 1:10].double(), hidden[0, 10:].double()
     share = (vision @ text.T).softmax(dim=-1).mean(dim=0)
     # What stands in the padding must not matter, so it is large.
     padded = torch.cat([torch.full((1, 5, 8), 1e30), hidden], dim=1)
     both = torch.cat([padded, tokens_of(seed + 1, 1, 21, 8) * 1e30])
     spans = [[(6, (1, 3, 3))], [(1, (1, 3, 3))]]
-    batch = start_input(both, VisionLayout.from_spans(spans, length=21, pads=[5, 0]))
+    batch = EmbeddingsInput.of(both, VisionLayout.from_spans(spans, length=21, pads=[5, 0]))
     wanted = torch.cat([torch.zeros(1), share.float()])
 
     def relevance(given):
@@ -260,7 +259,7 @@ def test_raters_against_double_precision(seed, magnitude, first):
     # A difference from the mean in the last digits may fall either way.
     sure = (share - share.mean()).abs() > 1e-4
     for each in (alone, batch):
-        found = TextRaters().start(each)[0, 1:7] > 0
+        found = TextRaters().read_embeddings(each)[0, 1:7] > 0
         assert torch.equal(found[sure], (share > share.mean())[sure])
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lightkv.core.errors import ConfigError, ModelError
+from lightkv.core.needs import Source, needs_from
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,7 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
     from lightkv.core.cost.counting import count_savings
     from lightkv.core.run.tracing import trace
 
-    if any(placed.stage.vision_requires for placed in pipeline.stages):
+    if any(needs_from(placed.stage.needs, Source.ENCODER) for placed in pipeline.stages):
         raise ModelError(
             "the strategy reads the vision encoder, which a run on embeddings leaves out",
             field="--trace",

@@ -15,6 +15,7 @@ from lightkv.core import yamls
 from lightkv.core.contracts import Component, PositionPolicy
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Source, needs_from
 from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.pipeline.recipe import Recipe
 from lightkv.core.pipeline.schedule import Schedule
@@ -174,7 +175,7 @@ class PipelineSpec(Strict):
         return self.parse(data)
 
 
-Source = PipelineSpec | str | Path | dict[str, Any]
+PipelineSource = PipelineSpec | str | Path | dict[str, Any]
 """A spec, the name of a preset, the path of a YAML file, or plain data."""
 
 
@@ -218,7 +219,7 @@ class Pipeline:
     @classmethod
     def build(
         cls,
-        source: Source,
+        source: PipelineSource,
         /,
         num_layers: int,
         *,
@@ -249,7 +250,9 @@ class Pipeline:
         assert isinstance(positions, PositionPolicy)
         roles = spec.roles()
         stages = tuple(PlacedStage.build(i, roles, e) for i, e in enumerate(schedule.stages))
-        if spec.proportional and any(placed.stage.peeks for placed in stages):
+        if spec.proportional and any(
+            needs_from(placed.stage.needs, Source.NEXT_LAYER) for placed in stages
+        ):
             raise ConfigError(
                 "the attention of the layer after a stage is computed without the sizes of merged "
                 "tokens, so it would not be what that layer computes",
@@ -286,7 +289,7 @@ class Pipeline:
         return tuple(
             after - 1
             for after, placed in self.between.items()
-            if placed.needs and not placed.stage.peeks
+            if needs_from(placed.needs, Source.ATTENTION)
         )
 
     @property
@@ -340,7 +343,7 @@ def _small(stage: Stage) -> Stage:
     return stage if windows is None else replace(stage, windows=min(windows, _FEW))
 
 
-def resolve_spec(source: Source) -> PipelineSpec:
+def resolve_spec(source: PipelineSource) -> PipelineSpec:
     """A spec from a spec, preset name, YAML path or plain data."""
     if isinstance(source, PipelineSpec):
         return source

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lightkv.core.attention import NEXT_LAST_ROW
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Needs, Source, listed, needs_from
 from lightkv.core.pipeline.stage_spec import Site, StageSpec
 from lightkv.core.stage.cache_entries import entries_layout, needs_of_call
 from lightkv.core.stage.plan import StagePlan
@@ -91,9 +91,11 @@ class PlacedStage:
         return self.spec.ratio > 0
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         """What it reads inside an attention call of the decoder."""
-        return needs_of_call(self.stage) if self.site == "cache" else self.stage.decoder_requires
+        if self.site == "cache":
+            return needs_of_call(self.stage)
+        return needs_from(self.stage.needs, Source.ATTENTION, Source.NEXT_LAYER)
 
     def entering(self, layout: VisionLayout) -> VisionLayout:
         """The layout of the tokens that take part, where the layer holds `layout`."""
@@ -143,10 +145,10 @@ def _check_between_layers(number: int, stage: Stage, spec: StageSpec) -> None:
             value=layer,
             remedy="use after_layer: 0",
         )
-    behind = stage.decoder_requires - {NEXT_LAST_ROW}
-    if layer == 0 and behind:
+    before = needs_from(stage.needs, Source.ATTENTION)
+    if layer == 0 and before:
         raise ConfigError(
-            f"the stage needs {', '.join(sorted(behind))} of the layer before it, and "
+            f"the stage needs {listed(before)} of the layer before it, and "
             "before the decoder there is none",
             field=field,
             value=0,
@@ -161,9 +163,9 @@ def _check_on_cache(number: int, stage: Stage, spec: StageSpec) -> None:
             f"aggregator {stage.aggregator.name!r} merges what enters the projector, and the cache "
             "holds keys and values"
         )
-    elif stage.peeks:
+    elif needs_from(stage.needs, Source.NEXT_LAYER):
         problem = "a layer's cache is compressed before the next layer runs, so nothing can read it"
-    elif spec.scope == "all" and stage.vision_requires:
+    elif spec.scope == "all" and needs_from(stage.needs, Source.ENCODER):
         problem = "text entries take part, and the vision encoder says nothing of them"
     if problem is not None:
         raise ConfigError(

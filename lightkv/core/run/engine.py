@@ -83,7 +83,10 @@ class Engine:
         return plan
 
     def begin(self, layout: VisionLayout, drafts: int = 0) -> Prefill:
-        """Start a forward pass whose vision tokens lie as `layout` says; see `Prefill.start`."""
+        """Start a forward pass whose vision tokens lie as `layout` says.
+
+        The last `drafts` positions are guesses; see `Prefill.read_embeddings`.
+        """
         prefill = Prefill(
             self.pipeline,
             self._known(layout.with_drafts(drafts)),

@@ -1,7 +1,7 @@
 """One pass of a decoder that compresses. Knows tensors and layouts, no model.
 
-An adapter calls `Prefill.observe` from inside the attention call before a stage, `Prefill.apply` at the
-stage, and `Prefill.compress_cache` when a layer has filled its cache.
+An adapter calls `Prefill.read_attention` from inside the attention call before a stage,
+`Prefill.apply` at the stage, and `Prefill.compress_cache` when a layer has filled its cache.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lightkv.core.attention import EMBEDDINGS, AttentionView
-from lightkv.core.contracts import Matcher, PositionInput, Scorer, StageContext
+from lightkv.core.attention import AttentionView
+from lightkv.core.contracts import EmbeddingsInput, Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Needs
 from lightkv.core.numerics import check_finite, exact
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.pipeline.placed import PlacedStage
-from lightkv.core.prompt import start_input
 from lightkv.core.run.profile import Profiler
 from lightkv.core.run.record import PassRecord, StageRecord
 from lightkv.core.stage.cache_entries import CachedLayer, CacheWork, needs_keys_only
 from lightkv.core.stage.plan import StagePlan
-from lightkv.core.stage.stage import Observed, observes
+from lightkv.core.stage.stage import Readings, reads_attention, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
 from lightkv.core.transfer import to_device
 
@@ -67,8 +67,8 @@ class Prefill:
     stages_done: list[StageRecord] = field(default_factory=list)
     cached: dict[int, CachedLayer] = field(default_factory=dict)
     cache_plans: dict[int, list[StagePlan]] = field(default_factory=dict)
-    _observed: dict[int, Observed] = field(default_factory=dict)
-    _observed_in: dict[int, Observed] = field(default_factory=dict)
+    _readings: dict[int, Readings] = field(default_factory=dict)
+    _cache_readings: dict[int, Readings] = field(default_factory=dict)
     _logs: tuple[torch.Tensor, torch.Tensor] | None = None
     _source: tuple[VisionLayout, VisionLayout] | None = None
     _states: dict[int, torch.Tensor | None] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Prefill:
     def __post_init__(self) -> None:
         self.first_layout = self.layout
 
-    def start(self, hidden_states: torch.Tensor, drafts: int = 0) -> None:
+    def read_embeddings(self, hidden_states: torch.Tensor, drafts: int = 0) -> None:
         """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it.
 
         The last `drafts` positions are guesses (assisted decoding) and no part of the prompt.
@@ -84,73 +84,68 @@ class Prefill:
         scorers = {
             placed.number: placed.stage.scorer
             for placed in self.pipeline.stages
-            if placed.stage.scorer is not None and EMBEDDINGS in placed.stage.scorer.needs()
+            if placed.stage.scorer is not None and reads_embeddings(placed.stage.scorer)
         }
         if not scorers:
             return
         with torch.no_grad(), exact():
-            given = start_input(hidden_states, self.layout, drafts)
+            given = EmbeddingsInput.of(hidden_states, self.layout, drafts)
             made: list[tuple[Scorer, torch.Tensor | None]] = []
             for number, scorer in scorers.items():
                 # Stages mostly share one scorer, whose start is the same for all of them.
                 state = next((s for other, s in made if other == scorer), None)
                 if state is None:
-                    state = scorer.start(given)
+                    state = scorer.read_embeddings(given)
                     made.append((scorer, state))
                 self._states[number] = state
 
-    def needs(self, after_layer: int) -> frozenset[str]:
-        """What the stage after that layer needs from its attention; empty if there is no stage."""
+    def needs(self, after_layer: int) -> Needs:
+        """What the stage after that layer reads of attention; empty if there is no stage."""
         placed = self._stage(after_layer)
         return frozenset() if placed is None else placed.needs
-
-    def peeks(self, after_layer: int) -> bool:
-        """Whether the stage after that layer reads the attention of the layer behind it."""
-        placed = self.pipeline.between.get(after_layer)
-        return placed is not None and placed.stage.peeks
 
     def _stage(self, after_layer: int) -> PlacedStage | None:
         """The stage after that layer, if there is one with anything to do."""
         return self.pipeline.between.get(after_layer) if any(self.layout.vision_counts) else None
 
-    def observe(self, after_layer: int, attention: AttentionView) -> None:
+    def read_attention(self, after_layer: int, attention: AttentionView) -> None:
         """Let scorer and matcher of the next stage read the attention call of layer λ − 1."""
         placed = self.pipeline.between[after_layer]
-        self._observed[after_layer] = self._read(placed, attention)
+        self._readings[after_layer] = self._read(placed, attention)
 
     def _read(
         self, placed: PlacedStage, attention: AttentionView, *, with_keys: bool = True
-    ) -> Observed:
+    ) -> Readings:
         """What the components of a stage read off an attention call."""
         stage, score, metric = placed.stage, None, None
-        attention.state = self._states.get(placed.number)
+        attention.from_embeddings = self._states.get(placed.number)
         with torch.no_grad():
             if stage.scorer is not None and self._reads(stage.scorer, with_keys):
                 with self.profiler.timer("scoring"):
-                    score = _observe(stage.scorer, attention)
+                    score = _read_attention(stage.scorer, attention)
             if self._reads(stage.matcher, with_keys):
                 with self.profiler.timer("matching"):
-                    metric = _observe(stage.matcher, attention)
-        return Observed(score, metric)
+                    metric = _read_attention(stage.matcher, attention)
+        return Readings(score, metric)
 
     @staticmethod
     def _reads(component: Scorer | Matcher, with_keys: bool) -> bool:
-        """Whether `observe` is called here; cached keys are read where they lie, in each round."""
-        return observes(component) and (with_keys or not needs_keys_only(component))
+        """Whether `read_attention` is called here; cached keys are read where they lie."""
+        return reads_attention(component) and (with_keys or not needs_keys_only(component))
 
     # -- the cache site ---------------------------------------------------------------------------
 
-    def cache_needs(self) -> frozenset[str]:
+    def cache_needs(self) -> Needs:
         """What the stage on the cache reads inside each layer's attention call."""
         placed = self.pipeline.on_cache
         if placed is None or not any(self.layout.vision_counts):
             return frozenset()
         return placed.needs
 
-    def observe_cache(self, layer: int, attention: AttentionView) -> None:
+    def read_cache_attention(self, layer: int, attention: AttentionView) -> None:
         """Let the components of the stage on the cache read the layer's own attention call."""
         assert self.pipeline.on_cache is not None
-        self._observed_in[layer] = self._read(self.pipeline.on_cache, attention, with_keys=False)
+        self._cache_readings[layer] = self._read(self.pipeline.on_cache, attention, with_keys=False)
 
     def compress_cache(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
@@ -162,22 +157,23 @@ class Prefill:
         placed, device = self.pipeline.on_cache, key.device
         if placed is None or not any(self.layout.original_counts):
             return None
-        observed = self._observed_in.pop(layer, Observed())
+        readings = self._cache_readings.pop(layer, Readings())
         if self.check_finite:
-            for name, tensor in (("key", key), ("value", value), ("guidance", observed.score)):
+            guidance = readings.scorer_attention
+            for name, tensor in (("key", key), ("value", value), ("guidance", guidance)):
                 check_finite(name, tensor)
-        observed = observed.looked(placed.stage, self.vision).to(device)
+        readings = readings.with_encoder(placed.stage, self.vision).to(device)
         source, plans = self._entering(placed), list[StagePlan]()
 
         def plan(turn: int, layout: VisionLayout) -> StagePlan:
             plans.append(self.plan(placed, layout, device, turn))
             return plans[-1]
 
-        work = CacheWork(placed.rounds, plan, _observe, self.heads, self.profiler.timer)
+        work = CacheWork(placed.rounds, plan, _read_attention, self.heads, self.profiler.timer)
         depth = self.pipeline.num_layers
         context = StageContext(layer + 1, placed.number, self.run, depth, 0.0, layer)
         sizes = self._entry_sizes(source, device)
-        done = work.run(key, value, self.layout, source, observed, sizes, context)
+        done = work.run(key, value, self.layout, source, readings, sizes, context)
         if done is None:
             return None
         self.cached[layer], self.cache_plans[layer] = done[2], plans
@@ -222,12 +218,12 @@ class Prefill:
             return hidden_states
         stage, device = placed.stage, hidden_states.device
         plan = self.plan(placed, self.layout, device, 0)
-        observed = self._observed.pop(after_layer, Observed())
+        readings = self._readings.pop(after_layer, Readings())
         if not plan.removes:
             return hidden_states
         if self.check_finite:
             check_finite("hidden_states", hidden_states)
-            check_finite("guidance", observed.score)
+            check_finite("guidance", readings.scorer_attention)
         self._follow(device)
         depth = self.pipeline.num_layers
         result = run_stage(
@@ -235,7 +231,7 @@ class Prefill:
             self.layout,
             stage,
             plan,
-            observed=observed.looked(stage, self.vision).to(device),
+            readings=readings.with_encoder(stage, self.vision).to(device),
             size=self.size,
             context=StageContext(after_layer, placed.number, self.run, depth, stage.ratio),
             timer=self.profiler.timer,
@@ -312,7 +308,7 @@ class Prefill:
 
 
 @exact()
-def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
+def _read_attention(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
     """What a component reads off the attention call, over the heads of all processes.
 
     Raises:
@@ -320,7 +316,7 @@ def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Ten
     """
     heads = attention.heads
     before = heads.reductions
-    observed = component.observe(attention)
+    values = component.read_attention(attention)
     if heads.size > 1 and heads.reductions == before:
         raise ConfigError(
             f"the model's heads are spread over {heads.size} processes, and this component reads "
@@ -329,4 +325,4 @@ def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Ten
             remedy="reduce over heads with attention.heads.sum, .mean, .max or .total "
             "(docs/writing-a-strategy.md, Heads)",
         )
-    return observed
+    return values

@@ -14,7 +14,7 @@ from torch import nn
 
 from lightkv.core.errors import ConfigError, SessionError, nearest
 from lightkv.core.layout import VisionLayout
-from lightkv.core.pipeline.pipeline import Changes, Pipeline, Source
+from lightkv.core.pipeline.pipeline import Changes, Pipeline, PipelineSource
 from lightkv.core.run.adapter import Adapter, Attachment, find_adapter, unwrap
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.report import RunReport
@@ -145,7 +145,7 @@ OPTIONS: dict[str, Any] = Options.__annotations__
 
 def prepare(
     model: nn.Module,
-    pipeline: Source,
+    pipeline: PipelineSource,
     *,
     adapter: Adapter | str | None = None,
     layout: VisionLayout | None = None,
@@ -201,7 +201,9 @@ def prepare(
 
 
 @contextmanager
-def compress(model: nn.Module, pipeline: Source, **options: Unpack[Options]) -> Iterator[Session]:
+def compress(
+    model: nn.Module, pipeline: PipelineSource, **options: Unpack[Options]
+) -> Iterator[Session]:
     """Compress the vision tokens of every prefill that runs inside the block.
 
         with lightkv.compress(model, "lightkv", retention=0.55) as run:
@@ -243,7 +245,7 @@ def compress(model: nn.Module, pipeline: Source, **options: Unpack[Options]) -> 
         session.detach()
 
 
-def attach(model: nn.Module, pipeline: Source, **options: Unpack[Options]) -> Session:
+def attach(model: nn.Module, pipeline: PipelineSource, **options: Unpack[Options]) -> Session:
     """As `compress`, with the same arguments, for servers and notebooks: stays until `detach(model)`.
 
     Of a server's requests the latest 100 reports are kept (`keep_reports`), so memory stays flat.

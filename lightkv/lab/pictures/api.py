@@ -18,14 +18,14 @@ from lightkv.lab.pictures.arguments import (
 from lightkv.lab.pictures.data import Picture
 
 if TYPE_CHECKING:
-    from lightkv.core.pipeline.pipeline import Source
+    from lightkv.core.pipeline.pipeline import PipelineSource
 
 
 def show(
     model: Any,
     images: Any,
     prompts: Sequence[str],
-    strategies: Sequence[Source] = ("lightkv",),
+    strategies: Sequence[PipelineSource] = ("lightkv",),
     *,
     processor: Any = None,
     retention: float | None = None,

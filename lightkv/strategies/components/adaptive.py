@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from lightkv.core.attention import LAST_ROW, PROMPT_ROWS, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import AttentionScorer, MatchInput
+from lightkv.core.needs import Need
 from lightkv.strategies.components.bipartite import Bipartite, nearest_destination, nearest_inside
 
 
@@ -54,9 +55,9 @@ class WeightedCausalAttention(AttentionScorer):
 
     name = "weighted-causal-attention"
     source = "this project: attention of the last token, rolled out by one step over the prompt"
-    requires = frozenset({PROMPT_ROWS, LAST_ROW})
+    requires = frozenset({Need.PROMPT_ROWS, Need.LAST_ROW})
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         prompt = attention.prompt
         weight = attention.heads.mean(attention.last_row()).gather(1, prompt.index)
         weight = torch.where(prompt.valid, weight, 0.0)

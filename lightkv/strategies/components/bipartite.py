@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 import torch
 
-from lightkv.core.attention import KEYS, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need, Needs
 from lightkv.strategies.components.common import CHUNK
 from lightkv.strategies.components.magnitude import TINY, scale_of
 
@@ -39,8 +40,8 @@ class Bipartite(Matcher):
     metric: Literal["hidden", "keys"] = "hidden"
     single_precision_ratio: bool = False
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({KEYS}) if self.metric == "keys" else frozenset()
+    def needs(self) -> Needs:
+        return frozenset({Need.KEYS}) if self.metric == "keys" else frozenset()
 
     def keep(self, population: int, ratio: float) -> int:
         if self.single_precision_ratio:
@@ -49,14 +50,14 @@ class Bipartite(Matcher):
             wanted = int(np.floor(ratio * population + 1e-9))
         return population - min(wanted, population // 2)
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
         if self.metric != "keys":
             return None
         return attention.heads.mean(attention.keys().float())
 
     def features(self, inputs: MatchInput) -> torch.Tensor:
         """`[G, n, …]` what tokens are compared by."""
-        features = inputs.tokens if self.metric == "hidden" else inputs.observed
+        features = inputs.tokens if self.metric == "hidden" else inputs.from_attention
         if features is None:
             raise ConfigError(
                 "the key metric reads the attention of the layer before the stage",

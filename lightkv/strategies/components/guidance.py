@@ -6,15 +6,9 @@ from typing import Literal
 
 import torch
 
-from lightkv.core.attention import (
-    KEY_LSE,
-    LAST_ROW,
-    PROMPT_LOGITS,
-    PROMPT_ROWS,
-    AttentionView,
-    Block,
-)
+from lightkv.core.attention import AttentionView, Block
 from lightkv.core.contracts import AttentionScorer
+from lightkv.core.needs import Need, Needs
 
 
 class PromptAttention(AttentionScorer):
@@ -32,11 +26,11 @@ class PromptAttention(AttentionScorer):
     source = "LightKV, arXiv 2605.00789, prompt guidance (released code: softmax over queries)"
     normalize: Literal["queries", "keys"] = "queries"
 
-    def needs(self) -> frozenset[str]:
-        extra = {KEY_LSE} if self.normalize == "keys" else set()
-        return frozenset({PROMPT_LOGITS} | extra)
+    def needs(self) -> Needs:
+        extra = {Need.KEY_LSE} if self.normalize == "keys" else set()
+        return frozenset({Need.PROMPT_LOGITS} | extra)
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         for block in attention.prompt_logits():
@@ -65,9 +59,9 @@ class CausalAttention(AttentionScorer):
 
     name = "causal-attention"
     source = "text-to-vision attention as in SparseVLM, arXiv 2410.04417, without rater selection"
-    requires = frozenset({PROMPT_ROWS})
+    requires = frozenset({Need.PROMPT_ROWS})
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         for block in attention.prompt_rows():
@@ -81,7 +75,7 @@ class LastToken(AttentionScorer):
 
     name = "last-token"
     source = "FastV, arXiv 2403.06764, section 4 (released code: last row only)"
-    requires = frozenset({LAST_ROW})
+    requires = frozenset({Need.LAST_ROW})
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         return attention.heads.mean(attention.last_row())

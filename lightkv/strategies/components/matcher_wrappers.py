@@ -17,6 +17,7 @@ from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
 from lightkv.core.sizes import Flops, StageSizes
 
@@ -60,7 +61,7 @@ class MatcherWrapper(Matcher):
     def dynamic(self) -> bool:
         return self.inner.dynamic
 
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         return self.inner.needs()
 
     def keep(self, population: int, ratio: float) -> int:
@@ -73,11 +74,11 @@ class MatcherWrapper(Matcher):
     def flops(self, sizes: StageSizes) -> Flops:
         return self.inner.flops(sizes)
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
-        return self.inner.observe(attention)
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
+        return self.inner.read_attention(attention)
 
-    def look(self, vision: VisionView) -> torch.Tensor | None:
-        return self.inner.look(vision)
+    def read_encoder(self, vision: VisionView) -> torch.Tensor | None:
+        return self.inner.read_encoder(vision)
 
 
 class Protect(MatcherWrapper):
@@ -138,8 +139,8 @@ class Protect(MatcherWrapper):
             keep=inputs.keep - (inputs.tokens.shape[1] - free.shape[1]),
             score=some(inputs.score),
             size=size,
-            observed=some(inputs.observed),
-            seen=some(inputs.seen),
+            from_attention=some(inputs.from_attention),
+            from_encoder=some(inputs.from_encoder),
             inner=some(inputs.inner),
         )
 
