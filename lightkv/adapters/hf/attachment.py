@@ -115,7 +115,7 @@ class HFAttachment(Attachment, Uncopied):
         """Refuse a stage on the cache, or proportional attention, where the model cannot have it."""
         adapter, pipeline = self._adapter, self._engine.pipeline
         tuples = not adapter.replaces_entries
-        if pipeline.rounds:
+        if pipeline.on_cache is not None:
             config = self._decoder.config
             check_replaceable(self._model, config, tuples=tuples, windowed=any(windows))
         if pipeline.spec.proportional:
@@ -140,7 +140,8 @@ class HFAttachment(Attachment, Uncopied):
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
-        for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
+        on_cache = self._engine.pipeline.on_cache is not None
+        for index, layer in enumerate(self._layers if on_cache else ()):
             add(layer.register_forward_hook(partial(self._on_layer_end, index)))
         for index, tap in self._taps.items():
             tap.install()

@@ -105,8 +105,10 @@ class EncoderRecorder(Uncopied):
         *,
         spans_given: bool,
     ) -> None:
-        stages = {after: pipeline.stages[n] for after, n in pipeline.after_layers.items()}
-        asked = {n: needs_from(stage.needs, Source.ENCODER) for n, stage in stages.items()}
+        asked = {
+            after: needs_from(placed.stage.needs, Source.ENCODER)
+            for after, placed in pipeline.between.items()
+        }
         self._needs = Needs().union(*asked.values())
         self._last = max((after for after, needs in asked.items() if needs), default=-1)
         self._adapter, self._model, self._capture = adapter, model, capture

@@ -94,8 +94,8 @@ def check_peeks(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
         ModelError: layers without separate query and key projections.
     """
     layers = adapter.layers(model)
-    for after, number in pipeline.after_layers.items():
-        if not needs_from(pipeline.stages[number].needs, Source.NEXT_LAYER):
+    for after, placed in pipeline.between.items():
+        if not needs_from(placed.needs, Source.NEXT_LAYER):
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
@@ -103,7 +103,7 @@ def check_peeks(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
                 f"q_proj and k_proj, so {str(Need.NEXT_LAST_ROW)!r} cannot be computed",
-                field=f"schedule[{number}]",
+                field=f"schedule[{placed.number}]",
                 value=type(attention).__name__,
                 remedy="use a scorer of the layer before the stage, such as 'last-token'",
             )
