@@ -167,7 +167,7 @@ class EncoderRecorder(Uncopied):
             return None
         parts = []
         made = {modality: recording.encoded for modality, recording in self._seen.items()}
-        for table in patch_tables(self._adapter.kinds(self._model, inputs), layout, made):
+        for table in patch_tables(self._adapter.pictures(self._model, inputs), layout, made):
             recording = self._seen.get(table.modality)
             if recording is None:
                 raise _unseen(table.modality)
