@@ -51,7 +51,11 @@ _ROOMS = (
     ("lab", "lab.search", "tuner tuning>tune wishes>arguments candidates searching>smallest"),
     ("lab", "lab.search", "racing>race margins>loss_bounds evaluating>evaluator evidence>result"),
     ("lab", "integrations", "lmms>lmms_eval"),
-    ("lab.lmms", "integrations.lmms_eval", "decoding model numbers prompts settings"),
+    (
+        "lab.lmms",
+        "integrations.lmms_eval",
+        "decoding>generation numbers>generation model prompts settings",
+    ),
     ("lab.reporting", "lab.reporting", "words>formatting"),
 )
 """Old package, new package, and modules of the old one as `name`, or `old name>new name`."""
