@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import pluggy
 
 from lightkv.core import hookspecs
-from lightkv.core.contracts import ROLES, Component
+from lightkv.core.contracts import ROLES, Component, check_component
 from lightkv.core.errors import ConfigError, PluginError, UnknownNameError, nearest
 from lightkv.core.strict import check_plain
 
@@ -120,6 +120,16 @@ class Registry:
                 f"{cls!r} of {package!r} is not a component with a role and a name",
                 getattr(cls, "__name__", str(cls)),
                 f"subclass one of the roles: {', '.join(ROLES)}",
+                package,
+            )
+            return
+        try:
+            check_component(cls)
+        except ConfigError as error:
+            self._fail(
+                f"{error.field} of {package!r} is left out: {error.message}",
+                name,
+                error.remedy or "",
                 package,
             )
             return

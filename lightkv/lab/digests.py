@@ -33,7 +33,7 @@ def model_digest(source: str) -> str:
     Raises:
         OSError: a file in it cannot be read.
     """
-    from lightkv.checkpoints.load import BUNDLED
+    from lightkv.checkpoints.bundled import BUNDLED
 
     folder = Path(source).expanduser()
     if source == BUNDLED or not folder.is_dir():

@@ -8,7 +8,7 @@ from test_proportional import CACHE, LAYOUT, make_model
 from transformers import DynamicCache, QuantizedCache
 
 import lightkv
-from lightkv.adapters.hf.cache_site import check_cache
+from lightkv.adapters.hf.cache_checks import check_cache
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError, ModelError, SessionError

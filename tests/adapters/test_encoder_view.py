@@ -20,8 +20,8 @@ from transformers import (
 )
 
 import lightkv
-from lightkv.core.encoder import needs_class_token
 from lightkv.core.errors import ConfigError, ModelError
+from lightkv.core.needs import needs_class_token
 from lightkv.core.run.engine import Prefill
 from lightkv.testing import Prompt
 from lightkv.testing.adapters import MIXED, encoder_needs

@@ -11,7 +11,7 @@ from lightkv.core import plugins
 from lightkv.core.contracts import Scorer
 from lightkv.core.errors import PluginError, UnknownNameError
 from lightkv.core.plugins import Registry, build_component
-from lightkv.strategies.components.common import Uniform
+from lightkv.strategies.components.plain_scorers import Uniform
 
 
 class Mine(Scorer):

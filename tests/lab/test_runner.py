@@ -288,10 +288,10 @@ def test_other_versions_do_not_go_on(uninterrupted, tmp_path, monkeypatch):
 
 
 def test_a_changed_checkpoint_does_not_go_on(tmp_path, monkeypatch):
-    from lightkv.checkpoints.load import bundled_path
+    from lightkv.checkpoints.bundled import checkpoint_path
 
     model = tmp_path / "model"
-    shutil.copytree(bundled_path(), model)
+    shutil.copytree(checkpoint_path(), model)
     grid = {**GRID, "model": str(model)}
     interrupted_run(grid, tmp_path / "r.sqlite", monkeypatch)
     config = (model / "config.json").read_text()

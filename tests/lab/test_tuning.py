@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,12 @@ def test_numbers_in_short():
 def test_nonsense_is_named_before_a_model_is_loaded(options, message):
     with pytest.raises(ConfigError, match=message):
         tune("no such model", **{"data": "scenes:5", **options})
+
+
+def test_bounds_need_scipy_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ConfigError, match=r"lightkv\[lab\]"):
+        tune("no such model", "scenes:5")
 
 
 def test_a_strategy_with_explicit_stages_has_no_retention_to_tune(tmp_path):

@@ -56,10 +56,10 @@ def batch_of(case):
 def compressed(pipeline, layout, tensors):
     query, key, value = tensors
     prefill = Engine(pipeline, SHAPE).begin(layout)
-    prefill.start(value.transpose(1, 2).flatten(2))  # in place of what enters the decoder
+    prefill.read_embeddings(value.transpose(1, 2).flatten(2))  # in place of what enters the decoder
     if prefill.cache_needs():
         prompt = prompt_index(layout, key.device)
-        prefill.observe_cache(LAYER, QueryKeyView(query, key, HEAD_DIM**-0.5, prompt))
+        prefill.read_cache_attention(LAYER, QueryKeyView(query, key, HEAD_DIM**-0.5, prompt))
     out = prefill.compress_cache(LAYER, key, value)
     keys, values = (key, value) if out is None else out
     return Entries(key, value, prefill.cached.get(LAYER), keys, values)

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightkv.core.encoder import is_vision
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Source, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.plugins import build_component, registry
 from lightkv.testing import StrategySuite, cases
@@ -26,7 +26,7 @@ INNER = {"floor", "product", "sum", "warm-start", "protect", "recycle"}
 def reads_the_decoder(component):
     """Whether it runs without a vision encoder, which `compress_stage` has none of."""
     space = getattr(component, "space", "decoder")
-    return space == "decoder" and not any(map(is_vision, component.needs()))
+    return space == "decoder" and not needs_from(component.needs(), Source.ENCODER)
 
 
 def names(role):

@@ -19,11 +19,9 @@ from torch import nn
 from lightkv.adapters.hf.forward import Kwargs
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place
-from lightkv.adapters.remote.adapter import RemoteAdapter, RemoteAttachment
+from lightkv.adapters.remote.adapter import RemoteAdapter
 from lightkv.core.errors import LayoutError
 from lightkv.core.layout import VisionLayout
-from lightkv.core.run.adapter import Attachment
-from lightkv.core.run.engine import Engine
 
 SENTINEL = -200
 """What stands for an image in `input_ids`."""
@@ -41,6 +39,12 @@ class EVEAdapter(RemoteAdapter):
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         return [self.decoder(model).vision_tower]  # type: ignore[list-item]
+
+    def geometry_module(self, model: nn.Module) -> nn.Module:
+        return self.decoder(model).vision_tower  # type: ignore[return-value]
+
+    def geometry_of(self, output: Any) -> Kwargs:
+        return {"image_sizes": output[1]}
 
     def text_config(self, config: Any) -> Any:
         return config
@@ -76,24 +80,6 @@ class EVEAdapter(RemoteAdapter):
         assert inputs.input_ids is not None
         here = expanded(inputs.input_ids, pictures, inputs.length)
         return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
-
-    def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
-        self.check(model)
-        return EVEAttachment(self, model, engine, layout)
-
-
-class EVEAttachment(RemoteAttachment):
-    """Also listens to the tokenizer of patches, which alone knows the grids."""
-
-    def _hook(self) -> None:
-        super()._hook()
-        tower: Any = self._decoder.vision_tower
-        self._handles.append(tower.register_forward_hook(self._on_tower))
-
-    def _on_tower(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._outer:
-            # A tower may be called once for all images or once for each.
-            self._outer["image_sizes"] = [*self._outer.get("image_sizes", ()), *output[1]]
 
 
 def number_of(images: Any) -> int:

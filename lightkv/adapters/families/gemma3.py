@@ -14,6 +14,7 @@ from torch import nn
 
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
+from lightkv.adapters.hf.masks import image_blocks
 from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place, uniform
 from lightkv.core.layout import VisionLayout
 
@@ -34,10 +35,4 @@ class Gemma3Adapter(HFAdapter):
         return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
-        kinds = inputs.arguments.get("token_type_ids")
-        if kinds is None:
-            return None
-        image = kinds == 1
-        first = image.clone()
-        first[:, 1:] &= ~image[:, :-1]
-        return torch.where(image, first.cumsum(1), -1)
+        return image_blocks(inputs.arguments.get("token_type_ids"))

@@ -27,7 +27,7 @@ class Glm4vAdapter(QwenVLAdapter):
 
     name = "glm4v"
     models = "GLM-4.1V"
-    model_types = ("glm4v",)  # type: ignore[assignment]
+    model_types = ("glm4v",)
 
     def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
         config: Any = model.config

@@ -9,8 +9,6 @@ is `language_model.model`, its layers have `attention` with one packed projectio
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,11 +20,9 @@ from lightkv.adapters.families.internvl import tiled_pictures
 from lightkv.adapters.hf.forward import Kwargs
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.pictures.placing import Picture, merge_rows, place
-from lightkv.adapters.remote.adapter import RemoteAdapter, RemoteAttachment
+from lightkv.adapters.remote.adapter import RemoteAdapter
 from lightkv.core.errors import LayoutError, ModelError
 from lightkv.core.layout import VisionLayout
-from lightkv.core.run.adapter import Attachment
-from lightkv.core.run.engine import Engine
 
 
 class InternVLChatAdapter(RemoteAdapter):
@@ -35,6 +31,7 @@ class InternVLChatAdapter(RemoteAdapter):
     name = "internvl_chat"
     models = "InternVL2-8B (original remote code)"
     class_name = "InternVLChatModel"
+    generates_around = True
 
     def decoder(self, model: nn.Module) -> nn.Module:
         return model.language_model.model  # type: ignore[union-attr,return-value]
@@ -110,39 +107,6 @@ class InternVLChatAdapter(RemoteAdapter):
         if getattr(model, "ps_version", "v2") == "v1":
             pictures = [transposed(picture) for picture in pictures]
         return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
-
-    def attach(self, model: nn.Module, engine: Engine, layout: VisionLayout | None) -> Attachment:
-        self.check(model)
-        return InternVLChatAttachment(self, model, engine, layout)
-
-
-class InternVLChatAttachment(RemoteAttachment):
-    """Also sees calls of the outer `generate`, which is no forward pass."""
-
-    def _hook(self) -> None:
-        super()._hook()
-        if "generate" not in vars(self._model):
-            self._model.generate = self._wrapped(self._model.generate)
-
-    def detach(self) -> None:
-        super().detach()
-        if hasattr(vars(self._model).get("generate"), "_lightkv"):
-            del self._model.generate
-
-    def _wrapped(self, method: Any) -> Any:
-        signature = inspect.signature(method)
-
-        @functools.wraps(method)
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            self._engine.profiler.start()
-            self._notice(dict(signature.bind_partial(*args, **kwargs).arguments))
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self._forget()
-
-        generate._lightkv = True  # type: ignore[attr-defined]
-        return generate
 
 
 def context_id(model: nn.Module) -> int:

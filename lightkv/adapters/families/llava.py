@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from lightkv.adapters.hf.adapter import HFAdapter
-from lightkv.adapters.hf.encoder import Encoder, clip_encoder
 from lightkv.adapters.hf.inputs import ModelInputs
+from lightkv.adapters.hf.vision_tower import Encoder, clip_encoder
 from lightkv.adapters.pictures.patches import Kind, layout_of
 from lightkv.adapters.pictures.placing import Panel, Picture, uniform
 from lightkv.core.errors import ModelError

@@ -12,8 +12,8 @@ from torch import nn
 from lightkv.adapters.families.llava import square_picture
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.contact import select_best_resolution
-from lightkv.adapters.hf.encoder import Encoder, clip_encoder
 from lightkv.adapters.hf.inputs import ModelInputs
+from lightkv.adapters.hf.vision_tower import Encoder, clip_encoder
 from lightkv.adapters.pictures.patches import Kind, layout_of
 from lightkv.adapters.pictures.placing import Panel, Picture
 from lightkv.core.layout import IntArray, VisionLayout

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lightkv.adapters.hf.cache_checks import cache_padded_inside
 from lightkv.adapters.hf.contact import OLDER_PIXELS, PIXELS, VISION_ARGUMENTS
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 
@@ -217,19 +218,13 @@ def left_padding(
     if not np.array_equal(real, expected):
         row = int(np.argmax((real != expected).any(axis=1)))
         later = mask.shape[1] > length and bool(real[:, -1].all())
-        raise _padded_inside(row, cached=cached, later=later)
+        raise cache_padded_inside(row) if cached else _padded_inside(row, later=later)
     return tuple(int(pad) for pad in pads)
 
 
-def _padded_inside(row: int, *, cached: bool, later: bool) -> LayoutError:
-    """Padding behind a token of the new tokens, of a later turn or not, or of a cache."""
-    if cached:
-        cause = (
-            "what is cached has padding between its tokens, and was made where no session could see "
-            "which entries that are"
-        )
-        remedy = "make all turns of the conversation inside one session, or begin a new cache"
-    elif later:
+def _padded_inside(row: int, *, later: bool) -> LayoutError:
+    """The error for padding behind a token of the new tokens, of a later turn or not."""
+    if later:
         cause = (
             "padding stands behind a token that is not cached yet: `generate` never feeds the last "
             "token of an answer, so it comes with the next turn"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lightkv.core.cost.flops import DecoderShape, guidance_flops, matching_flops, merging_flops
+from lightkv.core.needs import Need
 from lightkv.core.stage.cache_entries import plan_rounds
 from lightkv.core.stage.plan import partition_of
 
@@ -37,9 +38,14 @@ def stage_flops(
         return 0
     total = 0 if products_only else merging_flops(shape.hidden_size, vision)
     length = text + vision
-    prompts = {"prompt_logits": text, "prompt_rows": text, "last_row": 1, "column_sums": length}
+    prompts = {
+        Need.PROMPT_LOGITS: text,
+        Need.PROMPT_ROWS: text,
+        Need.LAST_ROW: 1,
+        Need.COLUMN_SUMS: length,
+    }
     for need, prompt in prompts.items():
-        if need in stage.requires:
+        if need in stage.needs:
             total += guidance_flops(shape, length, prompt, products_only=products_only)
     part = partition_of(layout, row, stage.partitioner, stage.windows)
     total += matching_flops(shape.hidden_size, _window_sizes(part, layout.groups[row]))

@@ -12,10 +12,10 @@ import yaml
 from pydantic import Field
 
 from lightkv.core import yamls
-from lightkv.core.attention import NEXT_LAST_ROW
 from lightkv.core.contracts import Component, PositionPolicy, WindowSpec
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Source, listed, needs_from
 from lightkv.core.pipeline.recipe import Recipe
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.stage_spec import StageSpec, read_stage
@@ -230,7 +230,9 @@ class Pipeline:
         assert isinstance(positions, PositionPolicy)
         built = [build_rounds(i, spec.roles(), e) for i, e in enumerate(schedule.stages)]
         stages = tuple(rounds[0] for rounds in built)
-        if spec.proportional and any(stage.peeks for stage in stages):
+        if spec.proportional and any(
+            needs_from(stage.needs, Source.NEXT_LAYER) for stage in stages
+        ):
             raise ConfigError(
                 "the attention of the layer after a stage is computed without the sizes of merged "
                 "tokens, so it would not be what that layer computes",
@@ -262,7 +264,7 @@ class Pipeline:
         if self.rounds and needs_of_call(self.rounds[0]):
             return tuple(range(self.num_layers))
         stages = ((after, self.stages[number]) for after, number in self.after_layers.items())
-        return tuple(after - 1 for after, s in stages if s.decoder_requires and not s.peeks)
+        return tuple(after - 1 for after, s in stages if needs_from(s.needs, Source.ATTENTION))
 
     @property
     def retention(self) -> float:
@@ -399,10 +401,10 @@ def _check_between_layers(number: int, stage: Stage, entry: StageSpec) -> None:
             value=layer,
             remedy="use after_layer: 0",
         )
-    behind = stage.decoder_requires - {NEXT_LAST_ROW}
-    if layer == 0 and behind:
+    before = needs_from(stage.needs, Source.ATTENTION)
+    if layer == 0 and before:
         raise ConfigError(
-            f"the stage needs {', '.join(sorted(behind))} of the layer before it, and "
+            f"the stage needs {listed(before)} of the layer before it, and "
             "before the decoder there is none",
             field=field,
             value=0,
@@ -417,9 +419,9 @@ def _check_on_cache(number: int, stage: Stage, entry: StageSpec) -> None:
             f"aggregator {stage.aggregator.name!r} merges what enters the projector, and the cache "
             "holds keys and values"
         )
-    elif stage.peeks:
+    elif needs_from(stage.needs, Source.NEXT_LAYER):
         problem = "a layer's cache is compressed before the next layer runs, so nothing can read it"
-    elif entry.scope == "all" and stage.vision_requires:
+    elif entry.scope == "all" and needs_from(stage.needs, Source.ENCODER):
         problem = "text entries take part, and the vision encoder says nothing of them"
     if problem is not None:
         raise ConfigError(

@@ -1,7 +1,7 @@
 """Runs a pipeline over the layers of one prefill. Knows tensors and layouts, no model.
 
-An adapter calls `Engine.begin` with the layout of a forward pass, then `Prefill.observe` from inside
-the attention call before a stage, `Prefill.apply` at the stage, and `Engine.finish` at the end.
+An adapter calls `Engine.begin` with the layout of a forward pass, then `Prefill.read_attention` from
+inside the attention call before a stage, `Prefill.apply` at the stage, and `Engine.finish` at the end.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.attention import EMBEDDINGS, AttentionView
-from lightkv.core.contracts import Matcher, PositionInput, Scorer, StageContext
+from lightkv.core.attention import AttentionView
+from lightkv.core.contracts import EmbeddingsInput, Matcher, PositionInput, Scorer, StageContext
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Needs, Source, needs_from
 from lightkv.core.numerics import check_finite, exact
 from lightkv.core.pipeline.pipeline import Pipeline
-from lightkv.core.prompt import start_input
 from lightkv.core.run.profile import Profiler
 from lightkv.core.run.report import HeldLayer, RunReport, build_report
 from lightkv.core.run.reports import Reports
@@ -35,7 +35,7 @@ from lightkv.core.stage.cache_entries import (
     planned,
 )
 from lightkv.core.stage.plan import StagePlan
-from lightkv.core.stage.stage import Observed, observes
+from lightkv.core.stage.stage import Readings, reads_attention, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
 from lightkv.core.transfer import to_device
 
@@ -71,13 +71,13 @@ class Prefill:
     stages_done: list[tuple[int, VisionLayout, VisionLayout]] = field(default_factory=list)
     cached: dict[int, CachedLayer] = field(default_factory=dict)
     cache_costs: dict[str, list[int]] = field(default_factory=dict)
-    _observed: dict[int, Observed] = field(default_factory=dict)
-    _observed_in: dict[int, Observed] = field(default_factory=dict)
+    _readings: dict[int, Readings] = field(default_factory=dict)
+    _cache_readings: dict[int, Readings] = field(default_factory=dict)
     _logs: tuple[torch.Tensor, torch.Tensor] | None = None
     _source: tuple[VisionLayout, VisionLayout] | None = None
     _states: dict[int, torch.Tensor | None] = field(default_factory=dict)
 
-    def start(self, hidden_states: torch.Tensor, drafts: int = 0) -> None:
+    def read_embeddings(self, hidden_states: torch.Tensor, drafts: int = 0) -> None:
         """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it.
 
         The last `drafts` positions are guesses (assisted decoding) and no part of the prompt.
@@ -85,70 +85,66 @@ class Prefill:
         scorers = {
             number: stage.scorer
             for number, stage in enumerate(self.engine.pipeline.stages)
-            if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs()
+            if stage.scorer is not None and reads_embeddings(stage.scorer)
         }
         if not scorers:
             return
         with torch.no_grad(), exact():
-            given = start_input(hidden_states, self.layout, drafts)
+            given = EmbeddingsInput.of(hidden_states, self.layout, drafts)
             made: list[tuple[Scorer, torch.Tensor | None]] = []
             for number, scorer in scorers.items():
                 # Stages mostly share one scorer, whose start is the same for all of them.
                 state = next((s for other, s in made if other == scorer), None)
                 if state is None:
-                    state = scorer.start(given)
+                    state = scorer.read_embeddings(given)
                     made.append((scorer, state))
                 self._states[number] = state
 
-    def needs(self, after_layer: int) -> frozenset[str]:
-        """What the stage after that layer needs from its attention; empty if there is no stage."""
+    def needs(self, after_layer: int) -> Needs:
+        """What the stage after that layer reads of attention; empty if there is no stage."""
         number = self.engine.pipeline.after_layers.get(after_layer)
         if number is None or not any(self.layout.vision_counts):
             return frozenset()
-        return self.engine.pipeline.stages[number].decoder_requires
+        needs = self.engine.pipeline.stages[number].needs
+        return needs_from(needs, Source.ATTENTION, Source.NEXT_LAYER)
 
-    def peeks(self, after_layer: int) -> bool:
-        """Whether the stage after that layer reads the attention of the layer behind it."""
-        number = self.engine.pipeline.after_layers.get(after_layer)
-        return number is not None and self.engine.pipeline.stages[number].peeks
-
-    def observe(self, after_layer: int, attention: AttentionView) -> None:
+    def read_attention(self, after_layer: int, attention: AttentionView) -> None:
         """Let scorer and matcher of the next stage read the attention call of layer λ − 1."""
         number = self.engine.pipeline.after_layers[after_layer]
-        self._observed[number] = self._read(number, attention)
+        self._readings[number] = self._read(number, attention)
 
-    def _read(self, number: int, attention: AttentionView, *, with_keys: bool = True) -> Observed:
+    def _read(self, number: int, attention: AttentionView, *, with_keys: bool = True) -> Readings:
         """What the components of a stage read off an attention call."""
         stage, profiler = self.engine.pipeline.stages[number], self.engine.profiler
         score = metric = None
-        attention.state = self._states.get(number)
+        attention.from_embeddings = self._states.get(number)
         with torch.no_grad():
             if stage.scorer is not None and self._reads(stage.scorer, with_keys):
                 with profiler.timer("scoring"):
-                    score = _observe(stage.scorer, attention)
+                    score = _read_attention(stage.scorer, attention)
             if self._reads(stage.matcher, with_keys):
                 with profiler.timer("matching"):
-                    metric = _observe(stage.matcher, attention)
-        return Observed(score, metric)
+                    metric = _read_attention(stage.matcher, attention)
+        return Readings(score, metric)
 
     @staticmethod
     def _reads(component: Scorer | Matcher, with_keys: bool) -> bool:
-        """Whether `observe` is called here; cached keys are read where they lie, in each round."""
-        return observes(component) and (with_keys or not needs_keys_only(component))
+        """Whether `read_attention` is called here; cached keys are read where they lie."""
+        return reads_attention(component) and (with_keys or not needs_keys_only(component))
 
     # -- the cache site ---------------------------------------------------------------------------
 
-    def cache_needs(self) -> frozenset[str]:
+    def cache_needs(self) -> Needs:
         """What the stage on the cache reads inside each layer's attention call."""
         rounds = self.engine.pipeline.rounds
         if not rounds or not any(self.layout.vision_counts):
             return frozenset()
         return needs_of_call(rounds[0])
 
-    def observe_cache(self, layer: int, attention: AttentionView) -> None:
+    def read_cache_attention(self, layer: int, attention: AttentionView) -> None:
         """Let the components of the stage on the cache read the layer's own attention call."""
         number = len(self.engine.pipeline.stages) - 1
-        self._observed_in[layer] = self._read(number, attention, with_keys=False)
+        self._cache_readings[layer] = self._read(number, attention, with_keys=False)
 
     def compress_cache(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
@@ -161,22 +157,26 @@ class Prefill:
         if not pipeline.rounds or not any(self.layout.original_counts):
             return None
         number, device, stage = len(pipeline.stages) - 1, key.device, pipeline.rounds[0]
-        observed = self._observed_in.pop(layer, Observed())
+        readings = self._cache_readings.pop(layer, Readings())
         if engine.check_finite:
-            for name, tensor in (("key", key), ("value", value), ("guidance", observed.score)):
+            for name, tensor in (
+                ("key", key),
+                ("value", value),
+                ("guidance", readings.scorer_attention),
+            ):
                 check_finite(name, tensor)
-        observed = observed.looked(stage, self.vision).to(device)
+        readings = readings.with_encoder(stage, self.vision).to(device)
         source = self._entries(number)
         work = CacheWork(
             pipeline.rounds,
             lambda turn, layout: engine.plan(number, layout, device, turn),
-            _observe,
+            _read_attention,
             engine.heads,
             engine.profiler.timer,
         )
         context = StageContext(layer + 1, number, self.run, pipeline.num_layers, 0.0, layer)
         sizes = self._entry_sizes(source, device)
-        done = work.run(key, value, self.layout, source, observed, sizes, context)
+        done = work.run(key, value, self.layout, source, readings, sizes, context)
         if done is None:
             return None
         self.cached[layer] = done[2]
@@ -223,19 +223,19 @@ class Prefill:
             return hidden_states
         stage = pipeline.stages[number]
         plan = self.engine.plan(number, self.layout, hidden_states.device)
-        observed = self._observed.pop(number, Observed())
+        readings = self._readings.pop(number, Readings())
         if not plan.removes:
             return hidden_states
-        self._check(hidden_states, observed)
+        self._check(hidden_states, readings)
         self._follow(hidden_states.device)
-        observed = observed.looked(stage, self.vision).to(hidden_states.device)
+        readings = readings.with_encoder(stage, self.vision).to(hidden_states.device)
         context = StageContext(after_layer, number, self.run, pipeline.num_layers, stage.ratio)
         result = run_stage(
             hidden_states,
             self.layout,
             stage,
             plan,
-            observed=observed,
+            readings=readings,
             size=self.size,
             context=context,
             timer=self.engine.profiler.timer,
@@ -245,10 +245,10 @@ class Prefill:
         self._advance(after_layer, result)
         return result.hidden_states
 
-    def _check(self, hidden_states: torch.Tensor, observed: Observed) -> None:
+    def _check(self, hidden_states: torch.Tensor, readings: Readings) -> None:
         if self.engine.check_finite:
             check_finite("hidden_states", hidden_states)
-            check_finite("guidance", observed.score)
+            check_finite("guidance", readings.scorer_attention)
 
     def _follow(self, device: torch.device) -> None:
         """Bring the state of earlier stages along when the layers lie on several devices."""
@@ -355,7 +355,10 @@ class Engine:
         return plan
 
     def begin(self, layout: VisionLayout, drafts: int = 0) -> Prefill:
-        """Start a forward pass whose vision tokens lie as `layout` says; see `Prefill.start`."""
+        """Start a forward pass whose vision tokens lie as `layout` says.
+
+        The last `drafts` positions are guesses; see `Prefill.read_embeddings`.
+        """
         prefill = Prefill(self, self._known(layout.with_drafts(drafts)), self.runs)
         self.runs += 1
         return prefill
@@ -394,7 +397,7 @@ class Engine:
 
 
 @exact()
-def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
+def _read_attention(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
     """What a component reads off the attention call, over the heads of all processes.
 
     Raises:
@@ -402,7 +405,7 @@ def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Ten
     """
     heads = attention.heads
     before = heads.reductions
-    observed = component.observe(attention)
+    values = component.read_attention(attention)
     if heads.size > 1 and heads.reductions == before:
         raise ConfigError(
             f"the model's heads are spread over {heads.size} processes, and this component reads "
@@ -411,4 +414,4 @@ def _observe(component: Scorer | Matcher, attention: AttentionView) -> torch.Ten
             remedy="reduce over heads with attention.heads.sum, .mean, .max or .total "
             "(docs/writing-a-strategy.md, Heads)",
         )
-    return observed
+    return values

@@ -128,8 +128,7 @@ def opened(images: Sequence[Any]) -> list[Any]:
     """
     from PIL import Image
 
-    from lightkv.checkpoints.pictures import rgb
-    from lightkv.cli.run import open_image
+    from lightkv.checkpoints.pictures import open_image, rgb
 
     found = []
     for image in images:

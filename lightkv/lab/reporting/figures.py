@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from lightkv.lab.reporting.bootstrap import Estimate, front
 from lightkv.lab.reporting.effects import Effect
 from lightkv.lab.reporting.formatting import (
     axes_text,
@@ -21,7 +20,9 @@ from lightkv.lab.reporting.formatting import (
     setting_text,
     short,
 )
+from lightkv.lab.reporting.front import front
 from lightkv.lab.reporting.study import VANILLA, Group, Row, Study
+from lightkv.lab.stats import Estimate
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#9A6324", "#7F7F7F")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; brown and grey for the rest."""
@@ -33,6 +34,7 @@ FEW = 8
 """Settings up to which each has its own band."""
 Json = dict[str, Any]
 Cost = Callable[[Row], float | None]
+Point = tuple[float, Estimate]
 COSTS: dict[str, tuple[str, Cost]] = {
     "retention": ("achieved retention (share of vision KV)", lambda row: row.cell.retention),
     "flops": ("prefill FLOPs, relative to the uncompressed model", lambda row: row.cell.flops),
@@ -259,9 +261,10 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
     traces: list[Json] = []
     if axis is None:
         on_front = {setting_text(rows[number].setting) for number in best}
-        for number, (name, members) in enumerate(settings.items()):
+        points = _points(group, list(settings.values()), read)
+        for number, (name, line) in enumerate(zip(settings, points, strict=True)):
             shown = len(settings) <= FEW or name in on_front
-            lines = _line(group, name, members, read, number, band=shown)
+            lines = _line(group, name, line, number, band=shown)
             if not shown:  # many names would bury the plot: these are told by hovering
                 lines[1] |= {"showlegend": False, "opacity": 0.55}
                 lines[1]["line"]["width"] = 1.2
@@ -273,8 +276,9 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
         for number, members in enumerate(labels.values()):
             for text, own in _lines_by(members, lambda row: setting_text(row.setting)).items():
                 traces.append(_thin(group, text, own, read, number))
-        for number, (name, members) in enumerate(labels.items()):
-            traces += _line(group, name, members, read, number, band=True, width=3)
+        points = _points(group, list(labels.values()), read)
+        for number, (name, line) in enumerate(zip(labels, points, strict=True)):
+            traces += _line(group, name, line, number, band=True, width=3)
     chosen = sorted((rows[number] for number in best), key=lambda row: read(row) or 0.0)
     traces.append(
         {
@@ -299,16 +303,23 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
     )
 
 
+def _points(group: Group, lines: Sequence[list[Row]], read: Cost) -> list[list[Point]]:
+    """Each line's points, by cost: the mean of its rows at each retention."""
+    parts = [list(_lines_by(rows, lambda row: row.retention).values()) for rows in lines]
+    scores = iter(group.estimates([(rows, []) for line in parts for rows in line]))
+    found = [[(_cost(rows, read), next(scores)) for rows in line] for line in parts]
+    return [sorted(line, key=lambda point: point[0]) for line in found]
+
+
+def _cost(rows: list[Row], read: Cost) -> float:
+    return float(np.mean([read(row) for row in rows]))
+
+
 def _line(
-    group: Group, name: str, rows: list[Row], read: Cost, number: int, *, band: bool, width: int = 2
+    group: Group, name: str, points: list[Point], number: int, *, band: bool, width: int = 2
 ) -> list[Json]:
     """A line with its 95 % band."""
     color = PALETTE[number % len(PALETTE)]
-    points = [
-        (float(np.mean([read(row) for row in members])), group.average(members))
-        for members in _lines_by(rows, lambda row: row.retention).values()
-    ]
-    points.sort(key=lambda point: point[0])
     x = [cost for cost, _ in points]
     low, mid, high = (
         [_unit(group, getattr(point, part)) for _, point in points]
@@ -350,7 +361,7 @@ def _line(
 
 def _thin(group: Group, name: str, rows: list[Row], read: Cost, number: int) -> Json:
     points = sorted(
-        (float(np.mean([read(row) for row in members])), _score(group, group.average(members)))
+        (_cost(members, read), _unit(group, group.average(members)))
         for members in _lines_by(rows, lambda row: row.retention).values()
     )
     return {

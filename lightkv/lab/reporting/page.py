@@ -80,11 +80,11 @@ def check_extra() -> None:
     """Fail before the work if the extra is not installed.
 
     Raises:
-        ConfigError: no plotly or no jinja2.
+        ConfigError: no plotly, jinja2 or scipy.
     """
     from importlib.util import find_spec
 
-    for name in ("plotly", "jinja2"):
+    for name in ("plotly", "jinja2", "scipy"):
         if find_spec(name) is None:
             raise ConfigError(
                 f"a report needs {name}, which is not installed",

@@ -21,14 +21,18 @@ def sentences(study: Study, group: Group, effects: Sequence[Effect]) -> list[Mar
         score = interval_text(group.share, group.vanilla.score)
         unit = " %" if group.share else ""
         found.append(Markup("The uncompressed model scores <b>{}</b>{}.").format(score, unit))
-    for retention in study.retentions(group):
+    retentions = study.retentions(group)
+    for retention in retentions:
         rows = [row for row in group.rows if not row.plain and row.retention == retention]
-        found.append(_best(group, retention, rows))
+        found.append(_best(group, retention, rows, len(retentions)))
     return found + _axes(group, effects)
 
 
-def _best(group: Group, retention: str, rows: list[Row]) -> Markup:
-    """The best cell of one retention, and how many cannot be told from it."""
+def _best(group: Group, retention: str, rows: list[Row], retentions: int) -> Markup:
+    """The best cell of one retention, and how many cannot be told from it.
+
+    The truly best is among these and it: it is taken for worse only if one of the comparisons errs.
+    """
     best = max(rows, key=lambda row: row.score.value if row.score else float("-inf"))
     assert best.score is not None
     where = Markup("At retention <b>{}</b>").format(retention) if retention else "Of all cells"
@@ -44,9 +48,11 @@ def _best(group: Group, retention: str, rows: list[Row]) -> Markup:
         gap = interval_text(group.share, best.change, signed=True)
         against = best.base if len(bases) == 1 else "the baseline"
         text += Markup(", {} {} against {}").format(gap, unit_of(group.share), against)
+        text += "" if best.change.clear else " (no difference that can be told from zero)"
     elif best.cell.name in bases:
         text += ", and is the baseline"
-    near = sum(row is not best and not group.contrast([(best, row)]).clear for row in rows)
+    gaps = group.estimates([([row], [best]) for row in rows if row is not best], retentions)
+    near = sum(not gap.clear for gap in gaps)
     if len(rows) > 1:
         text += Markup("; {} cannot be told from it").format(
             f"{near} of the other {len(rows) - 1}" if near else "none of the others"

@@ -17,6 +17,7 @@ from lightkv.lab.search.evaluator import Evaluator, Report
 from lightkv.lab.search.loss_bounds import growing
 from lightkv.lab.search.result import Tuned, check_out, write
 from lightkv.lab.search.tuner import Tuner
+from lightkv.lab.stats import scipy_stats
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import Task, build_task
 
@@ -80,7 +81,7 @@ def tune(
 
     Raises:
         ConfigError: numbers that make no sense, data that cannot be used, a strategy whose schedule
-            is explicit.
+            is explicit; scipy is not installed.
         NotShownError: no retention of the range passes; nothing is written.
         LightKVError: the model cannot be loaded, or a strategy cannot work on it.
     """
@@ -92,6 +93,7 @@ def tune(
             raise ConfigError("must be at least 1", field=name, value=number)
     if not 0 <= seed < 2**63:
         raise ConfigError("must be at least 0 and below 2^63", field="seed", value=seed)
+    scipy_stats()
     path = None if out is None else check_out(out)
     specs = _specs(strategy)
     tried = [_candidates(name, spec, schedules, seed) for name, spec in specs.items()]
