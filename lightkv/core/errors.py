@@ -115,6 +115,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"Did you mean {close[0]!r}? " if close else ""
 
 
+def check_known(
+    kind: type[LightKVError], message: str, field: str, name: str, known: Iterable[str]
+) -> None:
+    """Refuse a name that is not among the known ones; the error lists them, the nearest first."""
+    there = list(known)
+    if name not in there:
+        remedy = f"{nearest(str(name), there)}There are: {', '.join(there) or 'none'}"
+        raise kind(message, field=field, value=name, remedy=remedy)
+
+
 LONGEST_NAME = 100
 """Characters of a name that may be a slip of another."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from lightkv.core.errors import nearest
+from lightkv.core.errors import check_known
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.core.strict import LEAST_SEED, MOST_SEED
 from lightkv.lab.errors import GridError
@@ -75,13 +75,7 @@ def check_change(where: str, change: Any, known: tuple[str, ...]) -> None:
             remedy=f"its keys are: {', '.join(known)}",
         )
     for key in change:
-        if key not in known:
-            raise GridError(
-                "a cell has nothing of that name to change",
-                field=where,
-                value=key,
-                remedy=f"{nearest(str(key), known)}There are: {', '.join(known)}",
-            )
+        check_known(GridError, "a cell has nothing of that name to change", where, key, known)
     _check_values(where, change)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab.grids.cells import baselines, plan_cells
-from lightkv.lab.grids.pools import Pool, Started, run_here
+from lightkv.lab.grids.pools import Here, Pool, Started
 from lightkv.lab.grids.resume import begun_with, check_unchanged
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
@@ -155,19 +155,9 @@ def _workers(workers: int, ray: str | None, share: int, loaded: Loaded | None) -
 
         before = torch.get_num_threads()
         try:
-            yield _Here(Worker(share, loaded))
+            yield Here(Worker(share, loaded))
         finally:
             torch.set_num_threads(before)
-
-
-class _Here:
-    """This process as a pool of one."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def run(self, jobs: Sequence[Job], started: Started) -> Iterator[Result]:
-        return run_here(jobs, self._worker, started)
 
 
 class _Run:

@@ -27,7 +27,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from lightkv.core import yamls
-from lightkv.core.errors import nearest
+from lightkv.core.errors import check_known, nearest
 from lightkv.core.strict import Plain, Seed, message_of
 from lightkv.lab.errors import GridError
 from lightkv.lab.grids.changes import CHANGES, base_data, check_change, check_seed, label_text
@@ -208,13 +208,8 @@ class Grid(Plain):
     def _check_labels(self, where: str, key: str, labels: tuple[str, ...]) -> None:
         factors = self.factors()
         for word, known in [(key, list(factors))] + [(x, factors.get(key, [])) for x in labels]:
-            if word not in known:
-                raise GridError(
-                    "the grid has no such factor" if word == key else f"{key} has no such label",
-                    field=where,
-                    value=word,
-                    remedy=f"{nearest(word, known)}There are: {', '.join(known) or 'none'}",
-                )
+            what = "the grid has no such factor" if word == key else f"{key} has no such label"
+            check_known(GridError, what, where, word, known)
 
     def factors(self) -> dict[str, list[str]]:
         """Factor → its labels."""

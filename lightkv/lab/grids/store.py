@@ -129,11 +129,10 @@ class Store:
         """
         path = Path(path)
         if not path.is_file():
-            raise StoreError(
+            raise _refused(
+                path,
                 "there is no such results file",
-                field="results",
-                value=str(path),
-                remedy="make one with `lightkv ablate grid.yaml --out FILE`",
+                "make one with `lightkv ablate grid.yaml --out FILE`",
             )
         _check_header(path)
         # Not mode=ro: what a killed writer left half written must be rolled back before it is read.
@@ -266,18 +265,12 @@ class Store:
         with self._guard("read"):
             kind, version = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
             if kind != APPLICATION:
-                raise StoreError(
-                    "a database of another program",
-                    field="results",
-                    value=str(self.path),
-                    remedy="name another file",
-                )
+                raise _refused(self.path, "a database of another program", "name another file")
             if version != SCHEMA:
-                raise StoreError(
+                raise _refused(
+                    self.path,
                     f"a results file of version {version}; this lightkv reads version {SCHEMA}",
-                    field="results",
-                    value=str(self.path),
-                    remedy="use the lightkv that wrote it, or name another file",
+                    "use the lightkv that wrote it, or name another file",
                 )
             damage = self._one("PRAGMA quick_check")
             if damage != "ok":
@@ -294,11 +287,11 @@ class Store:
         if not started:
             self.update_meta(grid=_plain(grid))
         if self.meta.get("grid") != _plain(grid):
-            raise StoreError(
+            raise _refused(
+                self.path,
                 "the file holds the results of another grid",
+                "name another file for this grid, or run the grid that began this one",
                 field="--out",
-                value=str(self.path),
-                remedy="name another file for this grid, or run the grid that began this one",
             )
 
     @contextmanager
@@ -330,28 +323,25 @@ class Store:
         if "locked" in text:
             return _in_use(self.path)
         if "full" in text or "disk I/O" in text or "too big" in text:
-            return StoreError(
+            return _refused(
+                self.path,
                 f"cannot {verb} the results file ({text}); what was finished is in it, whole",
-                field="results",
-                value=str(self.path),
-                remedy="make room and run the same command again: it goes on where it stopped",
+                "make room and run the same command again: it goes on where it stopped",
             )
         if "readonly" in text or "unable to open" in text:
-            return StoreError(
+            return _refused(
+                self.path,
                 f"cannot {verb} the results file ({text})",
-                field="results",
-                value=str(self.path),
-                remedy="name a file in a folder that can be written to",
+                "name a file in a folder that can be written to",
             )
         return self._damaged(text)
 
     def _damaged(self, what: str) -> StoreError:
-        return StoreError(
+        return _refused(
+            self.path,
             f"the results file is damaged or no results file ({' '.join(what.split())[:120]}); "
             "it was left as it is",
-            field="results",
-            value=str(self.path),
-            remedy="restore it from a copy, or name another file",
+            "restore it from a copy, or name another file",
         )
 
     def _insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -367,6 +357,10 @@ class Store:
 
 
 # -- the file -------------------------------------------------------------------------------------
+
+
+def _refused(path: Path, message: str, remedy: str, field: str = "results") -> StoreError:
+    return StoreError(message, field=field, value=str(path), remedy=remedy)
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -385,11 +379,11 @@ def _check_place(path: Path) -> None:
     elif not path.absolute().parent.is_dir():
         what = "its folder does not exist"
     if what is not None:
-        raise StoreError(
+        raise _refused(
+            path,
             f"cannot write the results file: {what}",
+            "name a file in a folder that exists",
             field="--out",
-            value=str(path),
-            remedy="name a file in a folder that exists",
         )
 
 
@@ -398,11 +392,8 @@ def _check_header(path: Path) -> None:
     with file_errors(StoreError, "read the results file", "results", path), path.open("rb") as file:
         head = file.read(len(MAGIC))
     if head != MAGIC:
-        raise StoreError(
-            "not a results file of lightkv; it was left as it is",
-            field="results",
-            value=str(path),
-            remedy="name another file",
+        raise _refused(
+            path, "not a results file of lightkv; it was left as it is", "name another file"
         )
 
 
@@ -431,11 +422,10 @@ def _unlock(handle: int | None) -> None:
 
 def _in_use(path: Path) -> StoreError:
     """The error for a file that another process holds."""
-    return StoreError(
+    return _refused(
+        path,
         "the results file is locked: another process writes it",
-        field="results",
-        value=str(path),
-        remedy=f"wait for it or stop it (on {socket.gethostname()}), or name another file",
+        f"wait for it or stop it (on {socket.gethostname()}), or name another file",
     )
 
 

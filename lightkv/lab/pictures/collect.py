@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,12 +155,8 @@ def stages_of(report: RunReport) -> list[ShownStage]:
 
 
 def _on_host(step: Assignment) -> Assignment:
-    return Assignment(
-        step.slot.cpu(),
-        step.weight.cpu(),
-        step.survivor.cpu(),
-        step.token_counts,
-        step.slot_counts,
+    return replace(
+        step, slot=step.slot.cpu(), weight=step.weight.cpu(), survivor=step.survivor.cpu()
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightkv.core.errors import ConfigError, nearest
+from lightkv.core.errors import ConfigError, check_known
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.lab.errors import TaskError
 from lightkv.lab.grids.cells import seeded
@@ -210,13 +210,8 @@ def task_of(
     Raises:
         TaskError: no such task or file, broken lines, pictures missing, answers in some lines only.
     """
-    if task is not None and task not in TASKS:
-        raise TaskError(
-            "there is no such task",
-            field="task",
-            value=task,
-            remedy=f"{nearest(task, TASKS)}There are: {', '.join(TASKS)}",
-        )
+    if task is not None:
+        check_known(TaskError, "there is no such task", "task", task, TASKS)
     if isinstance(data, Task | Mapping):
         return _wrapped(build_task(data), task, measure)
     text = str(data)

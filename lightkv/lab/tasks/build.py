@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationError, field_validator
 
-from lightkv.core.errors import nearest
+from lightkv.core.errors import check_known, nearest
 from lightkv.core.strict import message_of
 from lightkv.lab.errors import TaskError
 from lightkv.lab.outcomes import Outcome, Sample
@@ -131,13 +131,7 @@ def build_task(source: Any) -> Task:
             remedy="such as {name: scenes, scenes: 500, seed: 2026}",
         )
     known, name = tasks(), data["name"]
-    if name not in known:
-        raise TaskError(
-            "there is no such task",
-            field="task",
-            value=name,
-            remedy=f"{nearest(name, known)}There are: {', '.join(known)}",
-        )
+    check_known(TaskError, "there is no such task", "task", name, known)
     try:
         return known[name].model_validate({k: v for k, v in data.items() if k != "name"})
     except ValidationError as error:
