@@ -340,7 +340,8 @@ def test_a_pipeline_that_is_none(clean, tmp_path):
 
 @pytest.mark.parametrize("content", [{}, {"config.json": "{}"}, {"config.json": "not JSON"}])
 def test_a_directory_that_is_no_checkpoint(tmp_path, content):
-    from lightkv.checkpoints.load import load_model, read_config
+    from lightkv.checkpoints.describe import read_config
+    from lightkv.checkpoints.load import load_model
 
     for name, text in content.items():
         (tmp_path / name).write_text(text)

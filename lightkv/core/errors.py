@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -76,6 +77,34 @@ class CompatibilityError(LightKVError):
 
 class NumericError(LightKVError):
     """NaN or infinite values where a merge would silently be wrong."""
+
+
+@contextmanager
+def file_errors(
+    kind: type[LightKVError],
+    doing: str,
+    field: str,
+    path: object,
+    remedy: str | None = None,
+    errors: type[Exception] | tuple[type[Exception], ...] = OSError,
+) -> Iterator[None]:
+    """Errors of the system about a file as an error that says `cannot write the page (…)`.
+
+    Args:
+        kind: of the error raised.
+        doing: what fails, as "write the page".
+        field: what the user gave the path as.
+        path: of the file.
+        remedy: what would work.
+        errors: that are caught.
+    """
+    try:
+        yield
+    except errors as error:
+        reason = getattr(error, "strerror", None) or error
+        raise kind(
+            f"cannot {doing} ({reason})", field=field, value=str(path), remedy=remedy
+        ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -15,7 +15,8 @@ from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import AttentionScorer, Matcher, MatchInput
 from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.common import Keep
+from lightkv.strategies.components.positions import Keep
+from lightkv.strategies.components.selection import descending
 
 
 class KeepContiguous(Keep):
@@ -61,8 +62,8 @@ class Anchors(Matcher):
         places = torch.arange(count, device=inputs.score.device)
         # Two sorts instead of a bonus, which could not outrank an infinite importance.
         ends = ((places < self.first) | (places >= count - self.last)).to(torch.uint8)
-        order = torch.sort(inputs.score, dim=-1, descending=True, stable=True).indices
-        protected = torch.sort(ends[order], dim=-1, descending=True, stable=True).indices
+        order = descending(inputs.score)
+        protected = descending(ends[order])
         kept = order.gather(1, protected)[:, : inputs.keep]
         anchor = torch.zeros_like(order, dtype=torch.bool).scatter(1, kept, True)
         return nearest_anchor(anchor)

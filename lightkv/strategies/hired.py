@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 
@@ -20,7 +19,13 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.selection import best, kept_only, ranks, ranks_inside
+from lightkv.strategies.components.selection import (
+    best,
+    kept_only,
+    ranks,
+    ranks_inside,
+    rounded_keep,
+)
 
 FRACTION_STEPS = 4096
 """Fractions of a token are compared in steps of 1/4096; the lower tile goes first among equals."""
@@ -58,7 +63,7 @@ class TileBudget(Matcher):
         return frozenset({Need.VISION_CLS.at(self.layer)})
 
     def keep(self, population: int, ratio: float) -> int:
-        return int(np.floor(round(population * (1.0 - ratio), 6)))
+        return rounded_keep(population, ratio, "floor")
 
     def read_encoder(self, vision: VisionView) -> torch.Tensor:
         return vision.cls_attention(self.layer).sum(dim=1, keepdim=True)

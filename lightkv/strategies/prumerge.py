@@ -22,16 +22,18 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import OUTSIDE, cosine
 from lightkv.strategies.components.selection import (
     best,
     descending,
     first_largest,
     flags,
+    kept_only,
     ranks,
+    rounded_keep,
     rows,
     unchosen,
 )
+from lightkv.strategies.components.similarity import EXCLUDED, cosine
 
 
 class Outliers(Matcher):
@@ -61,7 +63,7 @@ class Outliers(Matcher):
         return self.budget == "outliers"
 
     def keep(self, population: int, ratio: float) -> int:
-        return round(round(population * (1.0 - ratio), 6))
+        return rounded_keep(population, ratio, "round")
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
         chosen = (self._wanted(_score(inputs)) > 0).sum(dim=1) + int(self.summary)
@@ -70,7 +72,7 @@ class Outliers(Matcher):
     def match(self, inputs: MatchInput) -> torch.Tensor:
         score, keep = _score(inputs), inputs.keep
         chosen = self._chosen(score, keep - int(self.summary and keep > 0))
-        target = torch.full_like(score, -1, dtype=torch.long).scatter(1, chosen, chosen)
+        target = kept_only(chosen, score.shape[1])
         if keep == 0 or not self.summary:
             return target
         place = first_largest(score.masked_fill(target >= 0, -torch.inf))[:, None]
@@ -167,7 +169,7 @@ class NeighbourSum(Aggregator):
         population = score.shape[1]
         places = torch.arange(population, device=score.device)
         own = (survivors.unsqueeze(-1) == places).float()
-        near = cosine(rows(keys, survivors), keys) - OUTSIDE * own
+        near = cosine(rows(keys, survivors), keys) - EXCLUDED * own
         order = descending(near.flatten(0, 1))[:, : min(self.neighbours, population - 1)]
         around = flags(order, population).view_as(near).float()
         others = around * score.unsqueeze(1)

@@ -32,15 +32,15 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.transfer import to_device
+from lightkv.strategies.components.aggregators import weighted_sum
 from lightkv.strategies.components.clusters import density_peaks, nearest_centre
-from lightkv.strategies.components.common import weighted_sum
 from lightkv.strategies.components.magnitude import largest, power_of_two, scale_of
+from lightkv.strategies.components.selection import descending, kept_only, rows
+from lightkv.strategies.components.similarity import SIMILARITY_ELEMENTS
 
 RANK_TOLERANCE = 1e-5
 """Singular values below this share of the largest count as 0: fixed, so that padding of the metric
 (columns of zeros) does not move it."""
-SIMILARITY_ELEMENTS = 2**22
-"""Similarities of vision and text formed at once."""
 
 
 class TextRaters(AttentionScorer):
@@ -98,7 +98,7 @@ def _relevance(inputs: EmbeddingsInput, text: torch.Tensor) -> torch.Tensor:
     total = torch.zeros(index.shape, dtype=torch.float32, device=hidden.device)
     if not index.shape[1]:
         return total
-    words = hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])).float()
+    words = rows(hidden, index).float()
     words = words.masked_fill(~text.unsqueeze(-1), 0.0)
     # Near 1, where no product overflows. Differences to the largest product take their size back.
     scale = power_of_two(largest(words, dim=(1, 2)))
@@ -106,13 +106,13 @@ def _relevance(inputs: EmbeddingsInput, text: torch.Tensor) -> torch.Tensor:
     other, lowest = ~text[:, None, :], torch.finfo(words.dtype).min
     step = max(1, SIMILARITY_ELEMENTS // max(1, words.shape[0] * words.shape[1]))
     for first in range(0, hidden.shape[1], step):
-        rows = slice(first, first + step)
-        own = scale_of(hidden[:, rows])
-        product = torch.matmul(hidden[:, rows].float() * own, words.transpose(1, 2))
+        run = slice(first, first + step)
+        own = scale_of(hidden[:, run])
+        product = torch.matmul(hidden[:, run].float() * own, words.transpose(1, 2))
         top = product.masked_fill(other, lowest).amax(dim=-1, keepdim=True)
         # Hidden after the divisions, which would bring the lowest number back among the others.
         share = ((product - top) / own / scale).masked_fill(other, lowest).softmax(dim=-1)
-        total = total + torch.where(vision[:, rows, None], share, 0.0).sum(dim=1)
+        total = total + torch.where(vision[:, run, None], share, 0.0).sum(dim=1)
     mean = total / vision.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.where(text, mean, 0.0)
 
@@ -201,16 +201,15 @@ class Recycle(Matcher):
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         assert inputs.score is not None
-        _, population, width = inputs.tokens.shape
-        order = torch.sort(inputs.score, dim=-1, descending=True, stable=True).indices
-        target = torch.full_like(order, -1)
+        population = inputs.tokens.shape[1]
+        order = descending(inputs.score)
         kept, clusters = self.split(population, inputs.keep)
-        target = target.scatter(1, order[:, :kept], order[:, :kept])
+        target = kept_only(order[:, :kept], population)
         if clusters == 0:
             return target
         count = max(clusters, self._recycled(population - kept))
         again = order[:, kept : kept + count]
-        tokens = inputs.tokens.gather(1, again.unsqueeze(-1).expand(-1, -1, width)).float()
+        tokens = rows(inputs.tokens, again).float()
         centres = density_peaks(tokens, clusters)
         nearest = nearest_centre(tokens, centres, self.assign)
         return target.scatter(1, again, again.gather(1, nearest))

@@ -22,9 +22,17 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import cosine
-from lightkv.strategies.components.common import weighted_sum
-from lightkv.strategies.components.selection import descending, first_largest, flags, rows, unchosen
+from lightkv.strategies.components.aggregators import weighted_sum
+from lightkv.strategies.components.selection import (
+    descending,
+    first_largest,
+    flags,
+    kept_only,
+    rounded_keep,
+    rows,
+    unchosen,
+)
+from lightkv.strategies.components.similarity import cosine
 
 
 class DominantContextual(Matcher):
@@ -45,7 +53,7 @@ class DominantContextual(Matcher):
         return frozenset({Need.VISION_KEYS.at(self.layer)})
 
     def keep(self, population: int, ratio: float) -> int:
-        return round(round(population * (1.0 - ratio), 6))
+        return rounded_keep(population, ratio, "round")
 
     def read_encoder(self, vision: VisionView) -> torch.Tensor:
         return vision.keys(self.layer).float().mean(dim=1)
@@ -60,8 +68,7 @@ class DominantContextual(Matcher):
         population, keep = inputs.tokens.shape[1], inputs.keep
         targets = round(keep * self.contextual)
         dominant = descending(inputs.score)[:, : keep - targets]
-        target = dominant.new_full((dominant.shape[0], population), -1)
-        target = target.scatter(1, dominant, dominant)
+        target = kept_only(dominant, population)
         if not targets:
             return target
         others = population - dominant.shape[1]

@@ -18,8 +18,8 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import cosine
-from lightkv.strategies.components.selection import descending, kept_only, rows
+from lightkv.strategies.components.selection import descending, kept_only, rounded_keep, rows
+from lightkv.strategies.components.similarity import cosine
 
 
 class Deduplicate(Matcher):
@@ -41,7 +41,7 @@ class Deduplicate(Matcher):
     step: int = Field(default=8, ge=1)
 
     def keep(self, population: int, ratio: float) -> int:
-        return round(round(population * (1.0 - ratio), 6))
+        return rounded_keep(population, ratio, "round")
 
     def read_encoder(self, vision: VisionView) -> torch.Tensor:
         return vision.features()

@@ -13,7 +13,11 @@ from lightkv.core.prompt import PromptIndex
 from lightkv.core.stage.functional import prompt_index
 from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
-from lightkv.strategies.components.guidance import CausalAttention, LastToken, PromptAttention
+from lightkv.strategies.components.attention_scorers import (
+    CausalAttention,
+    LastToken,
+    PromptAttention,
+)
 from lightkv.testing import cases
 
 

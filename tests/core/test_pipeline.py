@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lightkv import Pipeline, PipelineSpec, Recipe, Schedule, StageSpec
 from lightkv.core.errors import ConfigError, UnknownNameError
 from lightkv.core.plugins import get_preset, registry
-from lightkv.strategies.components.common import TopK
+from lightkv.strategies.components.top_k import TopK
 
 PRESETS = sorted(registry().presets)
 

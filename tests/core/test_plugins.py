@@ -14,7 +14,7 @@ from lightkv.core.errors import ModelError, PluginError, UnknownNameError
 from lightkv.core.pipeline.pipeline import resolve_spec
 from lightkv.core.plugins import Registry, build_component
 from lightkv.core.run.adapter import find_adapter
-from lightkv.strategies.components.common import Uniform
+from lightkv.strategies.components.plain_scorers import Uniform
 
 
 class Mine(Scorer):

@@ -14,7 +14,7 @@ from lightkv.core.errors import NumericError, SessionError
 from lightkv.core.run.engine import Engine
 from lightkv.core.sizes import Flops
 from lightkv.strategies.components.bipartite import Bipartite
-from lightkv.strategies.components.common import Whole
+from lightkv.strategies.components.windows import Whole
 
 SHAPE = DecoderShape(
     num_layers=6,

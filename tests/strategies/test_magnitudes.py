@@ -12,13 +12,14 @@ from lightkv import Stage, VisionLayout
 from lightkv.core.contracts import EmbeddingsInput, MergeInput, ScoreInput, StageContext
 from lightkv.functional import compress_stage
 from lightkv.strategies import divprune
-from lightkv.strategies.components import bipartite
-from lightkv.strategies.components.bipartite import alternate, cosine, most_similar, nearest_inside
+from lightkv.strategies.components import similarity
+from lightkv.strategies.components.aggregators import slot_shares
+from lightkv.strategies.components.bipartite import alternate, nearest_inside
 from lightkv.strategies.components.clusters import density_peaks, nearest_centre
-from lightkv.strategies.components.common import slot_shares
 from lightkv.strategies.components.guided import cheapest
 from lightkv.strategies.components.magnitude import largest, length, power_of_two, unit
 from lightkv.strategies.components.scorer_wrappers import relative, sample_mean
+from lightkv.strategies.components.similarity import cosine, most_similar
 from lightkv.strategies.sparsevlm import TextRaters, _relevance
 from lightkv.testing.cases import SyntheticVision, attention
 
@@ -79,7 +80,7 @@ def test_runs_of_rows_find_what_one_run_finds(dtype, seed):
             features, score, alternate(inner), inner
         )
 
-    with mock.patch.object(bipartite, "SIMILARITY_ELEMENTS", 2 * 14 * 3):
+    with mock.patch.object(similarity, "SIMILARITY_ELEMENTS", 2 * 14 * 3):
         runs, run_costs = found()
     whole, costs = found()
     for one, other in zip([*runs, *run_costs], [*whole, *costs], strict=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from lightkv.lab.grids.resume import begun_with, check_unchanged
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
 from lightkv.lab.grids.worker import Job, Loaded, Result, Worker, finished, versions
-from lightkv.lab.outcomes import Cell, Outcome
+from lightkv.lab.outcomes import Cell
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import tasks
 
@@ -209,13 +208,12 @@ class _Run:
         try:
             for result in pool.run(jobs, started):
                 cell = running[result.id]
-                error = result.error or _odd_score(result.outcomes)
-                if error is not None:
-                    self._store.fail(cell, error)
+                if result.error is not None:
+                    self._store.fail(cell, result.error)
                 else:
                     self._store.finish(finished(cell, result), result.outcomes)
                 del running[result.id]
-                self._ended(cell, failed=error is not None)
+                self._ended(cell, failed=result.error is not None)
         except KeyboardInterrupt:
             for cell in running.values():
                 self._store.reset(cell)
@@ -241,14 +239,6 @@ class _Run:
 
     def _tell(self, cell: Cell) -> None:
         self._progress(Progress(self._done, len(self._pending), self._failed, cell))
-
-
-def _odd_score(outcomes: Sequence[Outcome]) -> str | None:
-    """What is wrong with the first score that no mean could hold; None if all are numbers."""
-    for outcome in outcomes:
-        if not math.isfinite(outcome.score):
-            return f"sample {outcome.sample!r} has the score {outcome.score}, which is no number"
-    return None
 
 
 def _needs_reference(cell: Cell) -> bool:

@@ -49,7 +49,8 @@ def collect(
         ConfigError: no picture, a video, or more than two prompts or strategies.
         LightKVError: whatever a session refuses.
     """
-    from lightkv.cli.run import build_inputs, generate
+    from lightkv.checkpoints.answers import generate
+    from lightkv.checkpoints.prompts import build_inputs
     from lightkv.core.run.session import prepare
 
     check_counts(images, prompts, strategies)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from lightkv.lab.outcomes import Outcome
-from lightkv.lab.tasks.base import Reference, Sample, Task, answered
+from lightkv.lab.outcomes import Outcome, Sample
+from lightkv.lab.tasks.base import Reference, Task, answered
 
 if TYPE_CHECKING:
     from lightkv.lab.subject import Subject

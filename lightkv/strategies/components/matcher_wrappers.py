@@ -20,6 +20,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
 from lightkv.core.sizes import Flops, StageSizes
+from lightkv.strategies.components.selection import descending
 
 ComponentSpec = str | dict[str, Any]
 
@@ -118,7 +119,7 @@ class Protect(MatcherWrapper):
     def _free(self, inputs: MatchInput) -> torch.Tensor:
         """`[G, n′]` places that are not protected, ascending."""
         assert inputs.score is not None
-        order = torch.sort(inputs.score, dim=-1, descending=True, stable=True).indices
+        order = descending(inputs.score)
         return order[:, self.protected(order.shape[1]) :].sort(dim=-1).values
 
     def _without(self, inputs: MatchInput, free: torch.Tensor) -> MatchInput:
@@ -189,5 +190,5 @@ class Gather(MatcherWrapper):
         target = self.inner.match(replace(inputs, keep=inputs.keep - 1))
         gone = target < 0
         among = inputs.score.float().masked_fill(~gone, -torch.inf)
-        summary = torch.sort(among, dim=-1, descending=True, stable=True).indices[:, :1]
+        summary = descending(among)[:, :1]
         return torch.where(gone, summary, target)

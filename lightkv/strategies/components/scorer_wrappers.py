@@ -113,7 +113,7 @@ class ScorerWrapper(Scorer):
             return [None] * len(counts)
         if sum(counts) < 2:
             return [tensor if count else None for count in counts]
-        parts = tensor.split(counts, dim)
+        parts = torch.split(tensor, counts, dim)
         found: list[Reading] = []
         for part, count in zip(parts, counts, strict=True):
             found.append(None if count == 0 else part.squeeze(dim) if count == 1 else part)

@@ -70,6 +70,28 @@ class CausalAttention(AttentionScorer):
         return attention.heads.total(total)
 
 
+class WeightedCausalAttention(AttentionScorer):
+    """ξ_i = Σ_j w_j · mean_h P[h, j, i], w_j = mean_h P[h, last, j]: two steps of attention.
+
+    As `causal-attention`, but a prompt token counts as much as the last token attends to it, so words
+    that carry the question weigh more than those that hold the sentence together.
+    """
+
+    name = "weighted-causal-attention"
+    source = "this project: attention of the last token, rolled out by one step over the prompt"
+    requires = frozenset({Need.PROMPT_ROWS, Need.LAST_ROW})
+
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
+        prompt = attention.prompt
+        weight = attention.heads.mean(attention.last_row()).gather(1, prompt.index)
+        weight = torch.where(prompt.valid, weight, 0.0)
+        total = torch.zeros(prompt.query_valid.shape, dtype=torch.float32, device=weight.device)
+        for block in attention.prompt_rows():
+            rows = block.values.sum(dim=1)
+            total = total + (rows * weight[:, block.columns, None]).sum(dim=1)
+        return attention.heads.total(total)
+
+
 class LastToken(AttentionScorer):
     """ξ_i = mean over heads of the attention that the last token pays to token i."""
 
