@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf import contact
-from lightkv.adapters.hf.forward import Forward, Kwargs
+from lightkv.adapters.hf.forward import ForwardPass, Kwargs
+from lightkv.adapters.hf.masks import LayerMasks
 from lightkv.adapters.hf.wrapped_attention import Look, Own, Watch
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.heads import HeadGroup
@@ -72,14 +73,14 @@ contact.register_attention(NAME, _tapped_attention)
 
 
 def observer(
-    forward: Forward, index: int, *, causal: bool, drafts: int, heads: HeadGroup
+    forward: ForwardPass, masks: LayerMasks, index: int, *, drafts: int, heads: HeadGroup
 ) -> Look | None:
     """What shows the attention call of layer `index` to the stages that read it, None if none does.
 
     Args:
         forward: the pass, a prefill.
+        masks: of the decoder's layers.
         index: of the layer.
-        causal: whether a token attends to all tokens before it and none after it.
         drafts: positions at the end that are guesses (assisted decoding).
         heads: the processes that share the heads.
     """
@@ -98,12 +99,12 @@ def observer(
             key,
             scaling,
             prompt_index(prefill.layout, device),
-            cached_valid=forward.cached_valid(index, device),
+            cached_valid=masks.cached_valid(forward, index, device),
             softcap=extra.get("softcap"),
-            mask=None if causal else extra.get("attention_mask"),
+            mask=masks.beyond_causal(extra.get("attention_mask")),
             heads=heads,
             drafts=drafts,
-            weights=forward.key_weights(index, device),
+            weights=masks.key_weights(forward, index, device),
         )
         if between:
             prefill.read_attention(index + 1, view)
