@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.output import console, notes
+from lightkv.cli.output import console, counting_bar, notes, table
+from lightkv.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lightkv.lab.grids.run import Progress as Step
@@ -39,9 +40,10 @@ def ablate(
 
     The exit code is 1 if every cell that ran failed.
     """
-    from lightkv.core.errors import ConfigError
     from lightkv.lab.grids.store import Store
+    from lightkv.lab.stats import scipy_stats
 
+    scipy_stats()  # before hours of work, whose table needs it
     if table:
         with Store.open(out) as store:
             _show(store)
@@ -82,30 +84,9 @@ def ablate(
 @contextmanager
 def _bar() -> Iterator[Any]:
     """A progress bar over cells with the time left; a line for each cell without a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     out = notes()
-    bar = Progress(
-        TextColumn("cells"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=out,
-        transient=True,
-        disable=not out.is_terminal,
-        speed_estimate_period=24 * 3600,  # a cell may take many minutes
-    )
-    with bar:
+    # A cell may take many minutes.
+    with counting_bar("cells", speed_estimate_period=24 * 3600) as bar:
         task = bar.add_task("reading the grid", total=None)
         ended = 0
 
@@ -125,22 +106,16 @@ def _bar() -> Iterator[Any]:
 
 
 def _show(store: Store) -> None:
-    from rich import box
-    from rich.table import Table
-
     from lightkv.lab.grids.table import summary
 
     lines = summary(store)
     out = console()
     factors = _varying([line.cell for line in lines])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in factors:
-        table.add_column(head, overflow="fold")
-    for head in ("mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p"):
-        table.add_column(head, justify="right", no_wrap=True)
+    heads = (*factors, "mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p", "p, Holm")
+    found = table(*heads, left=len(factors), compact=True)
     for line in lines:
-        table.add_row(*_labels(line.cell, factors), *_figures(line))
-    out.print(table)
+        found.add_row(*_labels(line.cell, factors), *_figures(line))
+    out.print(found)
     for line in lines:
         if line.cell.status != "done":
             reason = f": {line.cell.reason}" if line.cell.reason else ""
@@ -173,17 +148,17 @@ def _figures(line: Line) -> list[str]:
 
     cell = line.cell
     if line.mean is None:
-        return [cell.status, *[""] * 5]
+        return [cell.status, *[""] * 6]
     task = tasks().get(cell.spec["task"]["name"])
     scale, digits = (100.0, 1) if task is None or task.accuracy else (1.0, 3)
     shares = (cell.retention, cell.flops, cell.kv_bytes)
     texts = [f"{scale * line.mean:.{digits}f}", *(f"{share:.3f}" for share in shares)]
     gap = line.difference
     if gap is None:
-        return [*texts, "", ""]
+        return [*texts, "", "", ""]
     middle, low, high = (f"{scale * v:+.{digits}f}" for v in (gap.difference, gap.low, gap.high))
-    chance = "" if gap.mcnemar_p is None else f"{gap.mcnemar_p:.2g}"
-    return [*texts, f"{middle} [{low}, {high}]", chance]
+    chances = ("" if p is None else f"{p:.2g}" for p in (gap.mcnemar_p, line.holm))
+    return [*texts, f"{middle} [{low}, {high}]", *chances]
 
 
 def _explanation(lines: Sequence[Line]) -> str:
@@ -195,5 +170,6 @@ def _explanation(lines: Sequence[Line]) -> str:
     return (
         "Mean scores in %, log-probabilities as they are; retention as achieved; FLOPs of the prefill "
         f"and bytes of its cache relative to the uncompressed model. {against}"
-        "intervals by bootstrap over pictures; p is McNemar's, exact, of wholly right answers."
+        "intervals of 95 % each by bootstrap (BCa) over pictures; p is McNemar's, exact, of wholly "
+        "right answers, and beside it corrected after Holm for all tests of the table."
     )

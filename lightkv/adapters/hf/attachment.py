@@ -55,6 +55,7 @@ from lightkv.adapters.hf.pass_lock import PassLock
 from lightkv.adapters.hf.rotary import Rotary
 from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Source, needs_from
 from lightkv.core.run.adapter import Attachment
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.report import HeldLayer, RunReport
@@ -119,7 +120,7 @@ class HFAttachment(Attachment, NotCopyable):
         """Refuse a stage on the cache, or proportional attention, where the model cannot have it."""
         adapter, pipeline = self._adapter, self._engine.pipeline
         tuples = not adapter.replaces_entries
-        if pipeline.rounds:
+        if pipeline.on_cache is not None:
             config = self._decoder.config
             check_replaceable(self._model, config, tuples=tuples, windowed=any(windows))
         if pipeline.spec.proportional:
@@ -144,7 +145,8 @@ class HFAttachment(Attachment, NotCopyable):
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
-        for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
+        on_cache = self._engine.pipeline.on_cache is not None
+        for index, layer in enumerate(self._layers if on_cache else ()):
             add(layer.register_forward_hook(partial(self._on_layer_end, index)))
         for index, tap in self._taps.items():
             tap.install()
@@ -367,7 +369,7 @@ class HFAttachment(Attachment, NotCopyable):
         if layout is not None:
             prefill = self._engine.begin(layout, self._drafts)
             prefill.vision = self._encoder.view(self._inputs, layout)
-            prefill.start(hidden, self._drafts)
+            prefill.read_embeddings(hidden, self._drafts)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):
                 prefill.positions = self._positions(batch, queries, cache, hidden.device)
         else:
@@ -505,7 +507,7 @@ class HFAttachment(Attachment, NotCopyable):
     ) -> None:
         """Show the stage before layer `index` the attention that the layer would compute now."""
         prefill = forward.prefill
-        if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
+        if prefill is None or not needs_from(prefill.needs(index), Source.NEXT_LAYER):
             return
         given = contact.layer_argument(kwargs, "position_embeddings")
         embeddings = self._rotary.of_layer(forward, index, hidden, given)
@@ -523,7 +525,7 @@ class HFAttachment(Attachment, NotCopyable):
             drafts=self._drafts,
             heads=self._engine.heads,
         )
-        prefill.observe(index, view)
+        prefill.read_attention(index, view)
 
     def _layer_arguments(
         self, forward: ForwardPass, index: int, hidden: torch.Tensor, kwargs: Kwargs

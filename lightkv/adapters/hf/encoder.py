@@ -22,21 +22,15 @@ from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.not_copyable import NotCopyable
 from lightkv.adapters.hf.vision_tower import Encoder, has_class_token
 from lightkv.adapters.pictures.patches import NO_PATCH, PatchTable, patch_tables
-from lightkv.core.encoder import (
-    VISION_FEATURES,
-    VisionView,
-    encoder_layers,
-    needs_class_token,
-)
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Need, Needs, Source, encoder_layers, needs_class_token, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.transfer import to_device
 
 
-def check_encoder(
-    adapter: Family, model: nn.Module, needs: frozenset[str], spans_given: bool
-) -> Encoder:
+def check_encoder(adapter: Family, model: nn.Module, needs: Needs, spans_given: bool) -> Encoder:
     """The encoder of a model, if it meets what stages need of it.
 
     Raises:
@@ -111,10 +105,12 @@ class EncoderRecorder(NotCopyable):
         *,
         spans_given: bool,
     ) -> None:
-        stages = {after: pipeline.stages[n] for after, n in pipeline.after_layers.items()}
-        reading = {after for after, stage in stages.items() if stage.vision_requires}
-        self._needs = frozenset[str]().union(*(stages[n].vision_requires for n in reading))
-        self._last = max(reading, default=-1)
+        asked = {
+            after: needs_from(placed.stage.needs, Source.ENCODER)
+            for after, placed in pipeline.between.items()
+        }
+        self._needs = Needs().union(*asked.values())
+        self._last = max((after for after, needs in asked.items() if needs), default=-1)
         self._adapter, self._model, self._capture = adapter, model, capture
         self._encoder: Encoder | None = None
         if self._needs:
@@ -135,7 +131,7 @@ class EncoderRecorder(NotCopyable):
                 attention: Any = layers[layer]
                 self._add(attention.q_proj, modality, partial(self._keep_query, layer))
                 self._add(attention.k_proj, modality, partial(self._keep_key, layer))
-        if VISION_FEATURES in self._needs:
+        if Need.VISION_FEATURES in self._needs:
             self._handles.append(encoder.projector.register_forward_pre_hook(self._keep_features))
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from lightkv.adapters.hf.forward import ForwardPass, Kwargs
 from lightkv.adapters.hf.masks import LayerMasks
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.heads import HeadGroup
+from lightkv.core.needs import Source, needs_from
 from lightkv.core.stage.functional import prompt_index
 
 NAME = "lightkv_tap"
@@ -87,7 +88,7 @@ def attention_reader(
     """
     prefill = forward.prefill
     assert prefill is not None
-    between = bool(prefill.needs(index + 1))
+    between = bool(needs_from(prefill.needs(index + 1), Source.ATTENTION))
     on_cache = forward.cache is not None and bool(prefill.cache_needs())
     if not between and not on_cache:
         return None
@@ -108,8 +109,8 @@ def attention_reader(
             weights=masks.key_weights(forward, index, device),
         )
         if between:
-            prefill.observe(index + 1, view)
+            prefill.read_attention(index + 1, view)
         if on_cache:
-            prefill.observe_cache(index, view)
+            prefill.read_cache_attention(index, view)
 
     return reader

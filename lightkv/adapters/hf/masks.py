@@ -26,8 +26,8 @@ from lightkv.adapters.hf.cache_record import (
 )
 from lightkv.adapters.hf.contact import mask_function
 from lightkv.adapters.hf.forward import ForwardPass
-from lightkv.core.attention import PromptIndex
 from lightkv.core.errors import ModelError
+from lightkv.core.prompt import PromptIndex
 
 Windows = tuple[int | None, ...]
 """Sliding window of each layer (None where there is none); empty if no layer has any."""

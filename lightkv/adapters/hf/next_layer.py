@@ -16,10 +16,12 @@ from lightkv.adapters.hf.contact import INPUT_NORM, rotary_function
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.adapters.hf.masks import LayerMasks, cached_keys
-from lightkv.core.attention import NEXT_LAST_ROW, AttentionView, Block, PromptIndex
+from lightkv.core.attention import AttentionView, Block
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.heads import HeadGroup
+from lightkv.core.needs import Need, Source, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.prompt import PromptIndex
 
 
 class NextLayerView(AttentionView):
@@ -92,16 +94,16 @@ def check_next_layer(adapter: Family, model: nn.Module, pipeline: Pipeline) -> N
         ModelError: layers without separate query and key projections.
     """
     layers = adapter.layers(model)
-    for after, number in pipeline.after_layers.items():
-        if not pipeline.stages[number].peeks:
+    for after, placed in pipeline.between.items():
+        if not needs_from(placed.needs, Source.NEXT_LAYER):
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
         if not (shaped and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
-                f"q_proj and k_proj, so {NEXT_LAST_ROW!r} cannot be computed",
-                field=f"schedule[{number}]",
+                f"q_proj and k_proj, so {str(Need.NEXT_LAST_ROW)!r} cannot be computed",
+                field=f"schedule[{placed.number}]",
                 value=type(attention).__name__,
                 remedy="use a scorer of the layer before the stage, such as 'last-token'",
             )
