@@ -299,14 +299,14 @@ class RemoteAttachment(HFAttachment):
         else:
             # `_after_rotary` makes tables with a row for each token, in this order.
             make = partial(_numbered, kept)
-        return forward.once(("ids", stage), make)  # type: ignore[no-any-return]
+        return forward.once(("ids", stage), make)
 
     @staticmethod
     def _shifted_ids(forward: ForwardPass, index: int, ids: torch.Tensor) -> torch.Tensor:
         """Positions of new tokens that follow this layer's own, shorter, prompt."""
         assert forward.record is not None
         removed = forward.record.removed[index]
-        return forward.once(  # type: ignore[no-any-return]
+        return forward.once(
             ("shifted", removed), lambda: ids - to_device(removed, ids.device)[:, None]
         )
 
