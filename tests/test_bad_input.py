@@ -201,6 +201,8 @@ def test_unknown_names(clean):
         enter(clean, adapter="lava")
     with explained(ConfigError, "Did you mean 'matcher'"):
         enter(clean, matchr="top-k")
+    with explained(ConfigError, "Did you mean 'check_finite'"):
+        enter(clean, check_finit=True)
     with explained(ConfigError, "its parameters are: rounding"):
         enter(clean, "fastv", matcher={"name": "top-k", "size": 3})
 
@@ -338,7 +340,8 @@ def test_a_pipeline_that_is_none(clean, tmp_path):
 
 @pytest.mark.parametrize("content", [{}, {"config.json": "{}"}, {"config.json": "not JSON"}])
 def test_a_directory_that_is_no_checkpoint(tmp_path, content):
-    from lightkv.checkpoints.load import load_model, read_config
+    from lightkv.checkpoints.describe import read_config
+    from lightkv.checkpoints.load import load_model
 
     for name, text in content.items():
         (tmp_path / name).write_text(text)

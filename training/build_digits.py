@@ -1,7 +1,7 @@
 """Make ``digits.npz`` from scikit-learn's copy of the UCI handwritten digits.
 
-Run once with ``python -m training.build_digits``; the result is package data, so scikit-learn
-is not needed to use the demo. The source is "Optical Recognition of Handwritten Digits" by
+Run once in a checkout with ``python -m training.build_digits``; the result is package data, so
+scikit-learn is not needed to use the demo. The source is "Optical Recognition of Handwritten Digits" by
 E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998, licence CC BY 4.0.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
+from lightkv import demo
 
 TEST_SHARE = 0.28
 SPLIT_SEED = 20240
@@ -31,4 +33,4 @@ def build(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(Path(__file__).with_name("digits.npz"))
+    build(Path(demo.__file__).with_name("digits.npz"))

@@ -11,8 +11,10 @@ from __future__ import annotations
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from lightkv.demo.architecture import LAYERS, START_LAYERS, make_model
+from lightkv.demo.architecture import LAYERS, make_model
 
+START_LAYERS = 8
+"""Decoder layers at first: a shallow decoder learns to look things up in far fewer updates."""
 PLACES = (0, 1, 2, 3, 5, 6, 8, 10)
 """Where the old layers go. The picture is read in layers 3 and 6; layers behind have room to think."""
 

@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from lightkv.demo.architecture import VISION_TOKENS, normalise
+from lightkv.demo.architecture import VISION_TOKENS
 from lightkv.demo.digits import Split
 from lightkv.demo.scenes import COLOR_WORDS, COLORS, GRID, SLOTS, PlacedDigit, compose
 
 NO_LABEL = -100
 GROUND_WEIGHT = 0.03
 """Most patches are ground; at full weight the tower would learn nothing else for long."""
+
+
+def normalise(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    """What the processor makes of pictures ``[B, 96, 96, 3]``: ``[B, 3, 96, 96]`` in -1 to 1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 class PatchHeads(nn.Module):

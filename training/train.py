@@ -22,11 +22,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from lightkv.demo.architecture import LAYERS, START_LAYERS, WIDTH, make_model, make_processor
-from lightkv.demo.digits import augmented
+from lightkv.demo.architecture import LAYERS, WIDTH, make_model, make_processor
 from lightkv.demo.scenes import KINDS, MAX_DIGITS
 from training import pointer, state, tower
-from training.deepen import deepened
+from training.augment import augmented
+from training.deepen import START_LAYERS, deepened
 from training.packing import (
     Batch,
     kind_of_position,

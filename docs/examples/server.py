@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import AsyncTextIteratorStreamer, AutoModelForImageTextToText, AutoProcessor
 
 import lightkv
+from lightkv.checkpoints.bundled import checkpoint_path
 from lightkv.checkpoints.pictures import rgb
-from lightkv.demo.model import checkpoint_path
 
 MODEL = os.environ.get("MODEL") or checkpoint_path()  # your checkpoint's folder, or the bundled one
 DEVICE, RETENTION = os.environ.get("DEVICE", "cpu"), float(os.environ.get("RETENTION", "0.55"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,34 @@ def rgb(picture: Image.Image) -> Image.Image:
         values = np.asarray(picture).astype(np.uint32)
         picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     return picture.convert("RGB")
+
+
+def open_image(path: Path) -> Image.Image:
+    """A picture in RGB, upright.
+
+    Raises:
+        ConfigError: no such file, not a picture, pixels that have no white, or so many of them that it
+            may be an attack.
+    """
+    try:
+        with Image.open(path) as picture:
+            what = unusable(picture)
+            if what is not None:
+                raise ConfigError(what, field="--image", value=str(path), remedy=REMEDY)
+            return rgb(picture)
+    except Image.DecompressionBombError as error:
+        raise ConfigError(
+            f"the picture has more pixels than are opened ({2 * (Image.MAX_IMAGE_PIXELS or 0):,})",
+            field="--image",
+            value=str(path),
+            remedy="make it smaller; models see a few million pixels at most",
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        what = "there is no such file" if missing else "not a picture that Pillow can read"
+        raise ConfigError(
+            what, field="--image", value=str(path), remedy="give a PNG or JPEG file"
+        ) from error
 
 
 def _upright(picture: Image.Image) -> Any:

@@ -1,4 +1,4 @@
-"""Model inputs for a batch of questions, each about one picture."""
+"""Model inputs: a conversation as text, and what a processor makes of texts and pictures."""
 
 from __future__ import annotations
 
@@ -7,60 +7,104 @@ from typing import Any
 
 from lightkv.core.errors import ModelError
 
+REFUSALS = (ValueError, TypeError, KeyError, IndexError)
+"""What processors raise at texts and pictures that they cannot take."""
+
+
+def conversation_text(
+    processor: Any, messages: Sequence[dict[str, Any]], use_chat_template: bool = True
+) -> str:
+    """Messages as text, up to where the answer begins: through the chat template if the processor
+    has one, else all contents in order with the placeholders of pictures.
+
+    Args:
+        processor: of the model.
+        messages: `{"role": …, "content": [{"type": "image"} or {"type": "text", "text": …}]}`.
+        use_chat_template: use the template if there is one.
+    """
+    if use_chat_template and getattr(processor, "chat_template", None):
+        return str(
+            processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        )
+    token = image_token(processor) or "<image>"
+    parts = [part for message in messages for part in message["content"]]
+    return "".join(f"{token}\n" if p["type"] == "image" else p["text"] for p in parts)
+
+
+def image_token(processor: Any) -> str | None:
+    """The placeholder of a picture in texts, if the processor has one."""
+    token = getattr(processor, "image_token", None)
+    return token if isinstance(token, str) else None
+
 
 def prompt_text(processor: Any, question: str, pictures: int = 1) -> str:
-    """One user turn as text: through the chat template if the processor has one, else the
-    pictures' placeholders in front of the question."""
-    if getattr(processor, "chat_template", None):
-        content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
-        text: str = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        return text
-    return f"{getattr(processor, 'image_token', '<image>')}\n" * pictures + question
+    """One user turn as text, the pictures in front of the question."""
+    content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
+    return conversation_text(processor, [{"role": "user", "content": content}])
+
+
+def build_inputs(processor: Any, prompt: str, pictures: Sequence[Any], model: Any) -> Any:
+    """Model inputs for one user turn about any number of pictures.
+
+    Raises:
+        ModelError: the processor cannot take them.
+    """
+    text = prompt_text(processor, prompt, len(pictures))
+    try:
+        return processed(processor, [text], model, images=list(pictures) or None)
+    except REFUSALS as error:
+        raise ModelError(
+            f"the processor cannot take {len(pictures)} pictures with this prompt ({error})",
+            field="--prompt",
+            remedy="leave image placeholders out of the prompt; the command puts them in",
+        ) from error
 
 
 def batch_inputs(
     processor: Any, questions: Sequence[str], pictures: Sequence[Any], model: Any
 ) -> Any:
-    """A left-padded batch on the model's device and in its dtype, one picture for each question.
+    """A left-padded batch of user turns, one picture for each question.
 
     Raises:
         ModelError: the processor cannot take them.
     """
     texts = [prompt_text(processor, question) for question in questions]
-    options: dict[str, Any] = {}
-    first = getattr(processor.tokenizer, "bos_token", None)
-    if getattr(processor, "chat_template", None) and first and texts[0].startswith(first):
-        options["add_special_tokens"] = False  # the template wrote it already
+    # One list for each row: processors of several pictures need to know whose each one is.
+    options: dict[str, Any] = {"images": [[picture] for picture in pictures]}
     if len(texts) > 1:
-        _prepare_padding(processor.tokenizer)
+        pad_left(processor.tokenizer)
         options["padding"] = True
     try:
-        # One list for each row: processors of several pictures need to know whose each one is.
-        inputs = processor(
-            text=texts, images=[[picture] for picture in pictures], return_tensors="pt", **options
-        )
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+        return processed(processor, texts, model, **options)
+    except REFUSALS as error:
         raise ModelError(
             f"the processor cannot take {len(texts)} prompts with a picture each ({error})",
             field="model",
             value=type(processor).__name__,
             remedy="leave image placeholders out of the questions, or use batch_size: 1",
         ) from error
-    return moved(inputs, model)
 
 
-def moved(inputs: Any, model: Any) -> Any:
-    """What a processor gave, on the model's device and with pixels in its dtype."""
-    inputs = inputs.to(model.device)
+def processed(processor: Any, texts: Sequence[str], model: Any, **options: Any) -> Any:
+    """What a processor makes of texts, on the model's device and with pixels in its dtype.
+
+    Args:
+        processor: of the model.
+        texts: as of `conversation_text`.
+        model: that the inputs are for.
+        **options: of the processor, such as `images` and `padding`.
+    """
+    first = getattr(getattr(processor, "tokenizer", processor), "bos_token", None)
+    if first and all(text.startswith(first) for text in texts):
+        options["add_special_tokens"] = False  # the template wrote it already
+    inputs = processor(text=list(texts), return_tensors="pt", **options).to(model.device)
     for key, value in inputs.items():
         if hasattr(value, "is_floating_point") and value.is_floating_point():
             inputs[key] = value.to(model.dtype)
     return inputs
 
 
-def _prepare_padding(tokenizer: Any) -> None:
+def pad_left(tokenizer: Any) -> None:
     """Generation goes on at the right end, so padding is at the left."""
     tokenizer.padding_side = "left"
     if getattr(tokenizer, "pad_token", None) is None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.output import console, notes
+from lightkv.cli.output import console, counting_bar, notes, table
+from lightkv.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lightkv.lab.grids.run import Progress as Step
@@ -39,7 +40,6 @@ def ablate(
 
     The exit code is 1 if every cell that ran failed.
     """
-    from lightkv.core.errors import ConfigError
     from lightkv.lab.grids.store import Store
     from lightkv.lab.stats import scipy_stats
 
@@ -84,30 +84,9 @@ def ablate(
 @contextmanager
 def _bar() -> Iterator[Any]:
     """A progress bar over cells with the time left; a line for each cell without a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     out = notes()
-    bar = Progress(
-        TextColumn("cells"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=out,
-        transient=True,
-        disable=not out.is_terminal,
-        speed_estimate_period=24 * 3600,  # a cell may take many minutes
-    )
-    with bar:
+    # A cell may take many minutes.
+    with counting_bar("cells", speed_estimate_period=24 * 3600) as bar:
         task = bar.add_task("reading the grid", total=None)
         ended = 0
 
@@ -127,22 +106,16 @@ def _bar() -> Iterator[Any]:
 
 
 def _show(store: Store) -> None:
-    from rich import box
-    from rich.table import Table
-
     from lightkv.lab.grids.table import summary
 
     lines = summary(store)
     out = console()
     factors = _varying([line.cell for line in lines])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for head in factors:
-        table.add_column(head, overflow="fold")
-    for head in ("mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p", "p, Holm"):
-        table.add_column(head, justify="right", no_wrap=True)
+    heads = (*factors, "mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p", "p, Holm")
+    found = table(*heads, left=len(factors), compact=True)
     for line in lines:
-        table.add_row(*_labels(line.cell, factors), *_figures(line))
-    out.print(table)
+        found.add_row(*_labels(line.cell, factors), *_figures(line))
+    out.print(found)
     for line in lines:
         if line.cell.status != "done":
             reason = f": {line.cell.reason}" if line.cell.reason else ""

@@ -6,8 +6,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table
 
-from lightkv.cli.output import bytes_text, check_writable, console, flops_text, notes, write_json
+from lightkv.cli.options import check_least
+from lightkv.cli.output import (
+    bytes_text,
+    check_writable,
+    console,
+    counting_bar,
+    flops_text,
+    write_json,
+)
+from lightkv.core.pipeline.pipeline import resolve_spec
 
 if TYPE_CHECKING:
     from lightkv.demo.compare import Row
@@ -49,7 +60,7 @@ def demo(
         ("--seed", seed, 0),
         ("--batch-size", batch_size, 1),
     ):
-        _at_least(option, value, least)
+        check_least(option, value, least)
     rows, facts = _measure(retention, samples, strategies, seed, batch_size)
     if json is not None:
         write_json({**facts, "rows": [row.to_dict(rows[0]) for row in rows]}, json)
@@ -62,21 +73,14 @@ def demo(
         out.print(explanation(rows, facts), style="dim")
 
 
-def _at_least(option: str, value: int, least: int) -> None:
-    from lightkv.core.errors import ConfigError
-
-    if value < least:
-        raise ConfigError(f"must be at least {least}", field=option, value=value)
-
-
 def _measure(
     retention: float, samples: int, strategies: str | None, seed: int, batch_size: int
 ) -> tuple[list[Row], dict[str, Any]]:
     """The rows, and under what conditions they were measured."""
     import torch
 
-    from lightkv.checkpoints.load import bundled_path, quiet_libraries
-    from lightkv.core.pipeline.pipeline import resolve_spec
+    from lightkv.checkpoints.bundled import checkpoint_path
+    from lightkv.checkpoints.load import quiet_libraries
     from lightkv.demo import compare as comparing
     from lightkv.demo.model import load
     from lightkv.demo.scenes import held_out_scenes
@@ -84,12 +88,12 @@ def _measure(
     names = comparing.STRATEGIES if strategies is None else _split(strategies)
     # Names first: a misspelt one should not wait for the model.
     specs = [resolve_spec(name) for name in names]
-    bundled_path()
+    checkpoint_path()
     quiet_libraries()
     model, processor = load()
     scenes = held_out_scenes(samples, seed)
-    with _bar() as progress:
-        task = progress.add_task("batches", total=None)
+    with counting_bar("batches") as progress:
+        task = progress.add_task("", total=None)
 
         def advance(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
@@ -115,37 +119,11 @@ def _split(text: str) -> list[str]:
     return [name for name in names if name and name != "vanilla"]
 
 
-def _bar() -> Any:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    out = notes()
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=out,
-        transient=True,
-        disable=not out.is_terminal,
-    )
-
-
 # -- printing -------------------------------------------------------------------------------------
 
 
-def _table(rows: Sequence[Row], width: int) -> Any:
+def _table(rows: Sequence[Row], width: int) -> Table:
     """Strategies as rows; as columns where the terminal is too narrow for that."""
-    from rich import box
-    from rich.table import Table
-
     vanilla = rows[0]
     kinds = [HEADS.get(kind, kind) for kind in vanilla.accuracy]
     heads = ["strategy", *kinds, "retention", "vision\nKV", "prefill\nFLOPs", "TTFT"]

@@ -10,6 +10,8 @@ from typing import Any, TextIO
 import typer
 from typer.core import TyperGroup
 
+from lightkv.core.errors import LightKVError
+
 EXIT_CODE = 2
 INTERRUPTED = 130
 
@@ -68,17 +70,8 @@ class OneLineErrors(TyperGroup):
                 code = fail(error.format_message())  # type: ignore[attr-defined]
             except typer.Abort:
                 code = INTERRUPTED
-            except Exception as error:
-                if not _expected(error):
-                    raise
+            except LightKVError as error:  # anything else is a bug and keeps its traceback
                 code = fail(str(error))
         if standalone_mode:
             sys.exit(code)
         return code
-
-
-def _expected(error: Exception) -> bool:
-    """Whether a user's mistake causes it; anything else is a bug and keeps its traceback."""
-    # The name first: where lightkv.core was never imported nothing of it can have been raised.
-    module = sys.modules.get("lightkv.core.errors")
-    return module is not None and isinstance(error, module.LightKVError)

@@ -1,15 +1,26 @@
-"""What the commands share for printing: JSON, consoles and readable numbers."""
+"""What the commands share for printing: JSON, consoles, tables, bars and readable numbers."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from lightkv.core.errors import ConfigError
 
 NARROWEST = 110
 """Columns for tables where standard output is no terminal (a file, a pipe)."""
@@ -22,17 +33,48 @@ def console() -> Console:
 
     Names, paths and answers are printed as they are: `[red]`, `[/]` and `:smile:` are no markup.
     """
-    from rich.console import Console
-
     found = Console(**_AS_IT_IS, soft_wrap=False)
     return found if found.is_terminal else Console(**_AS_IT_IS, width=NARROWEST)
 
 
 def notes() -> Console:
     """Standard error, for progress and remarks, so that standard output stays parseable."""
-    from rich.console import Console
-
     return Console(**_AS_IT_IS, stderr=True)
+
+
+def table(*heads: str, left: int = 1, compact: bool = False) -> Table:
+    """A table without rows: the first `left` columns stand to the left, the others to the right.
+
+    In a compact one columns have one blank between them, and only those to the left may be wrapped.
+    """
+    room: dict[str, Any] = {"pad_edge": False, "padding": (0, 1, 0, 0)} if compact else {}
+    made = Table(box=box.SIMPLE_HEAD, **room)
+    for number, head in enumerate(heads):
+        if number < left:
+            made.add_column(head, overflow="fold" if compact else "ellipsis")
+        else:
+            made.add_column(head, justify="right", no_wrap=compact)
+    return made
+
+
+def progress_bar(*columns: ProgressColumn, **options: Any) -> Progress:
+    """A bar on standard error that vanishes at its end; without a terminal there is none."""
+    out = notes()
+    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal, **options)
+
+
+def counting_bar(unit: str, **options: Any) -> Progress:
+    """A bar over things that are counted, with the time left and what its task describes."""
+    return progress_bar(
+        TextColumn(unit),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+        **options,
+    )
 
 
 def print_json(data: Any) -> None:
@@ -72,10 +114,8 @@ def check_writable(target: str | None, field: str = "--json") -> None:
         raise unwritable(str(target), FileNotFoundError("its folder does not exist"), field)
 
 
-def unwritable(target: str, error: OSError, field: str = "--json") -> Exception:
+def unwritable(target: str, error: OSError, field: str = "--json") -> ConfigError:
     """The error for a file that cannot be written."""
-    from lightkv.core.errors import ConfigError
-
     return ConfigError(
         f"cannot write the file ({error.strerror or error})",
         field=field,

@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
-from lightkv.cli.output import console, print_json
+from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, check_least
+from lightkv.cli.output import console, print_json, table
+from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline.pipeline import resolve_spec
+from lightkv.core.run.session import prepare
 
 if TYPE_CHECKING:
-    from lightkv.core.run.report import RunReport
+    from lightkv.checkpoints.answers import Answer
 
 
 def run(
-    model: Annotated[
-        str, typer.Option(help="A checkpoint directory, a hub id, or demo for the bundled model.")
-    ],
+    model: Model,
     prompt: Annotated[str, typer.Option(help="The question.")],
-    image: Annotated[list[Path] | None, typer.Option(help="A picture; repeatable.")] = None,
+    image: Images = None,
     strategy: Annotated[str | None, typer.Option(help="A preset [lightkv].")] = None,
-    retention: Annotated[
-        float | None, typer.Option(help="Mean share of vision KV over all layers [0.55].")
-    ] = None,
+    retention: Retention = None,
     pipeline: Annotated[Path | None, typer.Option(help="A YAML file instead of a preset.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many tokens.")] = 100,
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the uncompressed model too.")
     ] = False,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    json: Json = False,
 ) -> None:
     """Answer a prompt about pictures with compressed vision tokens; print what that saved."""
+    from lightkv.checkpoints.answers import generate
     from lightkv.checkpoints.load import load_model
-    from lightkv.core.pipeline.pipeline import resolve_spec
-    from lightkv.core.run.session import prepare
+    from lightkv.checkpoints.pictures import open_image
+    from lightkv.checkpoints.prompts import build_inputs
 
-    _check(strategy, pipeline, max_new_tokens)
+    if strategy is not None and pipeline is not None:
+        raise ConfigError(
+            "a pipeline file is a strategy already",
+            field="--pipeline",
+            value=str(pipeline),
+            remedy="leave one of --strategy and --pipeline out",
+        )
+    check_least("--max-new-tokens", max_new_tokens)
     spec = resolve_spec(pipeline if pipeline is not None else strategy or "lightkv")
     pictures = [open_image(path) for path in image or []]
     loaded, processor = load_model(model, dtype, device)
@@ -57,120 +63,6 @@ def run(
         print_json(_data(model, answer, vanilla))
     else:
         _show(answer, vanilla)
-
-
-def _check(strategy: str | None, pipeline: Path | None, max_new_tokens: int) -> None:
-    from lightkv.core.errors import ConfigError
-
-    if strategy is not None and pipeline is not None:
-        raise ConfigError(
-            "a pipeline file is a strategy already",
-            field="--pipeline",
-            value=str(pipeline),
-            remedy="leave one of --strategy and --pipeline out",
-        )
-    if max_new_tokens < 1:
-        raise ConfigError("must be at least 1", field="--max-new-tokens", value=max_new_tokens)
-
-
-def open_image(path: Path) -> Any:
-    """A picture in RGB, upright.
-
-    Raises:
-        ConfigError: no such file, not a picture, pixels that have no white, or so many of them that it
-            may be an attack.
-    """
-    from PIL import Image
-
-    from lightkv.checkpoints.pictures import REMEDY, rgb, unusable
-    from lightkv.core.errors import ConfigError
-
-    try:
-        with Image.open(path) as picture:
-            what = unusable(picture)
-            if what is not None:
-                raise ConfigError(what, field="--image", value=str(path), remedy=REMEDY)
-            return rgb(picture)
-    except Image.DecompressionBombError as error:
-        raise ConfigError(
-            f"the picture has more pixels than are opened ({2 * (Image.MAX_IMAGE_PIXELS or 0):,})",
-            field="--image",
-            value=str(path),
-            remedy="make it smaller; models see a few million pixels at most",
-        ) from error
-    except (OSError, ValueError, SyntaxError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        what = "there is no such file" if missing else "not a picture that Pillow can read"
-        raise ConfigError(
-            what, field="--image", value=str(path), remedy="give a PNG or JPEG file"
-        ) from error
-
-
-def build_inputs(processor: Any, prompt: str, pictures: Sequence[Any], model: Any) -> Any:
-    """Model inputs for one user turn: through the chat template if the processor has one, else
-    the pictures' placeholders in front of the prompt.
-
-    Raises:
-        ModelError: the processor cannot take them.
-    """
-    from lightkv.checkpoints.prompts import moved, prompt_text
-    from lightkv.core.errors import ModelError
-
-    options: dict[str, Any] = {}
-    text = prompt_text(processor, prompt, len(pictures))
-    if getattr(processor, "chat_template", None):
-        first = getattr(processor.tokenizer, "bos_token", None)
-        if first and text.startswith(first):
-            options["add_special_tokens"] = False  # the template wrote it already
-    try:
-        inputs = processor(
-            text=[text], images=list(pictures) or None, return_tensors="pt", **options
-        )
-    except (ValueError, TypeError, KeyError, IndexError) as error:
-        raise ModelError(
-            f"the processor cannot take {len(pictures)} pictures with this prompt ({error})",
-            field="--prompt",
-            remedy="leave image placeholders out of the prompt; the command puts them in",
-        ) from error
-    return moved(inputs, model)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one run of `generate` gave; `seconds` is its wall time, `tokens` how many it made."""
-
-    text: str
-    tokens: int
-    seconds: float
-    report: RunReport
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "answer": self.text,
-            "new_tokens": self.tokens,
-            "seconds": self.seconds,
-            "report": self.report.to_dict(),
-        }
-
-
-def generate(session: Any, processor: Any, inputs: Any, max_new_tokens: int) -> Answer:
-    """A greedy answer under a session that is not attached yet."""
-    import torch
-
-    session.attach()
-    try:
-        start = time.perf_counter()
-        with torch.no_grad():
-            tokens = session.model.generate(
-                **inputs, max_new_tokens=max_new_tokens, do_sample=False
-            )
-        seconds = time.perf_counter() - start
-    finally:
-        session.detach()
-    new = tokens[0, inputs["input_ids"].shape[1] :]
-    text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
-    return Answer(text, int(new.numel()), seconds, session.last)
 
 
 # -- printing -------------------------------------------------------------------------------------
@@ -195,14 +87,8 @@ def _show(answer: Answer, vanilla: Answer | None) -> None:
         out.print(_times(vanilla, answer))
 
 
-def _times(vanilla: Answer, answer: Answer) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("milliseconds")
-    for column in ("vanilla", "compressed", "ratio"):
-        table.add_column(column, justify="right")
+def _times(vanilla: Answer, answer: Answer) -> Table:
+    found = table("milliseconds", "vanilla", "compressed", "ratio")
     for label, old, new in (
         (
             "first token",
@@ -213,5 +99,5 @@ def _times(vanilla: Answer, answer: Answer) -> Any:
         ("whole answer", vanilla.seconds, answer.seconds),
     ):
         if old and new:
-            table.add_row(label, f"{1e3 * old:.1f}", f"{1e3 * new:.1f}", f"{new / old:.2f}")
-    return table
+            found.add_row(label, f"{1e3 * old:.1f}", f"{1e3 * new:.1f}", f"{new / old:.2f}")
+    return found

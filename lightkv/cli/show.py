@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lightkv.cli.options import Device, Dtype, Images, Model, Retention
 from lightkv.cli.output import console
+from lightkv.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lightkv.lab.pictures import Picture
@@ -18,10 +20,8 @@ SCENES = 1000
 
 
 def show(
-    model: Annotated[
-        str, typer.Option(help="A checkpoint directory, a hub id, or demo for the bundled model.")
-    ] = "demo",
-    image: Annotated[list[Path] | None, typer.Option(help="A picture; repeatable.")] = None,
+    model: Model = "demo",
+    image: Images = None,
     scene: Annotated[
         int | None, typer.Option(help=f"A held-out digit scene instead, 0 to {SCENES - 1}.")
     ] = None,
@@ -31,24 +31,20 @@ def show(
     strategy: Annotated[
         list[str] | None, typer.Option(help="A preset or pipeline file [lightkv]; up to two.")
     ] = None,
-    retention: Annotated[
-        float | None, typer.Option(help="Mean share of vision KV over all layers [0.55].")
-    ] = None,
+    retention: Retention = None,
     out: Annotated[
         list[Path] | None, typer.Option(help="A .png or .html file [show.html]; repeatable.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Of each answer, at most.")] = 32,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
 ) -> None:
     """Draw which patches merged into one token, which were dropped, and the guidance behind it."""
-    from lightkv.lab.pictures import show as draw
+    from lightkv.lab.pictures.show import show as draw
 
     targets = out or [Path("show.html")]
     images, hint = _images(image, scene)
     if not prompt:
-        from lightkv.core.errors import ConfigError
-
         raise ConfigError("there is no question", field="--prompt", remedy=hint)
     picture = draw(
         model,
@@ -66,8 +62,6 @@ def show(
 
 def _images(paths: list[Path] | None, scene: int | None) -> tuple[list[Any], str]:
     """Pictures or their paths, and what to ask about them."""
-    from lightkv.core.errors import ConfigError
-
     if bool(paths) == (scene is not None):
         raise ConfigError(
             "pictures come from files or are a scene, not both"

@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
+from lightkv.cli.options import Json
 from lightkv.cli.output import console, print_json
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from lightkv.core.contracts import Component
-    from lightkv.core.plugins import Registry
+from lightkv.core import plugins
+from lightkv.core.contracts import Component
+from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Needs
 
 
 def strategies(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="With parameters and the YAML of presets.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """List presets, components and adapters, with their source and the package they come from."""
-    from lightkv.core.plugins import registry
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # failed plugins are part of the listing
-        data = listing(registry())
+        data = listing(plugins.registry())
     if json:
         print_json(data)
         return
     _show(data, verbose)
 
 
-def listing(registry: Registry) -> dict[str, Any]:
+def listing(registry: plugins.Registry) -> dict[str, Any]:
     """Everything registered, as plain data."""
     components = [
         {
@@ -42,7 +42,7 @@ def listing(registry: Registry) -> dict[str, Any]:
             "name": name,
             "package": entry.package,
             "source": entry.value.source,
-            "requires": sorted(_requires(entry.value)),
+            "requires": sorted(map(str, _requires(entry.value))),
             "parameters": _parameters(entry.value),
         }
         for (role, name), entry in registry.components.items()
@@ -64,10 +64,8 @@ def listing(registry: Registry) -> dict[str, Any]:
     return {"presets": presets, "components": components, "adapters": adapters, "failed": failed}
 
 
-def _requires(cls: type[Component]) -> frozenset[str]:
+def _requires(cls: type[Component]) -> Needs:
     """What it needs with default parameters, or what the class declares if it has required ones."""
-    from lightkv.core.errors import ConfigError
-
     try:
         return cls().needs()
     except ConfigError:
@@ -127,10 +125,7 @@ def _signature(parameter: dict[str, Any]) -> str:
     return f"{parameter['name']}: {parameter['type']} {default}"
 
 
-def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Any:
-    from rich import box
-    from rich.table import Table
-
+def _table(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for column in columns:
         table.add_column(column, no_wrap=column in ("name", "role"))

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lightkv.cli.errors import one_line
-from lightkv.cli.output import console, notes, print_json
+from lightkv.cli.options import Device, Dtype, Json, Model
+from lightkv.cli.output import console, notes, print_json, progress_bar, table
 
 if TYPE_CHECKING:
     from lightkv.lab.search.evaluator import Progress
@@ -21,9 +23,7 @@ NOT_SHOWN = 1
 
 
 def tune(
-    model: Annotated[
-        str, typer.Option(help="A checkpoint directory, a hub id, or demo for the bundled model.")
-    ],
+    model: Model,
     data: Annotated[str, typer.Option(help="scenes:N, a folder, or a JSONL file.")],
     max_drop: Annotated[str, typer.Option(help="Of the mean score, such as 1% or 0.01.")] = "1%",
     confidence: Annotated[str, typer.Option(help="Such as 95% or 0.95.")] = "95%",
@@ -57,9 +57,9 @@ def tune(
     samples: Annotated[int | None, typer.Option(help="To use at most, whole pictures.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     out: Annotated[Path, typer.Option(help="The pipeline file to write.")] = Path("tuned.yaml"),
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    json: Json = False,
 ) -> None:
     """Find the smallest retention with a small enough loss; write its pipeline with the evidence."""
     from lightkv.checkpoints.load import quiet_libraries
@@ -109,12 +109,9 @@ def tune(
 @contextmanager
 def _bar() -> Iterator[Any]:
     """What is being tried; a line for each evaluation without a terminal."""
-    from rich.progress import Progress as Bar
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
     out = notes()
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-    with Bar(*columns, console=out, transient=True, disable=not out.is_terminal) as bar:
+    with progress_bar(*columns) as bar:
         spinner = bar.add_task("loading")
 
         def advance(step: Progress) -> None:
@@ -133,21 +130,16 @@ def _bar() -> Iterator[Any]:
 
 
 def _show(tuned: Tuned) -> None:
-    from rich import box
-    from rich.table import Table
-
     from lightkv.lab.search.tuner import STEERING
 
     out = console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("strategy", overflow="fold")
-    for head in ("retention", "achieved", "samples", "difference", "bounds"):
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("")
+    heads = ("strategy", "retention", "achieved", "samples", "difference", "bounds")
+    found = table(*heads, compact=True)
+    found.add_column("")
     for trial in tuned.trials:
         seen = trial.margin
         bounds = f"[{tuned.points(seen.low)}, {tuned.points(seen.high)}]"
-        table.add_row(
+        found.add_row(
             trial.name,
             f"{trial.retention:g}",
             f"{trial.achieved:.3f}",
@@ -156,7 +148,7 @@ def _show(tuned: Tuned) -> None:
             bounds,
             trial.verdict,
         )
-    out.print(table)
+    out.print(found)
     gap = tuned.difference
     out.print(
         f"{tuned.name} at retention {tuned.retention:g}: {tuned.points(gap.difference)} on "

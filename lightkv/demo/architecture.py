@@ -5,9 +5,6 @@ Only classes of transformers are used, so the saved checkpoint loads without thi
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPImageProcessorPil,
@@ -32,6 +29,8 @@ WORD_ID = {word: index for index, word in enumerate(VOCABULARY)}
 WIDTH = 128
 """Of tower and decoder."""
 VISION_TOKENS = GRID * GRID
+LAYERS = 12
+"""Of the decoder."""
 PREFIX = [BOS, "user", ":"]
 """Words before the picture."""
 CHAT_TEMPLATE = (
@@ -83,17 +82,6 @@ def make_processor() -> LlavaProcessor:
         image_token=IMAGE,
         chat_template=CHAT_TEMPLATE,
     )
-
-
-START_LAYERS = 8
-"""Decoder layers at first: a shallow decoder learns to look things up in far fewer updates."""
-LAYERS = 12
-"""Decoder layers in the end (`deepen`)."""
-
-
-def normalise(pictures: NDArray[np.uint8]) -> torch.Tensor:
-    """What the processor makes of pictures ``[B, 96, 96, 3]``: ``[B, 3, 96, 96]`` in -1 to 1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def make_config(layers: int = LAYERS) -> LlavaConfig:

@@ -1,9 +1,6 @@
-"""The bundled checkpoint: where it is and how to load it."""
+"""The bundled model, loaded."""
 
 from __future__ import annotations
-
-import importlib.resources
-from pathlib import Path
 
 import torch
 from transformers import (
@@ -13,16 +10,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-
-def checkpoint_path() -> Path:
-    """The folder of the bundled checkpoint, an ordinary one for ``from_pretrained``."""
-    folder = Path(str(importlib.resources.files("lightkv.demo") / "checkpoint"))
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"no checkpoint in {folder}; train one with `python -m training.train --out DIR` "
-            "and copy DIR/checkpoint there"
-        )
-    return folder
+from lightkv.checkpoints.bundled import checkpoint_path
 
 
 def load(dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -10,8 +10,8 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 import lightkv
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.hf.inputs import read_inputs
-from lightkv.checkpoints.load import describe
-from lightkv.cli.plan.command import build_pipeline
+from lightkv.checkpoints.describe import describe
+from lightkv.cli.plan.options import build_pipeline
 from lightkv.core.errors import ConfigError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.adapters import MIXED

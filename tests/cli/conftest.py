@@ -10,8 +10,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from lightkv.checkpoints import bundled as bundled_checkpoint
 from lightkv.cli import app
-from lightkv.demo import model as demo_model
 from lightkv.demo.architecture import make_model, make_processor
 from lightkv.demo.scenes import held_out_scenes
 
@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture
 def bundled(checkpoint, monkeypatch) -> Path:
     """Makes the random checkpoint the bundled one, so that tests need no trained model."""
-    monkeypatch.setattr(demo_model, "checkpoint_path", lambda: checkpoint)
+    monkeypatch.setattr(bundled_checkpoint, "FOLDER", checkpoint)
     return checkpoint
 
 

@@ -9,10 +9,11 @@ import time
 import pytest
 from rich.console import Console
 
+from lightkv.checkpoints import bundled as bundled_checkpoint
 from lightkv.cli.demo import _table
 from lightkv.demo import compare as comparing
-from lightkv.demo import model as demo_model
 from lightkv.demo.compare import Accuracy, Row, compare, wilson
+from lightkv.demo.model import load
 from lightkv.demo.scenes import KINDS, held_out_scenes
 
 FEW = ("--samples", 2, "--batch-size", 2)
@@ -79,7 +80,7 @@ def test_same_seed_same_answers(ok_json, bundled):
 @pytest.mark.parametrize("retention", [0.35, 0.55])
 def test_strategies_reach_equal_retention(bundled, retention):
     """Although small windows round to whole tokens, each at its own cost."""
-    model, processor = demo_model.load()
+    model, processor = load()
     names = comparing.STRATEGIES
     rows = compare(names, retention, held_out_scenes(1), model, processor, kinds=("exists",))
     assert [row.error for row in rows] == [None] * 6
@@ -98,7 +99,7 @@ def test_explicit_stages_run_as_they_are(ok_json, bundled, tmp_path):
 
 
 def test_compare_times_every_batch_for_every_strategy(bundled):
-    model, processor = demo_model.load()
+    model, processor = load()
     seen = []
     rows = compare(
         ["lightkv"],
@@ -118,7 +119,7 @@ def test_compare_times_every_batch_for_every_strategy(bundled):
 
 def test_times_leave_decoding_out(bundled):
     """The clock starts with each request, not with the last decode step of the one before."""
-    model, processor = demo_model.load()
+    model, processor = load()
     start = time.perf_counter()
     (row,) = compare([], 0.55, held_out_scenes(4), model, processor, kinds=("list",), batch_size=2)
     assert 0 < row.ttft < (time.perf_counter() - start) / (row.batches + 1)
@@ -152,9 +153,6 @@ def test_bad_input_is_one_line(fails, bundled, args, words):
 
 
 def test_missing_bundled_model_is_one_line(fails, monkeypatch, tmp_path):
-    def missing():
-        raise FileNotFoundError(f"no checkpoint in {tmp_path}; train one")
-
-    monkeypatch.setattr(demo_model, "checkpoint_path", missing)
+    monkeypatch.setattr(bundled_checkpoint, "FOLDER", tmp_path)
     assert "train one" in fails("demo")
     assert "train one" in fails("plan", "demo")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from lightkv.cli.run import build_inputs, open_image
+from lightkv.checkpoints.pictures import open_image
+from lightkv.checkpoints.prompts import build_inputs
 from lightkv.core.pipeline.pipeline import get_preset
 from lightkv.demo.architecture import PREFIX, make_model, make_processor
 from lightkv.demo.scenes import prompt as demo_prompt

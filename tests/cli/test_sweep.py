@@ -7,13 +7,13 @@ import re
 
 import pytest
 
-from lightkv.cli.plan.options import sweep_points
+from lightkv.cli.plan.points import retentions_of
 
 
 def test_points_of_a_range():
-    assert sweep_points("0.2:1:0.1") == pytest.approx([0.2 + 0.1 * i for i in range(9)])
-    assert sweep_points("0.5:0.5:0.1") == [0.5]
-    assert sweep_points("0.3:1:0.3") == pytest.approx([0.3, 0.6, 0.9])
+    assert retentions_of("0.2:1:0.1") == pytest.approx([0.2 + 0.1 * i for i in range(9)])
+    assert retentions_of("0.5:0.5:0.1") == [0.5]
+    assert retentions_of("0.3:1:0.3") == pytest.approx([0.3, 0.6, 0.9])
 
 
 def test_each_point_is_what_plan_counts(ok_json):
@@ -29,7 +29,7 @@ def test_each_point_is_what_plan_counts(ok_json):
     )
     assert found["vision_tokens"] == 2144
     assert [(p["strategy"], p["wanted"]) for p in found["points"]] == [
-        (name, wanted) for name in ("lightkv", "fastv") for wanted in sweep_points("0.2:1:0.1")
+        (name, wanted) for name in ("lightkv", "fastv") for wanted in retentions_of("0.2:1:0.1")
     ]
     for strategy in ("lightkv", "fastv"):
         point = next(p for p in found["points"] if p["strategy"] == strategy and p["wanted"] == 0.5)

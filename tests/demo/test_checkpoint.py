@@ -14,8 +14,9 @@ from transformers import (
     ProcessorMixin,
 )
 
+from lightkv.checkpoints.bundled import checkpoint_path
 from lightkv.demo.evaluate import answer, evaluate
-from lightkv.demo.model import checkpoint_path, load
+from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes, prompt
 
 FLOORS = {

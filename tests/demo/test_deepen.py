@@ -2,8 +2,8 @@
 
 import torch
 
-from lightkv.demo.architecture import LAYERS, START_LAYERS, make_model
-from training.deepen import PLACES, deepened, placed
+from lightkv.demo.architecture import LAYERS, make_model
+from training.deepen import PLACES, START_LAYERS, deepened, placed
 
 
 def test_the_grown_decoder_computes_the_same() -> None:

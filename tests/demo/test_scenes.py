@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lightkv.demo.digits import augmented, load_digits
+from lightkv.demo.digits import load_digits
 from lightkv.demo.scenes import (
     COLOR_WORDS,
     IMAGE_SIZE,
@@ -19,6 +19,7 @@ from lightkv.demo.scenes import (
     prompt,
     score,
 )
+from training.augment import augmented
 
 
 def test_splits_are_disjoint_and_whole() -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from lightkv.demo.architecture import VOCABULARY, make_model, make_processor, normalise
+from lightkv.demo.architecture import VOCABULARY, make_model, make_processor
 from lightkv.demo.scenes import compose_scene, make_scene, prompt
 from training import pointer, state
 from training.packing import (
@@ -26,6 +26,7 @@ from training.packing import (
     question_words,
     questions_for,
 )
+from training.tower import normalise
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightkv.checkpoints.pictures import rgb
-from lightkv.cli.run import open_image
+from lightkv.checkpoints.pictures import open_image, rgb
 from lightkv.core.errors import LightKVError
 from lightkv.integrations.lmms_eval.prompts import picture
 from lightkv.lab.tasks import build_task

@@ -83,7 +83,7 @@ def test_groups_partition_the_patches(strategy):
 
 def test_dropped_patches_are_those_that_provenance_lacks():
     model, processor = bundled()
-    from lightkv.cli.run import build_inputs
+    from lightkv.checkpoints.prompts import build_inputs
 
     inputs = build_inputs(processor, "list all digits", [scene()], model)
     with lightkv.compress(model, "fastv", retention=0.5, trace=True) as session, torch.no_grad():
@@ -100,7 +100,7 @@ def test_dropped_patches_are_those_that_provenance_lacks():
 
 def test_a_session_without_trace_has_no_pictures():
     model, processor = bundled()
-    from lightkv.cli.run import build_inputs
+    from lightkv.checkpoints.prompts import build_inputs
 
     inputs = build_inputs(processor, "list all digits", [scene()], model)
     with lightkv.compress(model, "fastv") as session, torch.no_grad():

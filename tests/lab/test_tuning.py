@@ -12,11 +12,11 @@ from lightkv.core.errors import ConfigError, LightKVError
 from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
 from lightkv.lab import tune
 from lightkv.lab.errors import NotShownError, TaskError
-from lightkv.lab.search.arguments import retentions, share, task_of
 from lightkv.lab.search.evaluator import Evaluator
 from lightkv.lab.search.loss_bounds import growing, margin
 from lightkv.lab.search.result import HEAD, write
 from lightkv.lab.search.smallest import most_points
+from lightkv.lab.search.tune import retentions, share, task_of
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import build_task
 

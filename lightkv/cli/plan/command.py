@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from lightkv.cli.output import bytes_text, console, flops_text, print_json
-from lightkv.cli.plan.options import (
-    RANGE,
-    build_pipeline,
-    check_positive,
-    choose_views,
-    published_stages,
-    sweep_points,
-)
-
-__all__ = ["build_pipeline", "choose_views", "plan"]
-
-if TYPE_CHECKING:
-    from lightkv.cli.plan.trace import Comparison
-    from lightkv.core.cost.counting import Savings, ViewSize
-    from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.checkpoints.describe import describe
+from lightkv.checkpoints.published import TEXT_TOKENS
+from lightkv.cli.options import Json, Retention, check_least
+from lightkv.cli.output import bytes_text, console, flops_text, print_json, table
+from lightkv.cli.plan.options import build_pipeline, choose_views, published_stages
+from lightkv.cli.plan.points import RANGE, retentions_of
+from lightkv.cli.plan.sweep import sweep_command
+from lightkv.cli.plan.trace import Comparison, compare
+from lightkv.core.cost.counting import Savings, ViewSize, count_savings, prompt_layout
+from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.run.report import gap_text
 
 
 def plan(
@@ -36,9 +35,7 @@ def plan(
     strategy: Annotated[
         str, typer.Option(help="A preset or a pipeline file; several for --sweep.")
     ] = "lightkv",
-    retention: Annotated[
-        float | None, typer.Option(help="Mean share of vision KV over all layers [0.55].")
-    ] = None,
+    retention: Retention = None,
     layers: Annotated[
         str | None, typer.Option(help="Compress after so many layers, as 15,23,31.")
     ] = None,
@@ -75,16 +72,10 @@ def plan(
         str | None,
         typer.Option(metavar="FILE", help="Draw the sweep (.svg, .png, .pdf); lightkv[plot]."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Count vision tokens per layer, KV cache and FLOPs of a schedule. Needs no weights."""
-    from dataclasses import replace
-
-    from lightkv.checkpoints.load import describe
-    from lightkv.checkpoints.published import TEXT_TOKENS
-    from lightkv.core.cost.counting import count_savings, prompt_layout
-
-    check_positive("--dtype-bytes", dtype_bytes)
+    check_least("--dtype-bytes", dtype_bytes)
     stages = {"--retention": retention, "--layers": layers, "--windows": windows}
     stages["--ratios"] = ratios
     described = describe(model)
@@ -93,10 +84,8 @@ def plan(
     views = choose_views(described, vision_tokens, grid)
     layout = prompt_layout(views, TEXT_TOKENS if text_tokens is None else text_tokens)
     if sweep:
-        from lightkv.cli.plan.sweep import sweep_command
-
         fixed = {**stages, "--published": published or None, "--trace": trace or None}
-        points = sweep_points(RANGE if sweep_range is None else sweep_range)
+        points = retentions_of(RANGE if sweep_range is None else sweep_range)
         sweep_command(described, layout, strategy, points, new_tokens, fixed, plot, json)
         return
     _needs_sweep({"--range": sweep_range, "--plot": plot})
@@ -112,11 +101,7 @@ def plan(
         min_layer=described.min_layer,
     )
     savings = count_savings(pipeline, shape, layout, new_tokens)
-    compared = None
-    if trace:
-        from lightkv.cli.plan.trace import compare
-
-        compared = compare(described, pipeline, layout)
+    compared = compare(described, pipeline, layout) if trace else None
     if json:
         print_json(_data(model, pipeline, views, dtype_bytes, savings, compared))
         return
@@ -128,8 +113,6 @@ def plan(
 
 
 def _needs_sweep(options: dict[str, str | None]) -> None:
-    from lightkv.core.errors import ConfigError
-
     for option, value in options.items():
         if value is not None:
             raise ConfigError(
@@ -168,10 +151,6 @@ def _show(
     dtype_bytes: int,
     savings: Savings,
 ) -> None:
-    from rich.text import Text
-
-    from lightkv.core.run.report import gap_text
-
     out = console()
     out.print(Text.assemble((model, "bold"), f", {pipeline.spec.name}: {pipeline.schedule!r}"))
     out.print(_layer_table(savings))
@@ -194,29 +173,18 @@ def _show(
     )
 
 
-def _layer_table(savings: Savings) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("layers", "vision tokens", "share"):
-        table.add_column(column, justify="right")
+def _layer_table(savings: Savings) -> Table:
+    found = table("layers", "vision tokens", "share", left=0)
     original = savings.vanilla.vision_tokens[0]
     for first, last, tokens in savings.runs:
         span = f"{first}–{last}" if last > first else str(first)
-        table.add_row(span, f"{tokens:,}", f"{tokens / original:.3f}")
-    return table
+        found.add_row(span, f"{tokens:,}", f"{tokens / original:.3f}")
+    return found
 
 
-def _cost_table(savings: Savings) -> Any:
-    from rich import box
-    from rich.table import Table
-
+def _cost_table(savings: Savings) -> Table:
     before, after, count = savings.vanilla, savings.compressed, savings.new_tokens
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("for one sequence")
-    for column in ("vanilla", "compressed", "ratio"):
-        table.add_column(column, justify="right")
+    found = table("for one sequence", "vanilla", "compressed", "ratio")
     prefill = before.prefill_flops, after.prefill_flops + after.compression_flops
     rows: list[tuple[str, int, int, Callable[[float], str]]] = [
         ("vision KV cache", before.vision_kv_bytes, after.vision_kv_bytes, bytes_text),
@@ -225,25 +193,19 @@ def _cost_table(savings: Savings) -> Any:
         (f"prefill + {count} tokens", before.flops, after.flops, flops_text),
     ]
     for label, old, new, text in rows:
-        table.add_row(label, text(old), text(new), f"{new / old:.3f}")
-    table.add_row("of these for compression", "", flops_text(after.compression_flops), "")
-    return table
+        found.add_row(label, text(old), text(new), f"{new / old:.3f}")
+    found.add_row("of these for compression", "", flops_text(after.compression_flops), "")
+    return found
 
 
 def _show_trace(compared: Comparison) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column(f"{compared.model}, run on the meta device")
-    for column in ("counted", "measured", ""):
-        table.add_column(column, justify="right")
+    found = table(f"{compared.model}, run on the meta device", "counted", "measured", "")
     for side in ("vanilla", "compressed"):
         for name, counted, measured in getattr(compared, side):
             same = "=" if counted == measured else f"{measured - counted:+,}"
-            table.add_row(f"{side}, {name}", f"{counted:,}", f"{measured:,}", same)
+            found.add_row(f"{side}, {name}", f"{counted:,}", f"{measured:,}", same)
     out = console()
-    out.print(table)
+    out.print(found)
     out.print(
         "Measured by torch's FlopCounterMode, which counts matrix products: 2 FLOPs for a "
         "multiply-add, the full square of attention, one row of logits. KV bytes are those of the "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from lightkv.checkpoints.published import Description
-    from lightkv.core.cost.counting import ViewSize
-    from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.checkpoints.published import DESCRIPTIONS, Description
+from lightkv.cli.options import check_least
+from lightkv.core.cost.counting import ViewSize
+from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
 
 N = TypeVar("N", int, float)
 
@@ -21,9 +22,6 @@ def choose_views(
     Raises:
         ConfigError: contradicting options, or none where the model does not decide.
     """
-    from lightkv.core.cost.counting import ViewSize
-    from lightkv.core.errors import ConfigError
-
     if grids and vision_tokens is not None:
         raise ConfigError(
             "a grid fixes the number of vision tokens already",
@@ -41,16 +39,13 @@ def choose_views(
                 remedy="add --grid ROWSxCOLUMNS or --vision-tokens N",
             )
         return described.views
-    check_positive("--vision-tokens", vision_tokens)
+    check_least("--vision-tokens", vision_tokens)
     if vision_tokens == sum(view.tokens for view in described.views):
         return described.views
     return (ViewSize.of_count(vision_tokens),)
 
 
 def _view(text: str) -> ViewSize:
-    from lightkv.core.cost.counting import ViewSize
-    from lightkv.core.errors import ConfigError
-
     newline = text.lower().endswith("n")
     try:
         sides = [int(side) for side in text.lower().removesuffix("n").split("x")]
@@ -83,9 +78,6 @@ def build_pipeline(
     Raises:
         ConfigError: contradicting options or a schedule that cannot work.
     """
-    from lightkv.core.errors import ConfigError
-    from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
-
     spec = resolve_spec(strategy)
     if layers is None:
         for option, value in (("--windows", windows), ("--ratios", ratios)):
@@ -127,8 +119,6 @@ def _stages(
 
 
 def _numbers(option: str, text: str, kind: Callable[[str], N]) -> list[N]:
-    from lightkv.core.errors import ConfigError
-
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError as error:
@@ -141,8 +131,6 @@ def _numbers(option: str, text: str, kind: Callable[[str], N]) -> list[N]:
 
 
 def _spread(option: str, values: list[N], count: int) -> list[N]:
-    from lightkv.core.errors import ConfigError
-
     if len(values) == 1:
         return values * count
     if len(values) != count:
@@ -155,13 +143,6 @@ def _spread(option: str, values: list[N], count: int) -> list[N]:
     return values
 
 
-def check_positive(option: str, value: int) -> None:
-    from lightkv.core.errors import ConfigError
-
-    if value < 1:
-        raise ConfigError("must be at least 1", field=option, value=value)
-
-
 def published_stages(
     described: Description, others: dict[str, object]
 ) -> tuple[str | None, str | None]:
@@ -170,9 +151,6 @@ def published_stages(
     Raises:
         ConfigError: there is none, or one of `others` (option → value) contradicts it.
     """
-    from lightkv.checkpoints.published import DESCRIPTIONS
-    from lightkv.core.errors import ConfigError
-
     for option, value in others.items():
         if value is not None:
             raise ConfigError(
@@ -191,31 +169,3 @@ def published_stages(
             remedy=f"there is one for {', '.join(known)}; else give --retention or --layers",
         )
     return ",".join(map(str, point.layers)), ",".join(map(str, point.windows))
-
-
-RANGE = "0.2:1:0.1"
-MOST_POINTS = 200
-
-
-def sweep_points(text: str) -> list[float]:
-    """`0.2:1:0.1` → 0.2, 0.3, … 1.0.
-
-    Raises:
-        ConfigError: not a range within (0, 1], or one of too many points.
-    """
-    from lightkv.core.errors import ConfigError
-
-    try:
-        first, last, step = (float(part) for part in text.split(":"))
-    except ValueError:
-        first, last, step = 0.0, 0.0, 0.0
-    if not (0 < first <= last <= 1 and 0 < step <= 1) or (last - first) / step >= MOST_POINTS:
-        raise ConfigError(
-            "a range is START:STOP:STEP with 0 < START ≤ STOP ≤ 1 and a positive STEP, "
-            f"of at most {MOST_POINTS} points",
-            field="--range",
-            value=text,
-            remedy=f"such as {RANGE}",
-        )
-    count = int((last - first) / step + 1e-9) + 1
-    return [round(first + number * step, 9) for number in range(count)]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightkv.cli.output import check_writable
+from lightkv.cli.output import check_writable, unwritable
+from lightkv.cli.plan.points import Point
 from lightkv.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lightkv.cli.plan.sweep import Point
 
 KINDS = (".svg", ".png", ".pdf")
 COLOURS = ("#2d6a8e", "#c25b28", "#4c8c4a", "#8a4f9e", "#b8860b", "#5a5a5a")
@@ -67,9 +65,7 @@ def draw_sweep(model: str, points: Sequence[Point], target: str) -> None:
         try:
             figure.savefig(target, metadata=_undated(target))
         except OSError as error:
-            raise ConfigError(
-                f"cannot write the plot ({error.strerror or error})", field="--plot", value=target
-            ) from error
+            raise unwritable(target, error, "--plot") from error
 
 
 def _panel(axes: Any, points: Sequence[Point], solid: str, dashed: str) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
+
+from lightkv.checkpoints.describe import find_on_meta
+from lightkv.checkpoints.load import quiet_libraries
+from lightkv.checkpoints.published import Description
+from lightkv.core.cost.counting import Cost, count_savings
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError, ModelError
-
-if TYPE_CHECKING:
-    import torch
-
-    from lightkv.checkpoints.published import Description
-    from lightkv.core.cost.counting import Cost
-    from lightkv.core.cost.flops import DecoderShape
-    from lightkv.core.layout import VisionLayout
-    from lightkv.core.pipeline.pipeline import Pipeline
-    from lightkv.core.run.adapter import Adapter
-    from lightkv.core.run.tracing import Cache, Trace
+from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Source, needs_from
+from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.run.adapter import Adapter, find_adapter
+from lightkv.core.run.tracing import Cache, Trace, trace
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,7 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
         ModelError: no class of transformers can be made or run with these sizes.
         ConfigError: bytes of a cached value that no dtype has.
     """
-    from dataclasses import replace
-
-    from lightkv.core.cost.counting import count_savings
-    from lightkv.core.run.tracing import trace
-
-    if any(stage.vision_requires for stage in pipeline.stages):
+    if any(needs_from(placed.stage.needs, Source.ENCODER) for placed in pipeline.stages):
         raise ModelError(
             "the strategy reads the vision encoder, which a run on embeddings leaves out",
             field="--trace",
@@ -96,7 +92,6 @@ def _rows(after: Cost, step: Cost, done: Trace) -> tuple[tuple[str, int, int], .
 
 def runner(model: Any, shape: DecoderShape, dtype: torch.dtype) -> Any:
     """Forward passes on embeddings of the meta device, for `lightkv.core.run.tracing.trace`."""
-    import torch
 
     def forward(tokens: int, cache: Any) -> tuple[Any, Cache]:
         embeds = torch.empty(1, tokens, shape.hidden_size, device="meta", dtype=dtype)
@@ -121,8 +116,6 @@ def dtype_of(size: int) -> torch.dtype:
     Raises:
         ConfigError: there is none that models run in.
     """
-    import torch
-
     known = {2: torch.float16, 4: torch.float32, 8: torch.float64}
     if size not in known:
         raise ConfigError(
@@ -142,8 +135,6 @@ def meta_model(described: Description) -> tuple[Adapter, Any]:
     Raises:
         ModelError: transformers can make neither.
     """
-    from lightkv.checkpoints.load import find_on_meta, quiet_libraries
-
     quiet_libraries()
     config = described.config
     if config is None:
@@ -173,10 +164,7 @@ def built_in_config(family: str, shape: DecoderShape) -> Any:
 
 
 def _text_model(config: Any) -> tuple[Adapter, Any]:
-    import torch
     from transformers import AutoModelForCausalLM
-
-    from lightkv.core.run.adapter import find_adapter
 
     try:
         with torch.device("meta"):

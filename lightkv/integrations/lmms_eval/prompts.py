@@ -9,7 +9,13 @@ from typing import Any
 from PIL import Image
 
 from lightkv.checkpoints.pictures import rgb
-from lightkv.checkpoints.prompts import moved
+from lightkv.checkpoints.prompts import (
+    REFUSALS,
+    conversation_text,
+    image_token,
+    pad_left,
+    processed,
+)
 from lightkv.core.errors import ConfigError, ModelError
 
 
@@ -118,18 +124,14 @@ class Prompter:
     ) -> None:
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
-        self.tokenizer.padding_side = "left"
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        has_template = bool(getattr(processor, "chat_template", None))
-        self.use_chat_template = use_chat_template and has_template
+        pad_left(self.tokenizer)
+        self.use_chat_template = use_chat_template
         self.system_prompt = system_prompt
 
     @property
     def image_token(self) -> str | None:
         """The placeholder of a picture in texts, if the processor has one."""
-        token = getattr(self.processor, "image_token", None)
-        return token if isinstance(token, str) else None
+        return image_token(self.processor)
 
     def text(self, turn: Turn) -> str:
         """The prompt of a turn, up to where the answer begins."""
@@ -137,14 +139,7 @@ class Prompter:
         if self.system_prompt and messages[0]["role"] != "system":
             system = [{"type": "text", "text": self.system_prompt}]
             messages = [{"role": "system", "content": system}, *messages]
-        if self.use_chat_template:
-            text = self.processor.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
-            )
-            return str(text)
-        token = self.image_token or "<image>"
-        parts = [part for message in messages for part in message["content"]]
-        return "".join(f"{token}\n" if p["type"] == "image" else p["text"] for p in parts)
+        return conversation_text(self.processor, messages, self.use_chat_template)
 
     def inputs(self, turns: Sequence[Turn], model: Any) -> Any:
         """One left-padded batch on the model's device. All turns hold pictures, or none does.
@@ -154,21 +149,17 @@ class Prompter:
         """
         texts = [self.text(turn) for turn in turns]
         options: dict[str, Any] = {}
-        first = self.tokenizer.bos_token
-        if first and all(text.startswith(first) for text in texts):
-            options["add_special_tokens"] = False  # the template wrote it already
         if turns[0].images:
             options["images"] = [list(turn.images) for turn in turns]
         try:
-            inputs = self.processor(text=texts, padding=True, return_tensors="pt", **options)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
+            return processed(self.processor, texts, model, padding=True, **options)
+        except REFUSALS as error:
             counts = [len(turn.images) for turn in turns]
             raise ModelError(
                 f"the processor cannot take prompts with {counts} pictures ({error})",
                 field="context",
                 remedy="try --batch_size 1, or use_chat_template=false",
             ) from error
-        return moved(inputs, model)
 
     def continuation_ids(self, turn: Turn, continuation: str) -> list[int]:
         """Tokens of an answer as they follow the prompt of `turn`.

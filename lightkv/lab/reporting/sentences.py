@@ -65,46 +65,29 @@ def _axes(group: Group, effects: Sequence[Effect]) -> list[Markup]:
     ordered = by_weight(list(effects))
     if not ordered:
         return []
-    first = ordered[0]
+    first, rest = ordered[0], [effect for effect in ordered[1:] if effect.change.clear]
     found = []
     if first.change.clear:
-        found.append(
-            Markup(
-                "<b>{}</b> matters most: {} instead of {} changes the score by {} {}, averaged "
-                "over {} pairs of cells that differ in nothing else."
-            ).format(
-                first.axis,
-                first.label,
-                first.first,
-                interval_text(group.share, first.change, signed=True),
-                unit_of(group.share),
-                first.pairs,
-            )
+        said = (
+            "<b>{}</b> matters most: {} instead of {} changes the score by {} {}, averaged over {} "
         )
-        rest = [effect for effect in ordered[1:] if effect.change.clear]
+        found.append(
+            _said(group, said, first, unit_of(group.share), first.pairs)
+            + "pairs of cells that differ in nothing else."
+        )
         if rest:
-            texts = [
-                Markup("{}: {} instead of {} {}").format(
-                    each.axis,
-                    each.label,
-                    each.first,
-                    interval_text(group.share, each.change, signed=True),
-                )
-                for each in rest
-            ]
+            texts = [_said(group, "{}: {} instead of {} {}", each) for each in rest]
             found.append(Markup("Also clear of zero: ") + Markup("; ").join(texts) + ".")
     vague = [effect for effect in ordered if not effect.change.clear]
     if vague:
-        texts = [
-            Markup("{} ({} instead of {}, {})").format(
-                each.axis,
-                each.label,
-                each.first,
-                interval_text(group.share, each.change, signed=True),
-            )
-            for each in vague
-        ]
+        texts = [_said(group, "{} ({} instead of {}, {})", each) for each in vague]
         found.append(
             Markup("No effect that can be told from zero: {}.").format(Markup(", ").join(texts))
         )
     return found
+
+
+def _said(group: Group, sentence: str, effect: Effect, *more: object) -> Markup:
+    """A sentence with an effect's axis, label, first label and change, and what else it tells."""
+    change = interval_text(group.share, effect.change, signed=True)
+    return Markup(sentence).format(effect.axis, effect.label, effect.first, change, *more)

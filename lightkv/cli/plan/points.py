@@ -1,0 +1,134 @@
+"""The points of a sweep: every strategy at every retention of a range, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lightkv.cli.plan.options import build_pipeline
+from lightkv.core.cost.counting import Savings, count_savings
+from lightkv.core.errors import ConfigError
+from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline.pipeline import resolve_spec
+
+if TYPE_CHECKING:
+    from lightkv.checkpoints.published import Description
+
+RANGE = "0.2:1:0.1"
+MOST_POINTS = 200
+
+
+def retentions_of(text: str) -> list[float]:
+    """`0.2:1:0.1` → 0.2, 0.3, … 1.0.
+
+    Raises:
+        ConfigError: not a range within (0, 1], or one of too many points.
+    """
+    try:
+        first, last, step = (float(part) for part in text.split(":"))
+    except ValueError:
+        first, last, step = 0.0, 0.0, 0.0
+    if not (0 < first <= last <= 1 and 0 < step <= 1) or (last - first) / step >= MOST_POINTS:
+        raise ConfigError(
+            "a range is START:STOP:STEP with 0 < START ≤ STOP ≤ 1 and a positive STEP, "
+            f"of at most {MOST_POINTS} points",
+            field="--range",
+            value=text,
+            remedy=f"such as {RANGE}",
+        )
+    count = int((last - first) / step + 1e-9) + 1
+    return [round(first + number * step, 9) for number in range(count)]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A strategy at a wanted retention; `savings` is None where no schedule reaches it, for `reason`."""
+
+    strategy: str
+    wanted: float
+    savings: Savings | None
+    reason: str = ""
+
+    @property
+    def prefill(self) -> float:
+        """Prefill FLOPs, compression included, over those of the vanilla prefill."""
+        assert self.savings is not None
+        after = self.savings.compressed
+        return (after.prefill_flops + after.compression_flops) / self.savings.vanilla.prefill_flops
+
+    @property
+    def total(self) -> float:
+        """FLOPs of prefill and decoding over the vanilla ones."""
+        assert self.savings is not None
+        return self.savings.compressed.flops / self.savings.vanilla.flops
+
+    @property
+    def vision_kv(self) -> float:
+        """Bytes of vision keys and values over the vanilla ones."""
+        assert self.savings is not None
+        return self.savings.compressed.vision_kv_bytes / self.savings.vanilla.vision_kv_bytes
+
+    @property
+    def kv(self) -> float:
+        """Bytes of the whole cache after the last token over the vanilla ones."""
+        assert self.savings is not None
+        return self.savings.compressed.kv_bytes / self.savings.vanilla.kv_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        found: dict[str, Any] = {"strategy": self.strategy, "wanted": self.wanted}
+        if self.savings is None:
+            return {**found, "reason": self.reason}
+        after = self.savings.compressed
+        return {
+            **found,
+            "retention": self.savings.retention,
+            "prefill_flops": after.prefill_flops + after.compression_flops,
+            "flops": after.flops,
+            "vision_kv_bytes": after.vision_kv_bytes,
+            "kv_bytes": after.kv_bytes,
+            "prefill_ratio": self.prefill,
+            "flops_ratio": self.total,
+            "vision_kv_ratio": self.vision_kv,
+            "kv_ratio": self.kv,
+        }
+
+
+def count_points(
+    described: Description,
+    layout: VisionLayout,
+    strategies: Sequence[str],
+    retentions: Sequence[float],
+    new_tokens: int,
+) -> list[Point]:
+    """Every strategy at every retention.
+
+    Raises:
+        ConfigError: a strategy that no retention of the range suits; one that does not exist.
+    """
+    shape, points = described.shape, []
+    for strategy in strategies:
+        resolve_spec(strategy)  # a name that does not exist is no point out of reach
+        reached, refused = False, None
+        for wanted in retentions:
+            try:
+                pipeline = build_pipeline(
+                    strategy,
+                    shape.num_layers,
+                    wanted,
+                    None,
+                    None,
+                    None,
+                    min_layer=described.min_layer,
+                )
+                savings = count_savings(pipeline, shape, layout, new_tokens)
+            except ConfigError as error:
+                points.append(Point(strategy, wanted, None, str(error)))
+                refused = error
+                continue
+            reached = True
+            points.append(Point(strategy, wanted, savings))
+        if not reached and refused is not None:
+            raise refused
+    return points
