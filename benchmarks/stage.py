@@ -162,7 +162,7 @@ def prefills(vision: int, count: int = 6) -> dict[str, float]:
                 prompt = prompt_index(prefill.layout, tokens.device)
                 engine.plan(number, prefill.layout, tokens.device)
             heads = tokens[:, None]
-            prefill.observe(layer, QueryKeyView(heads, heads, 0.25, prompt))
+            prefill.read_attention(layer, QueryKeyView(heads, heads, 0.25, prompt))
             tokens = prefill.apply(layer, tokens)
         engine.finish(prefill, cached=True)
         taken.append(sum(clock.cpu.values()))

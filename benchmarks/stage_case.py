@@ -16,7 +16,7 @@ import torch
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.stage.functional import prompt_index
-from lightkv.core.stage.stage import Observed
+from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import Timer, run_stage
 
 GRIDS = {576: (1, 24, 24), 2304: (1, 48, 48), 9216: (1, 96, 96), 65536: (64, 32, 32)}
@@ -63,7 +63,9 @@ class Case:
         prompt = prompt_index(self.layout, self.hidden.device)
         scaling = self.query.shape[-1] ** -0.5
         assert self.stage.scorer is not None
-        score = self.stage.scorer.observe(QueryKeyView(self.query, self.key, scaling, prompt))
+        score = self.stage.scorer.read_attention(
+            QueryKeyView(self.query, self.key, scaling, prompt)
+        )
         assert score is not None
         return score
 
@@ -77,7 +79,7 @@ class Case:
                 self.layout,
                 self.stage,
                 self.plan,
-                observed=Observed(score),
+                readings=Readings(score),
                 timer=clock,
             )
         return result.hidden_states

@@ -18,7 +18,7 @@ from memory import LiveBytes
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.stage.functional import prompt_index
-from lightkv.core.stage.stage import Observed
+from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
 
 
@@ -43,10 +43,10 @@ def measure(
         with LiveBytes().hold(hidden, query, key) as live:
             if phase == "guidance":
                 view = QueryKeyView(query, key, (width // heads) ** -0.5, prompt)
-                score = stage.scorer.observe(view)
+                score = stage.scorer.read_attention(view)
                 del view
             else:
-                result = run_stage(hidden, layout, stage, plan, observed=Observed(score))
+                result = run_stage(hidden, layout, stage, plan, readings=Readings(score))
                 assert result.hidden_states.shape[1] == plan.length
         phases[phase] = live.peak / (hidden.numel() * hidden.element_size())
         largest = max(largest, live.largest)

@@ -8,52 +8,48 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lightkv.adapters.families import (
-    eve,
-    fuyu,
-    gemma3,
-    generic,
-    glm4v,
-    idefics3,
-    internvl,
-    internvl_chat,
-    llava,
-    llava_next,
-    llava_next_video,
-    llava_onevision,
-    mistral3,
-    paligemma,
-    qwen3_vl,
-    qwen_vl,
-    video_llava,
-)
+from lightkv.adapters.families.eve import EVEAdapter
+from lightkv.adapters.families.fuyu import FuyuAdapter
+from lightkv.adapters.families.gemma3 import Gemma3Adapter
+from lightkv.adapters.families.generic import GenericAdapter
+from lightkv.adapters.families.glm4v import Glm4vAdapter
+from lightkv.adapters.families.idefics3 import Idefics3Adapter
+from lightkv.adapters.families.internvl import InternVLAdapter
+from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.llava import LlavaAdapter
+from lightkv.adapters.families.llava_next import LlavaNextAdapter
+from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
+from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
+from lightkv.adapters.families.mistral3 import Mistral3Adapter
+from lightkv.adapters.families.paligemma import PaliGemmaAdapter
+from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
+from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.core.hookspecs import hookimpl
-from lightkv.core.plugins import defined_in
 from lightkv.core.run.adapter import Adapter
 
 FAMILIES = (
-    generic,
-    llava,
-    llava_next,
-    qwen_vl,
-    internvl,
-    internvl_chat,
-    eve,
-    idefics3,
-    mistral3,
-    glm4v,
-    fuyu,
-    paligemma,
-    video_llava,
-    llava_next_video,
-    llava_onevision,
-    gemma3,
-    qwen3_vl,
+    GenericAdapter,
+    LlavaAdapter,
+    LlavaNextAdapter,
+    QwenVLAdapter,
+    InternVLAdapter,
+    InternVLChatAdapter,
+    EVEAdapter,
+    Idefics3Adapter,
+    Mistral3Adapter,
+    Glm4vAdapter,
+    FuyuAdapter,
+    PaliGemmaAdapter,
+    VideoLlavaAdapter,
+    LlavaNextVideoAdapter,
+    LlavaOnevisionAdapter,
+    Gemma3Adapter,
+    Qwen3VLAdapter,
 )
 
 
 @hookimpl
 def lightkv_adapters(register: Callable[[Adapter], None]) -> None:
-    for module in FAMILIES:
-        for adapter in defined_in(module, Adapter):
-            register(adapter())
+    for family in FAMILIES:
+        register(family())

@@ -41,7 +41,9 @@ def ablate(
     The exit code is 1 if every cell that ran failed.
     """
     from lightkv.lab.grids.store import Store
+    from lightkv.lab.stats import scipy_stats
 
+    scipy_stats()  # before hours of work, whose table needs it
     if table:
         with Store.open(out) as store:
             _show(store)
@@ -109,7 +111,7 @@ def _show(store: Store) -> None:
     lines = summary(store)
     out = console()
     factors = _varying([line.cell for line in lines])
-    heads = (*factors, "mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p")
+    heads = (*factors, "mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p", "p, Holm")
     found = table(*heads, left=len(factors), compact=True)
     for line in lines:
         found.add_row(*_labels(line.cell, factors), *_figures(line))
@@ -146,17 +148,17 @@ def _figures(line: Line) -> list[str]:
 
     cell = line.cell
     if line.mean is None:
-        return [cell.status, *[""] * 5]
+        return [cell.status, *[""] * 6]
     task = tasks().get(cell.spec["task"]["name"])
     scale, digits = (100.0, 1) if task is None or task.accuracy else (1.0, 3)
     shares = (cell.retention, cell.flops, cell.kv_bytes)
     texts = [f"{scale * line.mean:.{digits}f}", *(f"{share:.3f}" for share in shares)]
     gap = line.difference
     if gap is None:
-        return [*texts, "", ""]
+        return [*texts, "", "", ""]
     middle, low, high = (f"{scale * v:+.{digits}f}" for v in (gap.difference, gap.low, gap.high))
-    chance = "" if gap.mcnemar_p is None else f"{gap.mcnemar_p:.2g}"
-    return [*texts, f"{middle} [{low}, {high}]", chance]
+    chances = ("" if p is None else f"{p:.2g}" for p in (gap.mcnemar_p, line.holm))
+    return [*texts, f"{middle} [{low}, {high}]", *chances]
 
 
 def _explanation(lines: Sequence[Line]) -> str:
@@ -168,5 +170,6 @@ def _explanation(lines: Sequence[Line]) -> str:
     return (
         "Mean scores in %, log-probabilities as they are; retention as achieved; FLOPs of the prefill "
         f"and bytes of its cache relative to the uncompressed model. {against}"
-        "intervals by bootstrap over pictures; p is McNemar's, exact, of wholly right answers."
+        "intervals of 95 % each by bootstrap (BCa) over pictures; p is McNemar's, exact, of wholly "
+        "right answers, and beside it corrected after Holm for all tests of the table."
     )

@@ -40,7 +40,7 @@ def show(
     device: Device = None,
 ) -> None:
     """Draw which patches merged into one token, which were dropped, and the guidance behind it."""
-    from lightkv.lab.pictures import show as draw
+    from lightkv.lab.pictures.show import show as draw
 
     targets = out or [Path("show.html")]
     images, hint = _images(image, scene)

@@ -15,6 +15,7 @@ from lightkv.cli.output import console, print_json
 from lightkv.core import plugins
 from lightkv.core.contracts import Component
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Needs
 
 
 def strategies(
@@ -41,7 +42,7 @@ def listing(registry: plugins.Registry) -> dict[str, Any]:
             "name": name,
             "package": entry.package,
             "source": entry.value.source,
-            "requires": sorted(_requires(entry.value)),
+            "requires": sorted(map(str, _requires(entry.value))),
             "parameters": _parameters(entry.value),
         }
         for (role, name), entry in registry.components.items()
@@ -63,7 +64,7 @@ def listing(registry: plugins.Registry) -> dict[str, Any]:
     return {"presets": presets, "components": components, "adapters": adapters, "failed": failed}
 
 
-def _requires(cls: type[Component]) -> frozenset[str]:
+def _requires(cls: type[Component]) -> Needs:
     """What it needs with default parameters, or what the class declares if it has required ones."""
     try:
         return cls().needs()

@@ -1,49 +1,22 @@
 """What a component may know of the attention call before its stage, without an `[H, N, N]` tensor.
 
-A component declares what it needs (`requires`). The session hands it an `AttentionView` from inside
-the layer's own attention call; everything is computed from the query and key that are already there,
-in blocks of a bounded size.
+A component declares what it needs (`lightkv.core.needs`). The session hands it an `AttentionView` from
+inside the layer's own attention call; everything is computed from the query and key that are already
+there, in blocks of a bounded size.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
-
-PROMPT_LOGITS = "prompt_logits"
-"""`[B, H, N, P]` scaled logits before the mask: all tokens as queries, prompt tokens as keys."""
-KEY_LSE = "key_lse"
-"""`[B, H, N]` log-sum-exp of the unmasked logits over all keys, for each query."""
-PROMPT_ROWS = "prompt_rows"
-"""`[B, H, P, N]` causal attention probabilities of the prompt tokens as queries."""
-LAST_ROW = "last_row"
-"""`[B, H, N]` causal attention probabilities of the last token as query."""
-KEYS = "keys"
-"""`[B, Hₖᵥ, N, d]` keys of the layer, after rotary embedding."""
-
-NEXT_LAST_ROW = "next_last_row"
-"""`last_row` of the layer *after* the stage, from its weights and the stage's input."""
-COLUMN_SUMS = "column_sums"
-"""`[B, H, N]` causal attention probability that each token receives, summed over all queries."""
-EMBEDDINGS = "embeddings"
-"""Not an attention quantity: `Scorer.start` is called with what enters the decoder."""
-
-REQUIREMENTS = (
-    PROMPT_LOGITS,
-    KEY_LSE,
-    PROMPT_ROWS,
-    LAST_ROW,
-    KEYS,
-    NEXT_LAST_ROW,
-    COLUMN_SUMS,
-    EMBEDDINGS,
-)
+from lightkv.core.needs import Need
+from lightkv.core.prompt import PromptIndex
 
 BLOCK_ELEMENTS = 2**18
 """Logits formed at once, at least; more where the query itself is larger (see `_block`)."""
@@ -52,34 +25,6 @@ BLOCK_SHARE = 16
 CPU_BLOCK = 2**23
 """On a CPU a block has no more elements than this: larger ones are mapped anew, page by page, each time.
 Much smaller ones read all queries for a few prompt columns (half of it: twice the time in bfloat16)."""
-
-
-@dataclass(frozen=True)
-class PromptIndex:
-    """Prompt (non-vision, non-padding) positions of each row, padded to the longest.
-
-    Attributes:
-        index: `[B, P]` positions; padding repeats position 0.
-        valid: `[B, P]` false at padding.
-        query_valid: `[B, N]` false at left padding of the sequence.
-        padded: False where the host knows that `query_valid` is true everywhere.
-    """
-
-    index: torch.Tensor
-    valid: torch.Tensor
-    query_valid: torch.Tensor
-    padded: bool = True
-
-    def without_last(self, count: int) -> PromptIndex:
-        """The same prompt without the last `count` positions, as if they were padding."""
-        end = self.query_valid.shape[1] - count
-        before = torch.arange(self.query_valid.shape[1], device=self.index.device) < end
-        return replace(
-            self,
-            valid=self.valid & (self.index < end),
-            query_valid=self.query_valid & before,
-            padded=True,
-        )
 
 
 @dataclass(frozen=True)
@@ -106,12 +51,13 @@ class AttentionView(ABC):
         prompt: where the prompt tokens are.
         heads: reduces over heads. A tensor-parallel process holds only its share of them, so sums,
             means and maxima over heads must go through it.
-        state: what the scorer's `start` returned at the beginning of this prefill, or None.
+        from_embeddings: what the scorer's `read_embeddings` returned at the beginning of this prefill,
+            or None.
     """
 
     prompt: PromptIndex
     heads: HeadGroup
-    state: torch.Tensor | None = None
+    from_embeddings: torch.Tensor | None = None
 
     @abstractmethod
     def prompt_logits(self) -> Iterator[Block]:
@@ -346,50 +292,50 @@ class QueryKeyView(AttentionView):
 class TensorView(AttentionView):
     """View over attention tensors that the caller already has (`compress_stage` without a model)."""
 
-    def __init__(self, prompt: PromptIndex, tensors: dict[str, torch.Tensor]) -> None:
+    def __init__(self, prompt: PromptIndex, tensors: dict[Need, torch.Tensor]) -> None:
         self.prompt = prompt
         self.heads = HeadGroup()
         self._tensors = tensors
 
-    def _get(self, name: str) -> torch.Tensor:
-        if name not in self._tensors:
+    def _get(self, need: Need) -> torch.Tensor:
+        if need not in self._tensors:
             raise ConfigError(
-                f"the stage needs {name!r}, which was not given",
-                field=name,
-                remedy=f"pass {ARGUMENT_OF[name]} to compress_stage",
+                f"the stage needs {str(need)!r}, which was not given",
+                field=str(need),
+                remedy=f"pass {ARGUMENT_OF[need]} to compress_stage",
             )
-        return self._tensors[name]
+        return self._tensors[need]
 
     def prompt_logits(self) -> Iterator[Block]:
-        logits = self._get(PROMPT_LOGITS)
+        logits = self._get(Need.PROMPT_LOGITS)
         for head in range(logits.shape[1]):
             block = logits[:, head : head + 1].to(torch.float32, copy=True)
             yield Block(block, self.prompt.valid, slice(head, head + 1))
 
     def key_lse(self, heads: slice) -> torch.Tensor:
-        return self._get(KEY_LSE)[:, heads].float()
+        return self._get(Need.KEY_LSE)[:, heads].float()
 
     def prompt_rows(self) -> Iterator[Block]:
-        rows = self._get(PROMPT_ROWS)
+        rows = self._get(Need.PROMPT_ROWS)
         yield Block(rows.float(), self.prompt.valid, slice(0, rows.shape[1]))
 
     def last_row(self) -> torch.Tensor:
-        return self._get(LAST_ROW).float()
+        return self._get(Need.LAST_ROW).float()
 
     def keys(self) -> torch.Tensor:
-        return self._get(KEYS)
+        return self._get(Need.KEYS)
 
     def column_sums(self) -> torch.Tensor:
-        return self._get(COLUMN_SUMS).float()
+        return self._get(Need.COLUMN_SUMS).float()
 
 
 ARGUMENT_OF = {
-    PROMPT_LOGITS: "attention_logits [B, H, N, P] (or query and key)",
-    KEY_LSE: "query [B, H, N, d] and key [B, Hkv, N, d]",
-    PROMPT_ROWS: "query [B, H, N, d] and key [B, Hkv, N, d]",
-    LAST_ROW: "last_row [B, H, N] (or query and key)",
-    KEYS: "key [B, Hkv, N, d]",
-    COLUMN_SUMS: "query [B, H, N, d] and key [B, Hkv, N, d]",
+    Need.PROMPT_LOGITS: "attention_logits [B, H, N, P] (or query and key)",
+    Need.KEY_LSE: "query [B, H, N, d] and key [B, Hkv, N, d]",
+    Need.PROMPT_ROWS: "query [B, H, N, d] and key [B, Hkv, N, d]",
+    Need.LAST_ROW: "last_row [B, H, N] (or query and key)",
+    Need.KEYS: "key [B, Hkv, N, d]",
+    Need.COLUMN_SUMS: "query [B, H, N, d] and key [B, Hkv, N, d]",
 }
 
 

@@ -20,10 +20,13 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from lightkv.core.attention import AttentionView, PromptIndex
+from lightkv.core.attention import AttentionView
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
-from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout
+from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, VisionLayout
+from lightkv.core.needs import Needs, check_needs
+from lightkv.core.prompt import PromptIndex, prompt_index
+from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.strict import Strict, message_of
 
 
@@ -60,9 +63,9 @@ class ScoreInput:
         vision: `[V]` flat positions (`sample · N + position`) of the current vision tokens.
         rank: `[V]` raster rank of each of them among the vision tokens of its sample.
         size: `[V]` how many original tokens each one holds.
-        observed: what `observe` returned, or None.
+        from_attention: what `read_attention` returned, or None.
         context: where the stage runs.
-        seen: `[V]` what `look` returned for these tokens, or None.
+        from_encoder: `[V]` what `read_encoder` returned for these tokens, or None.
         window: `[V]` window of each token, numbered over the batch, or None outside a stage.
         counts: how many of the tokens each row of the batch has.
     """
@@ -71,9 +74,9 @@ class ScoreInput:
     vision: torch.Tensor
     rank: torch.Tensor
     size: torch.Tensor
-    observed: torch.Tensor | None
+    from_attention: torch.Tensor | None
     context: StageContext
-    seen: torch.Tensor | None = None
+    from_encoder: torch.Tensor | None = None
     window: torch.Tensor | None = None
     counts: tuple[int, ...] = ()
 
@@ -84,7 +87,7 @@ class ScoreInput:
 
 
 @dataclass(frozen=True)
-class StartInput:
+class EmbeddingsInput:
     """What enters the decoder.
 
     Attributes:
@@ -99,6 +102,20 @@ class StartInput:
     prompt: PromptIndex
     last_vision: torch.Tensor
 
+    @classmethod
+    def of(
+        cls, hidden_states: torch.Tensor, layout: VisionLayout, drafts: int = 0
+    ) -> EmbeddingsInput:
+        """Of `[B, N, D]` that lie as `layout` says; the last `drafts` positions are no prompt."""
+        device = hidden_states.device
+        vision = layout.vision_mask(device)
+        places = torch.arange(vision.shape[1], device=device)
+        last = torch.where(vision, places, -1).amax(dim=1)
+        prompt = prompt_index(layout, device)
+        if drafts:
+            prompt = prompt.without_last(drafts)
+        return cls(hidden_states, vision, prompt, last)
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -107,12 +124,12 @@ class Surroundings:
     Attributes:
         hidden_states: `[B, N, D]`.
         prompt: the positions that are not vision.
-        observed: `[B, N, M]` what the matcher's `observe` returned, or None.
+        from_attention: `[B, N, M]` what the matcher's `read_attention` returned, or None.
     """
 
     hidden_states: torch.Tensor
     prompt: PromptIndex
-    observed: torch.Tensor | None
+    from_attention: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -124,9 +141,9 @@ class MatchInput:
         keep: survivors that each window must have.
         score: `[G, n]` importances, or None if the pipeline has no scorer.
         size: `[G, n]` original tokens that each token holds.
-        observed: `[G, n, M]` what the matcher's `observe` returned, gathered, or None.
+        from_attention: `[G, n, M]` what the matcher's `read_attention` returned, gathered, or None.
         context: where the stage runs.
-        seen: `[G, n, M]` what the matcher's `look` returned, gathered, or None.
+        from_encoder: `[G, n, M]` what the matcher's `read_encoder` returned, gathered, or None.
         inner: `[G, n]` inner window of each token where windows share a budget, ascending, or None.
         row: `[G]` sample of each window.
         around: the sequence around, if `needs_surroundings`.
@@ -136,9 +153,9 @@ class MatchInput:
     keep: int
     score: torch.Tensor | None
     size: torch.Tensor
-    observed: torch.Tensor | None
+    from_attention: torch.Tensor | None
     context: StageContext
-    seen: torch.Tensor | None = None
+    from_encoder: torch.Tensor | None = None
     inner: torch.Tensor | None = None
     row: torch.Tensor | None = None
     around: Surroundings | None = None
@@ -155,7 +172,7 @@ class MergeInput:
         score: `[G, n]` importances or None.
         size: `[G, n]` original tokens that each token holds.
         context: where the stage runs.
-        seen: `[G, n, M]` what the aggregator's `look` returned, gathered, or None.
+        from_encoder: `[G, n, M]` what the aggregator's `read_encoder` returned, gathered, or None.
     """
 
     tokens: torch.Tensor
@@ -164,7 +181,7 @@ class MergeInput:
     score: torch.Tensor | None
     size: torch.Tensor
     context: StageContext
-    seen: torch.Tensor | None = None
+    from_encoder: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -209,6 +226,7 @@ __all__ = [
     "Aggregator",
     "AttentionScorer",
     "Component",
+    "EmbeddingsInput",
     "MatchInput",
     "Matcher",
     "MergeInput",
@@ -221,7 +239,6 @@ __all__ = [
     "ScoreInput",
     "Scorer",
     "StageContext",
-    "StartInput",
     "Surroundings",
     "VisionScorer",
     "WindowSpec",
@@ -243,14 +260,17 @@ class Component(Strict):
     Class attributes:
         name: how pipelines and YAML refer to the component.
         source: paper (and equation or section) that the component comes from.
-        requires: which attention quantities it needs (`lightkv.core.attention`) and what of the
-            vision encoder (`lightkv.core.encoder`).
+        requires: what it needs of attention, vision encoder and embeddings.
     """
 
     role: ClassVar[Role]
     name: ClassVar[str]
     source: ClassVar[str] = ""
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[Needs] = frozenset()
+
+    def __init__(self, /, **data: Any) -> None:
+        check_component(type(self))
+        super().__init__(**data)
 
     @classmethod
     def _refused(cls, error: ValidationError) -> ConfigError:
@@ -264,13 +284,44 @@ class Component(Strict):
             remedy=f"its parameters are: {known}",
         )
 
-    def needs(self) -> frozenset[str]:
-        """Attention quantities that this instance needs; override where a parameter decides."""
+    def needs(self) -> Needs:
+        """What this instance needs; override where a parameter decides."""
         return self.requires
 
     def spec(self) -> dict[str, Any]:
         """`{"name": …, parameter: value}`, the entry that reproduces this component."""
         return {"name": self.name, **self.model_dump(mode="json", exclude_defaults=True)}
+
+
+RENAMED_HOOKS: dict[str, dict[str, str]] = {
+    "scorer": {
+        "start": "read_embeddings",
+        "look": "read_encoder",
+        "observe": "read_attention",
+    },
+    "matcher": {"look": "read_encoder", "observe": "read_attention"},
+    "aggregator": {"look": "read_encoder"},
+}
+"""role → hook of lightkv 0.1 → its name since. Under the old one nobody would call it."""
+
+
+def check_component(cls: type[Component]) -> None:
+    """Refuse a class whose hooks would not be called, or whose needs are none.
+
+    Raises:
+        ConfigError: a hook under its name of 0.1, or something in `requires` that is no `Need`.
+    """
+    where = f"{cls.role} {getattr(cls, 'name', cls.__name__)!r}"
+    for old, new in RENAMED_HOOKS.get(cls.role, {}).items():
+        if callable(getattr(cls, old, None)):
+            raise ConfigError(
+                f"the hook {old!r} of lightkv 0.1 is called {new!r} now, and under its old name nobody "
+                "would call it",
+                field=where,
+                value=cls.__name__,
+                remedy=f"rename the method to {new!r}",
+            )
+    check_needs(getattr(cls, "requires", frozenset()), f"{where}, requires")
 
 
 # -- who may interact with whom ---------------------------------------------------------------
@@ -325,11 +376,15 @@ class Scorer(Component, ABC):
 
     role: ClassVar[Role] = "scorer"
 
-    def start(self, inputs: StartInput) -> torch.Tensor | None:
-        """Called before the first layer if `EMBEDDINGS` is needed; `observe` finds it as `state`."""
+    def read_embeddings(self, inputs: EmbeddingsInput) -> torch.Tensor | None:
+        """Called before the first layer if `Need.EMBEDDINGS` is declared.
+
+        Returns:
+            what `read_attention` finds as `attention.from_embeddings`.
+        """
         return None
 
-    def look(self, vision: VisionView) -> torch.Tensor | None:
+    def read_encoder(self, vision: VisionView) -> torch.Tensor | None:
         """Called once the encoder has run, if something of it is needed.
 
         Returns:
@@ -337,8 +392,8 @@ class Scorer(Component, ABC):
         """
         return None
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
-        """Called inside the attention call of the layer before the stage, if `requires` is set.
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
+        """Called inside the attention call of the layer before the stage, if something of it is needed.
 
         Returns:
             `[B, N]`, one value for each position of this forward (only vision positions are used).
@@ -349,38 +404,46 @@ class Scorer(Component, ABC):
     def score(self, inputs: ScoreInput) -> torch.Tensor:
         """`[V]` importances ξ ≥ 0 of the current vision tokens."""
 
+    def flops(self, sizes: StageSizes) -> Flops:
+        """FLOPs for one sample, beyond those of the attention that it needs: none unless overridden.
+
+        What a stage needs of the attention call is computed once for all its components, so the stage
+        counts it.
+        """
+        return Flops()
+
 
 class AttentionScorer(Scorer, ABC):
     """A scorer whose importance is wholly read off the attention call."""
 
     @abstractmethod
-    def observe(self, attention: AttentionView) -> torch.Tensor: ...
+    def read_attention(self, attention: AttentionView) -> torch.Tensor: ...
 
     def score(self, inputs: ScoreInput) -> torch.Tensor:
-        if inputs.observed is None:
+        if inputs.from_attention is None:
             raise ConfigError(
                 "this scorer reads the attention of the layer before the stage",
                 field=f"scorer {self.name!r}",
                 remedy="use after_layer >= 1, or pass attention tensors to compress_stage",
             )
-        return inputs.observed.flatten().index_select(0, inputs.vision)
+        return inputs.from_attention.flatten().index_select(0, inputs.vision)
 
 
 class VisionScorer(Scorer, ABC):
     """A scorer whose importance is wholly read off the vision encoder."""
 
     @abstractmethod
-    def look(self, vision: VisionView) -> torch.Tensor: ...
+    def read_encoder(self, vision: VisionView) -> torch.Tensor: ...
 
     def score(self, inputs: ScoreInput) -> torch.Tensor:
-        if inputs.seen is None:
+        if inputs.from_encoder is None:
             raise ConfigError(
                 "this scorer reads the vision encoder, and nothing of it was recorded",
                 field=f"scorer {self.name!r}",
                 remedy="run it in a session on a model whose adapter offers the encoder, or pass "
                 "`vision` to compress_stage",
             )
-        return inputs.seen
+        return inputs.from_encoder
 
 
 # -- who flows into whom ----------------------------------------------------------------------
@@ -417,12 +480,12 @@ class Matcher(Component, ABC):
         """How many of `population` tokens survive when the share `ratio` is to go."""
         return population - int(np.floor(population * ratio + 1e-9))
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
-        """Like `Scorer.observe`, but `[B, N, M]`: a metric of M numbers for each position."""
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
+        """Like `Scorer.read_attention`, but `[B, N, M]`: a metric of M numbers for each position."""
         return None
 
-    def look(self, vision: VisionView) -> torch.Tensor | None:
-        """Like `Scorer.look`, but `[V₀, M]`: a metric of M numbers for each original token."""
+    def read_encoder(self, vision: VisionView) -> torch.Tensor | None:
+        """Like `Scorer.read_encoder`, but `[V₀, M]`: a metric of M numbers for each original token."""
         return None
 
     @abstractmethod
@@ -431,6 +494,13 @@ class Matcher(Component, ABC):
 
         Exactly `inputs.keep` tokens of each window flow into themselves: the survivors.
         """
+
+    def flops(self, sizes: StageSizes) -> Flops:
+        """FLOPs for one sample: those of comparing half of each window with the other half.
+
+        Override it in a matcher that compares other tokens, or none.
+        """
+        return sizes.similarities()
 
 
 # -- what does the survivor become ------------------------------------------------------------
@@ -452,13 +522,20 @@ class Aggregator(Component, ABC):
     needs_score: ClassVar[bool] = False
     space: ClassVar[Literal["decoder", "vision"]] = "decoder"
 
-    def look(self, vision: VisionView) -> torch.Tensor | None:
-        """Like `Matcher.look`."""
+    def read_encoder(self, vision: VisionView) -> torch.Tensor | None:
+        """Like `Matcher.read_encoder`."""
         return None
 
     @abstractmethod
     def merge(self, inputs: MergeInput) -> Merged:
         """Survivors and shares."""
+
+    def flops(self, sizes: StageSizes) -> Flops:
+        """FLOPs for one sample: those of a weighted sum over all its vision tokens.
+
+        Override it in an aggregator that does more.
+        """
+        return sizes.weighted_sum()
 
 
 # -- which position does a survivor carry -----------------------------------------------------

@@ -1,9 +1,9 @@
 """What a component may know of the vision encoder: class-token attention, keys, features.
 
 Methods that act before the decoder rank tokens by the attention that the encoder's class token pays
-to each patch, or merge features before the projector. A component names what it needs with
-`vision_cls(layer)`, `vision_keys(layer)` or `VISION_FEATURES`; the adapter records exactly that while
-the encoder runs, and the component reads it in `look`.
+to each patch, or merge features before the projector. A component names what it needs
+(`Need.VISION_CLS.at(layer)`, `Need.VISION_KEYS.at(layer)`, `Need.VISION_FEATURES`); the adapter records
+exactly that while the encoder runs, and the component reads it in `read_encoder`.
 """
 
 from __future__ import annotations
@@ -11,37 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-
-VISION_FEATURES = "vision_features"
-"""`[V₀, Dᵥ]` what enters the projector, and the projector itself."""
-_CLS, _KEYS = "vision_cls", "vision_keys"
-
-
-def vision_cls(layer: int) -> str:
-    """Requirement: attention of the class token in encoder layer `layer` (negative from the end)."""
-    return f"{_CLS}:{layer}"
-
-
-def needs_class_token(needs: frozenset[str]) -> bool:
-    """Whether requirements can only be met by an encoder with a class token."""
-    return any(need.partition(":")[0] == _CLS for need in needs)
-
-
-def vision_keys(layer: int) -> str:
-    """Requirement: the keys of encoder layer `layer`."""
-    return f"{_KEYS}:{layer}"
-
-
-def is_vision(requirement: str) -> bool:
-    """Whether a requirement is for the vision encoder to meet, not for the decoder's attention."""
-    return requirement == VISION_FEATURES or requirement.partition(":")[0] in (_CLS, _KEYS)
-
-
-def encoder_layers(needs: frozenset[str]) -> frozenset[int]:
-    """The encoder layers that requirements name."""
-    return frozenset(
-        int(layer) for kind, _, layer in (n.partition(":") for n in needs) if kind in (_CLS, _KEYS)
-    )
 
 
 class VisionView(ABC):

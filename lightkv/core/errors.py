@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -78,12 +79,50 @@ class NumericError(LightKVError):
     """NaN or infinite values where a merge would silently be wrong."""
 
 
+@contextmanager
+def file_errors(
+    kind: type[LightKVError],
+    doing: str,
+    field: str,
+    path: object,
+    remedy: str | None = None,
+    errors: type[Exception] | tuple[type[Exception], ...] = OSError,
+) -> Iterator[None]:
+    """Errors of the system about a file as an error that says `cannot write the page (…)`.
+
+    Args:
+        kind: of the error raised.
+        doing: what fails, as "write the page".
+        field: what the user gave the path as.
+        path: of the file.
+        remedy: what would work.
+        errors: that are caught.
+    """
+    try:
+        yield
+    except errors as error:
+        reason = getattr(error, "strerror", None) or error
+        raise kind(
+            f"cannot {doing} ({reason})", field=field, value=str(path), remedy=remedy
+        ) from error
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"did you mean 'tome'? "` or nothing; used in the remedy of unknown names."""
     if len(name) > LONGEST_NAME:
         return ""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}? " if close else ""
+
+
+def check_known(
+    kind: type[LightKVError], message: str, field: str, name: str, known: Iterable[str]
+) -> None:
+    """Refuse a name that is not among the known ones; the error lists them, the nearest first."""
+    there = list(known)
+    if name not in there:
+        remedy = f"{nearest(str(name), there)}There are: {', '.join(there) or 'none'}"
+        raise kind(message, field=field, value=name, remedy=remedy)
 
 
 LONGEST_NAME = 100

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 
-from lightkv.core.attention import PromptIndex
-from lightkv.core.contracts import StartInput
 from lightkv.core.layout import VisionLayout
 from lightkv.core.transfer import to_device
+
+
+@dataclass(frozen=True)
+class PromptIndex:
+    """Prompt (non-vision, non-padding) positions of each row, padded to the longest.
+
+    Attributes:
+        index: `[B, P]` positions; padding repeats position 0.
+        valid: `[B, P]` false at padding.
+        query_valid: `[B, N]` false at left padding of the sequence.
+        padded: False where the host knows that `query_valid` is true everywhere.
+    """
+
+    index: torch.Tensor
+    valid: torch.Tensor
+    query_valid: torch.Tensor
+    padded: bool = True
+
+    def without_last(self, count: int) -> PromptIndex:
+        """The same prompt without the last `count` positions, as if they were padding."""
+        end = self.query_valid.shape[1] - count
+        before = torch.arange(self.query_valid.shape[1], device=self.index.device) < end
+        return replace(
+            self,
+            valid=self.valid & (self.index < end),
+            query_valid=self.query_valid & before,
+            padded=True,
+        )
 
 
 def prompt_index(layout: VisionLayout, device: torch.device) -> PromptIndex:
@@ -32,15 +60,3 @@ def _text_places(layout: VisionLayout, device: torch.device) -> tuple[torch.Tens
     places = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)])
     valid = torch.arange(width)[None] < torch.tensor(counts, dtype=torch.long)[:, None]
     return to_device(places, device), to_device(valid, device)
-
-
-def start_input(hidden_states: torch.Tensor, layout: VisionLayout, drafts: int = 0) -> StartInput:
-    """What enters the decoder, for `Scorer.start`; the last `drafts` positions are no prompt."""
-    device = hidden_states.device
-    vision = layout.vision_mask(device)
-    places = torch.arange(vision.shape[1], device=device)
-    last = torch.where(vision, places, -1).amax(dim=1)
-    prompt = prompt_index(layout, device)
-    if drafts:
-        prompt = prompt.without_last(drafts)
-    return StartInput(hidden_states, vision, prompt, last)

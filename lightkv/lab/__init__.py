@@ -26,7 +26,7 @@ _NAMES = {
     "mean_interval": "stats",
     "paired": "stats",
     "report": "reporting",
-    "show": "pictures",
+    "show": "pictures.show",
     "summary": "grids.table",
     "tune": "search.tune",
 }

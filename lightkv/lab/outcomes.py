@@ -1,17 +1,50 @@
-"""What the lab keeps of an evaluation: cells, and the outcome of every sample in them.
+"""What the lab asks and keeps: samples, the outcome of each of them, and the cells that hold outcomes.
 
-Plain data that the runner writes, the store keeps and the report reads; nothing here imports torch.
+Plain data that tasks and the runner make, the store keeps and the report reads; nothing here imports
+torch. Outcomes and cells check themselves, when they are made and when they are read: another type,
+NaN or infinity is a `pydantic.ValidationError`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import dataclasses
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+from pydantic.dataclasses import dataclass
 
 Status = Literal["pending", "running", "done", "failed", "skipped"]
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_LOOKED_UP = {"model": str, "task": dict | str, "pipeline": dict}
+"""Types that runs and reports count on in a spec."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A question about one picture.
+
+    Attributes:
+        id: unique in its task.
+        cluster: what samples share that are not independent: the picture.
+        kind: of question; "" if the task knows no kinds.
+        question: as the model is asked.
+        answers: right ones, any of them; empty if nobody knows.
+        image: the picture, or what opens it.
+    """
+
+    id: str
+    cluster: str
+    kind: str
+    question: str
+    answers: tuple[str, ...]
+    image: Any
+
+    def picture(self) -> Any:
+        """The picture, a PIL image in RGB."""
+        return self.image() if callable(self.image) else self.image
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Outcome:
     """One sample under one cell.
 
@@ -34,7 +67,7 @@ class Outcome:
     retention: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Cell:
     """One point of a grid, with what came of it.
 
@@ -61,12 +94,20 @@ class Cell:
     spec: dict[str, Any]
     status: Status = "pending"
     reason: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
     seconds: float | None = None
     retention: float | None = None
     flops: float | None = None
     kv_bytes: float | None = None
-    tokens: tuple[float, ...] = ()
+    tokens: Annotated[tuple[float, ...], Field(strict=False)] = ()
+
+    @field_validator("spec")
+    @classmethod
+    def _can_be_looked_up(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        for key, kind in _LOOKED_UP.items():
+            if not isinstance(spec.get(key), kind | None):
+                raise ValueError(f"{key!r} has another type")
+        return spec
 
 
 def comparable(one: Cell, other: Cell) -> bool:

@@ -16,7 +16,7 @@ from lightkv.core.run.session import Session, prepare
 
 if TYPE_CHECKING:
     from lightkv.core.run.report import RunReport, SampleReport
-    from lightkv.lab.tasks.base import Sample
+    from lightkv.lab.outcomes import Sample
 
 NEAR_ENOUGH = 0.0025
 """A quarter of a point: how near the achieved retention should come to the wanted one."""

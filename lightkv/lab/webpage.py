@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, file_errors
 
 
 def policy(images: str = "data:") -> str:
@@ -34,12 +34,6 @@ def write_text(path: str | Path, text: str, field: str) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    try:
+    remedy = "name a file in a folder that exists"
+    with file_errors(ConfigError, "write the page", field, path, remedy):
         Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the page ({error.strerror or error})",
-            field=field,
-            value=str(path),
-            remedy="name a file in a folder that exists",
-        ) from error

@@ -35,29 +35,35 @@ from lightkv.strategies import (
     vispruner,
 )
 from lightkv.strategies.components import (
-    adaptive,
+    adaptive_bipartite,
+    aggregators,
+    attention_scorers,
     bipartite,
     class_attention,
-    common,
-    guidance,
     guided,
     matcher_wrappers,
+    plain_scorers,
+    positions,
     scorer_wrappers,
     tiles,
+    top_k,
     windows,
 )
 
 COMPONENTS = (
-    common,
     windows,
     tiles,
-    guidance,
+    plain_scorers,
+    attention_scorers,
     class_attention,
+    scorer_wrappers,
+    top_k,
     bipartite,
     guided,
-    adaptive,
-    scorer_wrappers,
+    adaptive_bipartite,
     matcher_wrappers,
+    aggregators,
+    positions,
 )
 METHODS = (
     lightkv,

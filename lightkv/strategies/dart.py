@@ -15,11 +15,13 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from lightkv.core.attention import KEYS, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import Matcher, MatchInput, Surroundings
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import cosine
+from lightkv.strategies.components.selection import descending, kept_only, rows
+from lightkv.strategies.components.similarity import cosine
 
 
 class Pivots(Matcher):
@@ -41,7 +43,7 @@ class Pivots(Matcher):
 
     name = "pivots"
     source = "DART, arXiv 2502.11494, pivot tokens and duplication"
-    requires = frozenset({KEYS})
+    requires = frozenset({Need.KEYS})
     needs_surroundings = True
     drops = True
     vision_pivots: int = Field(default=4, ge=1)
@@ -52,7 +54,7 @@ class Pivots(Matcher):
     def dynamic(self) -> bool:
         return self.threshold is not None
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         """`[B, N, 1]` L1 norm of each token's keys, all heads together."""
         return attention.heads.sum(attention.keys().float().abs().sum(dim=-1)).unsqueeze(-1)
 
@@ -72,7 +74,7 @@ class Pivots(Matcher):
             first = torch.arange(pivots.shape[1], device=pivots.device).to(likeness.dtype) - 10.0
             likeness = likeness.scatter(1, pivots, first.expand(pivots.shape))
             order = torch.sort(likeness, dim=-1, stable=True).indices
-            return _survive(order[:, : inputs.keep], likeness.shape[1])
+            return kept_only(order[:, : inputs.keep], likeness.shape[1])
         pivots = self._strongest(inputs)[:, : inputs.keep]
         near = self._similarity(inputs, pivots.sort(dim=-1).values)
         return self._shared_out(near, pivots, inputs.keep)
@@ -88,18 +90,17 @@ class Pivots(Matcher):
             order = torch.sort(near[:, number] + taken, dim=-1, stable=True).indices[:, :share]
             taken = taken.scatter(1, order, torch.inf)
             chosen.append(order)
-        return _survive(torch.cat(chosen, dim=1), population)
+        return kept_only(torch.cat(chosen, dim=1), population)
 
     def _strongest(self, inputs: MatchInput) -> torch.Tensor:
         """`[G, v]` places of the vision pivots, largest norm first."""
-        if inputs.observed is None:
+        if inputs.from_attention is None:
             raise ConfigError(
                 "pivots are chosen by the keys of the layer before the stage",
                 field=f"matcher {self.name!r}",
                 remedy="use after_layer >= 1, or pass key to compress_stage",
             )
-        order = torch.sort(inputs.observed[..., 0], dim=-1, descending=True, stable=True).indices
-        return order[:, : self.vision_pivots]
+        return descending(inputs.from_attention[..., 0])[:, : self.vision_pivots]
 
     def _compared(self, inputs: MatchInput) -> tuple[torch.Tensor, torch.Tensor]:
         """Vision pivots `[G, v]`, and `[G, n]` largest cosine of each token with any pivot."""
@@ -108,7 +109,7 @@ class Pivots(Matcher):
 
     def _similarity(self, inputs: MatchInput, pivots: torch.Tensor) -> torch.Tensor:
         """`[G, P, n]` cosine of each pivot, `pivots` `[G, v]` and text, with each token."""
-        near = cosine(_rows(inputs.tokens, pivots), inputs.tokens)
+        near = cosine(rows(inputs.tokens, pivots), inputs.tokens)
         if self.text_pivots == 0 or pivots.shape[1] == 0:
             return near
         assert inputs.around is not None
@@ -127,7 +128,7 @@ def strongest_text(around: Surroundings, count: int) -> tuple[torch.Tensor, torc
     Returns:
         the positions, and whether each is real; missing ones come last.
     """
-    assert around.observed is not None
+    assert around.from_attention is not None
     valid = around.prompt.query_valid
     batch, length = valid.shape
     place = torch.arange(length, device=valid.device).expand(batch, -1)
@@ -136,23 +137,13 @@ def strongest_text(around: Surroundings, count: int) -> tuple[torch.Tensor, torc
     )
     last = torch.where(valid & (prompt == 0), place, -1).amax(dim=1, keepdim=True)
     after = (prompt > 0) & (place > last)
-    norm = torch.where(after, around.observed[..., 0].float(), -1.0)
+    norm = torch.where(after, around.from_attention[..., 0].float(), -1.0)
     # Wide enough for `count` pivots however short the row is.
     norm = torch.nn.functional.pad(norm, (0, count), value=-1.0)
     best = torch.sort(norm, dim=-1, descending=True, stable=True)
     real, places = best.values[:, :count] >= 0, best.indices[:, :count]
     order = torch.where(real, places, length + places).sort(dim=-1).values
     return torch.where(order < length, order, 0), order < length
-
-
-def _rows(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-
-
-def _survive(chosen: torch.Tensor, population: int) -> torch.Tensor:
-    """Targets `[G, n]` when the tokens at `chosen` `[G, k]` survive and the others are dropped."""
-    target = chosen.new_full((chosen.shape[0], population), -1)
-    return target.scatter(1, chosen, chosen)
 
 
 PRESET = PipelineSpec(

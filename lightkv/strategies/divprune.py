@@ -12,14 +12,12 @@ import torch
 
 from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import SIMILARITY_ELEMENTS
 from lightkv.strategies.components.magnitude import unit
-from lightkv.strategies.components.selection import first_largest, kept_only, rows
+from lightkv.strategies.components.selection import first_largest, kept_only, rounded_keep, rows
+from lightkv.strategies.components.similarity import EXCLUDED, SIMILARITY_ELEMENTS
 
 RUN = 256
 """Tokens that are brought to length 1 at a time."""
-SELF = 4.0
-"""Taken off the cosine of a token with itself, more than cosines differ by."""
 
 
 class FarthestFirst(Matcher):
@@ -32,7 +30,7 @@ class FarthestFirst(Matcher):
     source = "DivPrune, arXiv 2503.02175, section 3 (max-min diversity)"
 
     def keep(self, population: int, ratio: float) -> int:
-        return round(round(population * (1.0 - ratio), 6))
+        return rounded_keep(population, ratio, "round")
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         features, keep = unit_runs(inputs.tokens.detach()), inputs.keep
@@ -56,8 +54,9 @@ def unit_runs(tokens: torch.Tensor) -> torch.Tensor:
     is formed on the way from taking as much memory again.
     """
     features = torch.empty_like(tokens, dtype=torch.float32)
-    for part, near in zip(tokens.split(RUN, dim=1), features.split(RUN, dim=1), strict=True):
-        near.copy_(unit(part))
+    for first in range(0, tokens.shape[1], RUN):
+        run = slice(first, first + RUN)
+        features[:, run] = unit(tokens[:, run])
     return features
 
 
@@ -71,7 +70,7 @@ def nearest_other(features: torch.Tensor) -> torch.Tensor:
         run = slice(first, first + step)
         near = _cosine(features[:, run], features)
         itself = (places[run, None] == places[None]).float()
-        parts.append((near - SELF * itself).amax(dim=-1))
+        parts.append((near - EXCLUDED * itself).amax(dim=-1))
     return 1.0 - torch.cat(parts, dim=1)
 
 

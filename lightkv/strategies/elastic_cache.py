@@ -11,10 +11,12 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from lightkv.core.attention import COLUMN_SUMS, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import AttentionScorer, Matcher, MatchInput
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.common import Keep
+from lightkv.strategies.components.positions import Keep
+from lightkv.strategies.components.selection import descending
 
 
 class KeepContiguous(Keep):
@@ -30,9 +32,9 @@ class ReceivedAttention(AttentionScorer):
 
     name = "received-attention"
     source = "ElasticCache, arXiv 2407.18121, section 3.2"
-    requires = frozenset({COLUMN_SUMS})
+    requires = frozenset({Need.COLUMN_SUMS})
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         return attention.heads.mean(attention.column_sums())
 
 
@@ -60,8 +62,8 @@ class Anchors(Matcher):
         places = torch.arange(count, device=inputs.score.device)
         # Two sorts instead of a bonus, which could not outrank an infinite importance.
         ends = ((places < self.first) | (places >= count - self.last)).to(torch.uint8)
-        order = torch.sort(inputs.score, dim=-1, descending=True, stable=True).indices
-        protected = torch.sort(ends[order], dim=-1, descending=True, stable=True).indices
+        order = descending(inputs.score)
+        protected = descending(ends[order])
         kept = order.gather(1, protected)[:, : inputs.keep]
         anchor = torch.zeros_like(order, dtype=torch.bool).scatter(1, kept, True)
         return nearest_anchor(anchor)

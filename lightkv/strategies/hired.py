@@ -11,15 +11,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 
 from lightkv.core.contracts import Matcher, MatchInput
-from lightkv.core.encoder import VisionView, vision_cls
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.selection import best, kept_only, ranks, ranks_inside
+from lightkv.strategies.components.selection import (
+    best,
+    kept_only,
+    ranks,
+    ranks_inside,
+    rounded_keep,
+)
 
 FRACTION_STEPS = 4096
 """Fractions of a token are compared in steps of 1/4096; the lower tile goes first among equals."""
@@ -53,13 +59,13 @@ class TileBudget(Matcher):
     def dynamic(self) -> bool:
         return self.remainders == "lost"
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({vision_cls(self.layer)})
+    def needs(self) -> Needs:
+        return frozenset({Need.VISION_CLS.at(self.layer)})
 
     def keep(self, population: int, ratio: float) -> int:
-        return int(np.floor(round(population * (1.0 - ratio), 6)))
+        return rounded_keep(population, ratio, "floor")
 
-    def look(self, vision: VisionView) -> torch.Tensor:
+    def read_encoder(self, vision: VisionView) -> torch.Tensor:
         return vision.cls_attention(self.layer).sum(dim=1, keepdim=True)
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
@@ -72,13 +78,13 @@ class TileBudget(Matcher):
 
     def _granted(self, inputs: MatchInput) -> torch.Tensor:
         """`[G, n]` 1 at the tokens that the budgets of their parts grant."""
-        if inputs.score is None or inputs.seen is None:
+        if inputs.score is None or inputs.from_encoder is None:
             raise ConfigError(
                 "budgets follow the class attention of the vision encoder",
                 field=f"matcher {self.name!r}",
                 remedy="run it on a model whose adapter offers the encoder, with a scorer",
             )
-        claim, score = inputs.seen[..., 0].float(), inputs.score
+        claim, score = inputs.from_encoder[..., 0].float(), inputs.score
         inner = torch.zeros_like(score, dtype=torch.long) if inputs.inner is None else inputs.inner
         population = score.shape[1]
         # A dynamic budget has lowered `inputs.keep`; the shares are those of the whole.

@@ -23,6 +23,7 @@ from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Groups, IntArray, SampleLayout
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.windows import even_bands
 
 
 class PseudoSquare(Partitioner):
@@ -75,11 +76,9 @@ def _tokens_per_image(image: IntArray, groups: Groups) -> IntArray:
 def pseudo_square_labels(count: int, windows: int) -> IntArray:
     """`[count]` window of each token when laid row by row on a square of side ⌈√count⌉."""
     side = math.isqrt(count - 1) + 1 if count else 0
-    bands = np.concatenate(
-        [np.full(part.size, i) for i, part in enumerate(np.array_split(np.arange(side), windows))]
-    )
-    grid = bands[:, None] * windows + bands[None, :]
-    return grid.reshape(-1)[:count].astype(np.int64)
+    bands = even_bands(side, windows)
+    grid: IntArray = bands[:, None] * windows + bands[None, :]
+    return grid.reshape(-1)[:count]
 
 
 PRESET = PipelineSpec(

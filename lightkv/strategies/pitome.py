@@ -18,11 +18,10 @@ from pydantic import Field
 
 from lightkv.core.contracts import MatchInput, ScoreInput, Scorer, StageContext
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import Bipartite, most_similar
+from lightkv.strategies.components.bipartite import Bipartite
 from lightkv.strategies.components.magnitude import unit
-
-PAIR_ELEMENTS = 2**22
-"""Pairs whose similarity is formed at once."""
+from lightkv.strategies.components.selection import rows
+from lightkv.strategies.components.similarity import SIMILARITY_ELEMENTS, most_similar
 
 
 class Energy(Scorer):
@@ -54,12 +53,12 @@ class Energy(Scorer):
         window = torch.full((batch * length,), -1, dtype=torch.long, device=near_one.device)
         label = inputs.sample if inputs.window is None else inputs.window
         window = window.scatter(0, inputs.vision, label).view(batch, length)
-        step = max(1, PAIR_ELEMENTS // max(1, batch * length))
+        step = max(1, SIMILARITY_ELEMENTS // max(1, batch * length))
         parts = []
         for first in range(0, length, step):
-            rows = slice(first, first + step)
-            near = torch.matmul(near_one[:, rows], near_one.transpose(1, 2))
-            same = window[:, rows, None] == window[:, None, :]
+            run = slice(first, first + step)
+            near = torch.matmul(near_one[:, run], near_one.transpose(1, 2))
+            same = window[:, run, None] == window[:, None, :]
             total = torch.where(same, self._felt(near, margin), 0.0).sum(dim=-1)
             parts.append(total / same.sum(dim=-1).clamp(min=1))
         energy = torch.cat(parts, dim=1).flatten().index_select(0, inputs.vision)
@@ -85,14 +84,11 @@ class Ranked(Bipartite):
     def match(self, inputs: MatchInput) -> torch.Tensor:
         assert inputs.score is not None
         features = self.features(inputs)
-        groups, population, width = features.shape
+        groups, population, _ = features.shape
         removed = population - inputs.keep
         order = torch.sort(inputs.score, dim=-1, stable=True).indices[:, : 2 * removed]
         source, into = order[:, 0::2], order[:, 1::2]
-        left, right = (
-            features.gather(1, side.unsqueeze(-1).expand(-1, -1, width)) for side in (source, into)
-        )
-        _, nearest = most_similar(left, right)
+        _, nearest = most_similar(rows(features, source), rows(features, into))
         places = torch.arange(population, device=order.device).expand(groups, -1)
         return places.scatter(1, source, into.gather(1, nearest))
 

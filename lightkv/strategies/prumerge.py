@@ -18,19 +18,22 @@ import torch
 from pydantic import Field
 
 from lightkv.core.contracts import Aggregator, Matcher, MatchInput, Merged, MergeInput
-from lightkv.core.encoder import VISION_FEATURES, VisionView, vision_keys
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import OUTSIDE, cosine
 from lightkv.strategies.components.selection import (
     best,
     descending,
     first_largest,
     flags,
+    kept_only,
     ranks,
+    rounded_keep,
     rows,
     unchosen,
 )
+from lightkv.strategies.components.similarity import EXCLUDED, cosine
 
 
 class Outliers(Matcher):
@@ -60,7 +63,7 @@ class Outliers(Matcher):
         return self.budget == "outliers"
 
     def keep(self, population: int, ratio: float) -> int:
-        return round(round(population * (1.0 - ratio), 6))
+        return rounded_keep(population, ratio, "round")
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
         chosen = (self._wanted(_score(inputs)) > 0).sum(dim=1) + int(self.summary)
@@ -69,7 +72,7 @@ class Outliers(Matcher):
     def match(self, inputs: MatchInput) -> torch.Tensor:
         score, keep = _score(inputs), inputs.keep
         chosen = self._chosen(score, keep - int(self.summary and keep > 0))
-        target = torch.full_like(score, -1, dtype=torch.long).scatter(1, chosen, chosen)
+        target = kept_only(chosen, score.shape[1])
         if keep == 0 or not self.summary:
             return target
         place = first_largest(score.masked_fill(target >= 0, -torch.inf))[:, None]
@@ -136,20 +139,22 @@ class NeighbourSum(Aggregator):
     normalize: Literal["none", "mean"] = "none"
     layer: int = -1
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({VISION_FEATURES, vision_keys(self.layer)})
+    def needs(self) -> Needs:
+        return frozenset({Need.VISION_FEATURES, Need.VISION_KEYS.at(self.layer)})
 
-    def look(self, vision: VisionView) -> torch.Tensor:
+    def read_encoder(self, vision: VisionView) -> torch.Tensor:
         return vision.keys(self.layer).flatten(1)
 
     def merge(self, inputs: MergeInput) -> Merged:
-        if inputs.seen is None or inputs.score is None:
+        if inputs.from_encoder is None or inputs.score is None:
             raise ConfigError(
                 "neighbours are looked for among the keys of the vision encoder",
                 field=f"aggregator {self.name!r}",
                 remedy="run it on a model whose adapter offers the encoder, with a scorer",
             )
-        weights = self._weights(inputs.seen, inputs.score.float(), inputs.survivors, inputs.target)
+        weights = self._weights(
+            inputs.from_encoder, inputs.score.float(), inputs.survivors, inputs.target
+        )
         tokens = torch.matmul(weights, inputs.tokens.float()).to(inputs.tokens.dtype)
         return Merged(tokens, self._shares(inputs, weights))
 
@@ -164,7 +169,7 @@ class NeighbourSum(Aggregator):
         population = score.shape[1]
         places = torch.arange(population, device=score.device)
         own = (survivors.unsqueeze(-1) == places).float()
-        near = cosine(rows(keys, survivors), keys) - OUTSIDE * own
+        near = cosine(rows(keys, survivors), keys) - EXCLUDED * own
         order = descending(near.flatten(0, 1))[:, : min(self.neighbours, population - 1)]
         around = flags(order, population).view_as(near).float()
         others = around * score.unsqueeze(1)

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import torch
 
-from lightkv.core.attention import NEXT_LAST_ROW, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import AttentionScorer
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 
 
@@ -21,9 +22,9 @@ class NextLastToken(AttentionScorer):
 
     name = "next-last-token"
     source = "PyramidDrop, arXiv 2410.17247 (released code: projections of the next layer)"
-    requires = frozenset({NEXT_LAST_ROW})
+    requires = frozenset({Need.NEXT_LAST_ROW})
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         return attention.heads.mean(attention.last_row())
 
 

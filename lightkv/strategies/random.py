@@ -6,11 +6,23 @@ from typing import Literal
 
 import torch
 
-from lightkv.core.contracts import MatchInput, ScoreInput, Scorer
+from lightkv.core.contracts import MatchInput, ScoreInput, Scorer, StageContext
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.strict import Seed
 from lightkv.core.transfer import to_device
 from lightkv.strategies.components.bipartite import Bipartite, merge_most_similar
+from lightkv.strategies.components.selection import place_in_run
+
+
+def seed_at(seed: int, context: StageContext) -> int:
+    """What a stage of a prefill draws by."""
+    return (seed * 1_000_003 + context.run) * 1_009 + context.stage
+
+
+def drawn(seed: int, *shape: int) -> torch.Tensor:
+    """Uniform numbers of [0, 1) on the host, the same for every device."""
+    generator = torch.Generator().manual_seed(seed % 2**64)  # as many bits as it takes
+    return torch.rand(shape, generator=generator, dtype=torch.float32)
 
 
 class Noise(Scorer):
@@ -32,12 +44,11 @@ class Noise(Scorer):
 
     def score(self, inputs: ScoreInput) -> torch.Tensor:
         context = inputs.context
-        seed = (self.seed * 1_000_003 + context.run) * 1_009 + context.stage
+        seed = seed_at(self.seed, context)
         if context.layer is not None and self.per_layer:
             seed = seed * 10_007 + context.layer + 1
-        generator = torch.Generator().manual_seed(seed % 2**64)  # as many bits as it takes
-        noise = torch.rand(inputs.hidden_states.shape[1], generator=generator, dtype=torch.float32)
-        # Made on the host, where it is the same for every device; the copy does not wait.
+        noise = drawn(seed, inputs.hidden_states.shape[1])
+        # The copy does not wait.
         return to_device(noise, inputs.vision.device).index_select(0, inputs.rank)
 
 
@@ -59,28 +70,17 @@ class RandomBipartite(Bipartite):
     def match(self, inputs: MatchInput) -> torch.Tensor:
         groups, population = inputs.tokens.shape[:2]
         device, context = inputs.tokens.device, inputs.context
-        seed = (self.seed * 1_000_003 + context.run) * 1_009 + context.stage
+        seed = seed_at(self.seed, context)
         if context.layer is not None:
             seed = (seed * 10_007 + context.layer + 1) * 101 + context.round
-        generator = torch.Generator().manual_seed(seed % 2**64)  # as many bits as it takes
         sources, destinations = (population + 1) // 2, population // 2
         # As many draws as there are windows in the batch; the first of a sample take the first.
-        drawn = torch.rand(groups, 2 * sources, generator=generator, dtype=torch.float32)
-        drawn = to_device(drawn, device).index_select(0, number_in_row(inputs))
-        best, chance = drawn[:, :sources], drawn[:, sources:]
+        row = torch.zeros(groups, dtype=torch.long, device=device)
+        number = place_in_run(row if inputs.row is None else inputs.row)
+        chances = to_device(drawn(seed, groups, 2 * sources), device).index_select(0, number)
+        best, chance = chances[:, :sources], chances[:, sources:]
         partner = (chance * destinations).long().clamp(max=max(destinations - 1, 0))
         return merge_most_similar(best, partner, population, inputs.keep)
-
-
-def number_in_row(inputs: MatchInput) -> torch.Tensor:
-    """`[G]` number of each window among those of its sample."""
-    groups, device = inputs.tokens.shape[0], inputs.tokens.device
-    place = torch.arange(groups, device=device)
-    if inputs.row is None:
-        return place
-    opens = torch.ones_like(place, dtype=torch.bool)
-    opens[1:] = inputs.row[1:] != inputs.row[:-1]
-    return place - torch.where(opens, place, 0).cummax(dim=0).values
 
 
 PRESET = PipelineSpec(

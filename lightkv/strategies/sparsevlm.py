@@ -18,28 +18,29 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from lightkv.core.attention import EMBEDDINGS, PROMPT_ROWS, AttentionView
+from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import (
     Aggregator,
     AttentionScorer,
+    EmbeddingsInput,
     Matcher,
     MatchInput,
     Merged,
     MergeInput,
-    StartInput,
 )
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.transfer import to_device
+from lightkv.strategies.components.aggregators import weighted_sum
 from lightkv.strategies.components.clusters import density_peaks, nearest_centre
-from lightkv.strategies.components.common import weighted_sum
 from lightkv.strategies.components.magnitude import largest, power_of_two, scale_of
+from lightkv.strategies.components.selection import descending, kept_only, rows
+from lightkv.strategies.components.similarity import SIMILARITY_ELEMENTS
 
 RANK_TOLERANCE = 1e-5
 """Singular values below this share of the largest count as 0: fixed, so that padding of the metric
 (columns of zeros) does not move it."""
-SIMILARITY_ELEMENTS = 2**22
-"""Similarities of vision and text formed at once."""
 
 
 class TextRaters(AttentionScorer):
@@ -56,10 +57,10 @@ class TextRaters(AttentionScorer):
 
     name = "text-raters"
     source = "SparseVLM, arXiv 2410.04417, relevant text token selection"
-    requires = frozenset({EMBEDDINGS, PROMPT_ROWS})
+    requires = frozenset({Need.EMBEDDINGS, Need.PROMPT_ROWS})
     threshold: Literal["strict", "inclusive"] = "strict"
 
-    def start(self, inputs: StartInput) -> torch.Tensor:
+    def read_embeddings(self, inputs: EmbeddingsInput) -> torch.Tensor:
         """`[B, P]` 1 at the prompt tokens that rate, else 0."""
         index, text = inputs.prompt.index, inputs.prompt.valid
         text = text & (index > inputs.last_vision[:, None])
@@ -71,14 +72,14 @@ class TextRaters(AttentionScorer):
         anyone = above.any(dim=1, keepdim=True)
         return torch.where(anyone, above, text).float()
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
-        if attention.state is None:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
+        if attention.from_embeddings is None:
             raise ConfigError(
                 "raters are chosen from what enters the decoder, and that was not shown",
                 field=f"scorer {self.name!r}",
                 remedy="pass embeddings to compress_stage, or run it in a session",
             )
-        raters = attention.state
+        raters = attention.from_embeddings
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         heads = 0
@@ -90,14 +91,14 @@ class TextRaters(AttentionScorer):
         return attention.heads.total(total / count) / max(1, heads * attention.heads.size)
 
 
-def _relevance(inputs: StartInput, text: torch.Tensor) -> torch.Tensor:
+def _relevance(inputs: EmbeddingsInput, text: torch.Tensor) -> torch.Tensor:
     """`[B, P]` mean over the vision tokens of the softmax over the text of their products."""
     hidden, vision = inputs.hidden_states, inputs.vision
     index = inputs.prompt.index
     total = torch.zeros(index.shape, dtype=torch.float32, device=hidden.device)
     if not index.shape[1]:
         return total
-    words = hidden.gather(1, index.unsqueeze(-1).expand(-1, -1, hidden.shape[-1])).float()
+    words = rows(hidden, index).float()
     words = words.masked_fill(~text.unsqueeze(-1), 0.0)
     # Near 1, where no product overflows. Differences to the largest product take their size back.
     scale = power_of_two(largest(words, dim=(1, 2)))
@@ -105,13 +106,13 @@ def _relevance(inputs: StartInput, text: torch.Tensor) -> torch.Tensor:
     other, lowest = ~text[:, None, :], torch.finfo(words.dtype).min
     step = max(1, SIMILARITY_ELEMENTS // max(1, words.shape[0] * words.shape[1]))
     for first in range(0, hidden.shape[1], step):
-        rows = slice(first, first + step)
-        own = scale_of(hidden[:, rows])
-        product = torch.matmul(hidden[:, rows].float() * own, words.transpose(1, 2))
+        run = slice(first, first + step)
+        own = scale_of(hidden[:, run])
+        product = torch.matmul(hidden[:, run].float() * own, words.transpose(1, 2))
         top = product.masked_fill(other, lowest).amax(dim=-1, keepdim=True)
         # Hidden after the divisions, which would bring the lowest number back among the others.
         share = ((product - top) / own / scale).masked_fill(other, lowest).softmax(dim=-1)
-        total = total + torch.where(vision[:, rows, None], share, 0.0).sum(dim=1)
+        total = total + torch.where(vision[:, run, None], share, 0.0).sum(dim=1)
     mean = total / vision.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.where(text, mean, 0.0)
 
@@ -143,18 +144,18 @@ class Recycle(Matcher):
     budget: Literal["fixed", "rank"] = "fixed"
     scale: float = Field(default=1.0, ge=0.0, le=1.0)
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({PROMPT_ROWS}) if self.budget == "rank" else frozenset()
+    def needs(self) -> Needs:
+        return frozenset({Need.PROMPT_ROWS}) if self.budget == "rank" else frozenset()
 
     @property
     def dynamic(self) -> bool:
         return self.budget == "rank"
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
         """`[B, N, P]` attention of each rater to each position, mean over heads."""
         if self.budget != "rank":
             return None
-        prompt, state = attention.prompt, attention.state
+        prompt, state = attention.prompt, attention.from_embeddings
         count = prompt.index.shape[1]
         raters = prompt.valid.float()
         if state is not None and state.shape == raters.shape:
@@ -170,14 +171,14 @@ class Recycle(Matcher):
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
         population = inputs.tokens.shape[1]
-        if inputs.observed is None:
+        if inputs.from_attention is None:
             raise ConfigError(
                 "the rank budget reads the attention of the layer before the stage",
                 field=f"matcher {self.name!r}, budget",
                 value=self.budget,
                 remedy="use after_layer >= 1, or budget: fixed",
             )
-        rank = torch.linalg.matrix_rank(inputs.observed.float(), rtol=RANK_TOLERANCE)
+        rank = torch.linalg.matrix_rank(inputs.from_attention.float(), rtol=RANK_TOLERANCE)
         pruned = torch.floor(self.scale * (population - rank).float()).long()
         ends = [population - p + self.clusters(p) for p in range(1, population + 1)]
         survivors = to_device([population, *ends], rank.device)[pruned]
@@ -200,16 +201,15 @@ class Recycle(Matcher):
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         assert inputs.score is not None
-        _, population, width = inputs.tokens.shape
-        order = torch.sort(inputs.score, dim=-1, descending=True, stable=True).indices
-        target = torch.full_like(order, -1)
+        population = inputs.tokens.shape[1]
+        order = descending(inputs.score)
         kept, clusters = self.split(population, inputs.keep)
-        target = target.scatter(1, order[:, :kept], order[:, :kept])
+        target = kept_only(order[:, :kept], population)
         if clusters == 0:
             return target
         count = max(clusters, self._recycled(population - kept))
         again = order[:, kept : kept + count]
-        tokens = inputs.tokens.gather(1, again.unsqueeze(-1).expand(-1, -1, width)).float()
+        tokens = rows(inputs.tokens, again).float()
         centres = density_peaks(tokens, clusters)
         nearest = nearest_centre(tokens, centres, self.assign)
         return target.scatter(1, again, again.gather(1, nearest))

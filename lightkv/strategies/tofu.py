@@ -15,8 +15,9 @@ from pydantic import Field
 
 from lightkv.core.contracts import Aggregator, Merged, MergeInput, StageContext
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.common import Drop, slot_numbers, slot_shares, weighted_sum
+from lightkv.strategies.components.aggregators import Drop, slot_numbers, slot_shares, weighted_sum
 from lightkv.strategies.components.magnitude import length, unit
+from lightkv.strategies.components.selection import rows
 
 
 class Fusion(Aggregator):
@@ -55,9 +56,8 @@ class Fusion(Aggregator):
             stretched = unit(mean) * largest.unsqueeze(-1)
         else:
             stretched = mean * torch.where(old > 0, largest / old, 1.0).unsqueeze(-1)
-        index = inputs.survivors.unsqueeze(-1).expand_as(mean)
         alone = share.gather(1, inputs.survivors).unsqueeze(-1) == 1
-        kept = inputs.tokens.gather(1, index)
+        kept = rows(inputs.tokens, inputs.survivors)
         # A norm may be larger than any number that half precision holds.
         most = torch.finfo(kept.dtype).max
         stretched = stretched.clamp(-most, most).to(kept.dtype)

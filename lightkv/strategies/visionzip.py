@@ -18,12 +18,21 @@ import torch
 from pydantic import Field
 
 from lightkv.core.contracts import Aggregator, Matcher, MatchInput, Merged, MergeInput
-from lightkv.core.encoder import VISION_FEATURES, VisionView, vision_keys
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import cosine
-from lightkv.strategies.components.common import weighted_sum
-from lightkv.strategies.components.selection import descending, first_largest, flags, rows, unchosen
+from lightkv.strategies.components.aggregators import weighted_sum
+from lightkv.strategies.components.selection import (
+    descending,
+    first_largest,
+    flags,
+    kept_only,
+    rounded_keep,
+    rows,
+    unchosen,
+)
+from lightkv.strategies.components.similarity import cosine
 
 
 class DominantContextual(Matcher):
@@ -40,17 +49,17 @@ class DominantContextual(Matcher):
     contextual: float = Field(default=5 / 32, ge=0.0, le=1.0)
     layer: int = -2
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({vision_keys(self.layer)})
+    def needs(self) -> Needs:
+        return frozenset({Need.VISION_KEYS.at(self.layer)})
 
     def keep(self, population: int, ratio: float) -> int:
-        return round(round(population * (1.0 - ratio), 6))
+        return rounded_keep(population, ratio, "round")
 
-    def look(self, vision: VisionView) -> torch.Tensor:
+    def read_encoder(self, vision: VisionView) -> torch.Tensor:
         return vision.keys(self.layer).float().mean(dim=1)
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
-        if inputs.score is None or inputs.seen is None:
+        if inputs.score is None or inputs.from_encoder is None:
             raise ConfigError(
                 "tokens join the target of the most similar key of the vision encoder",
                 field=f"matcher {self.name!r}",
@@ -59,14 +68,13 @@ class DominantContextual(Matcher):
         population, keep = inputs.tokens.shape[1], inputs.keep
         targets = round(keep * self.contextual)
         dominant = descending(inputs.score)[:, : keep - targets]
-        target = dominant.new_full((dominant.shape[0], population), -1)
-        target = target.scatter(1, dominant, dominant)
+        target = kept_only(dominant, population)
         if not targets:
             return target
         others = population - dominant.shape[1]
         rest = unchosen(flags(dominant, population), others)
         chosen = rest[:, :: max(1, others // targets)][:, :targets]
-        near = cosine(rows(inputs.seen, rest), rows(inputs.seen, chosen))
+        near = cosine(rows(inputs.from_encoder, rest), rows(inputs.from_encoder, chosen))
         joined = chosen.gather(1, first_largest(near))
         # Targets are written last: a target's nearest target may be an equal one before it.
         return target.scatter(1, rest, joined).scatter(1, chosen, chosen)
@@ -84,7 +92,7 @@ class Contextual(Aggregator):
     source = "VisionZip, arXiv 2412.04467, section 3 (contextual tokens merging)"
     convex = False
     space = "vision"
-    requires = frozenset({VISION_FEATURES})
+    requires = frozenset({Need.VISION_FEATURES})
     combine: Literal["sum", "mean"] = "sum"
 
     def merge(self, inputs: MergeInput) -> Merged:

@@ -14,11 +14,12 @@ import torch
 from pydantic import Field
 
 from lightkv.core.contracts import Matcher, MatchInput
-from lightkv.core.encoder import VISION_FEATURES, VisionView
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.bipartite import cosine
-from lightkv.strategies.components.selection import descending, kept_only, rows
+from lightkv.strategies.components.selection import descending, kept_only, rounded_keep, rows
+from lightkv.strategies.components.similarity import cosine
 
 
 class Deduplicate(Matcher):
@@ -35,18 +36,18 @@ class Deduplicate(Matcher):
     name = "deduplicate"
     source = "VisPruner, arXiv 2412.01818, section 3"
     needs_score = True
-    requires = frozenset({VISION_FEATURES})
+    requires = frozenset({Need.VISION_FEATURES})
     important: float = Field(default=0.5, ge=0.0, le=1.0)
     step: int = Field(default=8, ge=1)
 
     def keep(self, population: int, ratio: float) -> int:
-        return round(round(population * (1.0 - ratio), 6))
+        return rounded_keep(population, ratio, "round")
 
-    def look(self, vision: VisionView) -> torch.Tensor:
+    def read_encoder(self, vision: VisionView) -> torch.Tensor:
         return vision.features()
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
-        if inputs.score is None or inputs.seen is None:
+        if inputs.score is None or inputs.from_encoder is None:
             raise ConfigError(
                 "duplicates are looked for among the features of the vision encoder",
                 field=f"matcher {self.name!r}",
@@ -57,7 +58,7 @@ class Deduplicate(Matcher):
         first = int(inputs.keep * self.important)
         rest, diverse = order[:, first:], inputs.keep - first
         # With nothing to keep there is nothing to compare.
-        rest = rest[:, :0] if not diverse else self._thinned(inputs.seen, rest, diverse)
+        rest = rest[:, :0] if not diverse else self._thinned(inputs.from_encoder, rest, diverse)
         return kept_only(torch.cat([order[:, :first], rest], dim=1), population)
 
     def _thinned(self, features: torch.Tensor, rest: torch.Tensor, keep: int) -> torch.Tensor:

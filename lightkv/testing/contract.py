@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from lightkv.core.encoder import needs_class_token
 from lightkv.core.errors import ConfigError, ModelError, SessionError
+from lightkv.core.needs import needs_class_token
 from lightkv.core.plugins import registry
 from lightkv.core.run.report import RunReport
 from lightkv.testing.adapters import AdapterBench
 from lightkv.testing.caching import CacheSiteTests
 from lightkv.testing.calls import CallTests
-from lightkv.testing.oracles import encoder_needs, on_cache, peeks, reaching, snapshot
+from lightkv.testing.oracles import encoder_needs, on_cache, reaching, reads_next_layer, snapshot
 from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
 from lightkv.testing.sessions import SessionTests
@@ -251,7 +251,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
         model = self.make_model()
         if on_cache(pipeline):
             self.need_cache_site(model)
-        if peeks(pipeline) and "next layer" in self.cannot:
+        if reads_next_layer(pipeline) and "next layer" in self.cannot:
             with pytest.raises(ModelError, match="next_last_row"):
                 self.session(model, self.batch, pipeline).__enter__()
             return

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lightkv.core.assignment import Assignment
+from lightkv.core.needs import Needs, Source, needs_from
 from lightkv.core.plugins import get_preset
 from lightkv.core.run.report import RunReport
 from lightkv.core.stage.stage import Stage
@@ -201,15 +202,16 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
     return state
 
 
-def encoder_needs(pipeline: str) -> frozenset[str]:
+def encoder_needs(pipeline: str) -> Needs:
     """What a preset reads of the vision encoder."""
     roles = get_preset(pipeline).roles()
-    return Stage.from_roles(roles, ratio=0.0, windows=2).vision_requires
+    return needs_from(Stage.from_roles(roles, ratio=0.0, windows=2).needs, Source.ENCODER)
 
 
-def peeks(pipeline: str) -> bool:
+def reads_next_layer(pipeline: str) -> bool:
     """Whether a preset reads the attention of the layer after the stage."""
-    return Stage.from_roles(get_preset(pipeline).roles(), ratio=0.0, windows=2).peeks
+    stage = Stage.from_roles(get_preset(pipeline).roles(), ratio=0.0, windows=2)
+    return bool(needs_from(stage.needs, Source.NEXT_LAYER))
 
 
 def on_cache(pipeline: str) -> bool:

@@ -17,14 +17,13 @@ import transformers
 from torch import distributed
 
 from lightkv.adapters.hf.tensor_parallel import ProcessHeads
-from lightkv.core.attention import LAST_ROW
 from lightkv.core.contracts import AttentionScorer
-from lightkv.core.encoder import needs_class_token
 from lightkv.core.errors import ConfigError
 from lightkv.core.hookspecs import hookimpl
+from lightkv.core.needs import Need, needs_class_token
 from lightkv.core.plugins import registry
 from lightkv.testing.adapters import MIXED
-from lightkv.testing.oracles import encoder_needs, on_cache, peeks
+from lightkv.testing.oracles import encoder_needs, on_cache, reads_next_layer
 
 FAMILIES = {
     "Llava": ("test_llava", "TestLlava"),
@@ -74,9 +73,9 @@ class Lonely(AttentionScorer):
     """Reads the heads of its own process only."""
 
     name = "lonely"
-    requires = frozenset({LAST_ROW})
+    requires = frozenset({Need.LAST_ROW})
 
-    def observe(self, attention):
+    def read_attention(self, attention):
         return attention.last_row().mean(dim=1)
 
 
@@ -95,7 +94,7 @@ def pipelines(name, suite):
 
 
 def takes(suite, preset):
-    if peeks(preset) and "next layer" in suite.cannot:
+    if reads_next_layer(preset) and "next layer" in suite.cannot:
         return False
     if on_cache(preset) and suite.refuses_cache_site:
         return False

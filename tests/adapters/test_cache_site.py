@@ -8,7 +8,7 @@ from test_proportional import CACHE, LAYOUT, make_model
 from transformers import DynamicCache, QuantizedCache
 
 import lightkv
-from lightkv.adapters.hf.cache_site import check_cache
+from lightkv.adapters.hf.cache_checks import check_cache
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError, ModelError, SessionError
@@ -157,7 +157,7 @@ def test_recipes_and_specs_go_through_yaml():
         built = Pipeline.build(name, 8, retention=0.3)
         assert built.retention == pytest.approx(0.3)
         assert type(spec).from_yaml(built.to_yaml()) == built.spec
-    assert len(Pipeline.build("tome-cache", 8, retention=0.2).rounds) == 3
+    assert len(Pipeline.build("tome-cache", 8, retention=0.2).on_cache.rounds) == 3
 
 
 def test_counting():

@@ -9,9 +9,9 @@ from test_llava import TestLlava as LlavaSuite
 from test_qwen3_vl import TestQwen3VL as Qwen3Suite
 from test_qwen_vl import TestQwen25VL as QwenSuite
 
-from lightkv.core.attention import EMBEDDINGS, LAST_ROW, NEXT_LAST_ROW
 from lightkv.core.contracts import AttentionScorer
 from lightkv.core.errors import ModelError
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.plugins import build_component
@@ -28,21 +28,21 @@ class EntryNorm(AttentionScorer):
     """Reads what enters the decoder at the beginning, and gives it back at the stage."""
 
     name = "entry-norm"
-    requires = frozenset({EMBEDDINGS, LAST_ROW})
+    requires = frozenset({Need.EMBEDDINGS, Need.LAST_ROW})
 
-    def start(self, inputs):
+    def read_embeddings(self, inputs):
         ROWS.append(inputs)
         return inputs.hidden_states.norm(dim=-1)
 
-    def observe(self, attention):
-        return attention.state
+    def read_attention(self, attention):
+        return attention.from_embeddings
 
 
 class NextLastToken(AttentionScorer):
     name = "next-last-token"
-    requires = frozenset({NEXT_LAST_ROW})
+    requires = frozenset({Need.NEXT_LAST_ROW})
 
-    def observe(self, attention):
+    def read_attention(self, attention):
         ROWS.append(attention.last_row())
         return ROWS[-1].mean(dim=1)
 

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 import lightkv
-from lightkv.adapters.hf.adapter import sliding_windows
+from lightkv.adapters.hf.masks import sliding_windows
 from lightkv.core.errors import ModelError
 from lightkv.testing import Prompt
 

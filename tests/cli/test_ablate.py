@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import yaml
 
@@ -54,6 +56,13 @@ def test_errors_are_one_line(bundled, grid, tmp_path, fails):
     grid.write_text(yaml.safe_dump(GRID))
     assert "not a results file" in fails("ablate", grid, "--out", out)
     assert out.read_text() == "mine"
+
+
+def test_what_the_table_needs_is_there_before_anything_runs(grid, tmp_path, fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    out = tmp_path / "r.sqlite"
+    assert "lightkv[lab]" in fails("ablate", grid, "--out", out)
+    assert not out.exists()
 
 
 def test_names_are_not_markup(bundled, grid, tmp_path, call):

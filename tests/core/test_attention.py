@@ -8,11 +8,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightkv import Stage, VisionLayout
 from lightkv.core import attention as module
-from lightkv.core.attention import PromptIndex, QueryKeyView
+from lightkv.core.attention import QueryKeyView
+from lightkv.core.prompt import PromptIndex
 from lightkv.core.stage.functional import prompt_index
-from lightkv.core.stage.stage import Observed
+from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
-from lightkv.strategies.components.guidance import CausalAttention, LastToken, PromptAttention
+from lightkv.strategies.components.attention_scorers import (
+    CausalAttention,
+    LastToken,
+    PromptAttention,
+)
 from lightkv.testing import cases
 
 
@@ -93,7 +98,7 @@ def test_guidance_equals_dense_attention(name, block, case, past, softcap, padde
         if block is not None:
             patch.setattr(module, "BLOCK_ELEMENTS", block)
         layout, view, dense = make(case, past, softcap, padded_cache, kv_heads=kv_heads)
-        found = SCORERS[name].observe(view)
+        found = SCORERS[name].read_attention(view)
     wanted = getattr(dense, name)().float()
     vision = layout.vision_mask()
     torch.testing.assert_close(found[vision], wanted[vision], atol=1e-5, rtol=1e-4)
@@ -147,12 +152,12 @@ def test_no_square_of_the_sequence_is_formed(preset, overrides, monkeypatch):
     prompt = prompt_index(layout, hidden.device)
     with LargestTensor() as largest:
         view = QueryKeyView(query, key, 0.3, prompt)
-        score = stage.scorer.observe(view) if stage.scorer and stage.scorer.needs() else None
+        score = stage.scorer.read_attention(view) if stage.scorer and stage.scorer.needs() else None
     guidance = HEADS * length * max(PROMPT, WIDTH // HEADS)
     assert largest.elements <= guidance, largest.shape
     assert guidance < HEADS * length * length / 20
     with LargestTensor() as largest:
-        run_stage(hidden, layout, stage, plan, observed=Observed(score))
+        run_stage(hidden, layout, stage, plan, readings=Readings(score))
     whole_window = (SIDE * SIDE // 2) ** 2
     assert largest.elements <= max(whole_window if windows is None else 0, hidden.numel())
 

@@ -10,12 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lightkv.core.attention as attention_module
 from lightkv import Stage, VisionLayout
-from lightkv.core.attention import EMBEDDINGS, PromptIndex, QueryKeyView
+from lightkv.core.attention import QueryKeyView
 from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.prompt import PromptIndex
 from lightkv.core.run.engine import LAYOUT_CACHE, Engine
 from lightkv.core.stage.functional import prompt_index
-from lightkv.core.stage.stage import Observed
+from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -55,12 +57,12 @@ def prefill(engine, hidden):
     """One pass through the engine, with the attention of each layer before a stage."""
     run = engine.begin(layout())
     run.positions = torch.arange(hidden.shape[1]).expand(1, 2, -1)
-    run.start(hidden)
+    run.read_embeddings(hidden)
     for layer in (1, 2, 3):
         heads = hidden.unflatten(-1, (2, 8)).transpose(1, 2)
-        if run.needs(layer) - {EMBEDDINGS}:
+        if run.needs(layer) - {Need.EMBEDDINGS}:
             prompt = prompt_index(run.layout, hidden.device)
-            run.observe(layer, QueryKeyView(heads, heads, 0.3, prompt))
+            run.read_attention(layer, QueryKeyView(heads, heads, 0.3, prompt))
         hidden = run.apply(layer, hidden)
     return run, hidden
 
@@ -154,11 +156,11 @@ def test_64k_tokens_take_less_memory_than_their_hidden_states(dtype, kv_heads):
     plan, size = stage.plan(place).to(meta), hidden.numel() * dtype.itemsize
     with torch.no_grad(), LiveBytes().hold(hidden, query, key) as live:
         prompt = prompt_index(place, meta)
-        score = stage.scorer.observe(QueryKeyView(query, key, 0.1, prompt))
+        score = stage.scorer.read_attention(QueryKeyView(query, key, 0.1, prompt))
     assert live.peak < 0.5 * size
     assert live.largest[0] < heads * vision * text  # not even one byte for each of [H, N, P]
     with torch.no_grad(), LiveBytes().hold(hidden, score) as live:
-        result = run_stage(hidden, place, stage, plan, observed=Observed(score))
+        result = run_stage(hidden, place, stage, plan, readings=Readings(score))
     # Half a hidden state is the result itself.
     assert live.peak < 1.15 * size
     assert result.hidden_states.shape == (1, vision // 2 + text, width)
@@ -172,7 +174,7 @@ def flops(frames, side):
     plan = stage.plan(place).to(hidden.device)
     score = torch.empty(1, vision + 8, device="meta")
     with FlopCounterMode(display=False) as counter:
-        run_stage(hidden, place, stage, plan, observed=Observed(score))
+        run_stage(hidden, place, stage, plan, readings=Readings(score))
     return counter.get_total_flops()
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from lightkv import Stage, VisionLayout
 from lightkv.core.contracts import MatchInput, MergeInput, StageContext
 from lightkv.functional import compress_stage
+from lightkv.strategies.components.aggregators import WeightedMean
 from lightkv.strategies.components.bipartite import Bipartite
-from lightkv.strategies.components.common import WeightedMean
 
 DATA = Path(__file__).parent.parent / "data" / "golden"
 RELEASE = json.loads((DATA / "lightkv_release.json").read_text())

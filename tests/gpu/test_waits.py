@@ -12,9 +12,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightkv import VisionLayout
-from lightkv.core.attention import EMBEDDINGS, QueryKeyView
+from lightkv.core.attention import QueryKeyView
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.encoder import VisionView
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.plugins import registry
 from lightkv.core.run.engine import Engine
@@ -83,15 +84,15 @@ class Run:
         """What a session does around the layers: the tensors it leaves, and how many tokens."""
         prefill = self.engine.begin(VisionLayout(LAYOUT.length, LAYOUT.samples))  # as a batch has
         prefill.vision = self.encoder
-        prefill.start(self.hidden)
+        prefill.read_embeddings(self.hidden)
         hidden, left = self.hidden, []
         for layer in (0, 1):
-            if prefill.needs(layer) - {EMBEDDINGS}:
-                prefill.observe(layer, self.view(prefill))
+            if prefill.needs(layer) - {Need.EMBEDDINGS}:
+                prefill.read_attention(layer, self.view(prefill))
             hidden = prefill.apply(layer, hidden)
         for layer in (0, 1):
             if prefill.cache_needs():
-                prefill.observe_cache(layer, self.view(prefill))
+                prefill.read_cache_attention(layer, self.view(prefill))
             left += prefill.compress_cache(layer, self.key, self.value) or ()
         counts = prefill.layout.vision_counts
         if prefill.cached:

@@ -3,6 +3,7 @@
 import pytest
 
 from lightkv.lab.grids.cells import baselines, plan_cells
+from lightkv.lab.grids.expand import expand
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.subject import Subject
 
@@ -25,7 +26,7 @@ def test_the_uncompressed_model_runs_on_every_task_that_has_cells():
             {"name": "relative", "base": "fastv", "task": relative},
         ],
     }
-    found = {c.name: c for c in Grid.parse(data).combinations()}
+    found = {c.name: c for c in expand(Grid.parse(data))}
     assert list(found) == [
         *("vanilla task=scenes", "vanilla task=scenes-2", "vanilla task=agreement"),
         *("plain task=scenes", "other task=scenes-2", "same task=scenes"),
@@ -33,11 +34,11 @@ def test_the_uncompressed_model_runs_on_every_task_that_has_cells():
     ]
     assert found["vanilla task=scenes-2"].task["scenes"] == 3
     assert Grid.parse(data).factors()["task"] == ["scenes", "scenes-2", "agreement"]
-    only = [c.name for c in Grid.parse({**data, "vanilla": False}).combinations()]
+    only = [c.name for c in expand(Grid.parse({**data, "vanilla": False}))]
     assert only == ["vanilla task=agreement", *list(found)[3:]]
     # What a relative task is relative to runs even where the grid leaves it out.
     skip = [{"where": {"cell": "vanilla"}, "reason": "dull"}]
-    left = {c.name: c.skipped for c in Grid.parse({**data, "skip": skip}).combinations()}
+    left = {c.name: c.skipped for c in expand(Grid.parse({**data, "skip": skip}))}
     assert [name for name in left if left[name]] == list(found)[:2]
 
 
@@ -45,7 +46,7 @@ def test_cells_are_not_crossed_with_what_they_set():
     task = {"short": SCENES, "long": {**SCENES, "scenes": 9}}
     cells = [{"name": "one", "base": "random", "task": SCENES, "seed": 7}]
     grid = Grid.parse({"task": task, "seeds": [1, 2], "cells": cells})
-    assert [c.factors["task"] for c in grid.combinations()] == ["short"] * 2
+    assert [c.factors["task"] for c in expand(grid)] == ["short"] * 2
     assert grid.factors()["seed"] == ["1", "2", "7"]
 
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from lightkv.core.errors import ConfigError, UnknownNameError
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids import database
 from lightkv.lab.grids.cells import baselines, plan_cells, repeats, seeded
+from lightkv.lab.grids.changes import base_data, changed, spec_data
+from lightkv.lab.grids.expand import expand
 from lightkv.lab.grids.schema import Grid
-from lightkv.lab.grids.short_forms import base_data, changed, spec_data
+from lightkv.lab.grids.store import Store
 from lightkv.lab.subject import Subject
 
 SCENES = {"name": "scenes", "scenes": 1, "kinds": ["count"]}
@@ -45,7 +46,7 @@ def plan(grid, subject):
 def test_the_product_in_order():
     grid = Grid.parse(yaml.safe_load(TEXT))
     assert Grid.parse({"seeds": [-(2**63), 2**64 - 1]}).seeds == (-(2**63), 2**64 - 1)
-    names = [c.name for c in grid.combinations()]
+    names = [c.name for c in expand(grid)]
     assert names == [
         "vanilla",
         "windows=on guidance=prompt retention=0.55",
@@ -60,10 +61,10 @@ def test_the_product_in_order():
         "fastv retention=0.35",
         "rand retention=0.5",
     ]
-    skipped = [c.name for c in grid.combinations() if c.skipped == "too dull"]
+    skipped = [c.name for c in expand(grid) if c.skipped == "too dull"]
     assert skipped == [names[4], names[8]]
     assert grid.factors()["windows"] == ["on", "off"]  # YAML's truth values are words again
-    assert grid.combinations()[-1].seed == 7
+    assert expand(grid)[-1].seed == 7
 
 
 def test_a_grid_is_plain_data():
@@ -150,7 +151,7 @@ def test_all_impossible_is_an_error(subject):
         plan({"task": SCENES, "retention": 0.001, "vanilla": False}, subject)
 
 
-def test_seeds_matter_only_to_chance(subject):
+def test_seeds_matter_only_to_chance(subject, tmp_path):
     cells = plan(
         {
             "task": SCENES,
@@ -166,7 +167,9 @@ def test_seeds_matter_only_to_chance(subject):
     last = next(c for c in cells if c.name == "fastv retention=0.5 seed=2")
     assert last.reason == "computes the same as 'fastv retention=0.5 seed=1'"
     # Also of cells that were written to a file and read back.
-    back = [database.to_cell(database.from_cell(cell)) for cell in cells]
+    with Store.create(tmp_path / "r.sqlite", {}) as store:
+        store.add_cells(cells)
+        back = store.cells()
     assert repeats(back)[last.id].name == "fastv retention=0.5 seed=1"
     assert set(repeats(back)) == {cell.id for cell in cells if cell.status == "skipped"}
 
@@ -301,7 +304,7 @@ def test_slips_of_the_pen_are_not_findings(subject):
 
 def test_relative_tasks_run_the_uncompressed_model():
     grid = Grid.parse({"task": {"name": "agreement", "of": SCENES}, "vanilla": False})
-    assert [c.name for c in grid.combinations()] == ["vanilla", "grid"]
+    assert [c.name for c in expand(grid)] == ["vanilla", "grid"]
 
 
 def test_changes_of_a_part_keep_the_rest():
@@ -353,7 +356,7 @@ def test_the_product_is_complete(sizes, retentions, seeds, vanilla):
             "vanilla": vanilla,
         }
     )
-    cells = grid.combinations()
+    cells = expand(grid)
     expected = retentions * seeds + 0
     for size in sizes:
         expected *= size
@@ -367,7 +370,7 @@ def test_the_four_parts_grid():
     from pathlib import Path
 
     grid = Grid.read(Path(__file__).parents[2] / "benchmarks" / "grids" / "four_parts.yaml")
-    assert len(grid.combinations()) == 1 + 2 * 3 * 2 * 2 * 3
+    assert len(expand(grid)) == 1 + 2 * 3 * 2 * 2 * 3
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from lightkv.lab.errors import StoreError
 from lightkv.lab.grids.store import Store
 from lightkv.lab.outcomes import Cell, Outcome
 from lightkv.lab.reporting import build_study
-from lightkv.lab.reporting.bootstrap import front, resampled_means
 from lightkv.lab.reporting.effects import by_weight, main_effects
 from lightkv.lab.reporting.formatting import figure_text
+from lightkv.lab.reporting.front import front
 from lightkv.lab.reporting.page import page
 
 EVIL = "</script><script>alert(1)</script><!-- <b>%{x}</b> & \"'"
@@ -78,20 +78,6 @@ def test_every_figure_agrees_with_the_statistics(made, built):
             mean = np.mean([outcome.score for outcome in scores])
             assert row.kinds[kind].score.value == pytest.approx(mean)
             assert row.kinds[kind].samples == len(scores)
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.floats(-3, 3)), min_size=1, max_size=30),
-    st.integers(0, 3),
-)
-def test_draws_are_those_of_the_statistics(samples, seed):
-    clusters = [str(cluster) for cluster, _ in samples]
-    values = np.array([value for _, value in samples])
-    _, owner = np.unique(clusters, return_inverse=True)
-    totals = np.bincount(owner, weights=values)[:, None]
-    counts = np.bincount(owner).astype(float)[:, None]
-    found = resampled_means(totals, counts, 50, seed)[:, 0]
-    assert found == pytest.approx(stats.resampled_means(values, clusters, 50, seed), abs=1e-12)
 
 
 def test_a_group_knows_its_samples(built):
@@ -281,7 +267,7 @@ def test_a_grid_of_one_cell_without_kinds_or_baseline():
     assert data["kinds"] is None
     assert data["effects"] is None
     assert found.rows[0].change is None
-    assert (found.rows[0].score.low, found.rows[0].score.high) == (1.0, 1.0)
+    assert found.rows[0].score.low < found.rows[0].score.high == 1.0
 
 
 def test_named_baseline(small):
@@ -290,7 +276,9 @@ def test_named_baseline(small):
     assert found.rows[1].base is None
     assert {row.base for row in found.rows if row.score} == {None, cells[1].name}
     text = page(found)
-    assert f"points against {cells[1].name}; " in text or "and is the baseline" in text
+    assert re.search(rf"points against {cells[1].name}( \(no difference.*?\))?; ", text) or (
+        "and is the baseline" in text
+    )
 
 
 def test_a_baseline_for_each_retention(small):
@@ -357,12 +345,13 @@ def test_pages_are_named_as_pages_and_cost_no_other_results(small, tmp_path):
     assert page_file.stat().st_size > 1e6
 
 
-def test_missing_extra_is_named(small, tmp_path, monkeypatch):
+@pytest.mark.parametrize("missing", ["plotly", "scipy"])
+def test_missing_extra_is_named(small, tmp_path, monkeypatch, missing):
     import importlib.util
 
     path = write(tmp_path / "results.sqlite", *small)
     found = importlib.util.find_spec
-    hidden = lambda name, *rest: None if name == "plotly" else found(name, *rest)  # noqa: E731
+    hidden = lambda name, *rest: None if name == missing else found(name, *rest)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     with pytest.raises(ConfigError, match=r"lightkv\[report\]"):
         lab.report(path, tmp_path / "report.html")

@@ -14,8 +14,7 @@ from lightkv.lab import tune
 from lightkv.lab.outcomes import Outcome
 from lightkv.lab.search.candidates import candidates
 from lightkv.lab.search.loss_bounds import growing, margin
-from lightkv.lab.search.race import Race
-from lightkv.lab.search.smallest import most_points, search
+from lightkv.lab.search.smallest import Race, most_points, search
 from lightkv.lab.tasks import Sample
 
 # -- the search, without a model ------------------------------------------------------------------

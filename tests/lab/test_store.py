@@ -5,13 +5,13 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from lightkv.lab import report
+from lightkv.lab import ablate, report
 from lightkv.lab.errors import StoreError
-from lightkv.lab.grids.database import MAGIC
-from lightkv.lab.grids.store import SCHEMA, Store
+from lightkv.lab.grids.store import MAGIC, SCHEMA, Store
 from lightkv.lab.outcomes import Cell, Outcome
 
 GRID = {"name": "g", "retention": [0.5]}
@@ -123,7 +123,7 @@ def test_two_writers(filled):
 
 
 def test_a_locked_file_is_named(filled, monkeypatch):
-    monkeypatch.setattr("lightkv.lab.grids.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("lightkv.lab.grids.store.BUSY_SECONDS", 0.05)
     other = sqlite3.connect(filled, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(StoreError, match="locked"):
@@ -165,13 +165,13 @@ def test_damaged_files_are_refused_and_left(filled, damage, message):
         ("UPDATE cells SET factors = '{\"a\": 1}'", "factors"),
         ("UPDATE cells SET versions = '{\"a\": []}'", "versions"),
         ("UPDATE cells SET status = 'eaten'", "status"),
-        ("UPDATE cells SET retention = 'half'", "figures"),
-        ("UPDATE cells SET flops = 9e999", "figures"),
+        ("UPDATE cells SET retention = 'half'", "retention"),
+        ("UPDATE cells SET flops = 9e999", "flops"),
         ("UPDATE cells SET tokens = '[\"many\"]'", "tokens"),
         ("UPDATE cells SET tokens = '[NaN]'", "tokens"),
         ("UPDATE samples SET score = 'good'", "score"),
         ("UPDATE samples SET score = -9e999", "score"),
-        ("UPDATE samples SET cluster = x'00'", "texts"),
+        ("UPDATE samples SET cluster = x'00'", "cluster"),
         ("INSERT OR REPLACE INTO meta VALUES ('baselines', '[1]')", "baselines"),
         ("INSERT OR REPLACE INTO meta VALUES ('baselines', '{\"a\": 1}')", "baselines"),
         ("INSERT OR REPLACE INTO meta VALUES ('baseline', '1')", "baseline"),
@@ -279,3 +279,25 @@ def test_a_file_without_cells_takes_another_grid(path):
         store.add_cells([cell()])
     with Store.open(path) as store:
         assert store.meta["grid"] == GRID
+
+
+def test_a_file_of_version_0_1_is_read_and_left_as_it_is(path):
+    """`results-0.1.sql` is the dump of a finished grid that lightkv 0.1 ran on the demo."""
+    dump = Path(__file__).with_name("results-0.1.sql").read_text(encoding="utf-8")
+    with sqlite3.connect(path) as database:
+        database.executescript(dump)
+        database.execute("PRAGMA application_id = 0x6C6B7662")
+        database.execute("PRAGMA user_version = 1")
+    before = list(database.iterdump())
+    with Store.open(path) as store:
+        grid = store.meta["grid"]
+        assert [cell.name for cell in store.cells()] == ["vanilla", "retention=0.35"]
+        [outcome] = store.outcomes(store.cells()[1].id)
+        assert (outcome.answer, outcome.score) == ("3", 1.0)
+    ablate(grid, out=path).close()  # the same grid, with nothing left to run
+    assert list(database.iterdump()) == before
+    with Store.create(path, grid) as store:  # written back, it is what it was
+        for cell in store.cells():
+            store.finish(cell, store.outcomes(cell.id))
+    assert list(database.iterdump()) == before
+    database.close()

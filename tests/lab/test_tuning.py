@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,11 @@ from lightkv.core.errors import ConfigError, LightKVError
 from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
 from lightkv.lab import tune
 from lightkv.lab.errors import NotShownError, TaskError
-from lightkv.lab.search.arguments import retentions, share, task_of
 from lightkv.lab.search.evaluator import Evaluator
 from lightkv.lab.search.loss_bounds import growing, margin
 from lightkv.lab.search.result import HEAD, write
 from lightkv.lab.search.smallest import most_points
+from lightkv.lab.search.tune import retentions, share, task_of
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import build_task
 
@@ -57,6 +58,12 @@ def test_numbers_in_short():
 def test_nonsense_is_named_before_a_model_is_loaded(options, message):
     with pytest.raises(ConfigError, match=message):
         tune("no such model", **{"data": "scenes:5", **options})
+
+
+def test_bounds_need_scipy_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(ConfigError, match=r"lightkv\[lab\]"):
+        tune("no such model", "scenes:5")
 
 
 def test_a_strategy_with_explicit_stages_has_no_retention_to_tune(tmp_path):

@@ -23,6 +23,7 @@ from tiny_llava import LAYERS, make_inputs, make_model
 from lightkv import Pipeline, PipelineSpec
 from lightkv.core.plugins import get_preset, registry
 from lightkv.lab import Grid
+from lightkv.lab.grids.expand import expand
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -115,7 +116,7 @@ def test_files_are_quoted_as_they_are(document: Path) -> None:
 def test_pipelines_build(document: Path) -> None:
     for snippet in snippets(document, "yaml"):
         if snippet.marked("grid") is not None:
-            assert Grid.parse(yaml.safe_load(snippet.code)).combinations()
+            assert expand(Grid.parse(yaml.safe_load(snippet.code)))
             continue
         spec = PipelineSpec.from_yaml(snippet.code, f"{document.name}:{snippet.line}")
         name = snippet.marked("preset")

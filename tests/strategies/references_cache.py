@@ -34,7 +34,7 @@ def compressed(preset, ratio, *, seed=0, scope=None, layer=1, texts=(3, 5), side
     prefill = engine.begin(layout)
     if prefill.cache_needs():
         prompt = prompt_index(layout, key.device)
-        prefill.observe_cache(layer, QueryKeyView(query, key, WIDTH**-0.5, prompt))
+        prefill.read_cache_attention(layer, QueryKeyView(query, key, WIDTH**-0.5, prompt))
     keys, values = prefill.compress_cache(layer, key, value)
     kept = prefill.cached[layer].kept[0].numpy()
     given = tuple(t[0].double().numpy() for t in (query, key, value))

@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv import Stage, VisionLayout
-from lightkv.core.contracts import MergeInput, ScoreInput, StageContext
-from lightkv.core.prompt import start_input
+from lightkv.core.contracts import EmbeddingsInput, MergeInput, ScoreInput, StageContext
 from lightkv.functional import compress_stage
 from lightkv.strategies import divprune
-from lightkv.strategies.components import bipartite
-from lightkv.strategies.components.bipartite import alternate, cosine, most_similar, nearest_inside
+from lightkv.strategies.components import similarity
+from lightkv.strategies.components.aggregators import slot_shares
+from lightkv.strategies.components.bipartite import alternate, nearest_inside
 from lightkv.strategies.components.clusters import density_peaks, nearest_centre
-from lightkv.strategies.components.common import slot_shares
 from lightkv.strategies.components.guided import cheapest
 from lightkv.strategies.components.magnitude import largest, length, power_of_two, unit
 from lightkv.strategies.components.scorer_wrappers import relative, sample_mean
+from lightkv.strategies.components.similarity import cosine, most_similar
 from lightkv.strategies.sparsevlm import TextRaters, _relevance
 from lightkv.testing.cases import SyntheticVision, attention
 
@@ -80,7 +80,7 @@ def test_runs_of_rows_find_what_one_run_finds(dtype, seed):
             features, score, alternate(inner), inner
         )
 
-    with mock.patch.object(bipartite, "SIMILARITY_ELEMENTS", 2 * 14 * 3):
+    with mock.patch.object(similarity, "SIMILARITY_ELEMENTS", 2 * 14 * 3):
         runs, run_costs = found()
     whole, costs = found()
     for one, other in zip([*runs, *run_costs], [*whole, *costs], strict=True):
@@ -240,14 +240,14 @@ def test_raters_against_double_precision(seed, magnitude, first):
     be of zeros. The same in a batch, whose other row has more text and brings padding."""
     hidden = tokens_of(seed, 1, 16, 8) * magnitude
     hidden[0, 1] *= first
-    alone = start_input(hidden, VisionLayout.from_spans([[(1, (1, 3, 3))]], length=16))
+    alone = EmbeddingsInput.of(hidden, VisionLayout.from_spans([[(1, (1, 3, 3))]], length=16))
     vision, text = hidden[0, 1:10].double(), hidden[0, 10:].double()
     share = (vision @ text.T).softmax(dim=-1).mean(dim=0)
     # What stands in the padding must not matter, so it is large.
     padded = torch.cat([torch.full((1, 5, 8), 1e30), hidden], dim=1)
     both = torch.cat([padded, tokens_of(seed + 1, 1, 21, 8) * 1e30])
     spans = [[(6, (1, 3, 3))], [(1, (1, 3, 3))]]
-    batch = start_input(both, VisionLayout.from_spans(spans, length=21, pads=[5, 0]))
+    batch = EmbeddingsInput.of(both, VisionLayout.from_spans(spans, length=21, pads=[5, 0]))
     wanted = torch.cat([torch.zeros(1), share.float()])
 
     def relevance(given):
@@ -260,7 +260,7 @@ def test_raters_against_double_precision(seed, magnitude, first):
     # A difference from the mean in the last digits may fall either way.
     sure = (share - share.mean()).abs() > 1e-4
     for each in (alone, batch):
-        found = TextRaters().start(each)[0, 1:7] > 0
+        found = TextRaters().read_embeddings(each)[0, 1:7] > 0
         assert torch.equal(found[sure], (share > share.mean())[sure])
 
 

@@ -189,7 +189,7 @@ def test_presets_on_the_cache(preset, around):
         prefill = Engine(pipeline, SHAPE).begin(layout)
         if prefill.cache_needs():
             prompt = prompt_index(layout, key.device)
-            prefill.observe_cache(LAYER, QueryKeyView(query, key, 0.5, prompt))
+            prefill.read_cache_attention(LAYER, QueryKeyView(query, key, 0.5, prompt))
         return *prefill.compress_cache(LAYER, key, value), prefill.cached[LAYER].size
 
     plain = entries()
@@ -207,7 +207,7 @@ def test_keys_and_values_of_two_dtypes_keep_theirs(preset, dtype):
     prefill = Engine(built(preset, 0.5, "vision"), SHAPE).begin(case.layout())
     if prefill.cache_needs():
         prompt = prompt_index(case.layout(), key.device)
-        prefill.observe_cache(LAYER, QueryKeyView(query, key, 0.5, prompt))
+        prefill.read_cache_attention(LAYER, QueryKeyView(query, key, 0.5, prompt))
     keys, values = prefill.compress_cache(LAYER, key, value.to(dtype))
     assert (keys.dtype, values.dtype) == (torch.float32, dtype)
 

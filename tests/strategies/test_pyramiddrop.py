@@ -3,8 +3,8 @@
 import pytest
 from references import DIFFERENCES, counts_after
 
-from lightkv.core.attention import LAST_ROW, NEXT_LAST_ROW
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Need, Source, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.testing import OrderFreeSuite
 
@@ -38,7 +38,7 @@ def test_out_of_reach_names_the_range():
 
 
 def test_it_reads_the_layer_after_the_stage():
-    assert Pipeline.build("pyramiddrop", 8).stages[0].peeks
+    assert needs_from(Pipeline.build("pyramiddrop", 8).stages[0].needs, Source.NEXT_LAYER)
     paper = Pipeline.build("pyramiddrop", 8, scorer="last-token").stages[0]
-    assert paper.requires == {LAST_ROW}
-    assert NEXT_LAST_ROW not in paper.requires
+    assert paper.needs == {Need.LAST_ROW}
+    assert Need.NEXT_LAST_ROW not in paper.needs

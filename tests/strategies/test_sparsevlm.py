@@ -5,9 +5,9 @@ import torch
 from references import DIFFERENCES, counts_after
 
 from lightkv import Stage, VisionLayout
+from lightkv.core.contracts import EmbeddingsInput
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import Pipeline
-from lightkv.core.prompt import start_input
 from lightkv.functional import compress_stage
 from lightkv.strategies.sparsevlm import Recycle, TextRaters
 from lightkv.testing import OrderFreeSuite, StrategySuite
@@ -63,7 +63,7 @@ def test_every_budget_is_split_exactly(population):
 
 def raters(hidden, layout, **parameters):
     layout = layout.with_length(hidden.shape[1])
-    return TextRaters(**parameters).start(start_input(hidden, layout))
+    return TextRaters(**parameters).read_embeddings(EmbeddingsInput.of(hidden, layout))
 
 
 def test_raters_are_the_text_tokens_that_look_like_the_image():

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from lightkv.core.contracts import Matcher, Merged
 from lightkv.core.plugins import registry
-from lightkv.strategies.components.common import Drop
+from lightkv.strategies.components.aggregators import Drop
 from lightkv.testing import Case, OrderFreeSuite, StrategySuite, cases, check_strategy, strategies
 from lightkv.testing.cases import SampleShape
 

@@ -5,8 +5,8 @@ import torch
 from references import DIFFERENCES
 
 from lightkv import Stage, VisionLayout
-from lightkv.core.attention import EMBEDDINGS, LAST_ROW, PROMPT_ROWS
 from lightkv.core.errors import ConfigError, UnknownNameError
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec
 from lightkv.core.plugins import build_component
 from lightkv.functional import compress_stage
@@ -86,7 +86,7 @@ def test_what_the_inner_components_need_passes_through():
     scorer = build_component(
         "scorer", {"name": "product", "of": ["last-token", {"name": "floor", "of": "text-raters"}]}
     )
-    assert scorer.needs() == {LAST_ROW, EMBEDDINGS, PROMPT_ROWS}
+    assert scorer.needs() == {Need.LAST_ROW, Need.EMBEDDINGS, Need.PROMPT_ROWS}
     matcher = build_component("matcher", {"name": "protect", "of": "pivots"})
     assert matcher.needs_surroundings
     assert matcher.drops

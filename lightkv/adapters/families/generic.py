@@ -36,7 +36,7 @@ class GenericAdapter(HFAdapter):
                 field="model",
                 remedy="write an adapter that says where they are (docs/writing-an-adapter.md)",
             )
-        return decoder  # type: ignore[no-any-return]
+        return decoder
 
     def input_module(self, model: nn.Module) -> nn.Module:
         return self.decoder(model)

@@ -9,33 +9,40 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from lightkv.adapters.hf import cache_site, contact
 from lightkv.adapters.hf.cache_checks import (
+    check_cache,
+    check_changes,
     check_made_here,
     check_padding,
+    check_replaceable,
     refuse_after_layer_0,
     refuse_other_rows,
-    refuse_unsupported,
+    refuse_preallocated,
+    refuse_uncached,
 )
 from lightkv.adapters.hf.cache_guard import CacheGuard, check_own, guard_of
 from lightkv.adapters.hf.cache_record import CacheRecord, slides, stored_entries, tells_fed
-from lightkv.adapters.hf.callers import read_call
+from lightkv.adapters.hf.callers import read_drafts
 from lightkv.adapters.hf.encoder import EncoderRecorder
+from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.features import FeatureCapture, FeatureCount
-from lightkv.adapters.hf.forward import Forward, Kwargs
+from lightkv.adapters.hf.forward import ForwardPass, Kwargs
 from lightkv.adapters.hf.hook_limits import hooks_ignored, refuse_checkpointing, refuse_compiled
 from lightkv.adapters.hf.inputs import (
     ModelInputs,
     bind,
+    carries_vision,
     read_inputs,
     refuse_blind,
+    refuse_full_length,
 )
-from lightkv.adapters.hf.masks import mask_style
+from lightkv.adapters.hf.masks import LayerMasks, Windows, check_weights, mask_style
 from lightkv.adapters.hf.next_layer import check_peeks, peek
 from lightkv.adapters.hf.one_pass import OnePass
 from lightkv.adapters.hf.rotary import Rotary
@@ -43,13 +50,11 @@ from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.tap import Tap, observer
 from lightkv.adapters.hf.uncopied import Uncopied
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Source, needs_from
 from lightkv.core.run.adapter import Attachment
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.report import HeldLayer, RunReport
 from lightkv.core.stage.functional import prompt_index
-
-if TYPE_CHECKING:
-    from lightkv.adapters.hf.adapter import HFAdapter
 
 
 class HFAttachment(Attachment, Uncopied):
@@ -57,7 +62,7 @@ class HFAttachment(Attachment, Uncopied):
 
     def __init__(
         self,
-        adapter: HFAdapter,
+        adapter: Family,
         model: nn.Module,
         engine: Engine,
         layout: VisionLayout | None,
@@ -68,8 +73,10 @@ class HFAttachment(Attachment, Uncopied):
         self._given = layout
         self._decoder = adapter.decoder(model)
         self._layers = list(adapter.layers(model))
-        cache_site.check_pipeline(adapter, model, engine)
-        self._windows = adapter.windows(model)
+        windows = adapter.windows(model)
+        self._check_pipeline(windows)
+        self._masks = LayerMasks(windows, causal=adapter.causal)
+        self._windowed = any(windows)
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
         self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
         self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
@@ -86,7 +93,7 @@ class HFAttachment(Attachment, Uncopied):
         )
         self._pass = OnePass()
         self._selfcheck = SelfCheck(
-            len(self._layers), self._windows, takes_arguments=adapter.replaces_entries
+            len(self._layers), windows, takes_arguments=adapter.replaces_entries
         )
         self._reached = False
         self._count = FeatureCount()
@@ -96,13 +103,23 @@ class HFAttachment(Attachment, Uncopied):
         self._wanted: Any = None
         self._style = ""
         self._arguments: Kwargs = {}
-        self._forward: Forward | None = None
+        self._forward: ForwardPass | None = None
         self._handles: list[Any] = []
         try:
             self._hook()
         except BaseException:
             self.detach()
             raise
+
+    def _check_pipeline(self, windows: Windows) -> None:
+        """Refuse a stage on the cache, or proportional attention, where the model cannot have it."""
+        adapter, pipeline = self._adapter, self._engine.pipeline
+        tuples = not adapter.replaces_entries
+        if pipeline.on_cache is not None:
+            config = self._decoder.config
+            check_replaceable(self._model, config, tuples=tuples, windowed=any(windows))
+        if pipeline.spec.proportional:
+            check_weights(adapter.attention_implementation(self._model), makes_masks=tuples)
 
     def _make_tap(self, layer: nn.Module) -> Any:
         """What shows query and key of a layer's attention call: see `Tap`."""
@@ -123,7 +140,8 @@ class HFAttachment(Attachment, Uncopied):
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
-        for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
+        on_cache = self._engine.pipeline.on_cache is not None
+        for index, layer in enumerate(self._layers if on_cache else ()):
             add(layer.register_forward_hook(partial(self._on_layer_end, index)))
         for index, tap in self._taps.items():
             tap.install()
@@ -170,7 +188,13 @@ class HFAttachment(Attachment, Uncopied):
         refuse_compiled(module)
         self._reached = False
         arguments = bind(module, args, kwargs)
-        self._drafts, self._wanted = read_call(arguments, module, self._given is not None)
+        spans_given, vision = self._given is not None, carries_vision(arguments)
+        refuse_full_length(arguments, spans_given)
+        if vision or spans_given:
+            refuse_uncached(arguments, module)
+        self._drafts, self._wanted = read_drafts(
+            arguments, module, vision=vision, spans_given=spans_given
+        )
 
     def _on_call_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
         if not self._pass.mine():
@@ -186,7 +210,7 @@ class HFAttachment(Attachment, Uncopied):
         self._pass.enter(module)
         self._engine.profiler.start()
         # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
-        refuse_unsupported(contact.cache_of(kwargs))
+        refuse_preallocated(contact.cache_of(kwargs))
         self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
         self._found, self._count = None, FeatureCount()
         refuse_blind(self._inputs, self._given is not None)
@@ -311,13 +335,13 @@ class HFAttachment(Attachment, Uncopied):
         elif forward.cache is not None:
             self._engine.profiler.step_end(self._reports.get(forward.cache), 1)
 
-    def _lengths(self, forward: Forward, output: Any) -> Sequence[int] | None:
+    def _lengths(self, forward: ForwardPass, output: Any) -> Sequence[int] | None:
         """Entries of each layer of the cache after a pass."""
         if forward.cache is None:
             return None
         return [stored_entries(forward.cache, layer) for layer in range(len(self._layers))]
 
-    def _held(self, forward: Forward, output: Any) -> Sequence[HeldLayer] | None:
+    def _held(self, forward: ForwardPass, output: Any) -> Sequence[HeldLayer] | None:
         """What the layers of the cache hold after a pass."""
         if forward.cache is None:
             return None
@@ -328,7 +352,7 @@ class HFAttachment(Attachment, Uncopied):
 
     # -- one pass -----------------------------------------------------------------------------
 
-    def _begin(self, hidden: torch.Tensor, kwargs: Kwargs) -> Forward:
+    def _begin(self, hidden: torch.Tensor, kwargs: Kwargs) -> ForwardPass:
         batch, queries = hidden.shape[:2]
         cache = self._cache_of(kwargs)
         pads = self._inputs.pads if self._inputs is not None else (0,) * batch
@@ -340,13 +364,21 @@ class HFAttachment(Attachment, Uncopied):
         if layout is not None:
             prefill = self._engine.begin(layout, self._drafts)
             prefill.vision = self._encoder.view(self._inputs, layout)
-            prefill.start(hidden, self._drafts)
+            prefill.read_embeddings(hidden, self._drafts)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):
                 prefill.positions = self._positions(batch, queries, cache, hidden.device)
         else:
             self._engine.profiler.step_begin()
-        forward = Forward(
-            batch, queries, pads, cache, record, prefill, self._arguments, self._windows
+        forward = ForwardPass(
+            batch,
+            queries,
+            pads,
+            cache,
+            record,
+            prefill,
+            self._arguments,
+            mask_style=self._style,
+            windowed=self._windowed,
         )
         # On an empty cache the blocks are in the masks that transformers made.
         filled = record is not None and record.length(0) > 0
@@ -358,7 +390,7 @@ class HFAttachment(Attachment, Uncopied):
         self._selfcheck.begin(forward, f"{vision}, {filled}, {queries > 1}, {self._style}")
         return forward
 
-    def _open_guard(self, forward: Forward) -> None:
+    def _open_guard(self, forward: ForwardPass) -> None:
         """Let the pass add entries to its cache, which is guarded from now on."""
         cache, record = forward.cache, forward.record
         if record is None or not self._adapter.replaces_entries:
@@ -382,8 +414,8 @@ class HFAttachment(Attachment, Uncopied):
             return None
         if cache not in self._records:
             contact.check_cache(cache)
-        refuse_unsupported(cache)
-        cache_site.check_cache(self._engine.pipeline, cache, self._drafts)
+        refuse_preallocated(cache)
+        check_cache(self._engine.pipeline, cache, self._drafts)
         record, inputs = self._records.get(cache), self._inputs
         if record is None or len(record.removed[0]) != batch:
             refuse_other_rows(record, batch)
@@ -392,10 +424,11 @@ class HFAttachment(Attachment, Uncopied):
             shape = self._engine.shape
             check_made_here(cache, batch, len(self._layers), shape.num_kv_heads, shape.head_dim)
             past = int(cache.get_seq_length(0))
-            record.reconcile(cache, inputs.past_pads(past) if past and inputs else (0,) * batch)
+            known = inputs.past_pads(past) if past and inputs else (0,) * batch
+            self._follow(record, cache, known)
             self._records[cache] = record
         else:
-            record.reconcile(cache, (0,) * batch)
+            self._follow(record, cache, (0,) * batch)
             drafts = self._wanted == queries
             if inputs is not None and queries > 1 and not drafts:
                 vision = inputs.has_vision or any(record.compressed)
@@ -406,6 +439,13 @@ class HFAttachment(Attachment, Uncopied):
         if record.compressed[0] and record.length(0) and not tells_fed(cache):
             refuse_after_layer_0(new_turn, self._lacks_positions())
         return record
+
+    @staticmethod
+    def _follow(record: CacheRecord, cache: Any, pads: tuple[int, ...]) -> None:
+        """Bring a record in line with what happened to its cache since the last pass."""
+        lengths = [stored_entries(cache, layer) for layer in range(len(record.segments))]
+        check_changes(record, lengths)
+        record.follow(lengths, pads)
 
     def _layout(self, cache: Any, queries: int, batch: int) -> VisionLayout | None:
         """Layout of this pass if it is a prefill: a pass with images, or the first of a sequence."""
@@ -447,7 +487,7 @@ class HFAttachment(Attachment, Uncopied):
             given = torch.arange(past, past + queries, device=device)[None]
         return self._adapter.rotary_positions(given).expand(-1, batch, -1)
 
-    def _compress(self, forward: Forward, index: int, hidden: torch.Tensor) -> torch.Tensor:
+    def _compress(self, forward: ForwardPass, index: int, hidden: torch.Tensor) -> torch.Tensor:
         if forward.prefill is None:
             return hidden
         hidden = forward.prefill.apply(index, hidden)
@@ -457,16 +497,17 @@ class HFAttachment(Attachment, Uncopied):
             self._encoder.clear()
         return hidden
 
-    def _peek(self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs) -> None:
+    def _peek(self, forward: ForwardPass, index: int, hidden: torch.Tensor, kwargs: Kwargs) -> None:
         """Show the stage before layer `index` the attention that the layer would compute now."""
         prefill = forward.prefill
-        if prefill is None or not prefill.peeks(index) or not prefill.needs(index):
+        if prefill is None or not needs_from(prefill.needs(index), Source.NEXT_LAYER):
             return
         given = contact.layer_argument(kwargs, "position_embeddings")
         embeddings = self._rotary.of_layer(forward, index, hidden, given)
         layer = self._layers[index]
         view = peek(
             forward,
+            self._masks,
             index,
             layer,
             self._adapter.attention(layer),
@@ -474,14 +515,13 @@ class HFAttachment(Attachment, Uncopied):
             embeddings,
             contact.layer_argument(kwargs, "attention_mask"),
             prompt_index(prefill.layout, hidden.device),
-            window=self._windows[index] if self._windows else None,
             drafts=self._drafts,
             heads=self._engine.heads,
         )
-        prefill.observe(index, view)
+        prefill.read_attention(index, view)
 
     def _layer_arguments(
-        self, forward: Forward, index: int, hidden: torch.Tensor, kwargs: Kwargs
+        self, forward: ForwardPass, index: int, hidden: torch.Tensor, kwargs: Kwargs
     ) -> Kwargs | None:
         """Mask, rotary embeddings and position ids of a layer that compression touched."""
         record = forward.record
@@ -491,15 +531,12 @@ class HFAttachment(Attachment, Uncopied):
         # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
         out["position_ids"] = None
         mask = contact.layer_argument(kwargs, "attention_mask")
-        out["attention_mask"] = forward.mask(index, hidden, mask, self._style)
+        out["attention_mask"] = self._masks.of_layer(forward, index, hidden, mask)
         embeddings = contact.layer_argument(kwargs, "position_embeddings")
         out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out
 
-    def _open_tap(self, forward: Forward, index: int) -> None:
-        causal = not self._windows and self._adapter.causal
-        look = observer(
-            forward, index, causal=causal, drafts=self._drafts, heads=self._engine.heads
-        )
+    def _open_tap(self, forward: ForwardPass, index: int) -> None:
+        look = observer(forward, self._masks, index, drafts=self._drafts, heads=self._engine.heads)
         if look is not None:
             self._taps[index].open(look)

@@ -1,4 +1,4 @@
-"""What is refused of a cache before a pass goes on with it."""
+"""Every refusal about caches: of models that cannot compress theirs, and of what a pass is given."""
 
 from __future__ import annotations
 
@@ -6,10 +6,151 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
-from lightkv.adapters.hf.cache_record import CacheRecord
-from lightkv.adapters.hf.contact import cache_layers
-from lightkv.core.errors import LayoutError, SessionError
+from lightkv.adapters.hf.cache_record import CacheRecord, text_since_images
+from lightkv.adapters.hf.callers import called_by
+from lightkv.adapters.hf.contact import GENERATE, cache_layers, keeps_otherwise
+from lightkv.core.errors import LayoutError, ModelError, SessionError
+from lightkv.core.pipeline.pipeline import Pipeline
+
+# -- of a model, or a call, whose caches cannot be compressed ---------------------------------------
+
+
+def check_replaceable(model: nn.Module, config: Any, *, tuples: bool, windowed: bool) -> None:
+    """Refuse a model with a stage on the cache whose entries cannot be replaced by fewer.
+
+    Args:
+        model: named in the error.
+        config: of the decoder.
+        tuples: whether its caches are tuples that its code hands on.
+        windowed: whether any layer has a sliding window.
+
+    Raises:
+        ModelError: with the reason.
+    """
+    problem = None
+    if tuples:
+        problem = "this code keeps its cache in tuples that it hands from layer to layer itself"
+    elif windowed:
+        problem = "layers with a sliding window forget entries by their place, which would be wrong"
+    elif getattr(config, "num_kv_shared_layers", 0):
+        problem = "some layers read the keys and values of others, which must stay as they are"
+    if problem is not None:
+        raise ModelError(
+            problem,
+            field="schedule, site: cache",
+            value=type(model).__name__,
+            remedy="use stages between layers (after_layer)",
+        )
+
+
+def refuse_uncached(arguments: dict[str, Any], module: nn.Module) -> None:
+    """Refuse a pass with images in which `generate` keeps no cache.
+
+    Each of its steps would feed the whole sequence again, and compress it anew with the generated
+    tokens as part of the prompt: other vision tokens might be kept at each step.
+
+    Raises:
+        SessionError: such a pass. A single pass without a cache is fine.
+    """
+    if arguments.get("use_cache") is False and called_by(GENERATE, module):
+        raise SessionError(
+            "without a cache `generate` feeds the whole sequence at each step, so each would be "
+            "compressed anew, with the generated tokens as part of the prompt",
+            field="use_cache",
+            value=False,
+            remedy="leave use_cache out (a cache is what compression makes smaller), or call the model "
+            "itself for single passes without one",
+        )
+
+
+# -- of any cache that a pass is given --------------------------------------------------------------
+
+
+def refuse_preallocated(cache: Any) -> None:
+    """Raise for caches whose layers all have the same preallocated length."""
+    if getattr(cache, "is_compileable", False):
+        raise SessionError(
+            f"{type(cache).__name__} allocates the same length in every layer, so compression "
+            "would save nothing",
+            field="past_key_values",
+            remedy="use the default DynamicCache (leave cache_implementation unset)",
+        )
+
+
+def check_cache(pipeline: Pipeline, cache: Any, drafts: int) -> None:
+    """Refuse caches whose entries the stage on the cache, if there is one, cannot replace by fewer.
+
+    Args:
+        pipeline: may have such a stage.
+        cache: of the pass that begins.
+        drafts: guesses at the end of the pass that the caller may take back.
+
+    Raises:
+        SessionError: quantised, offloaded or other special caches; drafts among the entries.
+    """
+    if pipeline.on_cache is None:
+        return
+    check_layers(cache)
+    if pipeline.counts_text and drafts:
+        raise SessionError(
+            "drafts that are fed with the prompt may be taken back, but under scope: all they "
+            "would be merged or evicted with it",
+            field="schedule, scope",
+            value="all",
+            remedy="use scope: vision, or decode without an assistant",
+        )
+
+
+def check_layers(cache: Any) -> None:
+    """Refuse a cache whose entries a stage on it cannot replace: quantised, offloaded, special ones.
+
+    Raises:
+        SessionError: with the class that is in the way.
+    """
+    strange = keeps_otherwise(cache)
+    if strange is not None:
+        raise SessionError(
+            "a stage on the cache replaces the tensors of plain dynamic layers; this cache keeps "
+            "its entries in another form",
+            field="past_key_values",
+            value=strange.__name__,
+            remedy="use the default DynamicCache, or stages between layers",
+        )
+    if getattr(cache, "offloading", False):
+        raise SessionError(
+            "an offloaded cache moves entries away before they can be compressed",
+            field="past_key_values",
+            value=type(cache).__name__,
+            remedy="use the default DynamicCache, or stages between layers",
+        )
+
+
+def check_tuples(past: Any, num_layers: int) -> None:
+    """Refuse a cache that code with tuples of (key, value) cannot use.
+
+    Raises:
+        SessionError: an object instead of tuples, or another number of layers.
+    """
+    if not isinstance(past, tuple | list):
+        raise SessionError(
+            "this modelling code keeps a tuple of (key, value) for each layer and cannot use a "
+            "cache object",
+            field="past_key_values",
+            value=type(past).__name__,
+            remedy="leave past_key_values out of the first call and pass on what it returns",
+        )
+    if len(past) != num_layers:
+        raise SessionError(
+            f"the decoder has {num_layers} layers",
+            field="past_key_values",
+            value=len(past),
+            remedy="pass on what the model returned",
+        )
+
+
+# -- of a cache that no session, or another one, made ------------------------------------------------
 
 
 def check_made_here(cache: Any, batch: int, num_layers: int, kv_heads: int, width: int) -> None:
@@ -50,15 +191,104 @@ def check_keys(keys: Sequence[torch.Tensor], batch: int, kv_heads: int, width: i
             )
 
 
-def refuse_unsupported(cache: Any) -> None:
-    """Raise for caches whose layers all have the same preallocated length."""
-    if getattr(cache, "is_compileable", False):
+def cache_padded_inside(row: int) -> LayoutError:
+    """The error for a cache with padding between its tokens, made outside any session."""
+    return LayoutError(
+        "what is cached has padding between its tokens, and was made where no session could see "
+        "which entries that are",
+        field="attention_mask",
+        value=f"row {row}",
+        remedy="make all turns of the conversation inside one session, or begin a new cache",
+    )
+
+
+def refuse_uneven(lengths: Sequence[int]) -> None:
+    """Refuse a cache that was compressed elsewhere (or copied): its masks are not known.
+
+    Args:
+        lengths: entries of each layer.
+    """
+    if len(set(lengths)) > 1:
         raise SessionError(
-            f"{type(cache).__name__} allocates the same length in every layer, so compression "
-            "would save nothing",
+            "the layers of this cache hold different numbers of entries, and which tokens they "
+            "are is known only to the session that made it",
             field="past_key_values",
-            remedy="use the default DynamicCache (leave cache_implementation unset)",
+            value=sorted(set(lengths)),
+            remedy="continue the cache itself, not a copy, inside its own session",
         )
+
+
+def compressed_elsewhere(*, copied: bool) -> SessionError:
+    """The error for a cache that another session compressed, or a copy of one that any session did."""
+    what = "is a copy of one that was compressed" if copied else "was compressed"
+    return SessionError(
+        f"this cache {what}, and which tokens its layers hold is known only to the session that made "
+        "it, for the cache itself and while that session lasts",
+        field="past_key_values",
+        remedy="continue the cache itself inside that session (lightkv.attach keeps one open), or "
+        "begin a new cache",
+    )
+
+
+# -- of a cache that this session knows -------------------------------------------------------------
+
+
+def check_changes(record: CacheRecord, lengths: Sequence[int]) -> None:
+    """Refuse what happened to a cache since its last pass, if the record cannot follow it.
+
+    Args:
+        record: of the cache, empty if the session sees it for the first time.
+        lengths: entries of each layer now.
+
+    Raises:
+        SessionError: a compressed cache grew outside its session, or was cropped so that its
+            layers no longer hold the same text.
+    """
+    if not any(record.segments):
+        refuse_uneven(lengths)
+    known = [record.length(layer) for layer in range(len(lengths))]
+    _refuse_crop(record, [old - new for old, new in zip(known, lengths, strict=True)], any(lengths))
+    for layer, (old, new) in enumerate(zip(known, lengths, strict=True)):
+        if new > old and record.segments[layer]:
+            raise SessionError(
+                f"the cache of layer {layer} grew from {old} to {new} entries outside the session",
+                field="past_key_values",
+                remedy="continue a compressed cache inside the session that made it",
+            )
+
+
+def _refuse_crop(record: CacheRecord, cuts: Sequence[int], anything_left: bool) -> None:
+    """Refuse crops after which the layers hold different parts of the sequence."""
+    if max(cuts) <= 0 or not anything_left or not any(record.compressed):
+        return
+    if len(set(cuts)) > 1:
+        raise SessionError(
+            "the layers of this cache lost different numbers of entries: it was cropped layer "
+            "by layer, or a forward pass on it was interrupted",
+            field="past_key_values",
+            value=sorted(set(cuts)),
+            remedy="crop all layers at once (cache.crop(-n)), or begin a new sequence",
+        )
+    tails = [tail for tail in map(text_since_images, record.segments) if tail is not None]
+    if tails and cuts[0] > min(tails):
+        raise SessionError(
+            f"a crop of {cuts[0]} entries reaches into an image, of which the layers hold "
+            "different numbers of tokens",
+            field="past_key_values",
+            value=cuts[0],
+            remedy=f"crop at most the {min(tails)} entries of text after it, or begin a new "
+            "sequence",
+        )
+
+
+def rows_changed_places() -> SessionError:
+    """The error for tuples whose rows were reordered among those of other prompts."""
+    return SessionError(
+        "the rows of this cache changed places, and what is known of each row cannot follow "
+        "tensors that were made anew",
+        field="past_key_values",
+        remedy="keep the rows where they are, and reorder prompts before the prefill",
+    )
 
 
 def check_padding(record: CacheRecord, mask: Any, queries: int, vision: bool) -> None:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from lightkv.adapters.hf.cache_checks import compressed_elsewhere
 from lightkv.adapters.hf.cache_record import CacheRecord, stored_entries
 from lightkv.adapters.hf.contact import ROWS
-from lightkv.core.errors import SessionError
 
 
 class CacheGuard:
@@ -45,11 +45,16 @@ class CacheGuard:
         """Whether it stands on this very object (a shallow copy shares it)."""
         return self._cache is not None and self._cache() is cache
 
-    def call(self, name: str, args: Any, kwargs: Any) -> Any:
+    @property
+    def compressed(self) -> bool:
+        """Whether a stage shortened what it guards."""
+        return self.record is not None and any(self.record.compressed)
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A shadowed method is called."""
         cache = None if self._cache is None else self._cache()
         if cache is None:
-            raise _refused(copied=True)
+            raise compressed_elsewhere(copied=True)
         method = getattr(type(cache), name)
         if name != "update":
             [given] = [*args, *kwargs.values()]
@@ -58,9 +63,9 @@ class CacheGuard:
             if self.record is not None and index is not None:
                 self.record.move_rows(index)
             return done
-        if not self.open and (self.record is None or any(self.record.compressed)):
+        if not self.open and (self.record is None or self.compressed):
             if not is_empty(cache):
-                raise _refused(copied=self.record is None)
+                raise compressed_elsewhere(copied=self.record is None)
             self.lift(cache)
         return method(cache, *args, **kwargs)
 
@@ -112,16 +117,5 @@ def check_own(cache: Any) -> None:
     if guard is None or is_empty(cache):
         return
     copied = guard.record is None or not guard.guards(cache)
-    if copied or (guard.record is not None and any(guard.record.compressed)):
-        raise _refused(copied=copied)
-
-
-def _refused(*, copied: bool) -> SessionError:
-    what = "is a copy of one that was compressed" if copied else "was compressed"
-    return SessionError(
-        f"this cache {what}, and which tokens its layers hold is known only to the session that made "
-        "it, for the cache itself and while that session lasts",
-        field="past_key_values",
-        remedy="continue the cache itself inside that session (lightkv.attach keeps one open), or "
-        "begin a new cache",
-    )
+    if copied or guard.compressed:
+        raise compressed_elsewhere(copied=copied)

@@ -14,7 +14,6 @@ import torch
 
 from lightkv.adapters.hf.contact import cache_layers
 from lightkv.adapters.hf.contact import slides as is_sliding
-from lightkv.core.errors import SessionError
 from lightkv.core.transfer import to_device
 
 
@@ -159,69 +158,19 @@ class CacheRecord:
         segments = self.segments[layer]
         return valid_entries(segments, device)
 
-    def reconcile(self, cache: Any, pads: tuple[int, ...]) -> None:
-        """Bring the record in line with the cache: crops are followed, strangers adopted.
+    def follow(self, lengths: Sequence[int], pads: tuple[int, ...]) -> None:
+        """Follow crops, and adopt what layers held before they were on record.
 
         Args:
-            cache: the cache before this forward pass.
+            lengths: entries that each layer holds now.
             pads: left padding to assume for entries that were made outside any session.
-
-        Raises:
-            SessionError: a compressed cache grew outside its session, or was cropped so that its
-                layers no longer hold the same text.
         """
-        if not any(self.segments):
-            self._check_stranger(cache)
-        lengths = [stored_entries(cache, layer) for layer in range(len(self.segments))]
-        self._check_crop([self.length(layer) - n for layer, n in enumerate(lengths)], any(lengths))
-        for layer, segments in enumerate(self.segments):
-            actual, known = lengths[layer], self.length(layer)
+        for layer, (actual, segments) in enumerate(zip(lengths, self.segments, strict=True)):
+            known = self.length(layer)
             if actual < known:
                 self._trim(layer, known - actual)
-            elif actual > known and not segments:
-                segments.append(Segment(pads, actual))
             elif actual > known:
-                raise SessionError(
-                    f"the cache of layer {layer} grew from {known} to {actual} entries outside "
-                    "the session",
-                    field="past_key_values",
-                    remedy="continue a compressed cache inside the session that made it",
-                )
-
-    def _check_stranger(self, cache: Any) -> None:
-        """Refuse a cache that was compressed elsewhere (or copied): its masks are not known."""
-        lengths = {stored_entries(cache, layer) for layer in range(len(self.segments))}
-        if len(lengths) > 1:
-            raise SessionError(
-                "the layers of this cache hold different numbers of entries, and which tokens they "
-                "are is known only to the session that made it",
-                field="past_key_values",
-                value=sorted(lengths),
-                remedy="continue the cache itself, not a copy, inside its own session",
-            )
-
-    def _check_crop(self, cuts: Sequence[int], anything_left: bool) -> None:
-        """Refuse crops after which the layers hold different parts of the sequence."""
-        if max(cuts) <= 0 or not anything_left or not any(self.compressed):
-            return
-        if len(set(cuts)) > 1:
-            raise SessionError(
-                "the layers of this cache lost different numbers of entries: it was cropped layer "
-                "by layer, or a forward pass on it was interrupted",
-                field="past_key_values",
-                value=sorted(set(cuts)),
-                remedy="crop all layers at once (cache.crop(-n)), or begin a new sequence",
-            )
-        tails = [tail for tail in map(text_since_images, self.segments) if tail is not None]
-        if tails and cuts[0] > min(tails):
-            raise SessionError(
-                f"a crop of {cuts[0]} entries reaches into an image, of which the layers hold "
-                "different numbers of tokens",
-                field="past_key_values",
-                value=cuts[0],
-                remedy=f"crop at most the {min(tails)} entries of text after it, or begin a new "
-                "sequence",
-            )
+                segments.append(Segment(pads, actual))
 
     def _trim(self, layer: int, count: int) -> None:
         segments = self.segments[layer]

@@ -11,9 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lightkv.adapters.hf.contact import ASSISTED, GENERATE, cache_of
-from lightkv.adapters.hf.inputs import carries_vision, refuse_full_length
-from lightkv.core.errors import SessionError
+from lightkv.adapters.hf.contact import ASSISTED, cache_of
 
 
 def called_by(name: str, module: nn.Module) -> bool:
@@ -28,22 +26,21 @@ def called_by(name: str, module: nn.Module) -> bool:
     return False
 
 
-def read_call(
-    arguments: dict[str, Any], module: nn.Module, spans_given: bool
+def read_drafts(
+    arguments: dict[str, Any], module: nn.Module, *, vision: bool, spans_given: bool
 ) -> tuple[int, int | None]:
-    """What a call of the whole model tells of its pass, checked.
+    """How many guesses a call of the whole model brings (assisted decoding).
+
+    Args:
+        arguments: of the call.
+        module: the model.
+        vision: whether the call brings images.
+        spans_given: whether the caller said where they are.
 
     Returns:
         How many tokens at the end of a prompt are guesses that `generate` wants checked, and how many
         logits it wants for checking guesses anywhere, None in any other pass.
-
-    Raises:
-        SessionError: arguments of the uncompressed sequence, or `generate` without a cache.
     """
-    refuse_full_length(arguments, spans_given)
-    vision = carries_vision(arguments)
-    if vision or spans_given:
-        refuse_uncached(arguments, module)
     wanted = arguments.get("logits_to_keep")
     # Assisted decoding feeds guesses with the prompt or by themselves. They show in the logits that it
     # asks for, one for each guess and one more; but any other caller may wish for as many.
@@ -53,23 +50,3 @@ def read_call(
     # Where spans are given, they tell of what comes on an empty cache.
     prompt = vision or (spans_given and not (cache and cache.get_seq_length()))
     return (wanted - 1 if prompt else 0), wanted
-
-
-def refuse_uncached(arguments: dict[str, Any], module: nn.Module) -> None:
-    """Refuse a pass with images in which `generate` keeps no cache.
-
-    Each of its steps would feed the whole sequence again, and compress it anew with the generated
-    tokens as part of the prompt: other vision tokens might be kept at each step.
-
-    Raises:
-        SessionError: such a pass. A single pass without a cache is fine.
-    """
-    if arguments.get("use_cache") is False and called_by(GENERATE, module):
-        raise SessionError(
-            "without a cache `generate` feeds the whole sequence at each step, so each would be "
-            "compressed anew, with the generated tokens as part of the prompt",
-            field="use_cache",
-            value=False,
-            remedy="leave use_cache out (a cache is what compression makes smaller), or call the model "
-            "itself for single passes without one",
-        )

@@ -8,77 +8,29 @@ encoder keeps its attention implementation.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.features import FeatureCapture
+from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.uncopied import Uncopied
+from lightkv.adapters.hf.vision_tower import Encoder, has_class_token
 from lightkv.adapters.pictures.patches import NO_PATCH, PatchTable, patch_tables
-from lightkv.core.encoder import (
-    VISION_FEATURES,
-    VisionView,
-    encoder_layers,
-    needs_class_token,
-)
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Need, Needs, Source, encoder_layers, needs_class_token, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.transfer import to_device
 
-if TYPE_CHECKING:
-    from lightkv.adapters.hf.adapter import HFAdapter
-    from lightkv.adapters.hf.inputs import ModelInputs
 
-CLASS_TOKENS = ("class_embedding", "cls_token")
-"""What transformers calls the parameter of a class token."""
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """A vision encoder, as an adapter offers it.
-
-    Attributes:
-        layers: modality → attention modules of the encoder's layers, with `q_proj`, `k_proj`,
-            `num_heads` and `scale`.
-        projector: the module whose first argument are the features, patch by patch.
-        leading: class tokens before the patches, 0 or 1.
-    """
-
-    layers: Mapping[str, Sequence[nn.Module]]
-    projector: nn.Module
-    leading: int = 1
-
-    @property
-    def depth(self) -> int:
-        return min(len(layers) for layers in self.layers.values())
-
-
-def clip_encoder(projector: nn.Module, **towers: nn.Module) -> Encoder | None:
-    """The encoder behind towers of the CLIP or SigLIP shape, one for each modality."""
-    layers: dict[str, list[nn.Module]] = {}
-    for modality, tower in towers.items():
-        inner: Any = getattr(tower, "vision_model", tower)
-        stack = getattr(getattr(inner, "encoder", None), "layers", None)
-        if stack is None or not all(hasattr(layer.self_attn, "q_proj") for layer in stack):
-            return None
-        layers[modality] = [layer.self_attn for layer in stack]
-    has_class = all(has_class_token(tower) for tower in towers.values())
-    return Encoder(layers, projector, leading=1 if has_class else 0)
-
-
-def has_class_token(module: nn.Module) -> bool:
-    """Whether a module holds the parameter of a class token."""
-    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in module.named_parameters())
-
-
-def check_encoder(
-    adapter: HFAdapter, model: nn.Module, needs: frozenset[str], spans_given: bool
-) -> Encoder:
+def check_encoder(adapter: Family, model: nn.Module, needs: Needs, spans_given: bool) -> Encoder:
     """The encoder of a model, if it meets what stages need of it.
 
     Raises:
@@ -146,17 +98,19 @@ class EncoderRecorder(Uncopied):
 
     def __init__(
         self,
-        adapter: HFAdapter,
+        adapter: Family,
         model: nn.Module,
         pipeline: Pipeline,
         capture: FeatureCapture,
         *,
         spans_given: bool,
     ) -> None:
-        stages = {after: pipeline.stages[n] for after, n in pipeline.after_layers.items()}
-        reading = {after for after, stage in stages.items() if stage.vision_requires}
-        self._needs = frozenset[str]().union(*(stages[n].vision_requires for n in reading))
-        self._last = max(reading, default=-1)
+        asked = {
+            after: needs_from(placed.stage.needs, Source.ENCODER)
+            for after, placed in pipeline.between.items()
+        }
+        self._needs = Needs().union(*asked.values())
+        self._last = max((after for after, needs in asked.items() if needs), default=-1)
         self._adapter, self._model, self._capture = adapter, model, capture
         self._encoder: Encoder | None = None
         if self._needs:
@@ -177,7 +131,7 @@ class EncoderRecorder(Uncopied):
                 attention: Any = layers[layer]
                 self._add(attention.q_proj, modality, partial(self._keep_query, layer))
                 self._add(attention.k_proj, modality, partial(self._keep_key, layer))
-        if VISION_FEATURES in self._needs:
+        if Need.VISION_FEATURES in self._needs:
             self._handles.append(encoder.projector.register_forward_pre_hook(self._keep_features))
 
     def close(self) -> None:
@@ -213,7 +167,7 @@ class EncoderRecorder(Uncopied):
             return None
         parts = []
         made = {modality: recording.encoded for modality, recording in self._seen.items()}
-        for table in patch_tables(self._adapter.kinds(self._model, inputs), layout, made):
+        for table in patch_tables(self._adapter.pictures(self._model, inputs), layout, made):
             recording = self._seen.get(table.modality)
             if recording is None:
                 raise _unseen(table.modality)
@@ -313,7 +267,8 @@ class EncoderView(VisionView):
     def _heads(self, modality: str, layer: int, caught: dict[int, torch.Tensor]) -> torch.Tensor:
         """`[I, T, C]` → `[I, T, H, d]`."""
         index = self._index(layer)
-        return caught[index].unflatten(-1, (self._layer(modality, index).num_heads, -1))
+        states = caught[index]
+        return states.view(*states.shape[:-1], self._layer(modality, index).num_heads, -1)
 
     def _attention(
         self, layer: int, split: bool, modality: str, recording: Recording

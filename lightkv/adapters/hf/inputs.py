@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from lightkv.adapters.hf.cache_checks import cache_padded_inside
 from lightkv.adapters.hf.contact import OLDER_PIXELS, PIXELS, VISION_ARGUMENTS
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 
@@ -59,6 +60,10 @@ class ModelInputs:
             return None
         return self.features.get(modality, {}).get(name)
 
+    def sizes(self, modality: str, name: str) -> list[tuple[int, ...]]:
+        """The rows of a geometry `[n, m]` on the host."""
+        return host_rows(self.geometry(modality, name))
+
     def placeholders(self, token_id: int) -> npt.NDArray[np.bool_]:
         """`[B, N]` where a placeholder id stands.
 
@@ -92,6 +97,14 @@ class ModelInputs:
         """New positions of this pass."""
         ids = self.arguments.get("input_ids")
         return int((self.arguments["inputs_embeds"] if ids is None else ids).shape[1])
+
+
+def host_rows(values: Any) -> list[tuple[int, ...]]:
+    """Rows of whole numbers `[n, m]`, on the host."""
+    array = (
+        values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    )
+    return [tuple(int(value) for value in row) for row in array.reshape(-1, array.shape[-1] or 1)]
 
 
 def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -217,19 +230,13 @@ def left_padding(
     if not np.array_equal(real, expected):
         row = int(np.argmax((real != expected).any(axis=1)))
         later = mask.shape[1] > length and bool(real[:, -1].all())
-        raise _padded_inside(row, cached=cached, later=later)
+        raise cache_padded_inside(row) if cached else _padded_inside(row, later=later)
     return tuple(int(pad) for pad in pads)
 
 
-def _padded_inside(row: int, *, cached: bool, later: bool) -> LayoutError:
-    """Padding behind a token of the new tokens, of a later turn or not, or of a cache."""
-    if cached:
-        cause = (
-            "what is cached has padding between its tokens, and was made where no session could see "
-            "which entries that are"
-        )
-        remedy = "make all turns of the conversation inside one session, or begin a new cache"
-    elif later:
+def _padded_inside(row: int, *, later: bool) -> LayoutError:
+    """The error for padding behind a token of the new tokens, of a later turn or not."""
+    if later:
         cause = (
             "padding stands behind a token that is not cached yet: `generate` never feeds the last "
             "token of an answer, so it comes with the next turn"

@@ -1,4 +1,7 @@
-"""Attention masks of compressed layers.
+"""Every mask decision: which keys the queries of a layer see, with which weights, in which format.
+
+`LayerMasks` is asked by all who need to know: layers that compression touched, stages that read
+attention, and those that read the row that the next layer would have.
 
 Formats follow transformers: None (causal by flag), boolean `[B, 1, Q, K]` with True = attend (SDPA),
 float `[B, 1, Q, K]` with 0 = attend (eager), boolean `[B, K]` (flash attention).
@@ -7,12 +10,29 @@ float `[B, 1, Q, K]` with 0 = attend (eager), boolean `[B, K]` (flash attention)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
+from lightkv.adapters.hf.cache_record import (
+    CacheRecord,
+    Segment,
+    entry_weights,
+    original_positions,
+    valid_entries,
+    visible_entries,
+)
 from lightkv.adapters.hf.contact import mask_function
+from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.core.errors import ModelError
+from lightkv.core.prompt import PromptIndex
+
+Windows = tuple[int | None, ...]
+"""Sliding window of each layer (None where there is none); empty if no layer has any."""
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""Kinds of decoder layers whose masks are known."""
 
 STYLES = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 """Format of masks → an implementation of transformers that takes it."""
@@ -46,6 +66,221 @@ class Reach:
             near = own - self.positions[:, None, :] < self.window
             allowed = allowed & near[:, None]
         return allowed
+
+
+class LayerMasks:
+    """Who sees whom in the layers of one decoder.
+
+    Args:
+        windows: sliding window of each layer.
+        causal: whether a token never attends to later ones.
+    """
+
+    def __init__(self, windows: Windows, *, causal: bool) -> None:
+        self._windows = windows
+        self._simply_causal = causal and not windows
+
+    def of_layer(
+        self,
+        forward: ForwardPass,
+        layer: int,
+        hidden: torch.Tensor,
+        given: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        """The mask of a layer that compression touched, with the sizes of merged tokens in it.
+
+        Args:
+            forward: the pass.
+            layer: its number.
+            hidden: `[B, N′, D]` what it will see.
+            given: the mask that transformers made for the uncompressed layer.
+        """
+        mask = self._unweighted(forward, layer, hidden, given)
+        weights = self.key_weights(forward, layer, hidden.device)
+        if weights is None:
+            return mask
+        queries, dtype = hidden.shape[1], hidden.dtype
+        make = partial(weigh_keys, mask, weights, queries, dtype)
+        return forward.once(("weighed", queries), make, mask, weights)  # type: ignore[no-any-return]
+
+    def _unweighted(
+        self,
+        forward: ForwardPass,
+        layer: int,
+        hidden: torch.Tensor,
+        given: torch.Tensor | None,
+    ) -> torch.Tensor | None:
+        prefill, record, device = forward.prefill, forward.record, hidden.device
+        new = hidden.shape[1]
+        segments: tuple[Segment, ...]
+        if prefill is not None and not forward.visible:
+            layout = prefill.layout
+            if given is not None:
+                assert prefill.kept is not None
+                kept = prefill.kept
+                valid = layout.valid_mask(device) if any(layout.pads) else None
+                key = ("mask", len(prefill.stages_done), device)
+                return forward.once(  # type: ignore[no-any-return]
+                    key, lambda: gather_mask(given.to(device), kept.to(device), valid), given
+                )
+            # Without a mask the whole prompt lies inside the window, if there is one.
+            segments, window = (Segment(layout.pads, new),), None
+        else:
+            assert record is not None
+            segments, window = tuple(record.segments[layer]), self._window(record, layer)
+
+        def make() -> torch.Tensor | None:
+            keys = forward.visible + new
+            valid = valid_entries(segments, device)
+            return build_mask(
+                None if valid is None else valid[:, -keys:],
+                forward.batch,
+                new,
+                keys,
+                style=forward.mask_style,
+                dtype=hidden.dtype,
+                device=device,
+                reach=self._reach(forward, segments, keys, window, device),
+            )
+
+        built = ("built", segments, forward.visible, new, window, device)
+        return forward.once(built, make)  # type: ignore[no-any-return]
+
+    def _window(self, record: CacheRecord, layer: int) -> int | None:
+        """The window of a layer, None also while everything that was fed lies inside it."""
+        window = self._windows[layer] if self._windows else None
+        return None if window is None or record.fed(layer) <= window else window
+
+    @staticmethod
+    def _reach(
+        forward: ForwardPass,
+        segments: tuple[Segment, ...],
+        keys: int,
+        window: int | None,
+        device: torch.device,
+    ) -> Reach | None:
+        blocks = forward.blocks if forward.visible else None
+        if window is None and blocks is None:
+            return None
+        if blocks is not None and forward.prefill is not None and forward.prefill.kept is not None:
+            blocks = blocks.to(device).gather(1, forward.prefill.kept.to(device))
+        positions = None
+        if window is not None:
+            positions = original_positions(segments, device)[:, -keys:]
+        return Reach(window, positions, None if blocks is None else blocks.to(device))
+
+    def key_weights(
+        self, forward: ForwardPass, layer: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """`[B, K]` what is added to the logits of each key of a layer, None if nothing is."""
+        if forward.visible and forward.record is not None:
+            segments = tuple(forward.record.segments[layer])
+        elif forward.prefill is not None:
+            weight = forward.prefill.log_sizes()
+            return None if weight is None else weight.to(device)
+        else:
+            return None
+
+        def make() -> torch.Tensor | None:
+            weights = entry_weights(segments, forward.batch, device)
+            keys = forward.visible + forward.new_entries
+            return None if weights is None else weights[:, -keys:]
+
+        key = ("weights", segments, forward.visible, device)
+        return forward.once(key, make)  # type: ignore[no-any-return]
+
+    def cached_valid(
+        self, forward: ForwardPass, layer: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """`[B, visible]` false at padding of the cached entries, None if there is none."""
+        valid = None if forward.record is None else forward.record.valid(layer, device)
+        if valid is None or not forward.visible:
+            return None
+        past = valid.shape[1] - forward.new_entries
+        return valid[:, past - forward.visible : past]
+
+    def beyond_causal(self, mask: torch.Tensor | None) -> torch.Tensor | None:
+        """The mask of an attention call where it says more than order and padding, else None."""
+        return None if self._simply_causal else mask
+
+    def last_row(
+        self,
+        forward: ForwardPass,
+        layer: int,
+        given: torch.Tensor | None,
+        prompt: PromptIndex,
+        drafts: int,
+    ) -> torch.Tensor:
+        """`[B, K]` what the last position will see in a layer that has not run yet.
+
+        Args:
+            forward: the pass, whose record does not hold this layer's new entries yet.
+            layer: its number.
+            given: the layer's uncompressed mask, looked at where the cache is empty.
+            prompt: prompt positions.
+            drafts: positions at the end that are guesses; the last one is the one before them.
+        """
+        real = prompt.query_valid
+        kept = None if forward.prefill is None else forward.prefill.kept
+        past = cached_keys(forward, layer)
+        if not past:
+            return real & _last_row_of(given, kept, real, drafts)
+        record = forward.record
+        assert record is not None
+        batch, device = real.shape[0], real.device
+        cached = record.valid(layer, device)
+        if cached is None:
+            cached = torch.ones(batch, past, dtype=torch.bool, device=device)
+        allowed = torch.cat([cached[:, -past:], real], dim=1)
+        window = self._windows[layer] if self._windows else None
+        if window is None:
+            return allowed
+        fed = record.fed(layer)
+        old = original_positions(record.segments[layer], device)[:, -past:].expand(batch, -1)
+        new = torch.arange(real.shape[1], device=device).expand(batch, -1) if kept is None else kept
+        places = torch.cat([old, fed + new.to(device)], dim=1)
+        return allowed & (fed + forward.queries - 1 - drafts - places < window)
+
+
+def cached_keys(forward: ForwardPass, layer: int) -> int:
+    """Cached entries that the attention of a layer will see, before the layer runs."""
+    if forward.record is None or not forward.record.length(layer):
+        return 0
+    return visible_entries(forward.cache, layer, forward.record.length(layer))
+
+
+def _last_row_of(
+    mask: torch.Tensor | None, kept: torch.Tensor | None, real: torch.Tensor, drafts: int
+) -> torch.Tensor:
+    """`[B, N]` the last row of the uncompressed mask `[B or 1, 1, M, M]` at the kept columns."""
+    if mask is None or mask.dim() != 4:
+        # Without one the prompt is causal and inside the window; flash attention's has only padding.
+        return torch.ones_like(real)
+    row = mask[:, 0, -1 - drafts].to(real.device).expand(real.shape[0], -1)
+    allowed = row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
+    return allowed if kept is None else allowed.gather(1, kept.to(real.device))
+
+
+def continued_padding(
+    record: CacheRecord, given: torch.Tensor | None, batch: int, queries: int, device: torch.device
+) -> torch.Tensor:
+    """`[B, K + Q]` which entries of layer 0 and new positions are real.
+
+    For a decoder that makes the masks of its layers from it and is called on a compressed cache.
+
+    Args:
+        record: of the cache.
+        given: the caller's mask, sized by another layer; its last Q columns are the new positions.
+        batch, queries: B and Q.
+        device: of the mask.
+    """
+    old = record.valid(0, device)
+    if old is None:
+        old = torch.ones(batch, record.length(0), dtype=torch.bool, device=device)
+    if given is None:
+        return torch.cat([old, old.new_ones(batch, queries)], dim=1)
+    new = given[:, -queries:].to(old.dtype)
+    return torch.cat([old.expand(new.shape[0], -1), new], dim=1).to(given.dtype)
 
 
 def gather_mask(mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
@@ -166,3 +401,72 @@ def mask_style(implementation: str | None) -> str:
         remedy="model.set_attn_implementation('sdpa') (or 'eager'); for an attention function of your "
         "own register the mask function that it takes: AttentionMaskInterface.register(name, sdpa_mask)",
     )
+
+
+def check_style(implementation: str | None, windows: Windows, *, causal: bool) -> None:
+    """Refuse an attention implementation whose masks cannot say what compressed layers may attend to.
+
+    Raises:
+        ModelError: masks in a format that is not known, or too narrow for windows and blocks.
+    """
+    if mask_style(implementation) != "flash" or (causal and not windows):
+        return
+    raise ModelError(
+        "this model's layers are not simply causal, and only the masks of eager and SDPA "
+        "attention can tell a compressed layer what it may attend to",
+        field="attn_implementation",
+        value=implementation,
+        remedy="model.set_attn_implementation('sdpa') (or 'eager')",
+    )
+
+
+def check_weights(implementation: str | None, *, makes_masks: bool) -> None:
+    """Refuse proportional attention where weights of keys cannot reach the attention.
+
+    Args:
+        implementation: of the attention.
+        makes_masks: whether the decoder makes the masks of its layers itself.
+
+    Raises:
+        ModelError: with what to do instead.
+    """
+    if makes_masks:
+        raise ModelError(
+            "sizes of merged tokens are added to the masks that transformers hands to its own "
+            "attention, and this code makes its own",
+            field="proportional",
+            value=True,
+            remedy="leave proportional out, or use the transformers-native class of the model",
+        )
+    if implementation not in (None, "eager", "sdpa"):
+        raise ModelError(
+            "log(size) of merged tokens is added to attention logits, and this attention takes no "
+            "additive mask; only eager and SDPA do",
+            field="attn_implementation",
+            value=implementation,
+            remedy="model.set_attn_implementation('sdpa') (or 'eager'), or leave proportional out",
+        )
+
+
+def sliding_windows(config: Any, num_layers: int) -> Windows:
+    """Window of each layer of a text config, None where it attends to all; () if none slides."""
+    window = getattr(config, "sliding_window", None)
+    if window is None or getattr(config, "use_sliding_window", True) is False:
+        return ()
+    kinds = getattr(config, "layer_types", None) or [SLIDING] * num_layers
+    windows = tuple(int(window) if kind == SLIDING else None for kind in kinds)
+    return windows if any(windows) else ()
+
+
+def image_blocks(token_types: torch.Tensor | None) -> torch.Tensor | None:
+    """`[B, N]` number of the image of each token, −1 outside; for images that see all of themselves.
+
+    Args:
+        token_types: `[B, N]`, 1 at images; two images have text between them. None: there are none.
+    """
+    if token_types is None:
+        return None
+    image = token_types == 1
+    first = image.clone()
+    first[:, 1:] &= ~image[:, :-1]
+    return torch.where(image, first.cumsum(1), -1)

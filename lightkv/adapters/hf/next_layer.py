@@ -7,21 +7,21 @@ layer's own norm, projections, rotary function and cached keys are used; one que
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from lightkv.adapters.hf.cache_record import original_positions, visible_entries
 from lightkv.adapters.hf.contact import INPUT_NORM, rotary_function
-from lightkv.adapters.hf.forward import Forward
-from lightkv.core.attention import NEXT_LAST_ROW, AttentionView, Block, PromptIndex
+from lightkv.adapters.hf.family import Family
+from lightkv.adapters.hf.forward import ForwardPass
+from lightkv.adapters.hf.masks import LayerMasks, cached_keys
+from lightkv.core.attention import AttentionView, Block
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.heads import HeadGroup
+from lightkv.core.needs import Need, Source, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
-
-if TYPE_CHECKING:
-    from lightkv.adapters.hf.adapter import HFAdapter
+from lightkv.core.prompt import PromptIndex
 
 
 class PeekView(AttentionView):
@@ -87,30 +87,31 @@ def _refuse(name: str) -> NoReturn:
     )
 
 
-def check_peeks(adapter: HFAdapter, model: nn.Module, pipeline: Pipeline) -> None:
+def check_peeks(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
     """Refuse pipelines that read the next layer's attention where it has another shape.
 
     Raises:
         ModelError: layers without separate query and key projections.
     """
     layers = adapter.layers(model)
-    for after, number in pipeline.after_layers.items():
-        if not pipeline.stages[number].peeks:
+    for after, placed in pipeline.between.items():
+        if not needs_from(placed.needs, Source.NEXT_LAYER):
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
         if not (shaped and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
-                f"q_proj and k_proj, so {NEXT_LAST_ROW!r} cannot be computed",
-                field=f"schedule[{number}]",
+                f"q_proj and k_proj, so {str(Need.NEXT_LAST_ROW)!r} cannot be computed",
+                field=f"schedule[{placed.number}]",
                 value=type(attention).__name__,
                 remedy="use a scorer of the layer before the stage, such as 'last-token'",
             )
 
 
 def peek(
-    forward: Forward,
+    forward: ForwardPass,
+    masks: LayerMasks,
     index: int,
     layer: nn.Module,
     attention: nn.Module,
@@ -119,7 +120,6 @@ def peek(
     mask: torch.Tensor | None,
     prompt: PromptIndex,
     *,
-    window: int | None,
     drafts: int = 0,
     heads: HeadGroup | None = None,
 ) -> PeekView:
@@ -127,10 +127,10 @@ def peek(
 
     Args:
         forward: the pass, whose record does not hold this layer's new entries yet.
+        masks: of the decoder's layers.
         embeddings: rotary (cos, sin) of these N positions for this layer.
         mask: the layer's uncompressed mask, looked at where the cache is empty.
         prompt: prompt positions.
-        window: of the layer's sliding attention, or None.
         drafts: positions at the end that are guesses (assisted decoding); the last token is the one
             before them.
         heads: the processes that share the heads.
@@ -149,11 +149,11 @@ def peek(
         assert rotate is not None
         key = rotate(key, key, cos, sin)[1]
         query = rotate(query, query, cos[:, last : last + 1], sin[:, last : last + 1])[0]
-        past = _past(forward, index)
+        past = cached_keys(forward, index)
         if past:
             held = forward.cache.layers[index].keys[:, :, -past:]
             key = torch.cat([held.to(key.dtype), key], dim=2)
-        allowed = _allowed(forward, index, past, mask, prompt, window, drafts)
+        allowed = masks.last_row(forward, index, mask, prompt, drafts)
     softcap = getattr(own, "attn_logit_softcapping", None)
     return PeekView(
         query,
@@ -169,55 +169,9 @@ def peek(
 
 def _projected(attention: Any, which: str, hidden: torch.Tensor) -> torch.Tensor:
     """`[B, n, D]` → `[B, heads, n, d]`, normalised where the attention does that."""
-    heads = getattr(attention, f"{which}_proj")(hidden).unflatten(-1, (-1, attention.head_dim))
+    states: torch.Tensor = getattr(attention, f"{which}_proj")(hidden)
+    heads = states.view(*states.shape[:-1], -1, attention.head_dim)
     norm = getattr(attention, f"{which}_norm", None)
-    return (heads if norm is None else norm(heads)).transpose(1, 2)
-
-
-def _past(forward: Forward, index: int) -> int:
-    """Cached entries that the layer's attention sees."""
-    if forward.record is None or not forward.record.length(index):
-        return 0
-    return visible_entries(forward.cache, index, forward.record.length(index))
-
-
-def _allowed(
-    forward: Forward,
-    index: int,
-    past: int,
-    mask: torch.Tensor | None,
-    prompt: PromptIndex,
-    window: int | None,
-    drafts: int,
-) -> torch.Tensor:
-    """`[B, K]` what the last position attends to: all that is real and inside the window."""
-    real = prompt.query_valid
-    kept = None if forward.prefill is None else forward.prefill.kept
-    if not past:
-        return real & _masked(mask, kept, real, drafts)
-    assert forward.record is not None
-    batch, device = real.shape[0], real.device
-    cached = forward.record.valid(index, device)
-    if cached is None:
-        cached = torch.ones(batch, past, dtype=torch.bool, device=device)
-    allowed = torch.cat([cached[:, -past:], real], dim=1)
-    if window is None:
-        return allowed
-    segments = forward.record.segments[index]
-    fed = sum(segment.entries + segment.missing for segment in segments)
-    old = original_positions(segments, device)[:, -past:].expand(batch, -1)
-    new = torch.arange(real.shape[1], device=device).expand(batch, -1) if kept is None else kept
-    places = torch.cat([old, fed + new.to(device)], dim=1)
-    return allowed & (fed + forward.queries - 1 - drafts - places < window)
-
-
-def _masked(
-    mask: torch.Tensor | None, kept: torch.Tensor | None, real: torch.Tensor, drafts: int
-) -> torch.Tensor:
-    """`[B, N]` the last row of the uncompressed mask `[B or 1, 1, M, M]` at the kept columns."""
-    if mask is None or mask.dim() != 4:
-        # Without one the prompt is causal and inside the window; flash attention's has only padding.
-        return torch.ones_like(real)
-    row = mask[:, 0, -1 - drafts].to(real.device).expand(real.shape[0], -1)
-    allowed = row if row.dtype == torch.bool else row > torch.finfo(row.dtype).min / 2
-    return allowed if kept is None else allowed.gather(1, kept.to(real.device))
+    if norm is not None:
+        heads = norm(heads)
+    return heads.transpose(1, 2)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from lightkv.adapters.hf.forward import Forward, moved_by
+from lightkv.adapters.hf.family import Family
+from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.core.contracts import PositionPolicy
-
-if TYPE_CHECKING:
-    from lightkv.adapters.hf.adapter import HFAdapter
+from lightkv.core.transfer import to_device
 
 
 class Rotary:
@@ -25,7 +24,7 @@ class Rotary:
     """
 
     def __init__(
-        self, adapter: HFAdapter, decoder: nn.Module, num_layers: int, policy: PositionPolicy
+        self, adapter: Family, decoder: nn.Module, num_layers: int, policy: PositionPolicy
     ) -> None:
         self._adapter = adapter
         self._decoder = decoder
@@ -34,7 +33,9 @@ class Rotary:
             self._kinds = [adapter.rotary_kind(decoder, layer) for layer in range(num_layers)]
         self.contiguous = policy.decode == "contiguous"
 
-    def of_layer(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
+    def of_layer(
+        self, forward: ForwardPass, layer: int, hidden: torch.Tensor, embeddings: Any
+    ) -> Any:
         """Tables of the tokens that a layer gets, the model's own where nothing changed."""
         if forward.compressing:
             return self.kept(forward, layer, hidden, embeddings)
@@ -43,7 +44,7 @@ class Rotary:
             return self.shifted(forward, layer, hidden, embeddings)
         return embeddings
 
-    def kept(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
+    def kept(self, forward: ForwardPass, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
         """Tables of the survivors of a prefill: rows of the model's own, or of new positions."""
         prefill = forward.prefill
         assert prefill is not None
@@ -67,7 +68,9 @@ class Rotary:
             embeddings,
         )
 
-    def shifted(self, forward: Forward, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
+    def shifted(
+        self, forward: ForwardPass, layer: int, hidden: torch.Tensor, embeddings: Any
+    ) -> Any:
         """Tables of new tokens that follow this layer's own, shorter, prompt."""
         record = forward.record
         assert record is not None
@@ -95,3 +98,8 @@ def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
         table = table.to(kept.device).expand(kept.shape[0], -1, -1)
         out.append(table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1])))
     return tuple(out)
+
+
+def moved_by(shift: tuple[int, ...], device: torch.device) -> torch.Tensor | int:
+    """`[1, B, 1]` of a shift for each row, 0 if there is none."""
+    return to_device(shift, device)[None, :, None] if any(shift) else 0

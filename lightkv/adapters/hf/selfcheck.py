@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from lightkv.adapters.hf import contact
-from lightkv.adapters.hf.forward import Forward, Windows
+from lightkv.adapters.hf.forward import ForwardPass
+from lightkv.adapters.hf.masks import Windows
 
 PASSES = 2
 """Passes of each kind (a prefill that compresses, one that does not, a decode step) that are checked."""
@@ -35,7 +36,7 @@ class SelfCheck:
         self._windows = windows
         self._takes_arguments = takes_arguments
         self._left: dict[str, int] = {}
-        self._forward: Forward | None = None
+        self._forward: ForwardPass | None = None
         self._kind = ""
         self._layers: list[int] = []
 
@@ -44,7 +45,7 @@ class SelfCheck:
         """Whether the pass that runs is checked."""
         return self._forward is not None
 
-    def begin(self, forward: Forward, kind: str) -> None:
+    def begin(self, forward: ForwardPass, kind: str) -> None:
         """A pass begins; `kind` tells passes apart that go through other code."""
         self.stop()
         if self._left.setdefault(kind, PASSES):
@@ -89,9 +90,8 @@ class SelfCheck:
         keys = forward.visible + new
         if isinstance(mask, torch.Tensor):
             # A mask of one row is that of all of them (SDPA broadcasts it).
-            wanted = (mask.shape[-2] if mask.shape[-2] == 1 else new, keys)
-            wanted = wanted if mask.dim() == 4 else wanted[1:]
-            if tuple(mask.shape[-len(wanted) :]) != wanted:
+            wanted = [keys] if mask.dim() != 4 else [1 if mask.shape[-2] == 1 else new, keys]
+            if list(mask.shape[-len(wanted) :]) != wanted:
                 raise contact.unexpected(
                     f"the mask of layer {index} is {tuple(mask.shape)}, but its {new} positions see "
                     f"{keys} entries",
@@ -137,7 +137,9 @@ class SelfCheck:
         """The pass is over, however it ended."""
         self._layers, self._forward = [], None
 
-    def _check_cache(self, forward: Forward, returned: Any, lengths: Sequence[int] | None) -> None:
+    def _check_cache(
+        self, forward: ForwardPass, returned: Any, lengths: Sequence[int] | None
+    ) -> None:
         cache, record = forward.cache, forward.record
         if returned is not None and returned is not cache:
             raise contact.unexpected(

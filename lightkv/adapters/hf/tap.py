@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf import contact
-from lightkv.adapters.hf.forward import Forward, Kwargs
+from lightkv.adapters.hf.forward import ForwardPass, Kwargs
+from lightkv.adapters.hf.masks import LayerMasks
 from lightkv.adapters.hf.wrapped_attention import Look, Own, Watch
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.heads import HeadGroup
+from lightkv.core.needs import Source, needs_from
 from lightkv.core.stage.functional import prompt_index
 
 NAME = "lightkv_tap"
@@ -71,20 +73,20 @@ contact.register_attention(NAME, _tapped_attention)
 
 
 def observer(
-    forward: Forward, index: int, *, causal: bool, drafts: int, heads: HeadGroup
+    forward: ForwardPass, masks: LayerMasks, index: int, *, drafts: int, heads: HeadGroup
 ) -> Look | None:
     """What shows the attention call of layer `index` to the stages that read it, None if none does.
 
     Args:
         forward: the pass, a prefill.
+        masks: of the decoder's layers.
         index: of the layer.
-        causal: whether a token attends to all tokens before it and none after it.
         drafts: positions at the end that are guesses (assisted decoding).
         heads: the processes that share the heads.
     """
     prefill = forward.prefill
     assert prefill is not None
-    between = bool(prefill.needs(index + 1))
+    between = bool(needs_from(prefill.needs(index + 1), Source.ATTENTION))
     on_cache = forward.cache is not None and bool(prefill.cache_needs())
     if not between and not on_cache:
         return None
@@ -97,16 +99,16 @@ def observer(
             key,
             scaling,
             prompt_index(prefill.layout, device),
-            cached_valid=forward.cached_valid(index, device),
+            cached_valid=masks.cached_valid(forward, index, device),
             softcap=extra.get("softcap"),
-            mask=None if causal else extra.get("attention_mask"),
+            mask=masks.beyond_causal(extra.get("attention_mask")),
             heads=heads,
             drafts=drafts,
-            weights=forward.key_weights(index, device),
+            weights=masks.key_weights(forward, index, device),
         )
         if between:
-            prefill.observe(index + 1, view)
+            prefill.read_attention(index + 1, view)
         if on_cache:
-            prefill.observe_cache(index, view)
+            prefill.read_cache_attention(index, view)
 
     return look

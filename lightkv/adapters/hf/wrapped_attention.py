@@ -44,14 +44,17 @@ class Watch(Uncopied, ABC):
     def remove(self) -> None:
         """Give the instance the `forward` that it had. Safe to call twice."""
         self.close()
-        held = vars(self._attention)
-        if self._forward is not None and held.get("forward") is self._forward:
-            del held["forward"]
-            held.update(self._forward.shadowed)
-        if self._forward is not None:
-            # Somebody may hold it still: who wrapped the forward while the session lasted.
-            self._forward.over = True
+        wrapped = self._forward
         self._forward = None
+        if wrapped is None:
+            return
+        held = vars(self._attention)
+        current: Any = held.get("forward")
+        if current is wrapped:
+            del held["forward"]
+            held.update(wrapped.shadowed)
+        # Somebody may hold it still: who wrapped the forward while the session lasted.
+        wrapped.over = True
 
     def open(self, look: Look) -> None:
         """The module's next attention call is to be shown to `look`."""

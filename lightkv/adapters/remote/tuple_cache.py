@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from lightkv.core.errors import SessionError
+from lightkv.adapters.hf.cache_checks import rows_changed_places
 
 Past = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Per layer key and value, each `[B, Hₖᵥ, K, d]`."""
@@ -81,12 +81,7 @@ class Lineage:
         if torch.equal(marks, last.marks):
             return last
         if bool((marks[:, None] == last.marks[None]).all(dim=-1).any(dim=1).all()):
-            raise SessionError(
-                "the rows of this cache changed places, and what is known of each row cannot follow "
-                "tensors that were made anew",
-                field="past_key_values",
-                remedy="keep the rows where they are, and reorder prompts before the prefill",
-            )
+            raise rows_changed_places()
         return None
 
     def keep(self, past: Past, fed: int, old: TupleCache | None = None) -> TupleCache:
@@ -119,37 +114,12 @@ def tuple_lengths(past: Past | None, num_layers: int) -> tuple[int, ...]:
     return tuple(int(key.shape[2]) for key, *_ in past)
 
 
-def checked_past(past: Any, num_layers: int) -> Past | None:
-    """The cache that was passed to the decoder, if it is of the kind that this code takes.
-
-    Raises:
-        SessionError: an object instead of tuples, or another number of layers.
-    """
-    if past is None:
-        return None
-    if not isinstance(past, tuple | list):
-        raise SessionError(
-            "this modelling code keeps a tuple of (key, value) for each layer and cannot use a "
-            "cache object",
-            field="past_key_values",
-            value=type(past).__name__,
-            remedy="leave past_key_values out of the first call and pass on what it returns",
-        )
-    if len(past) != num_layers:
-        raise SessionError(
-            f"the decoder has {num_layers} layers",
-            field="past_key_values",
-            value=len(past),
-            remedy="pass on what the model returned",
-        )
-    return past
-
-
 def returned_past(output: Any, num_layers: int) -> Past | None:
     """The cache in what a decoder returned, as a plain tuple or with names; None without one."""
     if not isinstance(output, tuple):
         return output.past_key_values  # type: ignore[no-any-return]
     # Hidden states stand in the same place where there is no cache: those are tensors.
     past = output[1] if len(output) > 1 else None
-    pairs = isinstance(past, tuple) and all(isinstance(entry, tuple) for entry in past)
-    return past if pairs and len(past) == num_layers else None
+    if not isinstance(past, tuple) or not all(isinstance(entry, tuple) for entry in past):
+        return None
+    return past if len(past) == num_layers else None

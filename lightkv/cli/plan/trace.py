@@ -14,6 +14,7 @@ from lightkv.core.cost.counting import Cost, count_savings
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Source, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.run.adapter import Adapter, find_adapter
 from lightkv.core.run.tracing import Cache, Trace, trace
@@ -57,7 +58,7 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
         ModelError: no class of transformers can be made or run with these sizes.
         ConfigError: bytes of a cached value that no dtype has.
     """
-    if any(stage.vision_requires for stage in pipeline.stages):
+    if any(needs_from(placed.stage.needs, Source.ENCODER) for placed in pipeline.stages):
         raise ModelError(
             "the strategy reads the vision encoder, which a run on embeddings leaves out",
             field="--trace",

@@ -6,28 +6,26 @@ machinery works unchanged and merges both alike. Each layer decides on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.attention import KEYS, AttentionView, TensorView
+from lightkv.core.attention import AttentionView, TensorView
 from lightkv.core.contracts import Component, Matcher, Scorer, StageContext
-from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import SampleLayout, View, VisionLayout
-from lightkv.core.pipeline.stage_spec import Scope
+from lightkv.core.needs import Need, Needs
 from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.plan import StagePlan
-from lightkv.core.stage.stage import Observed, Stage, from_attention
+from lightkv.core.stage.stage import Readings, Stage, attention_needs
 from lightkv.core.stage.step import Timer, no_timer, run_stage
 
-if TYPE_CHECKING:
-    from lightkv.core.pipeline.pipeline import Pipeline
-
-Observe = Callable[[Scorer | Matcher, AttentionView], torch.Tensor | None]
+Scope = Literal["vision", "all"]
+"""Which cache entries take part: those of vision tokens, or text as well."""
+ReadAttention = Callable[[Scorer | Matcher, AttentionView], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -91,39 +89,15 @@ def entries_layout(layout: VisionLayout, scope: Scope) -> VisionLayout:
     return VisionLayout(layout.length, tuple(samples))
 
 
-def planned(stage: Stage, layout: VisionLayout, number: int) -> StagePlan:
-    """`stage.plan(layout)`, with the stage named in errors."""
-    try:
-        return stage.plan(layout)
-    except ConfigError as error:
-        error.field = f"schedule[{number}]: {error.field}"
-        raise
-
-
-def plan_rounds(
-    pipeline: Pipeline, layout: VisionLayout, device: torch.device
-) -> Iterator[tuple[Stage, VisionLayout, StagePlan]]:
-    """Each round with its layout and plan, for counting: which tokens survive stays open."""
-    spec, number = pipeline.schedule.cache, len(pipeline.stages) - 1
-    assert spec is not None
-    source = entries_layout(layout, spec.scope)
-    for stage in pipeline.rounds:
-        plan = planned(stage, source, number)
-        yield stage, source, plan
-        index = source.token_index(device)
-        source = source.evolved(plan.length, plan.groups, plan.pads, index)
-
-
 def needs_keys_only(component: Component | None) -> bool:
     """Whether the cached keys are all that a component reads of the attention call."""
-    return component is not None and from_attention(component.needs()) == {KEYS}
+    return component is not None and attention_needs(component) == {Need.KEYS}
 
 
-def needs_of_call(stage: Stage) -> frozenset[str]:
+def needs_of_call(stage: Stage) -> Needs:
     """What a stage on the cache must read inside each layer's attention call."""
-    parts = [stage.matcher, stage.aggregator, *([stage.scorer] if stage.scorer else [])]
-    asked = [from_attention(part.needs()) for part in parts if not needs_keys_only(part)]
-    return frozenset[str]().union(*asked)
+    asked = [attention_needs(part) for part in stage.components if not needs_keys_only(part)]
+    return Needs().union(*asked)
 
 
 @dataclass(frozen=True)
@@ -133,12 +107,12 @@ class CacheWork:
     Attributes:
         rounds: the stages to run, one after the other.
         plan: (round, layout) → its plan on the right device.
-        observe: calls a component's `observe`, with what the session checks around it.
+        read_attention: calls a component's hook of that name, with what the session checks around it.
     """
 
     rounds: Sequence[Stage]
     plan: Callable[[int, VisionLayout], StagePlan]
-    observe: Observe
+    read_attention: ReadAttention
     heads: HeadGroup
     timer: Timer = no_timer
 
@@ -148,7 +122,7 @@ class CacheWork:
         value: torch.Tensor,
         before: VisionLayout,
         source: VisionLayout,
-        observed: Observed,
+        readings: Readings,
         size: torch.Tensor | None,
         context: StageContext,
     ) -> tuple[torch.Tensor, torch.Tensor, CachedLayer] | None:
@@ -158,7 +132,7 @@ class CacheWork:
             key, value: `[B, Hₖᵥ, N, d]` entries of this pass.
             before: layout of these entries.
             source: who takes part, see `entries_layout`.
-            observed: what the components read in the layer's attention call.
+            readings: what the components read in the layer's attention call.
             size: `[V]` original tokens that each token of `source` holds; ones if None.
             context: where the stage runs.
         """
@@ -179,14 +153,14 @@ class CacheWork:
                 layout,
                 stage,
                 plan,
-                observed=self._with_keys(stage, observed, keys, layout),
+                readings=self._with_keys(stage, readings, keys, layout),
                 size=size,
                 context=replace(context, round=number, ratio=stage.ratio),
                 timer=self.timer,
                 heads=self.heads,
             )
             tokens, layout, size = result.hidden_states, result.layout, result.size
-            observed = _gathered(observed, result.kept)
+            readings = _gathered(readings, result.kept)
             score = result.score if assignment is None else score
             kept = result.kept if kept is None else kept.gather(1, result.kept)
             step = result.assignment
@@ -201,21 +175,21 @@ class CacheWork:
         return own[0], own[1], done
 
     def _with_keys(
-        self, stage: Stage, observed: Observed, keys: torch.Tensor, layout: VisionLayout
-    ) -> Observed:
+        self, stage: Stage, readings: Readings, keys: torch.Tensor, layout: VisionLayout
+    ) -> Readings:
         """With what components read off the keys as they are in this round."""
-        score, metric = observed.score, observed.metric
+        score, metric = readings.scorer_attention, readings.matcher_attention
         if not needs_keys_only(stage.scorer) and not needs_keys_only(stage.matcher):
-            return observed
+            return readings
         own = self.heads.own_heads(keys.detach())
-        view = TensorView(prompt_index(layout, keys.device), {KEYS: own})
+        view = TensorView(prompt_index(layout, keys.device), {Need.KEYS: own})
         view.heads = self.heads
         with torch.no_grad():
             if stage.scorer is not None and needs_keys_only(stage.scorer):
-                score = self.observe(stage.scorer, view)
+                score = self.read_attention(stage.scorer, view)
             if needs_keys_only(stage.matcher):
-                metric = self.observe(stage.matcher, view)
-        return replace(observed, score=score, metric=metric)
+                metric = self.read_attention(stage.matcher, view)
+        return replace(readings, scorer_attention=score, matcher_attention=metric)
 
 
 def _flat(entries: torch.Tensor) -> torch.Tensor:
@@ -229,14 +203,18 @@ def _unflat(tokens: torch.Tensor, heads: int) -> torch.Tensor:
     return tokens.reshape(batch, length, heads, -1).transpose(1, 2)
 
 
-def _gathered(observed: Observed, kept: torch.Tensor) -> Observed:
-    """What was observed, `[B, N]` or `[B, N, M]`, at the survivors of a round."""
+def _gathered(readings: Readings, kept: torch.Tensor) -> Readings:
+    """What was read off attention, `[B, N]` or `[B, N, M]`, at the survivors of a round."""
 
     def at(values: torch.Tensor | None) -> torch.Tensor | None:
         if values is None:
             return None
-        # A scorer that wraps others observes one number for each of them.
+        # A scorer that wraps others reads one number for each of them.
         index = kept.reshape(*kept.shape, *[1] * (values.dim() - 2))
         return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
-    return replace(observed, score=at(observed.score), metric=at(observed.metric))
+    return replace(
+        readings,
+        scorer_attention=at(readings.scorer_attention),
+        matcher_attention=at(readings.matcher_attention),
+    )

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from lightkv.core.attention import (
-    EMBEDDINGS,
-    KEYS,
-    LAST_ROW,
-    PROMPT_LOGITS,
-    AttentionView,
-    QueryKeyView,
-    TensorView,
-)
-from lightkv.core.contracts import StageContext
+from lightkv.core.attention import AttentionView, QueryKeyView, TensorView
+from lightkv.core.contracts import EmbeddingsInput, StageContext
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError, LayoutError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Need
 from lightkv.core.numerics import check_finite as _check_finite
 from lightkv.core.numerics import exact
-from lightkv.core.prompt import prompt_index, start_input
-from lightkv.core.stage.stage import Observed, Stage, observes
+from lightkv.core.prompt import prompt_index
+from lightkv.core.stage.stage import Readings, Stage, reads_attention, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
 
 __all__ = ["compress_stage", "prompt_index"]
@@ -93,21 +86,23 @@ def compress_stage(
         )
     view = _attention_view(layout, hidden_states, attention_logits, query, key, last_row, scaling)
     with exact():
-        if stage.scorer is not None and EMBEDDINGS in stage.scorer.needs():
-            view.state = stage.scorer.start(
-                start_input(hidden_states if embeddings is None else embeddings, layout)
+        if stage.scorer is not None and reads_embeddings(stage.scorer):
+            view.from_embeddings = stage.scorer.read_embeddings(
+                EmbeddingsInput.of(hidden_states if embeddings is None else embeddings, layout)
             )
-        observed = Observed(
-            stage.scorer.observe(view) if stage.scorer and observes(stage.scorer) else None,
-            stage.matcher.observe(view) if observes(stage.matcher) else None,
+        readings = Readings(
+            stage.scorer.read_attention(view)
+            if stage.scorer and reads_attention(stage.scorer)
+            else None,
+            stage.matcher.read_attention(view) if reads_attention(stage.matcher) else None,
         )
-    observed = observed.looked(stage, vision)
+    readings = readings.with_encoder(stage, vision)
     if check_finite:
-        _check_finite("guidance", observed.score)
-        _check_finite("metric", observed.metric)
+        _check_finite("guidance", readings.scorer_attention)
+        _check_finite("metric", readings.matcher_attention)
     plan = stage.plan(layout).to(hidden_states.device)
     return run_stage(
-        hidden_states, layout, stage, plan, observed=observed, size=size, context=context
+        hidden_states, layout, stage, plan, readings=readings, size=size, context=context
     )
 
 
@@ -140,13 +135,13 @@ def _attention_view(
     if attention_logits is not None:
         width = prompt.index.shape[1]
         _expect("attention_logits", attention_logits, (batch, None, length, width))
-        tensors[PROMPT_LOGITS] = attention_logits
+        tensors[Need.PROMPT_LOGITS] = attention_logits
     if last_row is not None:
         _expect("last_row", last_row, (batch, None, length))
-        tensors[LAST_ROW] = last_row
+        tensors[Need.LAST_ROW] = last_row
     if key is not None:
         _expect("key", key, (batch, None, length, None))
-        tensors[KEYS] = key
+        tensors[Need.KEYS] = key
     return TensorView(prompt, tensors)
 
 

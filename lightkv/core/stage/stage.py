@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from lightkv.core.attention import EMBEDDINGS, NEXT_LAST_ROW
 from lightkv.core.contracts import Aggregator, Component, Matcher, Partitioner, Scorer, WindowSpec
-from lightkv.core.encoder import VISION_FEATURES, VisionView, is_vision
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.needs import Need, Needs, Source, check_needs, listed, needs_from
 from lightkv.core.numerics import as_here, exact
-from lightkv.core.pipeline.stage_spec import wrong_windows
 from lightkv.core.plugins import build_component, get_preset
+from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.plan import StagePlan, plan_stage
+from lightkv.core.stage.windows import wrong_windows
 from lightkv.core.strict import is_number, python_values
+
+STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,15 @@ class Stage:
                     field="scorer",
                     remedy="add a scorer to the pipeline, such as 'uniform'",
                 )
-        others = self.decoder_requires - {NEXT_LAST_ROW}
-        if self.peeks and others:
+        for part in self.components:
+            check_needs(part.needs(), f"{part.role} {part.name!r}, needs")
+        before, behind = (
+            needs_from(self.needs, source) for source in (Source.ATTENTION, Source.NEXT_LAYER)
+        )
+        if before and behind:
             raise ConfigError(
                 "a stage reads the attention of the layer before it or of the layer after it; "
-                f"this one needs {NEXT_LAST_ROW} and {', '.join(sorted(others))}",
+                f"this one needs {listed(behind)} and {listed(before)}",
                 field="scorer",
                 remedy="combine components that read the same layer",
             )
@@ -96,32 +104,22 @@ class Stage:
         """From role → component, name or `{"name": …, parameter: …}`; other roles are ignored."""
         parts = {
             role: build_component(role, roles[role])
-            for role in ("partitioner", "scorer", "matcher", "aggregator")
+            for role in STAGE_ROLES
             if roles.get(role) is not None
         }
         return cls(**parts, ratio=ratio, windows=windows)  # type: ignore[arg-type]
 
     @property
-    def requires(self) -> frozenset[str]:
-        """Attention quantities that the components need from the layer before the stage."""
-        needs = self.matcher.needs() | self.aggregator.needs()
-        return needs | self.scorer.needs() if self.scorer is not None else needs
+    def components(self) -> tuple[Scorer | Matcher | Aggregator, ...]:
+        """The components that may read model and encoder."""
+        parts = (self.scorer, self.matcher, self.aggregator)
+        return tuple(part for part in parts if part is not None)
 
-    @property
-    def decoder_requires(self) -> frozenset[str]:
-        """Those of `requires` that the decoder's attention must meet."""
-        return from_attention(self.requires)
-
-    @property
-    def peeks(self) -> bool:
-        """Whether the attention that is read is that of the layer after the stage."""
-        return NEXT_LAST_ROW in self.requires
-
-    @property
-    def vision_requires(self) -> frozenset[str]:
-        """Those of `requires` that the vision encoder must meet."""
-        needs = frozenset(need for need in self.requires if is_vision(need))
-        return needs | {VISION_FEATURES} if self.aggregator.space == "vision" else needs
+    @cached_property
+    def needs(self) -> Needs:
+        """What the components ask of attention, encoder and embeddings."""
+        needs = Needs().union(*(component.needs() for component in self.components))
+        return needs | {Need.VISION_FEATURES} if self.aggregator.space == "vision" else needs
 
     def plan(self, layout: VisionLayout, counts: dict[int, int] | None = None) -> StagePlan:
         """Windows, budgets (`counts` where they are dynamic) and index tables for a layout.
@@ -146,38 +144,62 @@ class Stage:
             )
         return plan
 
+    def flops(self, sizes: StageSizes, *, first: bool = True) -> Flops:
+        """FLOPs of the stage for one sample: what its components need of attention, and their own.
 
-def from_attention(needs: frozenset[str]) -> frozenset[str]:
-    """The requirements that an attention call of the decoder meets."""
-    return frozenset(n for n in needs if not is_vision(n) and n != EMBEDDINGS)
+        Args:
+            sizes: the sample.
+            first: false in later rounds on the cache, whose scorer reads no attention of its own.
+        """
+        if not sizes.vision:
+            return Flops()
+        needs = self.matcher.needs() | self.aggregator.needs()
+        total = sizes.attention(self.needs if first else needs)
+        total += self.matcher.flops(sizes) + self.aggregator.flops(sizes)
+        return total if self.scorer is None else total + self.scorer.flops(sizes)
 
 
-def observes(component: Component | None) -> bool:
-    """Whether a component's `observe` has to be called."""
-    return component is not None and bool(from_attention(component.needs()))
+def attention_needs(component: Component) -> Needs:
+    """What a component reads in `read_attention`."""
+    return needs_from(component.needs(), Source.ATTENTION, Source.NEXT_LAYER)
+
+
+def reads_attention(component: Component) -> bool:
+    """Whether a component's `read_attention` has to be called."""
+    return bool(attention_needs(component))
+
+
+def reads_embeddings(component: Component) -> bool:
+    """Whether a component's `read_embeddings` has to be called."""
+    return Need.EMBEDDINGS in component.needs()
+
+
+def reads_encoder(component: Component) -> bool:
+    """Whether a component's `read_encoder` has to be called."""
+    return bool(needs_from(component.needs(), Source.ENCODER))
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What the components took from the attention call before the stage and from the encoder.
+class Readings:
+    """What the components read off the attention call before the stage and off the encoder.
 
     Attributes:
-        score, metric: `[B, N]`, `[B, N, M]` from the attention call, for scorer and matcher.
-        seen_score, seen_metric, seen_content: `[V₀]`, `[V₀, M]` and `[V₀, M]` from the encoder, for
-            scorer, matcher and aggregator.
+        scorer_attention, matcher_attention: `[B, N]`, `[B, N, M]` what `read_attention` returned.
+        scorer_encoder, matcher_encoder, aggregator_encoder: `[V₀]`, `[V₀, M]` and `[V₀, M]` what
+            `read_encoder` returned.
         features: `[V₀, Dᵥ]` what entered the projector, for an aggregator that merges there.
         project: the projector, with `features`.
     """
 
-    score: torch.Tensor | None = None
-    metric: torch.Tensor | None = None
-    seen_score: torch.Tensor | None = None
-    seen_metric: torch.Tensor | None = None
-    seen_content: torch.Tensor | None = None
+    scorer_attention: torch.Tensor | None = None
+    matcher_attention: torch.Tensor | None = None
+    scorer_encoder: torch.Tensor | None = None
+    matcher_encoder: torch.Tensor | None = None
+    aggregator_encoder: torch.Tensor | None = None
     features: torch.Tensor | None = None
     project: Callable[[torch.Tensor], torch.Tensor] | None = None
 
-    def to(self, device: torch.device) -> Observed:
+    def to(self, device: torch.device) -> Readings:
         """The same on another device."""
         moved: dict[str, Any] = {
             field.name: value.to(device)
@@ -186,14 +208,15 @@ class Observed:
         }
         return replace(self, **moved)
 
-    def looked(self, stage: Stage, vision: VisionView | None) -> Observed:
-        """With what the components of a stage see in the encoder's view."""
-        if not stage.vision_requires:
+    def with_encoder(self, stage: Stage, vision: VisionView | None) -> Readings:
+        """With what the components of a stage read off the encoder's view."""
+        needs = needs_from(stage.needs, Source.ENCODER)
+        if not needs:
             return self
         if vision is None:
             raise ConfigError(
                 "the stage reads the vision encoder "
-                f"({', '.join(sorted(stage.vision_requires))}), and it is not to be had here",
+                f"({listed(needs)}), and it is not to be had here",
                 field="scorer" if stage.scorer and stage.scorer.needs() else "aggregator",
                 remedy="use a model whose adapter offers its encoder, or components that read the "
                 "decoder",
@@ -203,9 +226,9 @@ class Observed:
         with exact():
             return replace(
                 self,
-                seen_score=stage.scorer.look(vision) if stage.scorer else None,
-                seen_metric=stage.matcher.look(vision),
-                seen_content=stage.aggregator.look(vision),
+                scorer_encoder=stage.scorer.read_encoder(vision) if stage.scorer else None,
+                matcher_encoder=stage.matcher.read_encoder(vision),
+                aggregator_encoder=stage.aggregator.read_encoder(vision),
                 features=vision.features() if in_space else None,
                 project=project,
             )

@@ -29,7 +29,7 @@ from lightkv.core.layout import TokenIndex, VisionLayout
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.plan import Bucket, StagePlan
-from lightkv.core.stage.stage import Observed, Stage
+from lightkv.core.stage.stage import Readings, Stage
 
 Timer = Callable[[str], AbstractContextManager[object]]
 
@@ -67,7 +67,7 @@ def run_stage(
     stage: Stage,
     plan: StagePlan,
     *,
-    observed: Observed | None = None,
+    readings: Readings | None = None,
     size: torch.Tensor | None = None,
     context: StageContext | None = None,
     timer: Timer = no_timer,
@@ -80,7 +80,7 @@ def run_stage(
         layout: layout of these hidden states.
         stage: components.
         plan: `stage.plan(layout)` on the device of `hidden_states`.
-        observed: what the components observed in the attention call before.
+        readings: what the components read off the attention call and the encoder.
         size: `[V]` original tokens that each vision token holds; ones if None. Counted in float32,
             where whole numbers are exact up to 2²⁴.
         context: where the stage runs.
@@ -91,16 +91,18 @@ def run_stage(
     device = hidden_states.device
     index = layout.token_index(device)
     context = context or StageContext(ratio=stage.ratio)
-    observed = observed or Observed()
+    readings = readings or Readings()
     if size is None:
         size = torch.ones(index.flat.numel(), dtype=torch.float32, device=device)
     size = size.float()
     with timer("scoring"):
-        score = _score(hidden_states, index, stage, plan, observed, size, context)
+        score = _score(hidden_states, index, stage, plan, readings, size, context)
     around = None
     if stage.matcher.needs_surroundings:
-        around = Surroundings(hidden_states, prompt_index(layout, device), observed.metric)
-    work = _StageWork(hidden_states, index, plan, score, size, observed, context, around)
+        around = Surroundings(
+            hidden_states, prompt_index(layout, device), readings.matcher_attention
+        )
+    work = _StageWork(hidden_states, index, plan, score, size, readings, context, around)
     if stage.matcher.dynamic and plan.removes:
         counts = work.counts(stage.matcher, group)
         work = work.replanned(stage.plan(layout, counts).to(device))
@@ -117,19 +119,19 @@ def _score(
     index: TokenIndex,
     stage: Stage,
     plan: StagePlan,
-    observed: Observed,
+    readings: Readings,
     size: torch.Tensor,
     context: StageContext,
 ) -> torch.Tensor | None:
     if stage.scorer is None:
         return None
-    seen = observed.seen_score
+    seen = readings.scorer_encoder
     inputs = ScoreInput(
         hidden_states,
         index.flat,
         plan.token_rank,
         size,
-        observed.score,
+        readings.scorer_attention,
         context,
         None if seen is None else seen.index_select(0, index.origin),
         plan.window if plan.by == "rank" else plan.window.index_select(0, index.origin),
@@ -171,12 +173,12 @@ class _StageWork:
         plan: StagePlan,
         score: torch.Tensor | None,
         size: torch.Tensor,
-        observed: Observed,
+        readings: Readings,
         context: StageContext,
         around: Surroundings | None,
     ) -> None:
         self.hidden_states = hidden_states
-        self.observed = observed
+        self.readings = readings
         self.around = around
         self.rows = hidden_states.reshape(-1, hidden_states.shape[-1])
         self.batch = hidden_states.shape[0]
@@ -185,7 +187,7 @@ class _StageWork:
         self.plan = plan
         self.score = score
         self.size = size
-        metric = observed.metric
+        metric = readings.matcher_attention
         self.metric = None if metric is None else metric.flatten(0, 1)
         self.context = context
         keys = plan.order if plan.by == "rank" else plan.order.index_select(0, index.origin)
@@ -204,7 +206,7 @@ class _StageWork:
 
     def replanned(self, plan: StagePlan) -> _StageWork:
         """The same work under another plan of the same windows."""
-        parts = (self.score, self.size, self.observed, self.context, self.around)
+        parts = (self.score, self.size, self.readings, self.context, self.around)
         return _StageWork(self.hidden_states, self.index, plan, *parts)
 
     def counts(self, matcher: Matcher, group: HeadGroup) -> dict[int, int]:
@@ -247,15 +249,15 @@ class _StageWork:
 
     def _match_input(self, tokens: torch.Tensor, keep: int) -> MatchInput:
         flat, origin = self.index.flat[tokens], self.index.origin[tokens]
-        seen, inner = self.observed.seen_metric, self.plan.inner
+        seen, inner = self.readings.matcher_encoder, self.plan.inner
         return MatchInput(
             tokens=_rows(self.rows, flat),
             keep=keep,
             score=None if self.score is None else self.score[tokens],
             size=self.size[tokens],
-            observed=None if self.metric is None else self.metric[flat],
+            from_attention=None if self.metric is None else self.metric[flat],
             context=self.context,
-            seen=None if seen is None else seen[origin],
+            from_encoder=None if seen is None else seen[origin],
             inner=None if inner is None else inner[origin],
             row=flat[:, 0] // self.before_length,
             around=self.around,
@@ -264,7 +266,7 @@ class _StageWork:
     def _merge_block(self, match: _Match, block: slice, aggregator: Aggregator) -> Merged:
         tokens = match.tokens[block]
         origin = self.index.origin[tokens]
-        seen, features = self.observed.seen_content, self.observed.features
+        seen, features = self.readings.aggregator_encoder, self.readings.features
         flat = self.index.flat[tokens]
         merged = aggregator.merge(
             MergeInput(
@@ -274,12 +276,12 @@ class _StageWork:
                 score=None if self.score is None else self.score[tokens],
                 size=self.size[tokens],
                 context=self.context,
-                seen=None if seen is None else seen[origin],
+                from_encoder=None if seen is None else seen[origin],
             )
         )
-        if merged.tokens is None or self.observed.project is None:
+        if merged.tokens is None or self.readings.project is None:
             return merged
-        return replace(merged, tokens=self.observed.project(merged.tokens))
+        return replace(merged, tokens=self.readings.project(merged.tokens))
 
     def finish(
         self, layout: VisionLayout, matches: list[_Match], aggregator: Aggregator

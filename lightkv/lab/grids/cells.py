@@ -12,9 +12,9 @@ from lightkv.core.errors import LightKVError, UnknownNameError, nearest
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.core.plugins import build_component
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids.expand import VANILLA, Combination
-from lightkv.lab.grids.schema import Grid
-from lightkv.lab.grids.short_forms import ROLES, spec_data
+from lightkv.lab.grids.changes import ROLES, spec_data
+from lightkv.lab.grids.expand import Combination, expand
+from lightkv.lab.grids.schema import VANILLA, Grid
 from lightkv.lab.outcomes import Cell, comparable
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import Sample, Task, build_task
@@ -35,7 +35,7 @@ def plan_cells(grid: Grid, load: Load) -> list[Cell]:
         GridError: two cells of one name, an unknown baseline, or no cell that can run.
         LightKVError: a model or a task's data cannot be loaded; an unknown component.
     """
-    combinations = grid.combinations()
+    combinations = expand(grid)
     for task in {json.dumps(c.task, sort_keys=True): c.task for c in combinations}.values():
         build_task(task).samples()  # broken data are found before a model is loaded
     by_model: dict[str, list[int]] = {}

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightkv.lab.grids.short_forms import changed, label_text
+from lightkv.lab.errors import GridError
+from lightkv.lab.grids.changes import changed, label_text
+from lightkv.lab.grids.schema import VANILLA, Grid
 from lightkv.lab.tasks import build_task, tasks
-
-if TYPE_CHECKING:
-    from lightkv.lab.grids.schema import Grid
-
-VANILLA = "vanilla"
 
 
 @dataclass(frozen=True)
@@ -42,46 +38,22 @@ class Combination:
 
 
 def expand(grid: Grid) -> list[Combination]:
-    """All combinations of a grid, in order: vanilla, the product of the axes, the explicit cells."""
+    """All combinations of a grid, in order: vanilla, the product of the axes, the explicit cells.
+
+    Raises:
+        GridError: there are none.
+    """
     compressed: list[Combination] = []
     for one in _Expansion(grid).compressed():
         if one not in compressed:  # a cell that sets its task is not crossed with the grid's tasks
             compressed.append(one)
-    return [*_Expansion(grid).vanilla(compressed), *compressed]
-
-
-def models_of(grid: Grid) -> dict[str, str]:
-    """Label → model, those included that only a label of an axis or a cell names."""
-    return _labelled(grid.model, _changes(grid, "model"), lambda model: Path(model).name or model)
-
-
-def tasks_of(grid: Grid) -> dict[str, dict[str, Any]]:
-    """Label → task, those included that only a label of an axis or a cell names."""
-    specs = (build_task(task).spec() for task in _changes(grid, "task"))
-    return _labelled(grid.task, specs, lambda task: task["name"])
-
-
-def settings_of(grid: Grid, key: str) -> list[str]:
-    """Labels that axes and cells give to a factor of every grid: a retention, a seed."""
-    return [label_text(value) for value in _changes(grid, key)]
-
-
-def _changes(grid: Grid, key: str) -> Iterator[Any]:
-    """What labels of axes and explicit cells set a key to."""
-    labels = (change for axis in grid.axes.values() for change in axis.values())
-    return (change[key] for change in (*labels, *grid.cells) if key in change)
-
-
-def _labelled(given: Mapping[str, Any], further: Iterable[Any], short: Any) -> dict[str, Any]:
-    """Labels of what the grid gives and of what comes on top: never one label for two things."""
-    found = dict(given)
-    for value in further:
-        if value in found.values():
-            continue
-        name = short(value)
-        numbered = (f"{name}-{number}" for number in itertools.count(2))
-        label = next(n for n in itertools.chain([name], numbered) if n not in found)
-        found[label] = value
+    found = [*_Expansion(grid).vanilla(compressed), *compressed]
+    if not found:
+        raise GridError(
+            "the grid has no cells",
+            field="grid",
+            remedy="give axes, cells, retention, or vanilla: true",
+        )
     return found
 
 
@@ -90,8 +62,8 @@ class _Expansion:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self.models = models_of(grid)
-        self.tasks = tasks_of(grid)
+        self.models = grid.models()
+        self.tasks = grid.tasks()
 
     def vanilla(self, compressed: list[Combination]) -> Iterator[Combination]:
         """The uncompressed model on each model and task that a combination has.

@@ -21,11 +21,17 @@ Started = Callable[[str], None]
 """Called with the id of a cell when it begins to run."""
 
 
-def run_here(jobs: Sequence[Job], worker: Worker, started: Started) -> Iterator[Result]:
-    """Results of jobs, one after the other in this process."""
-    for job in jobs:
-        started(job.id)
-        yield worker.run(job)
+class Here:
+    """This process as a pool of one."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def run(self, jobs: Sequence[Job], started: Started) -> Iterator[Result]:
+        """Results of jobs, one after the other."""
+        for job in jobs:
+            started(job.id)
+            yield self._worker.run(job)
 
 
 class Pool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
+from lightkv.core.errors import file_errors
+from lightkv.lab.digests import model_digest
 from lightkv.lab.errors import StoreError
 from lightkv.lab.grids.store import Store
 from lightkv.lab.grids.worker import versions
@@ -77,52 +77,5 @@ def _changed(store: Store, what: str, more: str = "") -> StoreError:
 
 
 def _digest(model: str) -> str:
-    try:
+    with file_errors(StoreError, "read the checkpoint", "model", model):
         return model_digest(model)
-    except OSError as error:
-        raise StoreError(
-            f"cannot read the checkpoint ({error.strerror})", field="model", value=model
-        ) from error
-
-
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-_known: dict[tuple[str, int, int], str] = {}
-"""(path, size, time of change) → digest of the content, for this process."""
-
-
-def content_digest(path: Path) -> str:
-    """Of a file's content, which is read once in a process while size and time stay.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    state = path.stat()
-    key = (str(path.absolute()), state.st_size, state.st_mtime_ns)
-    if key not in _known:
-        with path.open("rb") as file:
-            _known[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _known[key]
-
-
-def model_digest(source: str) -> str:
-    """Of a checkpoint directory: the content of its JSON files; name, size and time of its weights,
-    which are too large to read.
-
-    "" for `demo`, which changes with the version of lightkv only, and for hub ids.
-
-    Raises:
-        OSError: a file in it cannot be read.
-    """
-    from lightkv.checkpoints.bundled import BUNDLED
-
-    folder = Path(source).expanduser()
-    if source == BUNDLED or not folder.is_dir():
-        return ""
-    digest = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix == ".json":
-            digest.update(f"{file.name} {content_digest(file)}\n".encode())
-        elif file.suffix in _WEIGHTS:
-            state = file.stat()
-            digest.update(f"{file.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,12 +10,12 @@ from typing import Any, Protocol
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab.grids.cells import baselines, plan_cells
-from lightkv.lab.grids.pools import Pool, Started, run_here
+from lightkv.lab.grids.pools import Here, Pool, Started
 from lightkv.lab.grids.resume import begun_with, check_unchanged
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
 from lightkv.lab.grids.worker import Job, Loaded, Result, Worker, finished, versions
-from lightkv.lab.outcomes import Cell, Outcome
+from lightkv.lab.outcomes import Cell
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import tasks
 
@@ -156,19 +155,9 @@ def _workers(workers: int, ray: str | None, share: int, loaded: Loaded | None) -
 
         before = torch.get_num_threads()
         try:
-            yield _Here(Worker(share, loaded))
+            yield Here(Worker(share, loaded))
         finally:
             torch.set_num_threads(before)
-
-
-class _Here:
-    """This process as a pool of one."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def run(self, jobs: Sequence[Job], started: Started) -> Iterator[Result]:
-        return run_here(jobs, self._worker, started)
 
 
 class _Run:
@@ -209,13 +198,12 @@ class _Run:
         try:
             for result in pool.run(jobs, started):
                 cell = running[result.id]
-                error = result.error or _odd_score(result.outcomes)
-                if error is not None:
-                    self._store.fail(cell, error)
+                if result.error is not None:
+                    self._store.fail(cell, result.error)
                 else:
                     self._store.finish(finished(cell, result), result.outcomes)
                 del running[result.id]
-                self._ended(cell, failed=error is not None)
+                self._ended(cell, failed=result.error is not None)
         except KeyboardInterrupt:
             for cell in running.values():
                 self._store.reset(cell)
@@ -241,14 +229,6 @@ class _Run:
 
     def _tell(self, cell: Cell) -> None:
         self._progress(Progress(self._done, len(self._pending), self._failed, cell))
-
-
-def _odd_score(outcomes: Sequence[Outcome]) -> str | None:
-    """What is wrong with the first score that no mean could hold; None if all are numbers."""
-    for outcome in outcomes:
-        if not math.isfinite(outcome.score):
-            return f"sample {outcome.sample!r} has the score {outcome.score}, which is no number"
-    return None
 
 
 def _needs_reference(cell: Cell) -> bool:

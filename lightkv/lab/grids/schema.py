@@ -11,14 +11,15 @@
         uniform: {scorer: uniform}
     baseline: {guidance: prompt}
 
-`lightkv.lab.grids.expand` expands it. A grid knows no model: `lightkv.lab.grids.cells` builds its
-combinations on one.
+What its YAML may say in short is written out when it is read. `lightkv.lab.grids.expand` makes its
+combinations. A grid knows no model: `lightkv.lab.grids.cells` builds its combinations on one.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,28 +27,15 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from lightkv.core import yamls
-from lightkv.core.errors import nearest
-from lightkv.core.strict import Plain, Seed
+from lightkv.core.errors import check_known, nearest
+from lightkv.core.strict import Plain, Seed, message_of
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids.expand import (
-    VANILLA,
-    Combination,
-    expand,
-    models_of,
-    settings_of,
-    tasks_of,
-)
-from lightkv.lab.grids.short_forms import (
-    CHANGES,
-    check_change,
-    check_seed,
-    empty_product,
-    grid_error,
-    label_text,
-    normal_form,
-)
+from lightkv.lab.grids.changes import CHANGES, base_data, check_change, check_seed, label_text
 from lightkv.lab.outcomes import has_surrogates
+from lightkv.lab.tasks import build_task
 
+VANILLA = "vanilla"
+"""Label of the uncompressed model."""
 RESERVED = ("model", "task", "retention", "seed", "cell")
 """Factors that every grid has; no axis may take their names."""
 
@@ -143,9 +131,9 @@ class Grid(Plain):
                 f"{', '.join(cls.model_fields)}",
             )
         try:
-            grid = cls.model_validate(normal_form(dict(data), folder))
+            grid = cls.model_validate(_normal_form(dict(data), folder))
         except ValidationError as error:
-            raise grid_error(error) from error
+            raise _grid_error(error) from error
         grid.check()
         return grid
 
@@ -186,7 +174,7 @@ class Grid(Plain):
             check_seed("grid, seeds", seed)
         for key, values in (("seeds", self.seeds), ("retention", self.retention)):
             if values is not None and not values:
-                raise empty_product(key)
+                raise _empty_product(key)
         for axis, labels in self.axes.items():
             if axis in RESERVED:
                 raise GridError(
@@ -195,7 +183,7 @@ class Grid(Plain):
                     remedy=f"call it otherwise, or use the key {axis!r}",
                 )
             if not labels:
-                raise empty_product(f"axes, {axis}")
+                raise _empty_product(f"axes, {axis}")
             for label, change in labels.items():
                 check_change(f"axes, {axis}, {label}", change, CHANGES)
         for number, cell in enumerate(self.cells):
@@ -220,13 +208,8 @@ class Grid(Plain):
     def _check_labels(self, where: str, key: str, labels: tuple[str, ...]) -> None:
         factors = self.factors()
         for word, known in [(key, list(factors))] + [(x, factors.get(key, [])) for x in labels]:
-            if word not in known:
-                raise GridError(
-                    "the grid has no such factor" if word == key else f"{key} has no such label",
-                    field=where,
-                    value=word,
-                    remedy=f"{nearest(word, known)}There are: {', '.join(known) or 'none'}",
-                )
+            what = "the grid has no such factor" if word == key else f"{key} has no such label"
+            check_known(GridError, what, where, word, known)
 
     def factors(self) -> dict[str, list[str]]:
         """Factor → its labels."""
@@ -237,25 +220,154 @@ class Grid(Plain):
         return {
             **found,
             "cell": explicit + ([VANILLA] if self.vanilla else []),
-            "model": list(models_of(self)),
-            "task": list(tasks_of(self)),
-            "retention": list(dict.fromkeys(retention + settings_of(self, "retention"))),
-            "seed": list(dict.fromkeys(seeds + settings_of(self, "seed"))),
+            "model": list(self.models()),
+            "task": list(self.tasks()),
+            "retention": list(dict.fromkeys(retention + self._labels("retention"))),
+            "seed": list(dict.fromkeys(seeds + self._labels("seed"))),
         }
 
-    # -- combinations -----------------------------------------------------------------------------
+    def models(self) -> dict[str, str]:
+        """Label → model, those included that only a label of an axis or a cell names."""
+        return _with_further(self.model, self._changes("model"), lambda m: Path(m).name or m)
 
-    def combinations(self) -> list[Combination]:
-        """All of them, in order: vanilla, the product of the axes, the explicit cells.
+    def tasks(self) -> dict[str, dict[str, Any]]:
+        """Label → task, those included that only a label of an axis or a cell names."""
+        specs = (build_task(task).spec() for task in self._changes("task"))
+        return _with_further(self.task, specs, lambda task: task["name"])
 
-        Raises:
-            GridError: there are none.
-        """
-        found = expand(self)
-        if not found:
+    def _labels(self, key: str) -> list[str]:
+        """Labels that axes and cells give to a factor of every grid: a retention, a seed."""
+        return [label_text(value) for value in self._changes(key)]
+
+    def _changes(self, key: str) -> Iterator[Any]:
+        """What labels of axes and explicit cells set a key to."""
+        labels = (change for axis in self.axes.values() for change in axis.values())
+        return (change[key] for change in (*labels, *self.cells) if key in change)
+
+
+def _with_further(given: Mapping[str, Any], further: Iterable[Any], short: Any) -> dict[str, Any]:
+    """Labels of what the grid gives and of what comes on top: never one label for two things."""
+    found = dict(given)
+    for value in further:
+        if value in found.values():
+            continue
+        name = short(value)
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        label = next(n for n in itertools.chain([name], numbered) if n not in found)
+        found[label] = value
+    return found
+
+
+# -- short forms ----------------------------------------------------------------------------------
+
+
+def _normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Short forms written out: one model, one task, a preset's name, one retention."""
+    data["model"] = _labelled("model", data.get("model", "demo"), str, lambda m: Path(m).name or m)
+    data["task"] = _labelled(
+        "task",
+        data.get("task", "scenes"),
+        lambda t: build_task(_placed(t, folder)).spec(),
+        lambda t: t["name"],
+    )
+    data["base"] = base_data(data.get("base", "lightkv"), folder)
+    if isinstance(data.get("retention"), int | float):
+        data["retention"] = [data["retention"]]
+    axes = data.get("axes") or {}
+    if not isinstance(axes, Mapping) or not all(isinstance(v, Mapping) for v in axes.values()):
+        raise GridError(
+            "axes are a mapping: name → label → what it changes",
+            field="axes",
+            value=axes if not isinstance(axes, Mapping) else None,
+            remedy="such as {guidance: {prompt: {}, uniform: {scorer: uniform}}}",
+        )
+    data["axes"] = {
+        axis: {
+            label: _based(f"axes, {axis}, {label}", change or {}, folder)
+            for label, change in _in_words(f"axes, {axis}", labels).items()
+        }
+        for axis, labels in _in_words("axes", axes).items()
+    }
+    cells = data.get("cells") or ()
+    if not isinstance(cells, list | tuple):
+        raise GridError(
+            "cells are a list",
+            field="cells",
+            value=cells,
+            remedy="such as [{name: fastv, base: fastv}]",
+        )
+    data["cells"] = [_based(f"cells[{number}]", cell, folder) for number, cell in enumerate(cells)]
+    if isinstance(data.get("baseline"), Mapping):
+        data["baseline"] = {str(k): label_text(v) for k, v in data["baseline"].items()}
+    return {key: value for key, value in data.items() if value is not None or key == "retention"}
+
+
+def _in_words(where: str, labels: Mapping[Any, Any]) -> dict[str, Any]:
+    """A mapping with its labels as text; two of one text, as `on` and "on", are an error."""
+    found: dict[str, Any] = {}
+    for label, value in labels.items():
+        if label_text(label) in found:
+            raise GridError("two labels are the same", field=where, value=label_text(label))
+        found[label_text(label)] = value
+    return found
+
+
+def _placed(task: Any, folder: Path | None) -> Any:
+    """A task whose path, or whose inner task's, is relative to the grid's folder."""
+    if folder is None or not isinstance(task, Mapping):
+        return task
+    found = {key: _placed(value, folder) if key == "of" else value for key, value in task.items()}
+    if isinstance(found.get("path"), str):
+        found["path"] = str(folder / Path(found["path"]).expanduser())
+    return found
+
+
+def _based(where: str, change: Any, folder: Path | None) -> Any:
+    """A change whose pipeline is written out, so that the grid holds everything."""
+    check_change(where, change, ("name", *CHANGES))
+    change = dict(change)
+    if "base" in change:
+        change["base"] = base_data(change["base"], folder)
+    if "task" in change:
+        change["task"] = build_task(_placed(change["task"], folder)).spec()
+    return change
+
+
+def _labelled(key: str, given: Any, read: Any, name: Any) -> dict[str, Any]:
+    """One value, a list of values or label → value, as label → value."""
+    if isinstance(given, Mapping) and "name" not in given:
+        found = {label: read(value) for label, value in _in_words(key, given).items()}
+    else:
+        values = [read(v) for v in (given if isinstance(given, list | tuple) else [given])]
+        found = {name(value): value for value in values}
+        if len(found) < len(values):
             raise GridError(
-                "the grid has no cells",
-                field="grid",
-                remedy="give axes, cells, retention, or vanilla: true",
+                "two entries have the same name",
+                field=key,
+                value=", ".join(name(value) for value in values),
+                remedy="give a mapping of labels to them",
             )
-        return found
+    if not found:
+        raise _empty_product(key)
+    return found
+
+
+def _empty_product(key: str) -> GridError:
+    """The error for a factor without values."""
+    return GridError(
+        "the product is empty: there are no values",
+        field=key,
+        remedy="give at least one, or leave the key out",
+    )
+
+
+def _grid_error(error: ValidationError) -> GridError:
+    """The first of pydantic's errors, as one of the grid."""
+    first = error.errors()[0]
+    where = ", ".join(str(part) for part in first["loc"])
+    return GridError(
+        message_of(first),
+        field=f"grid, {where}",
+        value=first.get("input"),
+        remedy="docs/lab.md lists keys and their values",
+    )

@@ -3,21 +3,36 @@
 A cell's outcomes are written in one transaction with its status, so a process that dies at any moment
 leaves whole cells only. A writer holds a lock of the operating system on the file for as long as it
 lives; the system lets it go when the process ends, however it ends.
+
+Rows are `Cell` and `Outcome`, field by field, mappings and lists as JSON. Both check themselves, so a
+file that holds what no run writes is refused when it is read.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lightkv.core.errors import file_errors
+from lightkv.core.strict import message_of
 from lightkv.lab.errors import StoreError
-from lightkv.lab.grids import database
 from lightkv.lab.outcomes import Cell, Outcome
 
+MAGIC = b"SQLite format 3\x00"
+"""How every database of SQLite begins."""
+BUSY_SECONDS = 5.0
+"""To wait for a lock of SQLite's own, which is held for a transaction."""
 SCHEMA = 1
 """Version of the tables; files of another one are refused."""
 APPLICATION = 0x6C6B7662
@@ -37,6 +52,13 @@ CREATE TABLE samples (
     retention REAL NOT NULL, PRIMARY KEY (cell, sample)
 ) WITHOUT ROWID;
 """
+_CELL, _OUTCOME = ([field.name for field in fields(kind)] for kind in (Cell, Outcome))
+"""Columns of `cells`, and of `samples` without the cell."""
+_JSON = {"factors", "spec", "versions", "tokens"}
+"""Columns that hold JSON."""
+_FOUND = ("versions", "seconds", "retention", "flops", "kv_bytes", "tokens")
+"""What a cell's run finds out."""
+T = TypeVar("T")
 
 
 class Store:
@@ -73,13 +95,13 @@ class Store:
                 is written into it then.
         """
         path = Path(path)
-        database.check_place(path)
+        _check_place(path)
         fresh = not path.exists() or path.stat().st_size == 0
         if not fresh:
-            database.check_header(path)
-        store, lock = None, database.lock(path)
+            _check_header(path)
+        store, lock = None, _lock(path)
         try:
-            store = cls(path, database.connect(path, "rwc" if fresh else "rw"), lock)
+            store = cls(path, _connect(path, "rwc" if fresh else "rw"), lock)
             with store._guard("read"):
                 # An interrupted creation is rolled back to nothing when the file is first read.
                 empty = store._one("SELECT count(*) FROM sqlite_master") == 0
@@ -94,7 +116,7 @@ class Store:
             # The connection first: to close any handle of the file drops SQLite's own locks.
             if store is not None:
                 store._connection.close()
-            database.unlock(lock)
+            _unlock(lock)
             raise
         return store
 
@@ -107,15 +129,14 @@ class Store:
         """
         path = Path(path)
         if not path.is_file():
-            raise StoreError(
+            raise _refused(
+                path,
                 "there is no such results file",
-                field="results",
-                value=str(path),
-                remedy="make one with `lightkv ablate grid.yaml --out FILE`",
+                "make one with `lightkv ablate grid.yaml --out FILE`",
             )
-        database.check_header(path)
+        _check_header(path)
         # Not mode=ro: what a killed writer left half written must be rolled back before it is read.
-        store = cls(path, database.connect(path, "rw"), None)
+        store = cls(path, _connect(path, "rw"), None)
         try:
             with store._guard("read"):
                 store._run("PRAGMA query_only = ON")
@@ -128,7 +149,7 @@ class Store:
     def close(self) -> None:
         """Close the file and let the lock go. Safe to call twice."""
         self._connection.close()
-        database.unlock(self._lock)
+        _unlock(self._lock)
         self._lock = None
 
     def __enter__(self) -> Store:
@@ -146,8 +167,8 @@ class Store:
             StoreError: the file cannot be read, or holds what no run writes.
         """
         with self._guard("read"):
-            rows = self._connection.execute(f"SELECT {database.CELL} FROM cells ORDER BY position")
-            return [database.to_cell(each) for each in rows]
+            query = f"SELECT {', '.join(_CELL)} FROM cells ORDER BY position"
+            return [_record(Cell, _CELL, row) for row in self._connection.execute(query)]
 
     def outcomes(self, cell_id: str) -> list[Outcome]:
         """The outcomes of a cell, ordered by sample; none unless it is done.
@@ -155,20 +176,17 @@ class Store:
         Raises:
             StoreError: the file cannot be read, or holds what no run writes.
         """
-        query = f"SELECT {database.OUTCOME} FROM samples WHERE cell = ? ORDER BY sample"
+        query = f"SELECT {', '.join(_OUTCOME)} FROM samples WHERE cell = ? ORDER BY sample"
         with self._guard("read"):
-            return [database.to_outcome(row) for row in self._connection.execute(query, (cell_id,))]
+            rows = self._connection.execute(query, (cell_id,))
+            return [_record(Outcome, _OUTCOME, row) for row in rows]
 
     # -- writing ----------------------------------------------------------------------------------
 
     def add_cells(self, cells: Sequence[Cell]) -> None:
         """Write the cells of a new grid, all or none."""
-        marks = ", ".join("?" * 13)
         with self._writing():
-            self._connection.executemany(
-                f"INSERT INTO cells ({database.CELL}) VALUES ({marks})",
-                [database.from_cell(cell) for cell in cells],
-            )
+            self._insert("cells", _CELL, [_row(cell, _CELL) for cell in cells])
 
     def update_meta(self, **values: Any) -> None:
         """Set entries of `meta`."""
@@ -188,22 +206,15 @@ class Store:
             cell: with `versions`, `seconds`, `retention`, `flops`, `kv_bytes` and `tokens` set.
             outcomes: of all its samples.
         """
-        rows = [(cell.id, *database.from_outcome(outcome)) for outcome in outcomes]
+        values_of = attrgetter(*_OUTCOME)
+        rows = [(cell.id, *values_of(outcome)) for outcome in outcomes]
+        found = ", ".join(f"{column} = ?" for column in _FOUND)
         with self._writing():
             self._run("DELETE FROM samples WHERE cell = ?", cell.id)
-            self._connection.executemany(
-                f"INSERT INTO samples (cell, {database.OUTCOME}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
+            self._insert("samples", ["cell", *_OUTCOME], rows)
             self._run(
-                "UPDATE cells SET status = 'done', reason = '', versions = ?, seconds = ?, "
-                "retention = ?, flops = ?, kv_bytes = ?, tokens = ? WHERE id = ?",
-                *database.dumps(cell.versions),
-                cell.seconds,
-                cell.retention,
-                cell.flops,
-                cell.kv_bytes,
-                *database.dumps(list(cell.tokens)),
+                f"UPDATE cells SET status = 'done', reason = '', {found} WHERE id = ?",
+                *_row(cell, _FOUND),
                 cell.id,
             )
 
@@ -231,7 +242,7 @@ class Store:
     def _initialise(self, grid: dict[str, Any], meta: dict[str, Any]) -> None:
         first = {
             "schema": SCHEMA,
-            "grid": database.plain(grid),
+            "grid": _plain(grid),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "baseline": None,
             "baselines": {},
@@ -248,43 +259,39 @@ class Store:
 
     def _write_meta(self, values: dict[str, Any]) -> None:
         for key, value in values.items():
-            self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, *database.dumps(value))
+            self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, _dumps(value))
 
     def _read_meta(self) -> None:
         with self._guard("read"):
             kind, version = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
             if kind != APPLICATION:
-                raise StoreError(
-                    "a database of another program",
-                    field="results",
-                    value=str(self.path),
-                    remedy="name another file",
-                )
+                raise _refused(self.path, "a database of another program", "name another file")
             if version != SCHEMA:
-                raise StoreError(
+                raise _refused(
+                    self.path,
                     f"a results file of version {version}; this lightkv reads version {SCHEMA}",
-                    field="results",
-                    value=str(self.path),
-                    remedy="use the lightkv that wrote it, or name another file",
+                    "use the lightkv that wrote it, or name another file",
                 )
             damage = self._one("PRAGMA quick_check")
             if damage != "ok":
                 raise self._damaged(str(damage))
             rows = self._connection.execute("SELECT key, value FROM meta")
-            self.meta = database.to_meta(rows)
+            found = {key: _loads("meta", key, value) for key, value in rows}
+            _checked("meta", _Meta, found)
+            self.meta = found
 
     def _take_grid(self, grid: dict[str, Any]) -> None:
         """Refuse another grid, unless there are no cells of the old one yet."""
         with self._guard("read"):
             started = self._one("SELECT count(*) FROM cells") > 0
         if not started:
-            self.update_meta(grid=database.plain(grid))
-        if self.meta.get("grid") != database.plain(grid):
-            raise StoreError(
+            self.update_meta(grid=_plain(grid))
+        if self.meta.get("grid") != _plain(grid):
+            raise _refused(
+                self.path,
                 "the file holds the results of another grid",
+                "name another file for this grid, or run the grid that began this one",
                 field="--out",
-                value=str(self.path),
-                remedy="name another file for this grid, or run the grid that began this one",
             )
 
     @contextmanager
@@ -306,40 +313,182 @@ class Store:
         """Errors of SQLite, and contents that no run writes, as errors that say what to do."""
         try:
             yield
-        except (sqlite3.Error, database.Malformed) as error:
+        except sqlite3.Error as error:
             raise self._explained(verb, error) from error
+        except _MalformedError as error:
+            raise self._damaged(str(error)) from error
 
-    def _explained(self, verb: str, error: Exception) -> StoreError:
+    def _explained(self, verb: str, error: sqlite3.Error) -> StoreError:
         text = str(error)
         if "locked" in text:
-            return database.in_use(self.path)
+            return _in_use(self.path)
         if "full" in text or "disk I/O" in text or "too big" in text:
-            return StoreError(
+            return _refused(
+                self.path,
                 f"cannot {verb} the results file ({text}); what was finished is in it, whole",
-                field="results",
-                value=str(self.path),
-                remedy="make room and run the same command again: it goes on where it stopped",
+                "make room and run the same command again: it goes on where it stopped",
             )
         if "readonly" in text or "unable to open" in text:
-            return StoreError(
+            return _refused(
+                self.path,
                 f"cannot {verb} the results file ({text})",
-                field="results",
-                value=str(self.path),
-                remedy="name a file in a folder that can be written to",
+                "name a file in a folder that can be written to",
             )
         return self._damaged(text)
 
     def _damaged(self, what: str) -> StoreError:
-        return StoreError(
+        return _refused(
+            self.path,
             f"the results file is damaged or no results file ({' '.join(what.split())[:120]}); "
             "it was left as it is",
-            field="results",
-            value=str(self.path),
-            remedy="restore it from a copy, or name another file",
+            "restore it from a copy, or name another file",
         )
+
+    def _insert(self, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        marks = ", ".join("?" * len(columns))
+        query = f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+        self._connection.executemany(query, rows)
 
     def _run(self, query: str, *values: Any) -> None:
         self._connection.execute(query, values)
 
     def _one(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
+
+
+# -- the file -------------------------------------------------------------------------------------
+
+
+def _refused(path: Path, message: str, remedy: str, field: str = "results") -> StoreError:
+    return StoreError(message, field=field, value=str(path), remedy=remedy)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """A connection that commits when told to; `mode` as in SQLite's URIs."""
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    remedy = "name a file that can be read and written"
+    with file_errors(StoreError, "open the results file", "results", path, remedy, sqlite3.Error):
+        return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a path that no file can be at."""
+    what = None
+    if path.is_dir():
+        what = "it is a directory"
+    elif not path.absolute().parent.is_dir():
+        what = "its folder does not exist"
+    if what is not None:
+        raise _refused(
+            path,
+            f"cannot write the results file: {what}",
+            "name a file in a folder that exists",
+            field="--out",
+        )
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what is no database before SQLite touches it."""
+    with file_errors(StoreError, "read the results file", "results", path), path.open("rb") as file:
+        head = file.read(len(MAGIC))
+    if head != MAGIC:
+        raise _refused(
+            path, "not a results file of lightkv; it was left as it is", "name another file"
+        )
+
+
+def _lock(path: Path) -> int | None:
+    """Take the file for this process; None where the system knows no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    remedy = "name a file in a folder that can be written to"
+    with file_errors(StoreError, "write the results file", "--out", path, remedy):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise _in_use(path) from error
+    return handle
+
+
+def _unlock(handle: int | None) -> None:
+    """Let the file go."""
+    if handle is not None:
+        os.close(handle)
+
+
+def _in_use(path: Path) -> StoreError:
+    """The error for a file that another process holds."""
+    return _refused(
+        path,
+        "the results file is locked: another process writes it",
+        f"wait for it or stop it (on {socket.gethostname()}), or name another file",
+    )
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+
+class _MalformedError(ValueError):
+    """A readable file holds what no run writes; the store makes its own error of it."""
+
+
+class _Meta(BaseModel):
+    """What `meta` may hold; more is welcome, and older files hold less."""
+
+    model_config = ConfigDict(strict=True)
+
+    grid: dict[str, Any] | None = None
+    baseline: str | None = None
+    baselines: dict[str, str] = {}
+    versions: dict[str, str] = {}
+    models: dict[str, str] = {}
+    created: str | None = None
+    threads: int | None = None
+
+
+def _row(cell: Cell, columns: Sequence[str]) -> list[Any]:
+    """What some columns hold of a cell."""
+    values = ((column, getattr(cell, column)) for column in columns)
+    return [_dumps(value) if column in _JSON else value for column, value in values]
+
+
+def _record(kind: type[T], columns: Sequence[str], row: Sequence[Any]) -> T:
+    """What a row holds.
+
+    Raises:
+        _MalformedError: a value that no run writes.
+    """
+    given = dict(zip(columns, row, strict=True))
+    where = f"cell {given['name']!r}" if "name" in given else f"sample {given['sample']!r}"
+    for column in _JSON & given.keys():
+        given[column] = _loads(where, column, given[column])
+    return _checked(where, kind, given)
+
+
+def _checked(where: str, kind: Callable[..., T], given: dict[str, Any]) -> T:
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ", ".join(str(part) for part in first["loc"])
+        raise _MalformedError(f"{where} has odd {key}: {message_of(first)}") from error
+
+
+def _plain(data: Any) -> Any:
+    """As it will be read back."""
+    return json.loads(_dumps(data))
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _loads(where: str, key: str, text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _MalformedError(f"{where} has odd {key}: no JSON ({error})") from error

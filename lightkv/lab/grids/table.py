@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab.grids.store import Store
 from lightkv.lab.outcomes import Cell, Outcome, comparable
-from lightkv.lab.stats import Difference, mean_interval, paired
+from lightkv.lab.stats import Difference, holm, mean_interval, paired, scipy_stats
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Line:
         mean, low, high: mean score and its 95 % interval; None unless it is done.
         baseline: name of the cell it is compared with, or None.
         difference: to the baseline; None where one of the two is not done.
+        holm: its McNemar's p, corrected for all tests of the file.
     """
 
     cell: Cell
@@ -28,6 +29,7 @@ class Line:
     high: float | None = None
     baseline: str | None = None
     difference: Difference | None = None
+    holm: float | None = None
 
 
 def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Line]:
@@ -37,7 +39,9 @@ def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Lin
 
     Raises:
         StoreError: the file cannot be read.
+        ConfigError: scipy is not installed.
     """
+    scipy_stats()
     cells = store.cells()
     named = {cell.name: cell for cell in cells}
     against: dict[str, str] = store.meta.get("baselines", {})
@@ -64,4 +68,6 @@ def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Lin
                 difference = paired(outcomes(base), mine, resamples=resamples, seed=seed)
         bounds = mean_interval(mine, resamples=resamples, seed=seed)
         lines.append(Line(cell, *bounds, base.name if base else None, difference))
-    return lines
+    gaps = (line.difference for line in lines)
+    chances = holm([None if gap is None else gap.mcnemar_p for gap in gaps])
+    return [replace(line, holm=p) for line, p in zip(lines, chances, strict=True)]

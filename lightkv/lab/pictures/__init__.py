@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lightkv.lab.pictures.api import show
 from lightkv.lab.pictures.collect import collect
 from lightkv.lab.pictures.data import Picture, ShownRun, ShownStage, ShownView
 from lightkv.lab.pictures.page import write_html
@@ -15,6 +14,5 @@ __all__ = [
     "ShownView",
     "collect",
     "draw_png",
-    "show",
     "write_html",
 ]

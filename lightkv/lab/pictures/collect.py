@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,8 @@ from lightkv.lab.pictures.data import DROPPED, IN_TEXT, FloatArray, Picture, Sho
 from lightkv.lab.pictures.views import shown_views
 
 if TYPE_CHECKING:
+    from lightkv.core.pipeline.pipeline import PipelineSource
     from lightkv.core.run.report import RunReport
-    from lightkv.core.run.session import Source
     from lightkv.core.stage.cache_entries import CachedLayer
 
 MOST = 2
@@ -27,7 +28,7 @@ def collect(
     processor: Any,
     images: Sequence[Any],
     prompts: Sequence[str],
-    strategies: Sequence[Source] = ("lightkv",),
+    strategies: Sequence[PipelineSource] = ("lightkv",),
     *,
     retention: float | None = None,
     max_new_tokens: int = 32,
@@ -154,12 +155,8 @@ def stages_of(report: RunReport) -> list[ShownStage]:
 
 
 def _on_host(step: Assignment) -> Assignment:
-    return Assignment(
-        step.slot.cpu(),
-        step.weight.cpu(),
-        step.survivor.cpu(),
-        step.token_counts,
-        step.slot_counts,
+    return replace(
+        step, slot=step.slot.cpu(), weight=step.weight.cpu(), survivor=step.survivor.cpu()
     )
 
 

@@ -169,27 +169,16 @@ class Picture:
 
 
 def _run_dict(run: ShownRun) -> dict[str, Any]:
-    return {
-        "prompt": run.prompt,
-        "answer": run.answer,
-        "strategy": run.strategy,
-        "retention": run.retention,
-        "tokens": list(run.tokens),
-        "remark": run.remark,
-        "stages": [
-            {
-                "title": stage.title,
-                "layer": stage.layer,
-                "site": stage.site,
-                "home": stage.home.tolist(),
-                "weight": _rounded(stage.weight),
-                "guidance": None if stage.guidance is None else _rounded(stage.guidance),
-                "left": stage.left,
-                "entered": stage.entered,
-            }
-            for stage in run.stages
-        ],
-    }
+    stages = [
+        {
+            **vars(stage),
+            "home": stage.home.tolist(),
+            "weight": _rounded(stage.weight),
+            "guidance": None if stage.guidance is None else _rounded(stage.guidance),
+        }
+        for stage in run.stages
+    ]
+    return {**vars(run), "tokens": list(run.tokens), "stages": stages}
 
 
 def _rounded(values: FloatArray) -> list[float | None]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, file_errors
 from lightkv.lab.pictures.data import DROPPED, Picture, ShownRun, ShownStage, ShownView, differences
 from lightkv.lab.pictures.paint import (
     FADED,
@@ -42,15 +42,9 @@ def draw_png(picture: Picture, path: str | Path) -> Image.Image:
         ConfigError: the file cannot be written.
     """
     sheet = _Sheet(picture).drawn()
-    try:
+    remedy = "name a file in a folder that exists"
+    with file_errors(ConfigError, "write the file", "out", path, remedy):
         _calmed(sheet).save(path, format="PNG", optimize=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write the file ({error.strerror or error})",
-            field="out",
-            value=str(path),
-            remedy="name a file in a folder that exists",
-        ) from error
     return sheet
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lightkv.lab.reporting.bootstrap import Estimate
 from lightkv.lab.reporting.study import Group, Row, Study
+from lightkv.lab.stats import Estimate
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Effect:
         axis, label, first: of the grid.
         retention: label; None for all retentions together.
         pairs: of cells that differ in this axis only.
-        change: mean over the pairs of the difference in score, with its 95 % interval.
+        change: mean over the pairs of the difference in score, with its 95 % interval; clear
+            among the effects of all axes at that retention.
     """
 
     axis: str
@@ -30,17 +31,25 @@ class Effect:
 
 def main_effects(study: Study, group: Group) -> list[Effect]:
     """Effects of all axes at each retention, and over all retentions, in the grid's order."""
-    found = []
-    for axis, labels in study.axes.items():
-        for label in labels[1:]:
-            pairs = list(_pairs(group, axis, labels[0], label))
-            retentions = study.retentions(group)
-            for retention in [None, *(retentions if len(retentions) > 1 else [])]:
-                here = [pair for pair in pairs if retention in (None, pair[0].retention)]
-                if here:
-                    change = group.contrast(here)
-                    found.append(Effect(axis, label, labels[0], retention, len(here), change))
-    return found
+    retentions = study.retentions(group)
+    levels = [None, *(retentions if len(retentions) > 1 else [])]
+    named = [
+        (axis, label, labels[0]) for axis, labels in study.axes.items() for label in labels[1:]
+    ]
+    found: dict[tuple[int, int], Effect] = {}
+    for level, retention in enumerate(levels):
+        here = {}
+        for number, (axis, label, first) in enumerate(named):
+            pairs = list(_pairs(group, axis, first, label))
+            pairs = [pair for pair in pairs if retention in (None, pair[0].retention)]
+            if pairs:
+                here[number] = pairs
+        parts = [([b for _, b in pairs], [a for a, _ in pairs]) for pairs in here.values()]
+        for number, change in zip(here, group.estimates(parts), strict=True):
+            axis, label, first = named[number]
+            effect = Effect(axis, label, first, retention, len(here[number]), change)
+            found[number, level] = effect
+    return [found[key] for key in sorted(found)]
 
 
 def by_weight(effects: list[Effect]) -> list[Effect]:

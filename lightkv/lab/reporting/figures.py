@@ -6,9 +6,12 @@ Texts that come from a grid are escaped: plotly reads a subset of HTML in its la
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from lightkv.lab.reporting.drawing import DASHES, PALETTE, SYMBOLS, Json, figure, unit
+import numpy as np
+
 from lightkv.lab.reporting.effects import Effect
 from lightkv.lab.reporting.formatting import (
     axes_text,
@@ -17,11 +20,25 @@ from lightkv.lab.reporting.formatting import (
     setting_text,
     short,
 )
-from lightkv.lab.reporting.quality import COSTS, quality
+from lightkv.lab.reporting.front import front
 from lightkv.lab.reporting.study import VANILLA, Group, Row, Study
+from lightkv.lab.stats import Estimate
 
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#9A6324", "#7F7F7F")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart; brown and grey for the rest."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
 MANY = 8
 """Lines of the token plot from which on they are named by retention only."""
+FEW = 8
+"""Settings up to which each has its own band."""
+Json = dict[str, Any]
+Cost = Callable[[Row], float | None]
+Point = tuple[float, Estimate]
+COSTS: dict[str, tuple[str, Cost]] = {
+    "retention": ("achieved retention (share of vision KV)", lambda row: row.cell.retention),
+    "flops": ("prefill FLOPs, relative to the uncompressed model", lambda row: row.cell.flops),
+}
 
 
 def figures(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
@@ -50,7 +67,7 @@ def main_effects(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
         offset = 0.62 * ((number + 0.5) / len(levels) - 0.5)
         places = [rows.index((each.axis, each.label, each.first)) + offset for each in own]
         color = PALETTE[(number - 1) % len(PALETTE)]
-        value = [unit(group, effect.change.value) for effect in own]
+        value = [_unit(group, effect.change.value) for effect in own]
         traces.append(
             {
                 "type": "scatter",
@@ -61,8 +78,8 @@ def main_effects(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
                 "error_x": {
                     "type": "data",
                     "symmetric": False,
-                    "array": [unit(group, e.change.high - e.change.value) for e in own],
-                    "arrayminus": [unit(group, e.change.value - e.change.low) for e in own],
+                    "array": [_unit(group, e.change.high - e.change.value) for e in own],
+                    "arrayminus": [_unit(group, e.change.value - e.change.low) for e in own],
                     "thickness": 2.5 if level is None else 1.5,
                     "width": 0,
                     **({} if level is None else {"color": color}),
@@ -87,17 +104,10 @@ def main_effects(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
         for axis, label, first in rows
     ]
     measure = "points" if group.share else "log-likelihood"
-    return figure(
+    return _figure(
         traces,
         xaxis={"title": {"text": f"change in score ({measure})"}, "zeroline": True},
-        yaxis={
-            "tickvals": list(range(len(rows))),
-            "ticktext": ticks,
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-            "automargin": True,
-            "zeroline": False,
-        },
+        yaxis=_rows_axis(ticks),
         height=170 + 60 * len(rows),
         margin={"t": 60, "r": 14, "b": 60, "l": 60},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
@@ -141,7 +151,7 @@ def tokens(study: Study, group: Group) -> Json | None:
             }
         )
         seen.add(name)
-    return figure(
+    return _figure(
         traces,
         xaxis={"title": {"text": "decoder layer"}, "zeroline": False, "tickformat": "d"},
         yaxis={"title": {"text": "vision tokens in the cache"}, "rangemode": "tozero"},
@@ -166,7 +176,7 @@ def _heat(group: Group, rows: list[Row], *, changes: bool) -> Json:
     names = [html.escape(_without_retention(row)) for row in rows]
     cells = [[row.kinds[kind] for kind in group.kinds] for row in rows]
     shown = [[each.change if changes else each.score for each in line] for line in cells]
-    values = [[None if e is None else unit(group, e.value) for e in line] for line in shown]
+    values = [[None if e is None else _unit(group, e.value) for e in line] for line in shown]
     most = max((abs(v) for line in values for v in line if v is not None), default=1.0) or 1.0
     text = [
         [
@@ -205,18 +215,10 @@ def _heat(group: Group, rows: list[Row], *, changes: bool) -> Json:
         "showscale": False,
         **scale,
     }
-    return figure(
+    return _figure(
         [trace],
         xaxis={"side": "top", "type": "category", "showgrid": False},
-        # Numbers, because two categories of the same text would be one.
-        yaxis={
-            "tickvals": list(range(len(rows))),
-            "ticktext": names,
-            "range": [len(rows) - 0.5, -0.5],
-            "automargin": True,
-            "showgrid": False,
-            "zeroline": False,
-        },
+        yaxis=_rows_axis(names),
         height=70 + 25 * len(rows),
         margin={"t": 40, "r": 10, "b": 10, "l": 10},
     )
@@ -242,3 +244,210 @@ def _without_retention(row: Row) -> str:
     seed = row.cell.factors.get("seed")
     text = setting_text(row.setting)
     return f"{text} / seed {seed}" if seed not in (None, "0") else text
+
+
+# -- quality and what it costs ---------------------------------------------------------------------
+
+
+def quality(group: Group, axis: str | None, cost: str) -> Json:
+    """Score against a cost: a line for each setting, or for each label of an axis.
+
+    A line of an axis is the mean of the settings with that label, which are drawn thin below it.
+    """
+    title, read = COSTS[cost]
+    rows = [row for row in group.rows if not row.plain and read(row) is not None]
+    settings = _lines_by(rows, lambda row: setting_text(row.setting))
+    best = front([(read(row), row.score.value) for row in rows if row.score])
+    traces: list[Json] = []
+    if axis is None:
+        on_front = {setting_text(rows[number].setting) for number in best}
+        points = _points(group, list(settings.values()), read)
+        for number, (name, line) in enumerate(zip(settings, points, strict=True)):
+            shown = len(settings) <= FEW or name in on_front
+            lines = _line(group, name, line, number, band=shown)
+            if not shown:  # many names would bury the plot: these are told by hovering
+                lines[1] |= {"showlegend": False, "opacity": 0.55}
+                lines[1]["line"]["width"] = 1.2
+            traces += lines
+    else:
+        # With repeats: each label is averaged over the whole grid.
+        design = [row for row in group.design if not row.plain and read(row) is not None]
+        labels = _lines_by([r for r in design if axis in r.setting], lambda row: row.setting[axis])
+        for number, members in enumerate(labels.values()):
+            for text, own in _lines_by(members, lambda row: setting_text(row.setting)).items():
+                traces.append(_thin(group, text, own, read, number))
+        points = _points(group, list(labels.values()), read)
+        for number, (name, line) in enumerate(zip(labels, points, strict=True)):
+            traces += _line(group, name, line, number, band=True, width=3)
+    chosen = sorted((rows[number] for number in best), key=lambda row: read(row) or 0.0)
+    traces.append(
+        {
+            "type": "scatter",
+            "name": "Pareto front",
+            "x": [read(row) for row in chosen],
+            "y": [_score(group, row.score) for row in chosen],
+            "text": [html.escape(row.cell.name) for row in chosen],
+            "mode": "lines+markers",
+            "line": {"shape": "hv", "dash": "dot", "width": 1.5},
+            "marker": {"symbol": "circle-open", "size": 13, "line": {"width": 2}},
+            "hovertemplate": "Pareto front: %{text}<extra></extra>",
+            "meta": "ink",
+        }
+    )
+    return _figure(
+        traces,
+        xaxis={"title": {"text": title}, "tickformat": ".2f"},
+        yaxis={"title": {"text": _quality_title(group)}},
+        legend={"title": {"text": html.escape(axis or axes_text([row.setting for row in rows]))}},
+        **_vanilla(group),
+    )
+
+
+def _points(group: Group, lines: Sequence[list[Row]], read: Cost) -> list[list[Point]]:
+    """Each line's points, by cost: the mean of its rows at each retention."""
+    parts = [list(_lines_by(rows, lambda row: row.retention).values()) for rows in lines]
+    scores = iter(group.estimates([(rows, []) for line in parts for rows in line]))
+    found = [[(_cost(rows, read), next(scores)) for rows in line] for line in parts]
+    return [sorted(line, key=lambda point: point[0]) for line in found]
+
+
+def _cost(rows: list[Row], read: Cost) -> float:
+    return float(np.mean([read(row) for row in rows]))
+
+
+def _line(
+    group: Group, name: str, points: list[Point], number: int, *, band: bool, width: int = 2
+) -> list[Json]:
+    """A line with its 95 % band."""
+    color = PALETTE[number % len(PALETTE)]
+    x = [cost for cost, _ in points]
+    low, mid, high = (
+        [_unit(group, getattr(point, part)) for _, point in points]
+        for part in ("low", "value", "high")
+    )
+    shade = {
+        "type": "scatter",
+        "name": html.escape(name),
+        "x": [*x, *x[::-1]],
+        "y": [*high, *low[::-1]],
+        "mode": "lines",
+        "line": {"width": 0, "color": color},
+        "fill": "toself",
+        "fillcolor": _faint(color),
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "legendgroup": f"line {number}",
+        "visible": band,
+        "meta": "band" if band else "more band",
+    }
+    line = {
+        "type": "scatter",
+        "name": html.escape(name),
+        "x": x,
+        "y": mid,
+        "text": [interval_text(group.share, point) for _, point in points],
+        "mode": "lines+markers",
+        "line": {"color": color, "width": width, "dash": DASHES[number // len(PALETTE) % 4]},
+        "marker": {
+            "color": color,
+            "size": 5 + width,
+            "symbol": SYMBOLS[(number + number // len(PALETTE)) % len(SYMBOLS)],
+        },
+        "legendgroup": f"line {number}",
+        "hovertemplate": "%{fullData.name}<br>%{text} at %{x:.3f}<extra></extra>",
+    }
+    return [shade, line]
+
+
+def _thin(group: Group, name: str, rows: list[Row], read: Cost, number: int) -> Json:
+    points = sorted(
+        (_cost(members, read), _unit(group, group.average(members)))
+        for members in _lines_by(rows, lambda row: row.retention).values()
+    )
+    return {
+        "type": "scatter",
+        "name": html.escape(name),
+        "x": [cost for cost, _ in points],
+        "y": [score for _, score in points],
+        "mode": "lines+markers",
+        "line": {"color": PALETTE[number % len(PALETTE)], "width": 1},
+        "marker": {"size": 3},
+        "opacity": 0.38,
+        "showlegend": False,
+        "legendgroup": f"line {number}",
+        "hovertemplate": "%{fullData.name}: %{y}<extra></extra>",
+    }
+
+
+def _vanilla(group: Group) -> Json:
+    """The uncompressed model as a line across, with its band."""
+    row = group.vanilla
+    if row is None or row.score is None:
+        return {}
+    low, mid, high = (_unit(group, v) for v in (row.score.low, row.score.value, row.score.high))
+    across = {"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
+    band = {**across, "y0": low, "y1": high, "line": {"width": 0}, "fillcolor": _faint("#808080")}
+    line = {**across, "type": "line", "y0": mid, "y1": mid}
+    line["line"] = {"color": "#808080", "width": 1.5, "dash": "longdash"}
+    note = {"xref": "paper", "x": 0.01, "xanchor": "left", "y": mid, "yanchor": "bottom"}
+    note |= {
+        "text": f"uncompressed {figure_text(row.score.value, share=group.share)}",
+        "showarrow": False,
+    }
+    return {"shapes": [band, line], "annotations": [note]}
+
+
+def _quality_title(group: Group) -> str:
+    return "score (%)" if group.share else "score (log-likelihood)"
+
+
+def _score(group: Group, score: Estimate | None) -> float | None:
+    return None if score is None else _unit(group, score.value)
+
+
+# -- shared ----------------------------------------------------------------------------------------
+
+
+def _rows_axis(names: list[str]) -> Json:
+    """An axis with a name for each row, the first on top.
+
+    Places are numbers, because two categories of the same text would be one.
+    """
+    return {
+        "tickvals": list(range(len(names))),
+        "ticktext": names,
+        "range": [len(names) - 0.5, -0.5],
+        "automargin": True,
+        "showgrid": False,
+        "zeroline": False,
+    }
+
+
+def _figure(traces: list[Json], **layout: Any) -> Json:
+    """Checked by plotly, then plain data; `meta: "ink"` marks what takes the colour of text."""
+    import plotly.graph_objects as go
+
+    common = {"template": "none", "margin": {"t": 24, "r": 14, "b": 50, "l": 60}, "height": 440}
+    made = go.Figure(traces, {**common, **layout})
+    plain: Json = json.loads(made.to_json())
+    del plain["layout"]["template"]
+    return plain
+
+
+def _lines_by(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    """The rows by a text that they share, in order of first appearance."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def _unit(group: Group, value: float) -> float:
+    """A score as it is drawn: in percent where scores are shares."""
+    return round(100.0 * value, 4) if group.share else round(value, 6)
+
+
+def _faint(color: str) -> str:
+    """`#rrggbb` for areas."""
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.13)"

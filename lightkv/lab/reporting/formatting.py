@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lightkv.lab.reporting.bootstrap import Estimate
+from lightkv.lab.stats import Estimate
 
 
 def figure_text(value: float, *, share: bool, signed: bool = False) -> str:
-    """`0.931` → `93.1` where scores are shares; log-probabilities as they are. True minus sign."""
+    """`0.931` → `93.1` where scores are shares; log-probabilities as they are. True minus sign;
+    ∞ where nobody knows how much can be lost."""
     sign = "+" if signed else ""
     text = f"{100.0 * value:{sign}.1f}" if share else f"{value:{sign}.3f}"
     if not float(text):
         return text.lstrip("+-")
-    return text.replace("-", "−")
+    return text.replace("-", "−").replace("inf", "∞")
 
 
 def interval_text(share: bool, point: Estimate, *, signed: bool = False) -> str:

@@ -1,30 +1,90 @@
-"""The page: one HTML file that loads nothing."""
+"""From a results file to a page: one HTML file that loads nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lightkv.core.errors import ConfigError
+from lightkv.lab.grids.store import MAGIC, Store
 from lightkv.lab.reporting.effects import Effect, by_weight, main_effects
 from lightkv.lab.reporting.formatting import full_text
-from lightkv.lab.reporting.study import Group, Study
+from lightkv.lab.reporting.study import Group, Study, build_study
 from lightkv.lab.reporting.table import table_of
 from lightkv.lab.webpage import embedded, policy, write_text
 
 EXTRA = "report"
+SUFFIXES = (".html", ".htm")
+
+
+def report(results: str | Path | Store, out: str | Path = "report.html") -> Study:
+    """Write the results of a grid as one HTML page that needs no network.
+
+    Args:
+        results: file that `lightkv ablate` wrote, or an open store; it may still be running.
+        out: page to write.
+
+    Returns:
+        The figures that the page shows.
+
+    Raises:
+        StoreError: the file is missing, damaged, of another version, or has no finished cell.
+        ConfigError: the page cannot be written, would overwrite results or is not named as a page, or
+            the extra `report` is not installed.
+    """
+    check_extra()
+    with _opened(results) as store:
+        check_page(out, store.path)
+        study = build_study(store.cells(), store.outcomes, store.meta)
+        write_page(study, out, store.path.name)
+    return study
+
+
+def check_page(out: str | Path, results: Path) -> None:
+    """Refuse to write the page where it would cost a grid's results, or where no browser opens it.
+
+    Raises:
+        ConfigError: `out` is the results file (under any name), another SQLite file, or does not end
+            in .html.
+    """
+    target, what = Path(out), None
+    if target.is_file():
+        # Links and spellings of a name lead to the same file.
+        if target.samefile(results):
+            what = "the page would overwrite the results"
+        elif _is_database(target):
+            what = "the page would overwrite a database, such as the results of another grid"
+    if what is None and target.suffix.lower() not in SUFFIXES:
+        what = "not the name of a page"
+    if what is not None:
+        raise ConfigError(
+            what,
+            field="--out",
+            value=str(out),
+            remedy="name another file that ends in .html, such as report.html",
+        )
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False  # writing it will tell
 
 
 def check_extra() -> None:
     """Fail before the work if the extra is not installed.
 
     Raises:
-        ConfigError: no plotly or no jinja2.
+        ConfigError: no plotly, jinja2 or scipy.
     """
     from importlib.util import find_spec
 
-    for name in ("plotly", "jinja2"):
+    for name in ("plotly", "jinja2", "scipy"):
         if find_spec(name) is None:
             raise ConfigError(
                 f"a report needs {name}, which is not installed",
@@ -149,7 +209,7 @@ def _name(study: Study) -> str:
 
 def _first_view(quality: dict[str, Any], effects: list[Effect]) -> str:
     """Each setting where these are few; else the lines of the axis that matters most."""
-    from lightkv.lab.reporting.quality import FEW
+    from lightkv.lab.reporting.figures import FEW
 
     each = next(iter(quality))
     lines = sum(trace.get("meta") != "band" for trace in quality[each]["retention"]["data"])
@@ -159,3 +219,13 @@ def _first_view(quality: dict[str, Any], effects: list[Effect]) -> str:
 
 def _clustered(groups: list[Group]) -> str:
     return "samples" if all(g.clusters == g.samples for g in groups) else "clusters of samples"
+
+
+@contextmanager
+def _opened(results: str | Path | Store) -> Iterator[Store]:
+    """A store that is given stays open."""
+    if isinstance(results, Store):
+        yield results
+    else:
+        with Store.open(results) as store:
+            yield store

@@ -21,14 +21,18 @@ def sentences(study: Study, group: Group, effects: Sequence[Effect]) -> list[Mar
         score = interval_text(group.share, group.vanilla.score)
         unit = " %" if group.share else ""
         found.append(Markup("The uncompressed model scores <b>{}</b>{}.").format(score, unit))
-    for retention in study.retentions(group):
+    retentions = study.retentions(group)
+    for retention in retentions:
         rows = [row for row in group.rows if not row.plain and row.retention == retention]
-        found.append(_best(group, retention, rows))
+        found.append(_best(group, retention, rows, len(retentions)))
     return found + _axes(group, effects)
 
 
-def _best(group: Group, retention: str, rows: list[Row]) -> Markup:
-    """The best cell of one retention, and how many cannot be told from it."""
+def _best(group: Group, retention: str, rows: list[Row], retentions: int) -> Markup:
+    """The best cell of one retention, and how many cannot be told from it.
+
+    The truly best is among these and it: it is taken for worse only if one of the comparisons errs.
+    """
     best = max(rows, key=lambda row: row.score.value if row.score else float("-inf"))
     assert best.score is not None
     where = Markup("At retention <b>{}</b>").format(retention) if retention else "Of all cells"
@@ -44,9 +48,11 @@ def _best(group: Group, retention: str, rows: list[Row]) -> Markup:
         gap = interval_text(group.share, best.change, signed=True)
         against = best.base if len(bases) == 1 else "the baseline"
         text += Markup(", {} {} against {}").format(gap, unit_of(group.share), against)
+        text += "" if best.change.clear else " (no difference that can be told from zero)"
     elif best.cell.name in bases:
         text += ", and is the baseline"
-    near = sum(row is not best and not group.contrast([(best, row)]).clear for row in rows)
+    gaps = group.estimates([([row], [best]) for row in rows if row is not best], retentions)
+    near = sum(not gap.clear for gap in gaps)
     if len(rows) > 1:
         text += Markup("; {} cannot be told from it").format(
             f"{near} of the other {len(rows) - 1}" if near else "none of the others"
@@ -59,46 +65,29 @@ def _axes(group: Group, effects: Sequence[Effect]) -> list[Markup]:
     ordered = by_weight(list(effects))
     if not ordered:
         return []
-    first = ordered[0]
+    first, rest = ordered[0], [effect for effect in ordered[1:] if effect.change.clear]
     found = []
     if first.change.clear:
-        found.append(
-            Markup(
-                "<b>{}</b> matters most: {} instead of {} changes the score by {} {}, averaged "
-                "over {} pairs of cells that differ in nothing else."
-            ).format(
-                first.axis,
-                first.label,
-                first.first,
-                interval_text(group.share, first.change, signed=True),
-                unit_of(group.share),
-                first.pairs,
-            )
+        said = (
+            "<b>{}</b> matters most: {} instead of {} changes the score by {} {}, averaged over {} "
         )
-        rest = [effect for effect in ordered[1:] if effect.change.clear]
+        found.append(
+            _said(group, said, first, unit_of(group.share), first.pairs)
+            + "pairs of cells that differ in nothing else."
+        )
         if rest:
-            texts = [
-                Markup("{}: {} instead of {} {}").format(
-                    each.axis,
-                    each.label,
-                    each.first,
-                    interval_text(group.share, each.change, signed=True),
-                )
-                for each in rest
-            ]
+            texts = [_said(group, "{}: {} instead of {} {}", each) for each in rest]
             found.append(Markup("Also clear of zero: ") + Markup("; ").join(texts) + ".")
     vague = [effect for effect in ordered if not effect.change.clear]
     if vague:
-        texts = [
-            Markup("{} ({} instead of {}, {})").format(
-                each.axis,
-                each.label,
-                each.first,
-                interval_text(group.share, each.change, signed=True),
-            )
-            for each in vague
-        ]
+        texts = [_said(group, "{} ({} instead of {}, {})", each) for each in vague]
         found.append(
             Markup("No effect that can be told from zero: {}.").format(Markup(", ").join(texts))
         )
     return found
+
+
+def _said(group: Group, sentence: str, effect: Effect, *more: object) -> Markup:
+    """A sentence with an effect's axis, label, first label and change, and what else it tells."""
+    change = interval_text(group.share, effect.change, signed=True)
+    return Markup(sentence).format(effect.axis, effect.label, effect.first, change, *more)

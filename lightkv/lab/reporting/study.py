@@ -1,12 +1,12 @@
 """The figures of a finished grid: scores with intervals, differences to baselines, kinds.
 
-Cells that answered the same samples share one set of bootstrap draws, so intervals of any average or
-difference of cells follow from the resampled means of the cells.
+Cells that answered the same samples share one set of bootstrap draws, so any average or difference of
+them is paired. What the page calls real is corrected for all comparisons of its kind on the page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from lightkv.lab.errors import StoreError
 from lightkv.lab.grids.cells import repeats
 from lightkv.lab.outcomes import Cell, Outcome
-from lightkv.lab.reporting.bootstrap import (
+from lightkv.lab.reporting.front import front
+from lightkv.lab.stats import (
+    LEVEL,
+    RESAMPLES,
     Estimate,
     Floats,
-    bounds,
-    estimate,
-    front,
-    resampled_means,
+    are_shares,
+    estimates,
+    holm,
+    mcnemar_of,
 )
-from lightkv.lab.stats import RESAMPLES, mcnemar
 
 FIXED = ("model", "task", "retention", "seed")
 """Factors of every grid; all others are the axes of a study."""
@@ -49,8 +51,9 @@ class Row:
         group: number of its group; None unless the cell is done.
         score: mean over samples.
         base: name of the cell that it is compared with; None if there is none with the same samples.
-        change: its score minus that of `base`, paired.
+        change: its score minus that of `base`, paired; clear among all such differences of the page.
         p: McNemar's, exact; None where scores are no answers (log-probabilities).
+        holm: the same, corrected for all such tests of the page.
         kinds: kind of question → its figures.
         front: whether no other cell of the group beats it, see `front`; (by retention, by FLOPs).
         twin: of a row in `Group.repeats`: the row whose figures it has.
@@ -62,6 +65,7 @@ class Row:
     base: str | None = None
     change: Estimate | None = None
     p: float | None = None
+    holm: float | None = None
     kinds: dict[str, KindScore] = field(default_factory=dict)
     front: tuple[bool, bool] = (False, False)
     twin: Row | None = None
@@ -82,6 +86,9 @@ class Row:
         return {k: v for k, v in self.cell.factors.items() if k not in FIXED}
 
 
+Rows = Sequence[Row]
+
+
 @dataclass
 class Group:
     """Cells of one model that answered the same samples.
@@ -93,7 +100,10 @@ class Group:
         samples, clusters: how many.
         kinds: of questions.
         share: whether scores lie between 0 and 1 (shown in percent), or are log-probabilities.
-        means: `[resamples, rows]`, the rows' scores under common draws of clusters.
+        scores: `[samples, rows]`.
+        owner, kind: `[samples]`, the number of each sample's cluster and its kind of question.
+        risk: probability that something of one kind is called real in this group without being so.
+        resamples, seed: of the bootstrap.
         repeats: cells that were skipped because one of the rows computes the same, with that row's
             figures. They count in averages over the grid's axes, and are no results of their own.
     """
@@ -106,7 +116,12 @@ class Group:
     clusters: int
     kinds: list[str]
     share: bool
-    means: Floats
+    scores: Floats
+    owner: NDArray[np.intp]
+    kind: NDArray[np.str_]
+    risk: float
+    resamples: int
+    seed: int
     repeats: list[Row] = field(default_factory=list)
 
     @property
@@ -119,28 +134,39 @@ class Group:
         """The uncompressed model."""
         return next((row for row in self.rows if row.plain), None)
 
-    def average(self, rows: Iterable[Row]) -> Estimate:
-        """Mean score of some points of its design."""
-        chosen = list(rows)
-        columns = [self._column(row) for row in chosen]
-        return estimate(
-            float(np.mean([row.score.value for row in chosen if row.score])),
-            self.means[:, columns].mean(axis=1),
+    def estimates(
+        self, parts: Sequence[tuple[Rows, Rows]], families: int = 1, kind: str | None = None
+    ) -> list[Estimate]:
+        """Mean scores of points of its design, less those of other points; with bounds.
+
+        Args:
+            parts: the points, and those whose mean is taken off (none: the score itself). Which of
+                these differences are clear is told of all parts together.
+            families: calls of which the page speaks in one breath, so that they share the risk.
+            kind: of question; None for all samples.
+        """
+        if not parts:
+            return []
+        chosen = np.ones(self.samples, dtype=bool) if kind is None else self.kind == kind
+        return estimates(
+            self.scores[chosen],
+            np.stack([self._mean(rows) - self._mean(less) for rows, less in parts], axis=1),
+            self.owner[chosen],
+            shares=self.share,
+            family=self.risk / families,
+            resamples=self.resamples,
+            seed=self.seed,
         )
 
-    def contrast(self, pairs: Sequence[tuple[Row, Row]]) -> Estimate:
-        """Mean over pairs of points of its design of the second's score minus the first's."""
-        first, second = (
-            self.means[:, [self._column(pair[side]) for pair in pairs]].mean(axis=1)
-            for side in (0, 1)
-        )
-        gaps = [b.score.value - a.score.value for a, b in pairs if a.score and b.score]
-        return estimate(float(np.mean(gaps)), second - first)
+    def average(self, rows: Rows) -> float:
+        """Mean score of some points of its design, without bounds."""
+        return float((self.scores @ self._mean(rows)).mean())
 
-    def _column(self, row: Row) -> int:
-        """Of `means`."""
-        wanted = row.twin or row
-        return next(column for column, own in enumerate(self.rows) if own is wanted)
+    def _mean(self, rows: Rows) -> Floats:
+        """Weights `[rows]` of the mean score of points of the design; zeros for no points."""
+        chosen = [row.twin or row for row in rows]
+        counts = [sum(row is own for row in chosen) for own in self.rows]
+        return np.array(counts, dtype=np.float64) / max(1, len(chosen))
 
 
 @dataclass
@@ -199,11 +225,16 @@ def build_study(
             value=f"{len(rows)} cells",
             remedy="go on with `lightkv ablate` on the same grid and file",
         )
-    groups = [_group(n, members, resamples, seed) for n, members in enumerate(tables.values())]
+    groups = [
+        _group(number, members, (1.0 - LEVEL) / len(tables), resamples, seed)
+        for number, members in enumerate(tables.values())
+    ]
     _tell_apart(groups)
     compared = _baselines(rows, meta)
-    for group, members in zip(groups, tables.values(), strict=True):
-        _fill(group, [answers for _, answers in members], compared, resamples, seed)
+    for group in groups:
+        _fill(group, compared)
+    for row, p in zip(rows, holm([row.p for row in rows]), strict=True):
+        row.holm = p
     _add_repeats(rows, groups)
     return Study(dict(meta), rows, groups, _axes(rows))
 
@@ -238,12 +269,13 @@ class _Answers:
         )
 
 
-def _group(number: int, members: list[tuple[Row, _Answers]], resamples: int, seed: int) -> Group:
+def _group(
+    number: int, members: list[tuple[Row, _Answers]], risk: float, resamples: int, seed: int
+) -> Group:
     first = members[0][1]
     scores = np.stack([answers.scores for _, answers in members], axis=1)
     for row, _ in members:
         row.group = number
-    counts = np.bincount(first.owner).astype(np.float64)[:, None]
     model, task = (_label(members[0][0].cell, factor) for factor in ("model", "task"))
     return Group(
         label=f"{model} · {task}",
@@ -251,66 +283,46 @@ def _group(number: int, members: list[tuple[Row, _Answers]], resamples: int, see
         task=task,
         rows=[row for row, _ in members],
         samples=len(first.scores),
-        clusters=len(counts),
+        clusters=len(np.unique(first.owner)),
         kinds=sorted(set(first.kinds.tolist()) - {""}),
-        share=bool(scores.min() >= 0.0 and scores.max() <= 1.0),
-        means=resampled_means(_totals(first.owner, scores), counts, resamples, seed),
+        share=are_shares(scores),
+        scores=scores,
+        owner=first.owner,
+        kind=first.kinds,
+        risk=risk,
+        resamples=resamples,
+        seed=seed,
     )
 
 
-def _fill(
-    group: Group, answers: list[_Answers], compared: dict[str, str], resamples: int, seed: int
-) -> None:
+def _fill(group: Group, compared: dict[str, str]) -> None:
     """Set the rows' figures."""
     rows = group.rows
-    low, high = bounds(group.means)
     place = {row.cell.name: column for column, row in enumerate(rows)}
-    for column, row in enumerate(rows):
-        value = float(answers[column].scores.mean())
-        row.score = Estimate(value, float(low[column]), float(high[column]))
+    for row in rows:
         row.base = compared.get(row.cell.name)
         row.base = row.base if row.base in place else None
-    for column, row in enumerate(rows):
-        if row.base is None:
-            continue
-        base, mine = answers[place[row.base]].scores, answers[column].scores
-        drawn = group.means[:, column] - group.means[:, place[row.base]]
-        row.change = estimate(float((mine - base).mean()), drawn)
+    scores: list[tuple[Rows, Rows]] = [([row], []) for row in rows]
+    against = {column: place[row.base] for column, row in enumerate(rows) if row.base is not None}
+    changes = [([rows[column]], [rows[base]]) for column, base in against.items()]
+    for row, score in zip(rows, group.estimates(scores), strict=True):
+        row.score = score
+    for (column, base), change in zip(against.items(), group.estimates(changes), strict=True):
+        rows[column].change = change
         if group.share:
-            was, now = base >= 1.0, mine >= 1.0
-            row.p = mcnemar(int((~was & now).sum()), int((was & ~now).sum()))
+            rows[column].p = mcnemar_of(group.scores[:, base], group.scores[:, column])
     for kind in group.kinds:
-        _fill_kind(group, kind, answers, place, resamples, seed)
+        count = int((group.kind == kind).sum())
+        found = group.estimates(scores, kind=kind)
+        gaps = dict(zip(against, group.estimates(changes, len(group.kinds), kind), strict=True))
+        for column, (row, score) in enumerate(zip(rows, found, strict=True)):
+            row.kinds[kind] = KindScore(count, score, gaps.get(column))
     for number, name in enumerate(("retention", "flops")):
         best = front([(getattr(row.cell, name), row.score.value) for row in rows if row.score])
         for column, row in enumerate(rows):
             marks = list(row.front)
             marks[number] = column in best
             row.front = (marks[0], marks[1])
-
-
-def _fill_kind(
-    group: Group,
-    kind: str,
-    answers: list[_Answers],
-    place: dict[str, int],
-    resamples: int,
-    seed: int,
-) -> None:
-    chosen = answers[0].kinds == kind
-    owner = answers[0].owner
-    scores = np.stack([each.scores for each in answers], axis=1)[chosen]
-    counts = np.bincount(owner[chosen], minlength=group.clusters).astype(np.float64)[:, None]
-    totals = _totals(owner[chosen], scores, group.clusters)
-    means = resampled_means(totals, counts, resamples, seed)
-    for column, row in enumerate(group.rows):
-        change = None
-        if row.base is not None:
-            base = place[row.base]
-            gap = float((scores[:, column] - scores[:, base]).mean())
-            change = estimate(gap, means[:, column] - means[:, base])
-        score = estimate(float(scores[:, column].mean()), means[:, column])
-        row.kinds[kind] = KindScore(int(chosen.sum()), score, change)
 
 
 def _add_repeats(rows: Sequence[Row], groups: Sequence[Group]) -> None:
@@ -324,12 +336,6 @@ def _add_repeats(rows: Sequence[Row], groups: Sequence[Group]) -> None:
             cell = replace(cell, position=row.cell.position)
             lent = Row(cell, twin.group, twin.score, kinds=twin.kinds, twin=twin)
             groups[twin.group].repeats.append(lent)
-
-
-def _totals(owner: NDArray[np.intp], scores: Floats, clusters: int = 0) -> Floats:
-    """`[clusters, columns]` sums of `scores` `[n, columns]`."""
-    columns = [np.bincount(owner, weights=column, minlength=clusters) for column in scores.T]
-    return np.stack(columns, axis=1)
 
 
 def _label(cell: Cell, factor: str) -> str:

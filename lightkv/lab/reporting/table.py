@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lightkv.core import yamls
-from lightkv.lab.reporting.bootstrap import Estimate
 from lightkv.lab.reporting.formatting import figure_text
 from lightkv.lab.reporting.study import Row, Study
+from lightkv.lab.stats import Estimate
 
 Json = dict[str, Any]
 FIGURES = (
@@ -29,6 +29,7 @@ def table_of(study: Study) -> Json:
         {"text": "Score [95 %]", "title": "mean over samples", "number": True},
         {"text": "To baseline [95 %]", "title": "paired difference in score", "number": True},
         {"text": "p", "title": "McNemar's exact test", "number": True},
+        {"text": "p, Holm", "title": "corrected for all tests of the page", "number": True},
     ]
     filters = [
         {"name": factor, "index": 1 + number, "labels": labels}
@@ -68,7 +69,7 @@ def _row(study: Study, row: Row, factors: list[str], span: tuple[float, float]) 
         title = f"on the Pareto front of score against {key}" if best else ""
         fields.append(_field(_share(value), value, css=css, title=title))
     fields += [_estimate(row.score, share), _change(row, share, span)]
-    fields.append(_field(_probability(row.p), row.p, css="number"))
+    fields += [_field(_probability(p), p, css="number") for p in (row.p, row.holm)]
     return {
         "number": cell.position,
         "name": cell.name,
@@ -127,7 +128,8 @@ def _change(row: Row, share: bool, span: tuple[float, float]) -> Json:
 
 def _span(study: Study) -> tuple[float, float]:
     """Left end and width of the scale that all differences are drawn on."""
-    changes = [row.change for row in study.rows if row.change is not None]
+    shares = [row for group in study.groups if group.share for row in group.rows]
+    changes = [row.change for row in shares if row.change is not None]
     low = min([0.0, *(change.low for change in changes)])
     high = max([0.0, *(change.high for change in changes)])
     return low, (high - low) or 1.0

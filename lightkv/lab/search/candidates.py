@@ -15,7 +15,7 @@ import yaml
 from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.lab.grids.short_forms import label_text
+from lightkv.lab.grids.changes import label_text
 
 OWN = "own"
 GENTLER = (0.8, 0.7)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, file_errors
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.lab.search.candidates import named
 from lightkv.lab.search.loss_bounds import Margin
@@ -182,11 +182,9 @@ def check_out(out: str | Path) -> Path:
                 remedy="name another file, or remove this one",
             )
     part = _part(path)
-    try:
+    with _writing(path):
         part.touch()
         part.unlink()
-    except OSError as error:
-        raise _cannot_write(path, error) from error
     return path
 
 
@@ -198,22 +196,19 @@ def write(tuned: Tuned, path: Path) -> None:
     """
     part = _part(path)
     try:
-        part.write_text(tuned.to_yaml(), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
+        with _writing(path):
+            part.write_text(tuned.to_yaml(), encoding="utf-8")
+            part.replace(path)
+    except ConfigError:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+        raise
 
 
 def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
-def _cannot_write(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"cannot write the file ({error.strerror or error})",
-        field="out",
-        value=str(path),
-        remedy="name a file in a folder that can be written, on a disk with room",
-    )
+def _writing(path: Path) -> contextlib.AbstractContextManager[None]:
+    remedy = "name a file in a folder that can be written, on a disk with room"
+    return file_errors(ConfigError, "write the file", "out", path, remedy)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, check_known
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.lab.errors import TaskError
 from lightkv.lab.grids.cells import seeded
-from lightkv.lab.grids.short_forms import spec_data
-from lightkv.lab.search.arguments import retentions, share, task_of
+from lightkv.lab.grids.changes import spec_data
 from lightkv.lab.search.candidates import Candidate, candidates
 from lightkv.lab.search.evaluator import Evaluator, Report
 from lightkv.lab.search.loss_bounds import growing
 from lightkv.lab.search.result import Tuned, check_out, write
 from lightkv.lab.search.tuner import Tuner
+from lightkv.lab.stats import scipy_stats
 from lightkv.lab.subject import Subject
+from lightkv.lab.tasks import Task, build_task
 
 RANGE = "0.2:0.95"
 STEP = 0.05
+MOST_POINTS = 1000
+"""Retentions of a range."""
+TASKS = ("files", "agreement", "perplexity", "scenes")
+_SCENES = re.compile(r"scenes(?::(\d+))?")
 
 
 def tune(
@@ -74,7 +81,7 @@ def tune(
 
     Raises:
         ConfigError: numbers that make no sense, data that cannot be used, a strategy whose schedule
-            is explicit.
+            is explicit; scipy is not installed.
         NotShownError: no retention of the range passes; nothing is written.
         LightKVError: the model cannot be loaded, or a strategy cannot work on it.
     """
@@ -86,6 +93,7 @@ def tune(
             raise ConfigError("must be at least 1", field=name, value=number)
     if not 0 <= seed < 2**63:
         raise ConfigError("must be at least 0 and below 2^63", field="seed", value=seed)
+    scipy_stats()
     path = None if out is None else check_out(out)
     specs = _specs(strategy)
     tried = [_candidates(name, spec, schedules, seed) for name, spec in specs.items()]
@@ -127,3 +135,128 @@ def _candidates(
     name: str, spec: PipelineSpec, schedules: Sequence[Mapping[str, Any] | str] | None, seed: int
 ) -> list[Candidate]:
     return candidates(name, PipelineSpec.parse(seeded(spec_data(spec), seed)), schedules)
+
+
+# -- what a user says in short ---------------------------------------------------------------------
+
+
+def share(value: float | str, field: str, low: float, high: float, example: str) -> float:
+    """`0.01` or `"1%"` as a number strictly between `low` and `high`.
+
+    Raises:
+        ConfigError: not a number, or outside.
+    """
+    text = str(value).strip()
+    try:
+        number = float(text[:-1]) / 100.0 if text.endswith("%") else float(text)
+    except ValueError:
+        number = float("nan")
+    if not low < number < high:
+        raise ConfigError(
+            f"must be between {low:g} and {high:g}, or percent",
+            field=field,
+            value=value,
+            remedy=f"such as {example}",
+        )
+    return number
+
+
+def retentions(ends: str | tuple[float, float], step: float) -> list[float]:
+    """`"0.2:0.95"` in steps, both ends included.
+
+    Raises:
+        ConfigError: not two retentions in ascending order, or a step that cannot be.
+    """
+    try:
+        first, last = (float(end) for end in (ends.split(":") if isinstance(ends, str) else ends))
+    except (ValueError, TypeError):
+        first = last = float("nan")
+    if not 0.0 < first <= last <= 1.0:
+        raise ConfigError(
+            "must be two retentions above 0 and at most 1, the smaller first",
+            field="range",
+            value=ends,
+            remedy="such as 0.2:0.95",
+        )
+    if not step > 0.0 or (last - first) / step > MOST_POINTS:
+        raise ConfigError(
+            f"must be above 0 and leave at most {MOST_POINTS} retentions",
+            field="step",
+            value=step,
+            remedy="such as 0.05",
+        )
+    number = int((last - first) / step + 1e-9)
+    found = [round(first + k * step, 6) for k in range(number + 1)]
+    return found if last - found[-1] < 1e-6 else [*found, last]
+
+
+def task_of(
+    data: Any,
+    task: str | None = None,
+    *,
+    measure: str | None = None,
+    question: str | None = None,
+    seed: int = 0,
+) -> Task:
+    """The task that data stand for.
+
+    Args:
+        data: `scenes:N`, a folder, a JSONL file, or a task (also as plain data).
+        task: one of `TASKS`. None: with answers in all lines their own, without any the agreement
+            with the uncompressed model.
+        measure, question: of files.
+        seed: of the scenes.
+
+    Raises:
+        TaskError: no such task or file, broken lines, pictures missing, answers in some lines only.
+    """
+    if task is not None:
+        check_known(TaskError, "there is no such task", "task", task, TASKS)
+    if isinstance(data, Task | Mapping):
+        return _wrapped(build_task(data), task, measure)
+    text = str(data)
+    scenes = _SCENES.fullmatch(text)
+    given = {"measure": measure, "question": question}
+    if scenes and task != "files" and not Path(text).exists():
+        _not_for_scenes(given if task in (None, "scenes") else {"question": question})
+        number = {} if scenes[1] is None else {"scenes": int(scenes[1])}
+        return _wrapped(build_task({"name": "scenes", "seed": seed, **number}), task, measure)
+    if task == "scenes":
+        raise TaskError(
+            "these are no scenes", field="data", value=text, remedy="give scenes:N, or no --task"
+        )
+    options = {key: value for key, value in given.items() if value is not None}
+    files = build_task({"name": "files", "path": text, **options})
+    return _wrapped(files, task or _fitting(files, text), measure)
+
+
+def _fitting(files: Any, path: str) -> str:
+    """`files` where all samples have answers, `agreement` where none has."""
+    found = files.read()
+    labelled = sum(bool(sample.answers) for sample in found)
+    if 0 < labelled < len(found):
+        raise TaskError(
+            f"{labelled} of {len(found)} samples have answers",
+            field="data",
+            value=path,
+            remedy="give all of them answers, or --task agreement, which needs none",
+        )
+    return "files" if labelled else "agreement"
+
+
+def _wrapped(inner: Task, task: str | None, measure: str | None) -> Task:
+    if task is None or task == inner.name or task in ("files", "scenes"):
+        return inner
+    options = {} if measure is None or task != "agreement" else {"measure": measure}
+    return build_task({"name": task, "of": inner.spec(), **options})
+
+
+def _not_for_scenes(given: Mapping[str, str | None]) -> None:
+    for key, value in given.items():
+        if value is not None:
+            raise TaskError(
+                "the digit scenes have questions and a measure of their own",
+                field=key,
+                value=value,
+                remedy="leave it out",
+            )

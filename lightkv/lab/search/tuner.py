@@ -12,9 +12,8 @@ from lightkv.lab.grids.worker import versions
 from lightkv.lab.search.candidates import Candidate
 from lightkv.lab.search.evaluator import Evaluator
 from lightkv.lab.search.loss_bounds import margin, surest
-from lightkv.lab.search.race import Look, Race
 from lightkv.lab.search.result import Trial, Tuned
-from lightkv.lab.search.smallest import Found, Verdict, most_points, search
+from lightkv.lab.search.smallest import Found, Race, Standing, Verdict, most_points, search
 from lightkv.lab.stats import paired
 from lightkv.lab.tasks import Task
 
@@ -155,7 +154,7 @@ class Tuner:
         assert winner is not None
         return Answer(winner, retention)
 
-    def _look(self, candidate: Candidate, retention: float, rung: int) -> Look:
+    def _look(self, candidate: Candidate, retention: float, rung: int) -> Standing:
         evaluator, name = self.evaluator, candidate.name
         base = evaluator.base(rung)
         other = evaluator.outcomes(name, candidate.spec, retention, rung)

@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from lightkv.core.errors import nearest
 from lightkv.core.strict import Plain
 from lightkv.lab.errors import TaskError
-from lightkv.lab.outcomes import Outcome
+from lightkv.lab.outcomes import Outcome, Sample
 
 if TYPE_CHECKING:
     from lightkv.lab.subject import Subject
 
 Reference = Mapping[str, str]
 """Sample → answer of the uncompressed model."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A question about one picture.
-
-    Attributes:
-        id: unique in its task.
-        cluster: what samples share that are not independent: the picture.
-        kind: of question; "" if the task knows no kinds.
-        question: as the model is asked.
-        answers: right ones, any of them; empty if nobody knows.
-        image: the picture, or what opens it.
-    """
-
-    id: str
-    cluster: str
-    kind: str
-    question: str
-    answers: tuple[str, ...]
-    image: Any
-
-    def picture(self) -> Any:
-        """The picture, a PIL image in RGB."""
-        return self.image() if isinstance(self.image, Callable) else self.image  # type: ignore[arg-type]
 
 
 class Task(Plain, ABC):
@@ -116,61 +90,13 @@ def answered(
 
 
 def outcome(sample: Sample, answer: str, score: float, retention: float) -> Outcome:
-    """The outcome of a sample."""
-    return Outcome(
-        sample.id, sample.cluster, sample.kind, sample.question, answer, float(score), retention
-    )
-
-
-def tasks() -> dict[str, type[Task]]:
-    """Name → task."""
-    from lightkv.lab.tasks.agreement import Agreement
-    from lightkv.lab.tasks.files import Files
-    from lightkv.lab.tasks.perplexity import Perplexity
-    from lightkv.lab.tasks.scenes import Scenes
-
-    return {task.name: task for task in (Scenes, Files, Agreement, Perplexity)}
-
-
-def build_task(source: Any) -> Task:
-    """A task from its name or `{name: …, parameter: …}`.
+    """The outcome of a sample.
 
     Raises:
-        TaskError: an unknown task or parameter, or a value of the wrong kind.
+        TaskError: a score that no mean could hold.
     """
-    if isinstance(source, Task):
-        return source
-    data = {"name": source} if isinstance(source, str) else source
-    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise TaskError(
-            "a task is a name or a mapping with name and parameters",
-            field="task",
-            value=source,
-            remedy="such as {name: scenes, scenes: 500, seed: 2026}",
-        )
-    known, name = tasks(), data["name"]
-    if name not in known:
-        raise TaskError(
-            "there is no such task",
-            field="task",
-            value=name,
-            remedy=f"{nearest(name, known)}There are: {', '.join(known)}",
-        )
-    try:
-        return known[name].model_validate({k: v for k, v in data.items() if k != "name"})
-    except ValidationError as error:
-        raise _task_error(known[name], error) from error
-
-
-def _task_error(task: type[Task], error: ValidationError) -> TaskError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    hint = ""
-    if first["type"] == "extra_forbidden":
-        hint = nearest(where, task.model_fields)
-    return TaskError(
-        str(first["msg"]).removeprefix("Value error, "),
-        field=f"task {task.name!r}" + (f", {where}" if where else ""),
-        value=None if first["type"] == "missing" else first.get("input"),
-        remedy=f"{hint}Its parameters are: {', '.join(task.model_fields)}",
+    if not math.isfinite(score):
+        raise TaskError(f"sample {sample.id!r} has the score {score}, which is no number")
+    return Outcome(
+        sample.id, sample.cluster, sample.kind, sample.question, answer, float(score), retention
     )

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from lightkv.lab.digests import content_digest
 from lightkv.lab.errors import TaskError
-from lightkv.lab.grids.resume import content_digest
-from lightkv.lab.outcomes import Outcome, has_surrogates
-from lightkv.lab.tasks.base import Reference, Sample, Task, answered
+from lightkv.lab.outcomes import Outcome, Sample, has_surrogates
+from lightkv.lab.tasks.base import Reference, Task, answered
 from lightkv.lab.tasks.scoring import MEASURES, Measure
 
 if TYPE_CHECKING:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from lightkv.lab.outcomes import Outcome
-from lightkv.lab.tasks.base import Reference, Sample, Task, answered
+from lightkv.core.errors import check_known
+from lightkv.lab.errors import TaskError
+from lightkv.lab.outcomes import Outcome, Sample
+from lightkv.lab.tasks.base import Reference, Task, answered
 
 if TYPE_CHECKING:
     from lightkv.lab.subject import Subject
@@ -29,18 +31,11 @@ class Scenes(Task):
     kinds: tuple[str, ...] = ()
 
     def samples(self) -> list[Sample]:
-        from lightkv.core.errors import nearest
         from lightkv.demo.scenes import KINDS, held_out_scenes
-        from lightkv.lab.errors import TaskError
 
         for kind in self.kinds:
-            if kind not in KINDS:
-                raise TaskError(
-                    "there is no such kind of question",
-                    field="task 'scenes', kinds",
-                    value=kind,
-                    remedy=f"{nearest(kind, KINDS)}There are: {', '.join(KINDS)}",
-                )
+            what = "there is no such kind of question"
+            check_known(TaskError, what, "task 'scenes', kinds", kind, KINDS)
         found = []
         for number, (scene, questions) in enumerate(held_out_scenes(self.scenes, self.seed)):
             cluster = f"{number:06}"

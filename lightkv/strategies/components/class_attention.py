@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 
 from lightkv.core.contracts import VisionScorer
-from lightkv.core.encoder import VisionView, vision_cls
+from lightkv.core.encoder import VisionView
+from lightkv.core.needs import Need, Needs
 
 
 class ClassAttention(VisionScorer):
@@ -25,9 +26,9 @@ class ClassAttention(VisionScorer):
     layer: int = -2
     heads: Literal["mean", "sum", "joint"] = "mean"
 
-    def needs(self) -> frozenset[str]:
-        return frozenset({vision_cls(self.layer)})
+    def needs(self) -> Needs:
+        return frozenset({Need.VISION_CLS.at(self.layer)})
 
-    def look(self, vision: VisionView) -> torch.Tensor:
+    def read_encoder(self, vision: VisionView) -> torch.Tensor:
         attention = vision.cls_attention(self.layer, split=self.heads != "joint")
         return attention.sum(dim=1) if self.heads == "sum" else attention.mean(dim=1)

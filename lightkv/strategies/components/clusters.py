@@ -6,8 +6,9 @@ from typing import Literal
 
 import torch
 
-from lightkv.strategies.components.bipartite import cosine
 from lightkv.strategies.components.magnitude import largest, power_of_two
+from lightkv.strategies.components.selection import descending, rows
+from lightkv.strategies.components.similarity import cosine
 
 
 def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
@@ -33,7 +34,7 @@ def density_peaks(tokens: torch.Tensor, clusters: int) -> torch.Tensor:
     scale = scale[..., 0]
     large, small = (1.0 / scale).clamp(max=1.0), scale.clamp(max=1.0)
     peak = torch.where(apart > 0, density * large**2 + apart.log() * small**2, -torch.inf)
-    return torch.sort(peak, dim=-1, descending=True, stable=True).indices[:, :clusters]
+    return descending(peak)[:, :clusters]
 
 
 def near_one(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,7 +47,7 @@ def nearest_centre(
     tokens: torch.Tensor, centres: torch.Tensor, by: Literal["euclidean", "cosine"]
 ) -> torch.Tensor:
     """`[G, m]` place of the centre that each of `[G, m, D]` tokens belongs to; a centre is its own."""
-    chosen = tokens.gather(1, centres.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    chosen = rows(tokens, centres)
     if by == "cosine":
         nearest = cosine(tokens, chosen).max(dim=-1).indices
     else:

@@ -14,13 +14,10 @@ import torch
 from pydantic import Field
 
 from lightkv.core.contracts import MatchInput
-from lightkv.strategies.components.bipartite import (
-    Bipartite,
-    cosine_runs,
-    merge_best,
-    with_destinations,
-)
+from lightkv.strategies.components.bipartite import Bipartite, merge_best, with_destinations
 from lightkv.strategies.components.magnitude import power_of_two
+from lightkv.strategies.components.selection import descending, run_starts
+from lightkv.strategies.components.similarity import cosine_runs
 
 ELSEWHERE = 1e6
 """Added to the cost of a pair from two inner windows: more than any cost inside one."""
@@ -75,7 +72,7 @@ class Guided(Bipartite):
         """`[G, n]` true at the tokens that may merge into others."""
         count = score.shape[1]
         protected = int(np.floor(self.protect * count + 1e-9))
-        order = torch.sort(score, dim=-1, descending=True, stable=True).indices
+        order = descending(score)
         if self.split == "importance":
             low = order[:, max(protected, count - count // 2) :]
             return torch.zeros_like(score, dtype=torch.bool).scatter(1, low, True)
@@ -96,9 +93,7 @@ class Guided(Bipartite):
 
 def compact(inner: torch.Tensor) -> torch.Tensor:
     """`[G, n]` inner windows numbered 0, 1, … in each window, from sorted labels."""
-    opens = torch.zeros_like(inner)
-    opens[:, 1:] = (inner[:, 1:] != inner[:, :-1]).to(inner.dtype)
-    return opens.cumsum(dim=1)
+    return run_starts(inner).cumsum(dim=1) - 1
 
 
 def _relative(score: torch.Tensor, level: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,8 @@ _SMALLEST = 0x00800000
 """The bits of 2⁻¹²⁶, the smallest power of two with full precision."""
 _UNSIGNED = 0x7FFF
 """All bits of a 16-bit number but its sign."""
+CHUNK = 1024
+"""Columns of the hidden width that are upcast to float32 at a time."""
 TINY = 1e-30
 """Below the product of the norms of any two vectors near 1 that are not 0."""
 
@@ -48,10 +50,12 @@ def largest(values: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
 def unit(vectors: torch.Tensor) -> torch.Tensor:
     """`[…, D]` of length 1 in float32; a vector of zeros stays one."""
     near = vectors.float() * scale_of(vectors)
-    return near / near.norm(dim=-1, keepdim=True).clamp(min=TINY)
+    norm: torch.Tensor = near.norm(dim=-1, keepdim=True)
+    return near / norm.clamp(min=TINY)
 
 
 def length(vectors: torch.Tensor) -> torch.Tensor:
     """`[…]` Euclidean lengths in float32 of `[…, D]`."""
     scale = scale_of(vectors)
-    return (vectors.float() * scale).norm(dim=-1) / scale[..., 0]
+    near_one: torch.Tensor = (vectors.float() * scale).norm(dim=-1)
+    return near_one / scale[..., 0]

@@ -17,7 +17,10 @@ from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
+from lightkv.core.sizes import Flops, StageSizes
+from lightkv.strategies.components.selection import descending
 
 ComponentSpec = str | dict[str, Any]
 
@@ -59,7 +62,7 @@ class MatcherWrapper(Matcher):
     def dynamic(self) -> bool:
         return self.inner.dynamic
 
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         return self.inner.needs()
 
     def keep(self, population: int, ratio: float) -> int:
@@ -69,11 +72,14 @@ class MatcherWrapper(Matcher):
         """Survivors that the inner matcher leaves of a window at least."""
         return self.inner.keep(population, self.inner.max_ratio)
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
-        return self.inner.observe(attention)
+    def flops(self, sizes: StageSizes) -> Flops:
+        return self.inner.flops(sizes)
 
-    def look(self, vision: VisionView) -> torch.Tensor | None:
-        return self.inner.look(vision)
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
+        return self.inner.read_attention(attention)
+
+    def read_encoder(self, vision: VisionView) -> torch.Tensor | None:
+        return self.inner.read_encoder(vision)
 
 
 class Protect(MatcherWrapper):
@@ -113,7 +119,7 @@ class Protect(MatcherWrapper):
     def _free(self, inputs: MatchInput) -> torch.Tensor:
         """`[G, n′]` places that are not protected, ascending."""
         assert inputs.score is not None
-        order = torch.sort(inputs.score, dim=-1, descending=True, stable=True).indices
+        order = descending(inputs.score)
         return order[:, self.protected(order.shape[1]) :].sort(dim=-1).values
 
     def _without(self, inputs: MatchInput, free: torch.Tensor) -> MatchInput:
@@ -134,8 +140,8 @@ class Protect(MatcherWrapper):
             keep=inputs.keep - (inputs.tokens.shape[1] - free.shape[1]),
             score=some(inputs.score),
             size=size,
-            observed=some(inputs.observed),
-            seen=some(inputs.seen),
+            from_attention=some(inputs.from_attention),
+            from_encoder=some(inputs.from_encoder),
             inner=some(inputs.inner),
         )
 
@@ -184,5 +190,5 @@ class Gather(MatcherWrapper):
         target = self.inner.match(replace(inputs, keep=inputs.keep - 1))
         gone = target < 0
         among = inputs.score.float().masked_fill(~gone, -torch.inf)
-        summary = torch.sort(among, dim=-1, descending=True, stable=True).indices[:, :1]
+        summary = descending(among)[:, :1]
         return torch.where(gone, summary, target)

@@ -14,24 +14,26 @@ from typing import Any
 import torch
 from pydantic import Field, field_validator
 
-from lightkv.core.attention import EMBEDDINGS, AttentionView
-from lightkv.core.contracts import ScoreInput, Scorer, StartInput
-from lightkv.core.encoder import VisionView, is_vision
+from lightkv.core.attention import AttentionView
+from lightkv.core.contracts import EmbeddingsInput, ScoreInput, Scorer
+from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
+from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
-from lightkv.core.stage.stage import from_attention
+from lightkv.core.sizes import Flops, StageSizes
+from lightkv.core.stage.stage import reads_attention, reads_embeddings, reads_encoder
 from lightkv.strategies.components.magnitude import power_of_two
 from lightkv.strategies.components.matcher_wrappers import ComponentSpec
 
-Observation = torch.Tensor | None
+Reading = torch.Tensor | None
 Which = Callable[[Scorer], bool]
 
 
 class ScorerWrapper(Scorer):
-    """A scorer over others: passes on what they need and hands each what it observed.
+    """A scorer over others: passes on what they need and hands each what it read.
 
-    What several inner scorers observe travels side by side: `[K, B, N]` from attention, `[V₀, K]`
-    from the encoder, `[K, B, P]` from the start. What one alone observes travels as it is.
+    What several inner scorers read travels side by side: `[K, B, N]` from attention, `[V₀, K]` from
+    the encoder, `[K, B, P]` from the embeddings. What one alone reads travels as it is.
     """
 
     def specs(self) -> Sequence[ComponentSpec]:
@@ -48,39 +50,43 @@ class ScorerWrapper(Scorer):
         built = [build_component("scorer", spec) for spec in self.specs()]
         return tuple(scorer for scorer in built if isinstance(scorer, Scorer))
 
-    def needs(self) -> frozenset[str]:
-        return frozenset().union(*(scorer.needs() for scorer in self.inner))
+    def needs(self) -> Needs:
+        return Needs().union(*(scorer.needs() for scorer in self.inner))
 
-    def start(self, inputs: StartInput) -> torch.Tensor | None:
-        starts = [scorer.start(inputs) for scorer in self.inner if _starts(scorer)]
-        return self._together(starts, _starts, 0)
+    def flops(self, sizes: StageSizes) -> Flops:
+        return sum((scorer.flops(sizes) for scorer in self.inner), Flops())
 
-    def look(self, vision: VisionView) -> torch.Tensor | None:
-        seen = [scorer.look(vision) for scorer in self.inner if _looks(scorer)]
-        return self._together(seen, _looks, -1)
+    def read_embeddings(self, inputs: EmbeddingsInput) -> torch.Tensor | None:
+        found = [each.read_embeddings(inputs) for each in self.inner if reads_embeddings(each)]
+        return self._together(found, reads_embeddings, 0)
 
-    def observe(self, attention: AttentionView) -> torch.Tensor | None:
-        state, observed = attention.state, []
+    def read_encoder(self, vision: VisionView) -> torch.Tensor | None:
+        found = [each.read_encoder(vision) for each in self.inner if reads_encoder(each)]
+        return self._together(found, reads_encoder, -1)
+
+    def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
+        given, found = attention.from_embeddings, []
+        parts = self._apart(given, reads_embeddings, 0)
         try:
-            for scorer, part in zip(self.inner, self._apart(state, _starts, 0), strict=True):
-                attention.state = part
-                if _observes(scorer):
-                    observed.append(scorer.observe(attention))
+            for scorer, part in zip(self.inner, parts, strict=True):
+                attention.from_embeddings = part
+                if reads_attention(scorer):
+                    found.append(scorer.read_attention(attention))
         finally:
-            attention.state = state
-        return self._together(observed, _observes, -1)
+            attention.from_embeddings = given
+        return self._together(found, reads_attention, -1)
 
     def score(self, inputs: ScoreInput) -> torch.Tensor:
-        observed = self._apart(inputs.observed, _observes, -1)
-        seen = self._apart(inputs.seen, _looks, -1)
+        attention = self._apart(inputs.from_attention, reads_attention, -1)
+        encoder = self._apart(inputs.from_encoder, reads_encoder, -1)
         scores = [
-            scorer.score(replace(inputs, observed=one, seen=other)).float()
-            for scorer, one, other in zip(self.inner, observed, seen, strict=True)
+            scorer.score(replace(inputs, from_attention=one, from_encoder=other)).float()
+            for scorer, one, other in zip(self.inner, attention, encoder, strict=True)
         ]
         return self.mix(scores, inputs)
 
-    def _together(self, found: list[torch.Tensor | None], which: Which, dim: int) -> Observation:
-        """What the inner scorers `which` do something found, in one tensor."""
+    def _together(self, found: list[torch.Tensor | None], which: Which, dim: int) -> Reading:
+        """What the inner scorers of `which` read, in one tensor."""
         there = [tensor for tensor in found if tensor is not None]
         if len(there) < len(found):
             return None
@@ -93,41 +99,29 @@ class ScorerWrapper(Scorer):
         ]
         if len({tensor.select(dim, 0).shape for tensor in stacks}) > 1:
             raise ConfigError(
-                "the inner scorers observe tensors of different shapes, which cannot travel together",
+                "the inner scorers read tensors of different shapes, which cannot travel together",
                 field=f"scorer {self.name!r}",
                 value=[scorer.name for scorer in self.inner],
                 remedy="combine scorers that each give one value for a position",
             )
         return torch.cat(stacks, dim)
 
-    def _apart(self, tensor: Observation, which: Which, dim: int) -> list[Observation]:
+    def _apart(self, tensor: Reading, which: Which, dim: int) -> list[Reading]:
         """The part of each inner scorer, None for those that have none."""
         counts = [_tensors(scorer, which) for scorer in self.inner]
         if tensor is None:
             return [None] * len(counts)
         if sum(counts) < 2:
             return [tensor if count else None for count in counts]
-        parts = tensor.split(counts, dim)
-        found: list[Observation] = []
+        parts = torch.split(tensor, counts, dim)
+        found: list[Reading] = []
         for part, count in zip(parts, counts, strict=True):
             found.append(None if count == 0 else part.squeeze(dim) if count == 1 else part)
         return found
 
 
-def _starts(scorer: Scorer) -> bool:
-    return EMBEDDINGS in scorer.needs()
-
-
-def _observes(scorer: Scorer) -> bool:
-    return bool(from_attention(scorer.needs()))
-
-
-def _looks(scorer: Scorer) -> bool:
-    return any(is_vision(need) for need in scorer.needs())
-
-
 def _tensors(scorer: Scorer, which: Which) -> int:
-    """How many tensors a scorer's observation holds: wrappers bring those of all they wrap."""
+    """How many tensors a scorer's reading holds: wrappers bring those of all they wrap."""
     if isinstance(scorer, ScorerWrapper):
         return sum(_tensors(inner, which) for inner in scorer.inner)
     return int(which(scorer))
@@ -227,7 +221,7 @@ class Total(Several):
 class WarmStart(ScorerWrapper):
     """The importance of `first` in the first `stages` stages, of `of` afterwards.
 
-    Both observe at every stage; where the schedule lists its stages, `overrides` cost less.
+    Both read at every stage; where the schedule lists its stages, `overrides` cost less.
     """
 
     name = "warm-start"

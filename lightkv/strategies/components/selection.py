@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import numpy as np
 import torch
+
+Rounding = Literal["round", "floor", "ceil"]
+"""Of the number kept: half to even, down or up."""
+
+
+def rounded_keep(population: int, ratio: float, rounding: Rounding) -> int:
+    """n·(1 − ρ) as a whole number; what only the floating point adds or takes off does not count."""
+    kept = round(population * (1.0 - ratio), 6)
+    if rounding == "round":
+        return round(kept)
+    return int(np.floor(kept) if rounding == "floor" else np.ceil(kept))
 
 
 def descending(score: torch.Tensor) -> torch.Tensor:
@@ -23,11 +37,20 @@ def ranks_inside(score: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     # Stable: parts in ascending order, each in falling score.
     grouped = order.gather(1, torch.sort(part.gather(1, order), dim=-1, stable=True).indices)
     label = part.gather(1, grouped)
-    places = torch.arange(label.shape[1], device=label.device).expand_as(label)
+    return torch.zeros_like(grouped).scatter(1, grouped, place_in_run(label))
+
+
+def run_starts(label: torch.Tensor) -> torch.Tensor:
+    """`[…, n]` true where a run of equal labels `[…, n]` begins."""
     opens = torch.ones_like(label, dtype=torch.bool)
-    opens[:, 1:] = label[:, 1:] != label[:, :-1]
-    first = torch.where(opens, places, 0).cummax(dim=1).values
-    return torch.zeros_like(grouped).scatter(1, grouped, places - first)
+    opens[..., 1:] = label[..., 1:] != label[..., :-1]
+    return opens
+
+
+def place_in_run(label: torch.Tensor) -> torch.Tensor:
+    """`[…, n]` place of each entry in its run of equal labels `[…, n]`, from 0."""
+    place = torch.arange(label.shape[-1], device=label.device).expand_as(label)
+    return place - torch.where(run_starts(label), place, 0).cummax(dim=-1).values
 
 
 def best(score: torch.Tensor, preferred: torch.Tensor, keep: int) -> torch.Tensor:

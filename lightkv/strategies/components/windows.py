@@ -1,4 +1,4 @@
-"""Rectangular windows in true geometry, nested over the stages."""
+"""Windows in true geometry: whole views, or rectangles that are nested over the stages."""
 
 from __future__ import annotations
 
@@ -23,6 +23,35 @@ def each_cell(sample: SampleLayout, view: int) -> Bands:
     """Bands as narrow as the cells of a view."""
     frames, rows, columns = (tuple(range(side)) for side in sample.views[view].grid)
     return frames, rows, columns
+
+
+def even_bands(length: int, count: int) -> IntArray:
+    """`[length]` band of each of `length` cells when cut into `count` bands, the first ones longer."""
+    parts = np.array_split(np.arange(length), count)
+    return np.repeat(np.arange(count, dtype=np.int64), [part.size for part in parts])
+
+
+class Whole(Partitioner):
+    """One window over each view, image or sample; separators (newlines) stay.
+
+    Attributes:
+        scope: what one window covers. Windows over more than a view suit methods that drop; to
+            merge tokens of different pictures makes no sense, so `view` is the default.
+    """
+
+    name = "whole"
+    scope: Literal["view", "image", "sample"] = "view"
+
+    def partition(self, sample: SampleLayout, groups: Groups, windows: WindowSpec) -> Partition:
+        tokens = sample.tokens
+        label = {
+            "view": tokens.view,
+            "image": tokens.image,
+            "sample": np.zeros_like(tokens.view),
+        }[self.scope]
+        label = np.where(tokens.separator, PROTECTED, label)
+        bands = tuple(one_band(v) if self.scope == "view" else None for v in sample.views)
+        return Partition(label, bands=bands)
 
 
 class Windows(Partitioner):
@@ -154,12 +183,7 @@ class Windows(Partitioner):
                     ),
                 )
             count = current
-        group = np.concatenate(
-            [
-                np.full(part.size, i)
-                for i, part in enumerate(np.array_split(np.arange(current), count))
-            ]
-        )
+        group = even_bands(current, count)
         return tuple(int(group[band]) for band in axis)
 
 

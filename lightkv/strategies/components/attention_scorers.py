@@ -6,15 +6,9 @@ from typing import Literal
 
 import torch
 
-from lightkv.core.attention import (
-    KEY_LSE,
-    LAST_ROW,
-    PROMPT_LOGITS,
-    PROMPT_ROWS,
-    AttentionView,
-    Block,
-)
+from lightkv.core.attention import AttentionView, Block
 from lightkv.core.contracts import AttentionScorer
+from lightkv.core.needs import Need, Needs
 
 
 class PromptAttention(AttentionScorer):
@@ -32,11 +26,11 @@ class PromptAttention(AttentionScorer):
     source = "LightKV, arXiv 2605.00789, prompt guidance (released code: softmax over queries)"
     normalize: Literal["queries", "keys"] = "queries"
 
-    def needs(self) -> frozenset[str]:
-        extra = {KEY_LSE} if self.normalize == "keys" else set()
-        return frozenset({PROMPT_LOGITS} | extra)
+    def needs(self) -> Needs:
+        extra = {Need.KEY_LSE} if self.normalize == "keys" else set()
+        return frozenset({Need.PROMPT_LOGITS} | extra)
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         for block in attention.prompt_logits():
@@ -65,9 +59,9 @@ class CausalAttention(AttentionScorer):
 
     name = "causal-attention"
     source = "text-to-vision attention as in SparseVLM, arXiv 2410.04417, without rater selection"
-    requires = frozenset({PROMPT_ROWS})
+    requires = frozenset({Need.PROMPT_ROWS})
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         valid = attention.prompt.query_valid
         total = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
         for block in attention.prompt_rows():
@@ -76,12 +70,34 @@ class CausalAttention(AttentionScorer):
         return attention.heads.total(total)
 
 
+class WeightedCausalAttention(AttentionScorer):
+    """ξ_i = Σ_j w_j · mean_h P[h, j, i], w_j = mean_h P[h, last, j]: two steps of attention.
+
+    As `causal-attention`, but a prompt token counts as much as the last token attends to it, so words
+    that carry the question weigh more than those that hold the sentence together.
+    """
+
+    name = "weighted-causal-attention"
+    source = "this project: attention of the last token, rolled out by one step over the prompt"
+    requires = frozenset({Need.PROMPT_ROWS, Need.LAST_ROW})
+
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
+        prompt = attention.prompt
+        weight = attention.heads.mean(attention.last_row()).gather(1, prompt.index)
+        weight = torch.where(prompt.valid, weight, 0.0)
+        total = torch.zeros(prompt.query_valid.shape, dtype=torch.float32, device=weight.device)
+        for block in attention.prompt_rows():
+            rows = block.values.sum(dim=1)
+            total = total + (rows * weight[:, block.columns, None]).sum(dim=1)
+        return attention.heads.total(total)
+
+
 class LastToken(AttentionScorer):
     """ξ_i = mean over heads of the attention that the last token pays to token i."""
 
     name = "last-token"
     source = "FastV, arXiv 2403.06764, section 4 (released code: last row only)"
-    requires = frozenset({LAST_ROW})
+    requires = frozenset({Need.LAST_ROW})
 
-    def observe(self, attention: AttentionView) -> torch.Tensor:
+    def read_attention(self, attention: AttentionView) -> torch.Tensor:
         return attention.heads.mean(attention.last_row())

@@ -1,0 +1,224 @@
+"""What a model family answers about its Hugging Face decoder, with defaults for the Llama shape.
+
+The hooks ask these questions; a family (`families/`) overrides what differs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from lightkv.adapters.hf import contact
+from lightkv.adapters.hf.inputs import ModelInputs
+from lightkv.adapters.hf.masks import FULL, SLIDING, Windows, check_style, sliding_windows
+from lightkv.adapters.hf.tensor_parallel import head_group
+from lightkv.adapters.hf.vision_tower import Encoder
+from lightkv.adapters.pictures.placing import Picture, Pictures, Placeholders, layout_of
+from lightkv.core.contracts import PositionPolicy
+from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.errors import ModelError
+from lightkv.core.heads import HeadGroup
+from lightkv.core.layout import VisionLayout
+from lightkv.core.run.adapter import Adapter
+
+
+class Family(Adapter):
+    """Answers for decoders of the Llama shape; a family overrides what differs."""
+
+    model_types: ClassVar[tuple[str, ...]] = ()
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    """Kinds of pictures that it takes, each with placeholders of its own."""
+    causal: ClassVar[bool] = True
+    """Whether a token never attends to later ones."""
+    replaces_entries: ClassVar[bool] = True
+    """Whether caches are objects of transformers, whose entries a stage on the cache can replace."""
+
+    def matches(self, model: nn.Module) -> bool:
+        return getattr(getattr(model, "config", None), "model_type", None) in self.model_types
+
+    # -- where things are ---------------------------------------------------------------------
+
+    def input_module(self, model: nn.Module) -> nn.Module:
+        """The module whose forward receives ids, pixels and mask."""
+        inner = getattr(model, "model", None)
+        if not isinstance(inner, nn.Module):
+            raise ModelError(
+                f"{type(model).__name__} is a part of a model",
+                field="model",
+                remedy="pass the whole model, the one with `generate`",
+            )
+        return inner
+
+    def decoder(self, model: nn.Module) -> nn.Module:
+        """The module that owns the decoder layers."""
+        return model.get_decoder()  # type: ignore[no-any-return,operator]
+
+    def layers(self, model: nn.Module) -> Sequence[nn.Module]:
+        """The decoder layers."""
+        return self.decoder(model).layers  # type: ignore[return-value]
+
+    def attention(self, layer: nn.Module) -> nn.Module:
+        """The attention module of a layer."""
+        return layer.self_attn  # type: ignore[return-value]
+
+    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
+        """Modules that run before the decoder, for timing the first token."""
+        tower = getattr(self.input_module(model), "vision_tower", None)
+        return [tower] if isinstance(tower, nn.Module) else []
+
+    def text_config(self, config: Any) -> Any:
+        """The decoder's config."""
+        return config.get_text_config()
+
+    def attention_implementation(self, model: nn.Module) -> str | None:
+        """The attention implementation that the decoder uses."""
+        return contact.attention_implementation(self.decoder(model).config)
+
+    def check(self, model: nn.Module) -> None:
+        """Refuse models whose layers need what the attachment does not do.
+
+        Raises:
+            ModelError: layers that are neither full nor sliding attention, or masks in a form that is
+                not known, or cannot say what a compressed layer may attend to.
+        """
+        config = self.decoder(model).config
+        kinds = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}
+        if kinds:
+            raise ModelError(
+                f"some decoder layers are of a kind without a cache of keys that can be shortened: "
+                f"{', '.join(sorted(kinds))}",
+                field="model.config.layer_types",
+                remedy="only layers of full and sliding-window attention are supported",
+            )
+        both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
+        if self.causal and (both_ways or getattr(config, "is_causal", True) is False):
+            raise ModelError(
+                "this decoder attends in both directions",
+                field="model.config.use_bidirectional_attention"
+                if both_ways
+                else "model.config.is_causal",
+                remedy="if only tokens of the prompt do, set `causal = False` in its adapter",
+            )
+        check_style(self.attention_implementation(model), self.windows(model), causal=self.causal)
+
+    def windows(self, model: nn.Module) -> Windows:
+        """Sliding window of each decoder layer; empty if no layer has one."""
+        return sliding_windows(self.decoder(model).config, len(self.layers(model)))
+
+    def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
+        """`[B, ≥ Q]` block of each token, negative outside; the last Q are those of this pass.
+
+        Tokens of a block attend to one another. Asked when images arrive on a filled cache.
+        """
+        return None
+
+    # -- pictures -----------------------------------------------------------------------------
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        """Where the vision tokens of these inputs are and what they show."""
+        return layout_of(self.pictures(model, inputs), inputs.length, inputs.pads)
+
+    def pictures(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Pictures]:
+        """The pictures of a pass, those of each modality that has placeholders.
+
+        With the encoder's patch of each token, where the family offers its encoder.
+        """
+        config: Any = model.config
+        answers = {"image": self.images, "video": self.videos}
+        found = []
+        for modality in self.modalities:
+            here = self.placeholders(config, inputs, modality)
+            if here.any():
+                found.append(Pictures(modality, here, answers[modality](config, inputs, here)))
+        return found
+
+    def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
+        """`[B, N]` true at the vision tokens of `image` or `video`."""
+        return inputs.placeholders(getattr(config, f"{modality}_token_id"))
+
+    def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        """Geometry of the images whose tokens are `here`, in the order of the pixel inputs."""
+        raise NotImplementedError
+
+    def videos(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        """The same of the videos."""
+        raise NotImplementedError
+
+    def encoder(self, model: nn.Module) -> Encoder | None:
+        """The vision encoder, for methods that read it; None where it is not offered."""
+        return None
+
+    # -- positions ----------------------------------------------------------------------------
+
+    def keeps_positions(self, policy: PositionPolicy) -> bool:
+        """Whether rotary tables can be gathered instead of computed anew."""
+        return policy.name == "keep"
+
+    def rotary_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
+        """`[A, B, N]` rotary positions from the decoder's `position_ids`, `[B, N]` or `[≥ 3, B, N]`."""
+        # With four rows the first is the text position, used for masks only.
+        return position_ids[None] if position_ids.dim() == 2 else position_ids[-3:]
+
+    def rotary_kind(self, decoder: nn.Module, layer: int) -> str | None:
+        """Name of the rotary base of a layer, None where all layers have the same."""
+        emb: Any = decoder.rotary_emb
+        if "layer_type" not in inspect.signature(emb.forward).parameters:
+            return None
+        config: Any = decoder.config
+        return str(config.layer_types[layer])
+
+    def rotary(
+        self,
+        decoder: nn.Module,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        kind: str | None = None,
+    ) -> Any:
+        """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
+        emb: Any = decoder.rotary_emb
+        if getattr(emb, "mrope_section", None) is not None:
+            # Tokens without a picture stand at the same place on all three axes.
+            return emb(hidden, positions.expand(3, -1, -1))
+        if kind is None:
+            return emb(hidden, position_ids=positions[0])
+        return emb(hidden, position_ids=positions[0], layer_type=kind)
+
+    # -- facts --------------------------------------------------------------------------------
+
+    def key_module(self, model: nn.Module) -> nn.Module:
+        return self.decoder(model)
+
+    def num_layers(self, model: nn.Module) -> int:
+        return len(self.layers(model))
+
+    def shape(self, config: Any) -> DecoderShape:
+        return decoder_shape(self.text_config(config))
+
+    def heads(self, model: nn.Module) -> HeadGroup:
+        return head_group(model, (self.attention(layer) for layer in self.layers(model)))
+
+
+def decoder_shape(config: Any) -> DecoderShape:
+    """Sizes of a Llama-shaped decoder from its text config."""
+    try:
+        heads = config.num_attention_heads
+        return DecoderShape(
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            num_heads=heads,
+            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            windows=sliding_windows(config, config.num_hidden_layers),
+        )
+    except AttributeError as error:
+        raise ModelError(
+            f"the text config lacks a size: {error}",
+            field="model.config",
+            remedy="write an adapter that overrides `shape` (docs/writing-an-adapter.md)",
+        ) from error
