@@ -157,10 +157,10 @@ def prefills(vision: int, count: int = 6) -> dict[str, float]:
         with clock("layout"):
             spans = [[(BEFORE, GRIDS[vision])]]
             prefill = engine.begin(VisionLayout.from_spans(spans, length=vision + TEXT))
-        for number, layer in enumerate((1, 2, 3)):
+        for layer, placed in pipeline.between.items():
             with clock("tables"):
                 prompt = prompt_index(prefill.layout, tokens.device)
-                engine.plan(number, prefill.layout, tokens.device)
+                engine.plan(placed, prefill.layout, tokens.device)
             heads = tokens[:, None]
             prefill.read_attention(layer, QueryKeyView(heads, heads, 0.25, prompt))
             tokens = prefill.apply(layer, tokens)

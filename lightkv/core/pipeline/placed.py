@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
+
+import torch
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
@@ -12,8 +15,33 @@ from lightkv.core.needs import Needs, Source, listed, needs_from
 from lightkv.core.pipeline.stage_spec import Site, StageSpec
 from lightkv.core.stage.cache_entries import entries_layout, needs_of_call
 from lightkv.core.stage.plan import StagePlan
-from lightkv.core.stage.rounds import PlannedRound, plan_rounds
 from lightkv.core.stage.stage import STAGE_ROLES, Stage
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class PlannedRound:
+    """One round of a stage on a layout, planned before anything runs.
+
+    Attributes:
+        stage: its components.
+        before: the layout that it meets.
+        plan: what it does to that layout.
+    """
+
+    stage: Stage
+    before: VisionLayout
+    plan: StagePlan
+
+    def after(self) -> VisionLayout:
+        """A layout with what is known ahead of the one that the round leaves.
+
+        How many tokens survive, and in which groups, is known; which ones is not, so the places that
+        it names mean nothing.
+        """
+        plan, index = self.plan, self.before.token_index(_CPU)
+        return self.before.evolved(plan.length, plan.groups, plan.pads, index)
 
 
 @dataclass(frozen=True)
@@ -90,7 +118,7 @@ class PlacedStage:
         """Whether it is there to remove anything."""
         return self.spec.ratio > 0
 
-    @property
+    @cached_property
     def needs(self) -> Needs:
         """What it reads inside an attention call of the decoder."""
         if self.site == "cache":
@@ -119,9 +147,11 @@ class PlacedStage:
         Raises:
             ConfigError: as `plan`.
         """
-        return plan_rounds(
-            self.rounds, self.entering(layout), lambda turn, left: self.plan(left, turn)
-        )
+        layout = self.entering(layout)
+        for turn, stage in enumerate(self.rounds):
+            planned = PlannedRound(stage, layout, self.plan(layout, turn))
+            yield planned
+            layout = planned.after()
 
 
 def round_ratios(ratio: float, most: float) -> list[float]:
