@@ -28,11 +28,15 @@ _ROOMS = (
     ("adapters", "adapters.families", "video_llava"),
     ("adapters", "adapters.pictures", "placing patches tiles"),
     ("adapters", "adapters.hf", "contact hf>adapter attachment inputs callers masks rotary"),
-    ("adapters", "adapters.hf", "capture>features passes>forward passing>one_pass tap"),
+    (
+        "adapters",
+        "adapters.hf",
+        "capture>features passes>forward passing>pass_lock tap>interface_tap",
+    ),
     ("adapters", "adapters.hf", "records>cache_record cache_checks guard>cache_guard"),
-    ("adapters", "adapters.hf", "eviction>cache_site watch>wrapped_attention peek>next_layer"),
-    ("adapters", "adapters.hf", "encoder ranks>tensor_parallel selfcheck uncopied"),
-    ("adapters", "adapters.hf", "compiled>hook_limits checkpointing>hook_limits"),
+    ("adapters", "adapters.hf", "eviction>cache_site watch>attention_tap peek>next_layer"),
+    ("adapters", "adapters.hf", "encoder ranks>tensor_parallel selfcheck uncopied>not_copyable"),
+    ("adapters", "adapters.hf", "compiled>hook_checks checkpointing>hook_checks"),
     ("adapters", "adapters.remote", "remote>adapter remote_tap>projection_tap tuple_cache"),
     ("strategies", "strategies.components", "windows bipartite selection clusters magnitude"),
     ("strategies", "strategies.components", "guidance matcher_wrappers tiles common guided"),
@@ -90,7 +94,7 @@ MOVED = _table()
 NAMES = {
     "lightkv.core.stage": ("Stage", "Observed", "from_attention", "observes"),
     "lightkv.core.pipeline": ("Pipeline", "PipelineSpec", "ComponentSpec", "resolve_spec"),
-    "lightkv.adapters.hf": ("HFAdapter", "decoder_shape", "refuse_other_heads", "sliding_windows"),
+    "lightkv.adapters.hf": ("HFAdapter", "refuse_other_heads"),
     "lightkv.adapters.remote": ("RemoteAdapter", "RemoteAttachment"),
 }
 """What old modules held whose names are packages now."""

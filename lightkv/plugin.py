@@ -94,24 +94,31 @@ from lightkv.strategies.components.windows import Whole, Windows
 if TYPE_CHECKING:
     from lightkv.adapters.families.llava import square_picture
     from lightkv.adapters.hf.adapter import HFAdapter
-    from lightkv.adapters.hf.encoder import Encoder, clip_encoder
     from lightkv.adapters.hf.inputs import ModelInputs
-    from lightkv.adapters.pictures.patches import Kind, layout_of
-    from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place, runs, uniform
+    from lightkv.adapters.hf.vision_tower import Encoder, clip_encoder, patches_per_side
+    from lightkv.adapters.pictures.placing import (
+        Picture,
+        Pictures,
+        PictureView,
+        Placeholders,
+        layout_of,
+        runs,
+        uniform,
+    )
     from lightkv.adapters.remote.adapter import RemoteAdapter
 
 _OF_ADAPTERS = {
-    "Encoder": "hf.encoder",
+    "Encoder": "hf.vision_tower",
     "HFAdapter": "hf.adapter",
-    "Kind": "pictures.patches",
     "ModelInputs": "hf.inputs",
-    "Panel": "pictures.placing",
     "Picture": "pictures.placing",
+    "PictureView": "pictures.placing",
+    "Pictures": "pictures.placing",
+    "Placeholders": "pictures.placing",
     "RemoteAdapter": "remote.adapter",
-    "clip_encoder": "hf.encoder",
-    "layout_of": "pictures.patches",
-    "merge_rows": "pictures.placing",
-    "place": "pictures.placing",
+    "clip_encoder": "hf.vision_tower",
+    "layout_of": "pictures.placing",
+    "patches_per_side": "hf.vision_tower",
     "runs": "pictures.placing",
     "square_picture": "families.llava",
     "uniform": "pictures.placing",
@@ -141,7 +148,6 @@ __all__ = [
     "HeadGroup",
     "IntArray",
     "Keep",
-    "Kind",
     "LayoutError",
     "LightKVError",
     "MatchInput",
@@ -154,11 +160,13 @@ __all__ = [
     "Need",
     "Needs",
     "NumericError",
-    "Panel",
     "Partition",
     "Partitioner",
     "Picture",
+    "PictureView",
+    "Pictures",
     "PipelineSpec",
+    "Placeholders",
     "PluginError",
     "PositionInput",
     "PositionPolicy",
@@ -200,10 +208,9 @@ __all__ = [
     "kept_only",
     "layout_of",
     "length",
-    "merge_rows",
     "most_similar",
     "needs_from",
-    "place",
+    "patches_per_side",
     "power_of_two",
     "prompt_index",
     "ranks",

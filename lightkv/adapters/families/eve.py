@@ -44,7 +44,7 @@ class EVEAdapter(RemoteAdapter):
     def text_config(self, config: Any) -> Any:
         return config
 
-    def seen(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
+    def with_pixels(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
         images, ids = arguments.get("images"), arguments.get("input_ids")
         if images is None or ids is None or ids.shape[1] == 1:
             return arguments

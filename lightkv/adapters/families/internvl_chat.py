@@ -65,7 +65,7 @@ class InternVLChatAdapter(RemoteAdapter):
             )
         super().check(model)
 
-    def seen(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
+    def with_pixels(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
         pixels, ids = arguments.get("pixel_values"), arguments.get("input_ids")
         if pixels is None:
             return arguments

@@ -19,7 +19,7 @@ from torch import nn
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.features import FeatureCapture
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.hf.uncopied import Uncopied
+from lightkv.adapters.hf.not_copyable import NotCopyable
 from lightkv.adapters.hf.vision_tower import Encoder, has_class_token
 from lightkv.adapters.pictures.patches import NO_PATCH, PatchTable, patch_tables
 from lightkv.core.encoder import VisionView
@@ -90,7 +90,7 @@ class Recording:
     encoded: int = 0
 
 
-class EncoderRecorder(Uncopied):
+class EncoderRecorder(NotCopyable):
     """Records what the stages of a pipeline need, from the encoder's run to their end.
 
     Does nothing for pipelines that read no encoder.

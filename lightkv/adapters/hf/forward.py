@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +18,7 @@ from lightkv.core.run.prefill import Prefill
 from lightkv.core.stage.cache_entries import CachedLayer
 
 Kwargs = dict[str, Any]
+T = TypeVar("T")
 
 
 def row_spans(positions: torch.Tensor, pads: tuple[int, ...]) -> tuple[int, ...]:
@@ -74,7 +75,7 @@ class ForwardPass:
         if self.prefill.pipeline.positions.decode == "contiguous":
             self.spans = row_spans(positions, self.prefill.layout.pads)
 
-    def once(self, key: Any, make: Callable[[], Any], *of: Any) -> Any:
+    def once(self, key: Any, make: Callable[[], T], *of: Any) -> T:
         """`make()`, computed once for all layers that share `key`, and the objects `of`, in a pass.
 
         The memo holds these objects, so that no other can get the id of one while the pass lasts.
@@ -82,7 +83,7 @@ class ForwardPass:
         known = key, *map(id, of)
         if known not in self.memo:
             self.memo[known] = make(), of
-        return self.memo[known][0]
+        return self.memo[known][0]  # type: ignore[no-any-return]
 
     @property
     def compressing(self) -> bool:

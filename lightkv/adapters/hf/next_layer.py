@@ -24,7 +24,7 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.prompt import PromptIndex
 
 
-class PeekView(AttentionView):
+class NextLayerView(AttentionView):
     """The last token's attention row, all that is computed of the next layer.
 
     Args:
@@ -87,7 +87,7 @@ def _refuse(name: str) -> NoReturn:
     )
 
 
-def check_peeks(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
+def check_next_layer(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
     """Refuse pipelines that read the next layer's attention where it has another shape.
 
     Raises:
@@ -109,7 +109,7 @@ def check_peeks(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
             )
 
 
-def peek(
+def next_layer_view(
     forward: ForwardPass,
     masks: LayerMasks,
     index: int,
@@ -122,7 +122,7 @@ def peek(
     *,
     drafts: int = 0,
     heads: HeadGroup | None = None,
-) -> PeekView:
+) -> NextLayerView:
     """What layer `index` would compute on `[B, N, D]`, the input of the stage before it.
 
     Args:
@@ -155,7 +155,7 @@ def peek(
             key = torch.cat([held.to(key.dtype), key], dim=2)
         allowed = masks.last_row(forward, index, mask, prompt, drafts)
     softcap = getattr(own, "attn_logit_softcapping", None)
-    return PeekView(
+    return NextLayerView(
         query,
         key,
         allowed,
