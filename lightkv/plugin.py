@@ -64,7 +64,9 @@ from lightkv.core.pipeline.stage_spec import StageSpec
 from lightkv.core.plugins import build_component, checked_spec, get_preset, registry
 from lightkv.core.prompt import PromptIndex, prompt_index
 from lightkv.core.run.adapter import Adapter, Attachment
-from lightkv.core.run.engine import Engine, Prefill
+from lightkv.core.run.engine import Engine
+from lightkv.core.run.prefill import Prefill
+from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.strict import Seed
 from lightkv.core.transfer import to_device
 from lightkv.strategies.components.aggregators import (
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from lightkv.adapters.hf.adapter import HFAdapter
     from lightkv.adapters.hf.inputs import ModelInputs
     from lightkv.adapters.hf.vision_tower import Encoder, clip_encoder, patches_per_side
+    from lightkv.adapters.pictures.any_resolution import unpadded_grid
     from lightkv.adapters.pictures.placing import (
         Picture,
         Pictures,
@@ -105,6 +108,7 @@ if TYPE_CHECKING:
         runs,
         uniform,
     )
+    from lightkv.adapters.pictures.tiles import tiled_pictures
     from lightkv.adapters.remote.adapter import RemoteAdapter
 
 _OF_ADAPTERS = {
@@ -121,7 +125,9 @@ _OF_ADAPTERS = {
     "patches_per_side": "hf.vision_tower",
     "runs": "pictures.placing",
     "square_picture": "families.llava",
+    "tiled_pictures": "pictures.tiles",
     "uniform": "pictures.placing",
+    "unpadded_grid": "pictures.any_resolution",
 }
 """Name → module of `lightkv.adapters`, imported when first asked for."""
 
@@ -143,6 +149,7 @@ __all__ = [
     "EmbeddingsInput",
     "Encoder",
     "Engine",
+    "Flops",
     "Groups",
     "HFAdapter",
     "HeadGroup",
@@ -183,6 +190,7 @@ __all__ = [
     "SessionError",
     "Source",
     "StageContext",
+    "StageSizes",
     "StageSpec",
     "Surroundings",
     "TokenTable",
@@ -221,9 +229,11 @@ __all__ = [
     "slot_numbers",
     "slot_shares",
     "square_picture",
+    "tiled_pictures",
     "to_device",
     "uniform",
     "unit",
+    "unpadded_grid",
     "weighted_sum",
 ]
 

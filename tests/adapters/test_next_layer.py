@@ -1,5 +1,7 @@
 """The attention row of the layer behind a stage: what that layer would really compute."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_fuyu import TestFuyu as FuyuSuite
@@ -13,11 +15,9 @@ from lightkv.core.contracts import AttentionScorer
 from lightkv.core.errors import ModelError
 from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline
-from lightkv.core.pipeline.schedule import Schedule
-from lightkv.core.plugins import build_component
+from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.session import Session, find_adapter
-from lightkv.core.stage.stage import Stage
 from lightkv.testing import Prompt
 
 SUITES = [LlavaSuite, QwenSuite, Gemma3Suite, Glm4vSuite, Qwen3Suite]
@@ -55,16 +55,10 @@ def session_of(model, stages, suite, positions="keep", scorer=NextLastToken):
     entries = [{"after_layer": after, "ratio": ratio} for after, ratio in stages]
     spec = Pipeline.build("random", 6, schedule=entries, positions=positions)
     made = tuple(
-        Stage(
-            partitioner=build_component("partitioner", {"name": "whole", "scope": "sample"}),
-            scorer=scorer(),
-            matcher=build_component("matcher", "top-k"),
-            aggregator=build_component("aggregator", "drop"),
-            ratio=ratio,
-        )
-        for _, ratio in stages
+        PlacedStage(placed.number, placed.spec, (replace(placed.stage, scorer=scorer()),))
+        for placed in spec.stages
     )
-    pipeline = Pipeline(spec.spec, Schedule(entries), made, spec.positions, 6)
+    pipeline = replace(spec, stages=made)
     adapter = suite.options(model, PROMPTS).get("adapter") or find_adapter(model)
     if isinstance(adapter, str):
         adapter = find_adapter(model, adapter)
