@@ -58,7 +58,7 @@ ray: $(DEV)  ## Ray, for the tests of grids on a cluster
 train: $(DEV)  ## train the demo model anew into runs/train
 	@$(BIN)/python -m training.train --out runs/train $(ARGS)
 
-wheel: $(VENV)/bin/python  ## the wheel in a fresh environment, every command run (about 5 minutes)
+wheel: $(VENV)/bin/python  ## the wheel in a fresh environment, every command run
 	@$(BIN)/python benchmarks/wheel.py
 
 lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7 GB)

@@ -5,8 +5,8 @@
 Copies the files that git knows, builds a wheel of them, looks at what is in it and what is not,
 installs it with constraints.txt and the extras `plot` and `report` in a new virtual environment,
 installs the example plugin there, and runs the commands outside the checkout on the bundled model.
-pip takes packages from where it is configured to. About five minutes, most of it for torch. The exit
-code is 1 at the first thing that fails.
+pip takes packages from where it is configured to. Some minutes, most of them for torch and for the
+start of each command. The exit code is 1 at the first thing that fails.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, file_errors
 
 NARROWEST = 110
 """Columns for tables where standard output is no terminal (a file, a pipe)."""
@@ -91,12 +92,9 @@ def write_json(data: Any, target: str) -> None:
     if target == "-":
         print_json(data)
         return
-    try:
-        Path(target).write_text(
-            json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    except OSError as error:
-        raise unwritable(target, error) from error
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    with writing(target):
+        Path(target).write_text(text, encoding="utf-8")
 
 
 def check_writable(target: str | None, field: str = "--json") -> None:
@@ -108,21 +106,19 @@ def check_writable(target: str | None, field: str = "--json") -> None:
     if target in (None, "-"):
         return
     path = Path(str(target))
-    if path.is_dir():
-        raise unwritable(str(target), IsADirectoryError("it is a directory"), field)
-    if not path.absolute().parent.is_dir():
-        raise unwritable(str(target), FileNotFoundError("its folder does not exist"), field)
+    with writing(str(target), field):
+        if path.is_dir():
+            raise IsADirectoryError("it is a directory")
+        if not path.absolute().parent.is_dir():
+            raise FileNotFoundError("its folder does not exist")
 
 
-def unwritable(target: str, error: OSError, field: str = "--json") -> ConfigError:
-    """The error for a file that cannot be written."""
-    return ConfigError(
-        f"cannot write the file ({error.strerror or error})",
-        field=field,
-        value=target,
-        remedy="name a file in a folder that exists"
-        + (", or - for standard output" if field == "--json" else ""),
-    )
+def writing(target: str, field: str = "--json") -> AbstractContextManager[None]:
+    """Where a file that cannot be written is an error of the user's."""
+    remedy = "name a file in a folder that exists"
+    if field == "--json":
+        remedy += ", or - for standard output"
+    return file_errors(ConfigError, "write the file", field, target, remedy)
 
 
 def scaled(value: float, units: tuple[str, ...], step: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightkv.cli.output import check_writable, unwritable
+from lightkv.cli.output import check_writable, writing
 from lightkv.cli.plan.points import Point
 from lightkv.core.errors import ConfigError
 
@@ -62,10 +62,8 @@ def draw_sweep(model: str, points: Sequence[Point], target: str) -> None:
         flops.set_ylabel("share of the uncompressed model")
         flops.legend(frameon=False)
         figure.suptitle(model, fontsize=10)
-        try:
+        with writing(target, "--plot"):
             figure.savefig(target, metadata=_undated(target))
-        except OSError as error:
-            raise unwritable(target, error, "--plot") from error
 
 
 def _panel(axes: Any, points: Sequence[Point], solid: str, dashed: str) -> None:

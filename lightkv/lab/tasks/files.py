@@ -6,12 +6,14 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from lightkv.core.errors import file_errors
 from lightkv.lab.digests import content_digest
 from lightkv.lab.errors import TaskError
 from lightkv.lab.outcomes import Outcome, Sample, has_surrogates
@@ -26,6 +28,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MEGAPIXELS = 64
 SHOWN = 200
 """Characters of a path in an error."""
+_FIELD = "task 'files', path"
 FORM = '{"image": "cat.jpg", "question": "What is it?", "answers": ["a cat"]}'
 
 
@@ -58,11 +61,9 @@ class Files(Task):
         found = self.read()
         for number, sample in enumerate(found, start=1):
             if not sample.answers:
-                raise TaskError(
+                raise self._error(
                     f"sample {number} ({sample.id}) has no answers",
-                    field="task 'files', path",
-                    value=self.path,
-                    remedy=f"give lines like {FORM}, or use the task 'agreement', which needs none",
+                    f"give lines like {FORM}, or use the task 'agreement', which needs none",
                 )
         return found
 
@@ -99,10 +100,8 @@ class Files(Task):
         digest = hashlib.sha256()
         for sample in self.read():
             file: Path = sample.image.args[0]
-            try:
+            with self._reading(str(file)):
                 content = content_digest(file)
-            except OSError as error:
-                raise self._error(f"cannot read {file} ({error.strerror})", "check it") from error
             asked = (sample.id, sample.kind, sample.question, sample.answers)
             digest.update(json.dumps((*asked, sample.cluster, content)).encode())
         return digest.hexdigest()[:16]
@@ -122,10 +121,8 @@ class Files(Task):
 
     def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         """Number and content of each line that is not empty."""
-        try:
+        with self._reading("the file"):
             lines = path.read_bytes().splitlines()
-        except OSError as error:
-            raise self._error(f"cannot read the file ({error.strerror})", "check it") from error
         given = 0
         for number, raw in enumerate(lines, start=1):
             if not raw.strip():
@@ -183,8 +180,11 @@ class Files(Task):
             for f in files[: self.limit]
         ]
 
+    def _reading(self, what: str) -> AbstractContextManager[None]:
+        return file_errors(TaskError, f"read {what}", _FIELD, self.path, "check it")
+
     def _error(self, message: str, remedy: str) -> TaskError:
-        return TaskError(message, field="task 'files', path", value=self.path, remedy=remedy)
+        return TaskError(message, field=_FIELD, value=self.path, remedy=remedy)
 
     def _line(self, number: int, what: str) -> TaskError:
         return self._error(f"line {number}: {what}", f"a line looks like {FORM}")
