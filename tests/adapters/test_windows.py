@@ -169,6 +169,6 @@ def test_only_sliding_models_keep_original_positions(slides):
     suite = SUITES[0]
     with suite.session(model, PROMPT) as run:
         cache = suite.generate(model, suite.make_inputs(model, PROMPT)).past_key_values
-        record = run._attachment._records[cache]
+        record = run._attachment._caches.records[cache]
     kept = [any(s.origin is not None for s in segments) for segments in record.segments]
     assert kept == [False, False, *[slides] * 4]

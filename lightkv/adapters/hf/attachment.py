@@ -6,7 +6,6 @@ states by compressed ones; it and those of all later layers replace masks and ro
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,24 +14,8 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf import cache_site, contact
-from lightkv.adapters.hf.cache_checks import (
-    check_cache,
-    check_changes,
-    check_made_here,
-    check_padding,
-    check_replaceable,
-    refuse_after_layer_0,
-    refuse_other_rows,
-    refuse_preallocated,
-    refuse_uncached,
-)
-from lightkv.adapters.hf.cache_guard import CacheGuard, check_own, guard_of
-from lightkv.adapters.hf.cache_record import (
-    CacheRecord,
-    counts_fed_positions,
-    slides,
-    stored_entries,
-)
+from lightkv.adapters.hf.cache_checks import check_replaceable, refuse_preallocated, refuse_uncached
+from lightkv.adapters.hf.cache_record import slides, stored_entries
 from lightkv.adapters.hf.callers import read_drafts
 from lightkv.adapters.hf.encoder import EncoderRecorder
 from lightkv.adapters.hf.family import Family
@@ -54,11 +37,12 @@ from lightkv.adapters.hf.not_copyable import NotCopyable
 from lightkv.adapters.hf.pass_lock import PassLock
 from lightkv.adapters.hf.rotary import Rotary
 from lightkv.adapters.hf.selfcheck import SelfCheck
+from lightkv.adapters.hf.session_caches import SessionCaches
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
 from lightkv.core.run.adapter import Attachment
 from lightkv.core.run.engine import Engine
-from lightkv.core.run.report import HeldLayer, RunReport
+from lightkv.core.run.report import HeldLayer
 from lightkv.core.stage.functional import prompt_index
 
 
@@ -84,8 +68,7 @@ class HFAttachment(Attachment, NotCopyable):
         self._windowed = any(windows)
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
         self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
-        self._records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
-        self._reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
+        self._caches = SessionCaches(engine, len(self._layers), guarded=adapter.replaces_entries)
         self._capture = FeatureCapture(
             adapter.input_module(model),
             self._on_vision,
@@ -168,11 +151,7 @@ class HFAttachment(Attachment, NotCopyable):
             tap.remove()
         self._capture.close()
         self._encoder.close()
-        for cache, record in self._records.items():
-            self._close_guard(cache)
-            guard = guard_of(cache)
-            if guard is not None and not any(record.compressed):
-                guard.lift(cache)
+        self._caches.leave()
         self._forward = self._inputs = self._found = None
         self._arguments = {}
 
@@ -245,7 +224,7 @@ class HFAttachment(Attachment, NotCopyable):
         refuse_compiled(module)
         if self._forward is not None:
             # Of a pass that Ctrl-C ended.
-            self._close_guard(self._forward.cache)
+            self._caches.close(self._forward.cache)
         self._forward, self._reached = None, True
         # A pass that was interrupted (Ctrl-C) skips the hooks that close taps.
         self._close_taps()
@@ -311,7 +290,7 @@ class HFAttachment(Attachment, NotCopyable):
         self._arguments, self._drafts, self._wanted = {}, 0, None
         self._encoder.clear()
         if forward is not None:
-            self._close_guard(forward.cache)
+            self._caches.close(forward.cache)
             if (
                 self._decoder.training
                 and forward.cache is not None
@@ -336,9 +315,9 @@ class HFAttachment(Attachment, NotCopyable):
                 held=self._held(forward, output),
             )
             if forward.cache is not None:
-                self._reports[forward.cache] = report
+                self._caches.reports[forward.cache] = report
         elif forward.cache is not None:
-            self._engine.profiler.step_end(self._reports.get(forward.cache), 1)
+            self._engine.profiler.step_end(self._caches.reports.get(forward.cache), 1)
 
     def _lengths(self, forward: ForwardPass, output: Any) -> Sequence[int] | None:
         """Entries of each layer of the cache after a pass."""
@@ -363,7 +342,17 @@ class HFAttachment(Attachment, NotCopyable):
         pads = self._inputs.pads if self._inputs is not None else (0,) * batch
         if len(pads) != batch:
             pads = (0,) * batch
-        record = self._record(cache, batch, queries, pads)
+        record = None
+        if cache is not None:
+            record = self._caches.record_of(
+                cache,
+                batch,
+                queries,
+                self._inputs,
+                drafts=self._drafts,
+                checks_drafts=self._wanted == queries,
+                lacks_positions=self._lacks_positions(),
+            )
         layout = self._layout(cache, queries, batch)
         prefill = None
         if layout is not None:
@@ -390,67 +379,14 @@ class HFAttachment(Attachment, NotCopyable):
         if filled and prefill is not None and self._inputs is not None:
             blocks = self._adapter.blocks(self._inputs)
             forward.blocks = None if blocks is None else blocks[:, -queries:]
-        self._open_guard(forward)
+        self._caches.open(cache)
         vision = prefill is not None and any(prefill.layout.vision_counts)
         self._selfcheck.begin(forward, f"{vision}, {filled}, {queries > 1}, {self._style}")
         return forward
 
-    def _open_guard(self, forward: ForwardPass) -> None:
-        """Let the pass add entries to its cache, which is guarded from now on."""
-        cache, record = forward.cache, forward.record
-        if record is None or not self._adapter.replaces_entries:
-            return
-        CacheGuard.set_on(cache, record).open = True
-
-    @staticmethod
-    def _close_guard(cache: Any) -> None:
-        guard = None if cache is None else guard_of(cache)
-        if guard is not None:
-            guard.open = False
-
     def _cache_of(self, kwargs: Kwargs) -> Any:
         """The cache of this pass, from the arguments of layer 0. Something that tells lengths."""
         return contact.cache_of(kwargs)
-
-    def _record(
-        self, cache: Any, batch: int, queries: int, pads: tuple[int, ...]
-    ) -> CacheRecord | None:
-        if cache is None:
-            return None
-        if cache not in self._records:
-            contact.check_cache(cache)
-        refuse_preallocated(cache)
-        check_cache(self._engine.pipeline, cache, self._drafts)
-        record, inputs = self._records.get(cache), self._inputs
-        if record is None or len(record.removed[0]) != batch:
-            refuse_other_rows(record, batch)
-            check_own(cache)
-            record = CacheRecord.empty(len(self._layers), batch)
-            shape = self._engine.shape
-            check_made_here(cache, batch, len(self._layers), shape.num_kv_heads, shape.head_dim)
-            past = int(cache.get_seq_length(0))
-            known = inputs.past_pads(past) if past and inputs else (0,) * batch
-            self._follow(record, cache, known)
-            self._records[cache] = record
-        else:
-            self._follow(record, cache, (0,) * batch)
-            drafts = self._wanted == queries
-            if inputs is not None and queries > 1 and not drafts:
-                vision = inputs.has_vision or any(record.compressed)
-                check_padding(record, inputs.arguments.get("attention_mask"), queries, vision)
-        # A pass that checks drafts wants all its logits, and its tokens are known to be new.
-        new_turn = queries > 1 and self._wanted != queries
-        # A cache with a stage of its own says itself how much was fed.
-        if record.compressed[0] and record.length(0) and not counts_fed_positions(cache):
-            refuse_after_layer_0(new_turn, self._lacks_positions())
-        return record
-
-    @staticmethod
-    def _follow(record: CacheRecord, cache: Any, pads: tuple[int, ...]) -> None:
-        """Bring a record in line with what happened to its cache since the last pass."""
-        lengths = [stored_entries(cache, layer) for layer in range(len(record.segments))]
-        check_changes(record, lengths)
-        record.follow(lengths, pads)
 
     def _layout(self, cache: Any, queries: int, batch: int) -> VisionLayout | None:
         """Layout of this pass if it is a prefill: a pass with images, or the first of a sequence."""

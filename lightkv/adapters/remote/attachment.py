@@ -200,7 +200,7 @@ class RemoteAttachment(HFAttachment):
 
     def _fitted(self, arguments: Kwargs, made: TupleCache | None) -> Kwargs | None:
         """Mask and positions of a decoder that continues a compressed cache."""
-        record = None if made is None else self._records.get(made)
+        record = None if made is None else self._caches.records.get(made)
         if made is None or record is None or not any(record.compressed):
             return None
         ids = arguments.get("input_ids")
@@ -225,7 +225,7 @@ class RemoteAttachment(HFAttachment):
         cache = TupleCache(lengths, lengths[0])
         if made is not None:
             cache = TupleCache(lengths, made.fed, made.marks, made.prompt)
-        self._hand_on(made, cache)
+        self._caches.hand_on(made, cache)
         return cache
 
     def _lengths(self, forward: ForwardPass, output: Any) -> Sequence[int] | None:
@@ -241,13 +241,6 @@ class RemoteAttachment(HFAttachment):
             for key, value, *_ in past
         ]
 
-    def _hand_on(self, old: TupleCache | None, new: TupleCache) -> None:
-        """Let a cache begin with what is known of the one that it continues."""
-        if old is not None and old in self._records:
-            self._records[new] = self._records[old].copy()
-        if old is not None and old in self._reports:
-            self._reports[new] = self._reports[old]
-
     def _end_pass(self, output: Any) -> None:
         forward = self._forward
         super()._end_pass(output)
@@ -256,7 +249,7 @@ class RemoteAttachment(HFAttachment):
         past = returned_past(output, len(self._layers))
         if past is not None:
             made = self._lineage.keep(past, self._fed(forward), forward.cache)
-            self._hand_on(forward.cache, made)
+            self._caches.hand_on(forward.cache, made)
 
     @staticmethod
     def _fed(forward: ForwardPass) -> int:
