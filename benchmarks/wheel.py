@@ -65,7 +65,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--version",), "lightkv 0."),
     (("--help",), "strategies"),
     (("strategies",), "lightkv-outliers"),
-    (("plan", "llava-v1.5-7b"), "retention 0.55"),
+    (("plan", "llava-v1.5-7b"), "planned 0.547"),
     (("plan", "demo", "--strategy", "outliers", "--trace"), "measured"),
     (("plan", "llava-v1.5-7b", "--sweep", "--plot", "sweep.svg"), "Drawn: sweep.svg"),
     (("demo", "--samples", "5"), "vanilla"),
