@@ -3,7 +3,7 @@
     python benchmarks/wheel.py [--keep FOLDER]
 
 Copies the files that git knows, builds a wheel of them, looks at what is in it and what is not,
-installs it with constraints.txt and the extras `plot` and `report` in a new virtual environment,
+installs it with constraints.txt and the extras `lab`, `plot` and `report` in a new virtual environment,
 installs the example plugin there, and runs the commands outside the checkout on the bundled model.
 pip takes packages from where it is configured to. Some minutes, most of them for torch and for the
 start of each command. The exit code is 1 at the first thing that fails.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = "docs/examples/lightkv-outliers"
-EXTRAS = "[plot,report]"
+EXTRAS = "[lab,plot,report]"
 PRESENT = (
     "lightkv/py.typed",
     "lightkv/demo/digits.npz",
