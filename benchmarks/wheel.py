@@ -3,7 +3,7 @@
     python benchmarks/wheel.py [--keep FOLDER]
 
 Copies the files that git knows, builds a wheel of them, looks at what is in it and what is not,
-installs it with constraints.txt and the extras `plot` and `report` in a new virtual environment,
+installs it with constraints.txt and the extras `lab`, `plot` and `report` in a new virtual environment,
 installs the example plugin there, and runs the commands outside the checkout on the bundled model.
 pip takes packages from where it is configured to. Some minutes, most of them for torch and for the
 start of each command. The exit code is 1 at the first thing that fails.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = "docs/examples/lightkv-outliers"
-EXTRAS = "[plot,report]"
+EXTRAS = "[lab,plot,report]"
 PRESENT = (
     "lightkv/py.typed",
     "lightkv/demo/digits.npz",
@@ -65,7 +65,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--version",), "lightkv 0."),
     (("--help",), "strategies"),
     (("strategies",), "lightkv-outliers"),
-    (("plan", "llava-v1.5-7b"), "retention 0.55"),
+    (("plan", "llava-v1.5-7b"), "planned 0.547"),
     (("plan", "demo", "--strategy", "outliers", "--trace"), "measured"),
     (("plan", "llava-v1.5-7b", "--sweep", "--plot", "sweep.svg"), "Drawn: sweep.svg"),
     (("demo", "--samples", "5"), "vanilla"),
@@ -119,10 +119,9 @@ def check_contents(wheel: Path, sources: Path) -> str:
     return f"{wheel.name}: {len(names)} files, {wheel.stat().st_size / 2**20:.1f} MiB"
 
 
-def check(folder: Path) -> None:
-    start = time.monotonic()
-    sources, dist, work = folder / "src", folder / "dist", folder / "work"
-    work.mkdir(parents=True)
+def install(folder: Path, start: float) -> Path:
+    """Build and install in a new environment; its folder of programs."""
+    sources, dist = folder / "src", folder / "dist"
     copy_sources(sources)
     pip = ("-m", "pip", "--disable-pip-version-check", "--quiet")
     environment = folder / "venv"
@@ -131,15 +130,21 @@ def check(folder: Path) -> None:
     run(python, *pip, "wheel", "--no-deps", "-w", dist, sources, sources / PLUGIN, cwd=folder)
     (wheel,), (plugin,) = dist.glob("lightkv-*.whl"), dist.glob("lightkv_outliers-*.whl")
     say(check_contents(wheel, sources), start)
-    install = (*pip, "install", "-c", sources / "constraints.txt")
-    run(python, *install, f"lightkv{EXTRAS} @ {wheel.as_uri()}", cwd=folder)
-    run(python, *install, plugin, cwd=folder)
+    pinned = (*pip, "install", "-c", sources / "constraints.txt")
+    run(python, *pinned, f"lightkv{EXTRAS} @ {wheel.as_uri()}", cwd=folder)
+    run(python, *pinned, plugin, cwd=folder)
     run(python, "-m", "pip", "check", cwd=folder)
     say("installed, with the example plugin", start)
-    say(run(python, "-c", CHECKPOINT, cwd=work).strip(), start)
+    return python.parent
+
+
+def use(programs: Path, work: Path, start: float) -> None:
+    """Run everything in a folder outside the checkout."""
+    work.mkdir()
+    say(run(programs / "python", "-c", CHECKPOINT, cwd=work).strip(), start)
     (work / "grid.yaml").write_text(GRID)
     for arguments, words in COMMANDS:
-        out = run(environment / "bin" / "lightkv", *arguments, cwd=work)
+        out = run(programs / "lightkv", *arguments, cwd=work)
         if words not in out:
             sys.exit(f"no {words!r} in the output of lightkv {' '.join(arguments)}:\n{out}")
         say(f"lightkv {' '.join(arguments)}", start)
@@ -153,11 +158,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--keep", type=Path, help="work in this new folder and leave it")
     keep = parser.parse_args().keep
-    if keep is not None:
-        check(keep.absolute())
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        check(Path(folder))
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if keep is None else keep.absolute()
+        folder.mkdir(parents=True, exist_ok=keep is None)
+        use(install(folder, start), folder / "work", start)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _ROOMS = (
     ("core", "core.stage", "stage plan work>step cache>cache_entries functional"),
     ("core", "core.pipeline", "entries>stage_spec schedule solver recipe pipeline"),
     ("core", "core.pipeline", "building>pipeline"),
-    ("core", "core.cost", "flops costs>stages counting"),
+    ("core", "core.cost", "flops costs>flops counting"),
     ("core", "core.run", "adapter engine session profile reports tracing"),
     ("core", "core.run", "report report_table>report gap>report"),
     ("adapters", "adapters.families", "eve fuyu gemma3 generic glm4v idefics3 internvl"),
@@ -38,10 +38,11 @@ _ROOMS = (
     ("adapters", "adapters.hf", "encoder ranks>tensor_parallel selfcheck uncopied>not_copyable"),
     ("adapters", "adapters.hf", "compiled>hook_checks checkpointing>hook_checks"),
     ("adapters", "adapters.remote", "remote>adapter remote_tap>projection_tap tuple_cache"),
-    ("strategies", "strategies.components", "windows bipartite selection clusters magnitude"),
-    ("strategies", "strategies.components", "guidance matcher_wrappers tiles common guided"),
+    ("strategies", "strategies.components", "windows bipartite selection clusters magnitude tiles"),
+    ("strategies", "strategies.components", "guided guidance>attention_scorers matcher_wrappers"),
     ("strategies", "strategies.components", "wrappers>scorer_wrappers encoder>class_attention"),
-    ("strategies", "strategies.components", "adaptive"),
+    ("strategies", "strategies.components", "adaptive>adaptive_bipartite"),
+    ("strategies", "strategies", "common>components"),
     ("cli", "checkpoints", "loading>load descriptions>published"),
     ("cli", "cli", "command_ablate>ablate command_demo>demo command_report>report"),
     ("cli", "cli", "command_run>run command_show>show command_strategies>strategies"),
@@ -49,11 +50,15 @@ _ROOMS = (
     ("cli", "cli.plan", "command_plan>command planning>options sweep plotting>plot tracing>trace"),
     ("lab", "checkpoints", "prompts imaging>pictures"),
     ("lab", "lab", "records>outcomes"),
-    ("lab", "lab.grids", "grid>schema forms>short_forms combining>expand planning>cells"),
-    ("lab", "lab.grids", "repeats>cells database store resuming>resume digests>resume"),
+    ("lab", "lab.grids", "grid>schema forms>changes combining>expand planning>cells"),
+    ("lab", "lab.grids", "repeats>cells database>store store resuming>resume"),
     ("lab", "lab.grids", "runner>run pool>pools ray_runner>ray_pool work>worker summaries>table"),
-    ("lab", "lab.search", "tuner tuning>tune wishes>arguments candidates searching>smallest"),
-    ("lab", "lab.search", "racing>race margins>loss_bounds evaluating>evaluator evidence>result"),
+    ("lab", "lab.search", "tuner tuning>tune wishes>tune candidates searching>smallest"),
+    (
+        "lab",
+        "lab.search",
+        "racing>smallest margins>loss_bounds evaluating>evaluator evidence>result",
+    ),
     ("lab", "integrations", "lmms>lmms_eval"),
     (
         "lab.lmms",
@@ -92,29 +97,41 @@ MOVED = _table()
 """Old module → the module that it is now, or that its contents are in."""
 
 NAMES = {
-    "lightkv.core.stage": ("Stage", "Observed", "from_attention", "observes"),
-    "lightkv.core.pipeline": ("Pipeline", "PipelineSpec", "ComponentSpec", "resolve_spec"),
-    "lightkv.adapters.hf": ("HFAdapter", "refuse_other_heads"),
-    "lightkv.adapters.remote": ("RemoteAdapter", "RemoteAttachment"),
+    "lightkv.core.stage": {"Stage": "lightkv"},
+    "lightkv.core.pipeline": {
+        "Pipeline": "lightkv",
+        "PipelineSpec": "lightkv",
+        "Recipe": "lightkv",
+        "StageSpec": "lightkv",
+        "resolve_spec": "lightkv.core.pipeline.pipeline",
+    },
+    "lightkv.adapters.hf": {
+        "HFAdapter": AUTHORS,
+        "decoder_shape": "lightkv.adapters.hf.family",
+        "refuse_other_heads": "lightkv.adapters.hf.adapter",
+        "sliding_windows": "lightkv.adapters.hf.masks",
+    },
+    "lightkv.adapters.remote": {
+        "RemoteAdapter": AUTHORS,
+        "RemoteAttachment": "lightkv.adapters.remote.adapter",
+    },
 }
-"""What old modules held whose names are packages now."""
+"""What old modules held whose names are packages now, and where to import it from."""
 
 
-def message(old: str, name: str = "…") -> str:
-    """What somebody is told who imports `name` of an old module."""
+def message(old: str) -> str:
+    """What somebody is told who imports an old module."""
     new = MOVED[old]
     room, _, module = old.rpartition(".")
-    if name in getattr(sys.modules["lightkv"], "__all__", ()):
-        return f"{old} of lightkv 0.1 is now {new}; write `from lightkv import {name}`"
+    told = f"{old} of lightkv 0.1 is now {new}"
     if new.startswith("training."):
-        where = f"{new}, in a checkout of the repository and no longer in the package"
-        return f"{old} of lightkv 0.1 is now {where}; there write `from {new} import {name}`"
+        return f"{told}, in a checkout and no longer in the package; there write `import {new}`"
     if module in _OF_AUTHORS.get(room, "").split():
         return (
-            f"{old} of lightkv 0.1 is now {new}; what authors of strategies and adapters need is in "
-            f"{AUTHORS}: write `from {AUTHORS} import {name}`"
+            f"{told}; all that authors of strategies and adapters need is in {AUTHORS}: write "
+            f"`from {AUTHORS} import …`"
         )
-    return f"{old} of lightkv 0.1 is now {new}; write `from {new} import {name}`"
+    return f"{told}; write `from {new} import …`"
 
 
 class Finder(MetaPathFinder):
@@ -139,7 +156,9 @@ def names_of(package: str) -> Callable[[str], Any]:
 
     def __getattr__(name: str) -> Any:
         if name in NAMES[package]:
-            raise ImportError(message(package, name), name=package)
+            told = f"{name} of {package} in lightkv 0.1 is elsewhere; "
+            told += f"write `from {NAMES[package][name]} import {name}`"
+            raise ImportError(told, name=package)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return __getattr__
