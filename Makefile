@@ -22,7 +22,7 @@ DEV := $(VENV)/.installed-dev
 LMMS := $(LMMS_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format compat compat-pinned newest browser ray train lmms-eval clean help
+.PHONY: demo test lint format compat compat-pinned newest browser ray train wheel lmms-eval clean help
 
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
@@ -57,6 +57,9 @@ ray: $(DEV)  ## Ray, for the tests of grids on a cluster
 
 train: $(DEV)  ## train the demo model anew into runs/train
 	@$(BIN)/python -m training.train --out runs/train $(ARGS)
+
+wheel: $(VENV)/bin/python  ## the wheel in a fresh environment, every command run
+	@$(BIN)/python benchmarks/wheel.py
 
 lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7 GB)
 	@$(LMMS_VENV)/bin/python -m pytest tests/lmms

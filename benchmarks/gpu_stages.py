@@ -28,7 +28,6 @@ from report import machine, settings
 from stage_case import GRIDS, TEXT, Case, Clock
 
 from lightkv.core.cost.flops import DecoderShape
-from lightkv.core.cost.stages import stage_flops
 
 COPY_BYTES, PRODUCT = 2**30, 8192
 """Bytes of the copied tensor, and the side of the matrices that are multiplied."""
@@ -112,7 +111,8 @@ def least_flops(case: Case) -> int:
     """FLOPs of the stage as `lightkv plan` counts them."""
     heads, width = case.query.shape[1], case.hidden.shape[2]
     shape = DecoderShape(1, width, heads, heads, width // heads, width, width)
-    return stage_flops(case.stage, shape, TEXT, case.vision, case.layout, 0)
+    sizes = shape.stage_sizes(case.stage.plan(case.layout), TEXT + case.vision, 0)
+    return case.stage.flops(sizes).total
 
 
 def peak_bytes(case: Case, device: str) -> int | None:

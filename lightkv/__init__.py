@@ -1,5 +1,6 @@
 """Compress the vision tokens of LVLMs during prefill."""
 
+from lightkv import _moved
 from lightkv.core.assignment import Assignment
 from lightkv.core.errors import LightKVError, LightKVWarning
 from lightkv.core.hookspecs import hookimpl
@@ -10,6 +11,8 @@ from lightkv.core.pipeline.stage_spec import StageSpec
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, attach, compress, detach, prepare
 from lightkv.core.stage.stage import Stage
+
+_moved.install()
 
 __version__ = "0.1.0"
 

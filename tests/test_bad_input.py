@@ -201,6 +201,8 @@ def test_unknown_names(clean):
         enter(clean, adapter="lava")
     with explained(ConfigError, "Did you mean 'matcher'"):
         enter(clean, matchr="top-k")
+    with explained(ConfigError, "Did you mean 'check_finite'"):
+        enter(clean, check_finit=True)
     with explained(ConfigError, "its parameters are: rounding"):
         enter(clean, "fastv", matcher={"name": "top-k", "size": 3})
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lightkv
+from lightkv import plugin
 
 PACKAGE = Path(lightkv.__file__).parent
 CORE = sorted((PACKAGE / "core").rglob("*.py"))
@@ -206,13 +207,49 @@ def test_one_file_of_the_adapters_knows_transformers():
 LAZY = ("transformers", "sklearn", "typer", "hypothesis", "pytest", "torchvision", "ray", "plotly")
 
 
-def test_importing_is_light():
-    """`import lightkv` brings torch, and nothing that only models, tests or the command line need."""
-    code = f"import lightkv, sys; print([m for m in {LAZY!r} if m in sys.modules])"
+@pytest.mark.parametrize("module", ["lightkv", "lightkv.plugin", "lightkv.functional"])
+def test_importing_is_light(module):
+    """Importing brings torch, and nothing that only models, tests or the command line need."""
+    code = f"import {module}, sys; print([m for m in {LAZY!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
 
-def test_public_names_exist_and_are_documented():
-    for name in lightkv.__all__:
-        assert getattr(lightkv, name).__doc__, name
+@pytest.mark.parametrize("module", [lightkv, plugin], ids=lambda module: module.__name__)
+def test_public_names_exist_and_are_documented(module):
+    for name in module.__all__:
+        value = getattr(module, name)
+        # A class has words of its own, not those of its base.
+        assert vars(value).get("__doc__") if isinstance(value, type) else value.__doc__, name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing"):
+        plugin.nothing  # noqa: B018
+
+
+DOCS = PACKAGE.parent / "docs"
+FOR_AUTHORS = ("writing-a-strategy.md", "writing-an-adapter.md")
+
+
+def test_pages_for_authors_name_all_that_they_may_import():
+    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in FOR_AUTHORS)
+    assert [name for name in plugin.__all__ if f"`{name}`" not in text] == []
+
+
+PUBLIC = {"lightkv", "lightkv.plugin", "lightkv.functional", "lightkv.testing", "lightkv.lab"}
+"""All that an author imports."""
+OF_USERS = ("lightkv.checkpoints.", "lightkv.demo.")
+"""What pages for users show besides: opening pictures, and the bundled model."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(DOCS.glob("*.md")), *sorted((DOCS / "examples").rglob("*.py"))],
+    ids=lambda path: path.name,
+)
+def test_documents_import_what_is_public(path):
+    author = path.name in FOR_AUTHORS or "lightkv-outliers" in path.parts
+    found = re.findall(r"^\s*(?:from|import) (lightkv[\w.]*)", path.read_text("utf-8"), re.M)
+    private = {name for name in found if name not in PUBLIC}
+    assert {name for name in private if author or not name.startswith(OF_USERS)} == set()

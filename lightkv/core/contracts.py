@@ -26,6 +26,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, VisionLayout
 from lightkv.core.needs import Needs, check_needs
 from lightkv.core.prompt import PromptIndex, prompt_index
+from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.strict import Strict, message_of
 
 
@@ -403,6 +404,14 @@ class Scorer(Component, ABC):
     def score(self, inputs: ScoreInput) -> torch.Tensor:
         """`[V]` importances ξ ≥ 0 of the current vision tokens."""
 
+    def flops(self, sizes: StageSizes) -> Flops:
+        """FLOPs for one sample, beyond those of the attention that it needs: none unless overridden.
+
+        What a stage needs of the attention call is computed once for all its components, so the stage
+        counts it.
+        """
+        return Flops()
+
 
 class AttentionScorer(Scorer, ABC):
     """A scorer whose importance is wholly read off the attention call."""
@@ -486,6 +495,13 @@ class Matcher(Component, ABC):
         Exactly `inputs.keep` tokens of each window flow into themselves: the survivors.
         """
 
+    def flops(self, sizes: StageSizes) -> Flops:
+        """FLOPs for one sample: those of comparing half of each window with the other half.
+
+        Override it in a matcher that compares other tokens, or none.
+        """
+        return sizes.similarities()
+
 
 # -- what does the survivor become ------------------------------------------------------------
 
@@ -513,6 +529,13 @@ class Aggregator(Component, ABC):
     @abstractmethod
     def merge(self, inputs: MergeInput) -> Merged:
         """Survivors and shares."""
+
+    def flops(self, sizes: StageSizes) -> Flops:
+        """FLOPs for one sample: those of a weighted sum over all its vision tokens.
+
+        Override it in an aggregator that does more.
+        """
+        return sizes.weighted_sum()
 
 
 # -- which position does a survivor carry -----------------------------------------------------

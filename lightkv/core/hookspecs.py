@@ -10,19 +10,41 @@ A plugin is an importable module (or object) with any of these functions, marked
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pluggy
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lightkv.core.contracts import Component
-    from lightkv.core.pipeline.pipeline import PipelineSpec
-    from lightkv.core.run.adapter import Adapter
 
 PROJECT = "lightkv"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@runtime_checkable
+class Preset(Protocol):
+    """What the registry knows of a preset; it is a `lightkv.PipelineSpec`."""
+
+    name: str
+    source: str
+
+    def roles(self) -> dict[str, Any]: ...
+
+    def to_yaml(self) -> str: ...
+
+
+@runtime_checkable
+class ModelFamily(Protocol):
+    """What the registry knows of an adapter; it is a `lightkv.core.run.adapter.Adapter`."""
+
+    name: str
+    models: str
+
+    def matches(self, model: nn.Module) -> bool: ...
 
 
 @hookspec
@@ -31,10 +53,10 @@ def lightkv_components(register: Callable[[type[Component]], None]) -> None:
 
 
 @hookspec
-def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    """Call `register(spec)` for each preset: a named composition of components."""
+def lightkv_presets(register: Callable[[Preset], None]) -> None:
+    """Call `register(spec)` for each preset: a `PipelineSpec`, a named composition of components."""
 
 
 @hookspec
-def lightkv_adapters(register: Callable[[Adapter], None]) -> None:
+def lightkv_adapters(register: Callable[[ModelFamily], None]) -> None:
     """Call `register(adapter)` for each adapter; later plugins are asked first."""

@@ -8,21 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import pluggy
 
 from lightkv.core import hookspecs
 from lightkv.core.contracts import ROLES, Component, check_component
 from lightkv.core.errors import ConfigError, PluginError, UnknownNameError, nearest
+from lightkv.core.hookspecs import ModelFamily, Preset
 from lightkv.core.strict import check_plain
-
-if TYPE_CHECKING:
-    from lightkv.core.pipeline.pipeline import PipelineSpec
-    from lightkv.core.run.adapter import Adapter
 
 GROUP = "lightkv"
 T = TypeVar("T")
+Kind = Literal["preset", "adapter"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,13 @@ class Registry:
 
     def __init__(self) -> None:
         self.components: dict[tuple[str, str], Entry[type[Component]]] = {}
-        self.presets: dict[str, Entry[PipelineSpec]] = {}
-        self.adapters: dict[str, Entry[Adapter]] = {}
+        self.presets: dict[str, Entry[Preset]] = {}
+        self.adapters: dict[str, Entry[ModelFamily]] = {}
         self.failures: list[PluginError] = []
+        self._kinds: dict[Kind, tuple[dict[str, Entry[Any]], type[Any], str]] = {
+            "preset": (self.presets, Preset, "a lightkv.PipelineSpec"),
+            "adapter": (self.adapters, ModelFamily, "a subclass of Adapter"),
+        }
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
 
@@ -97,8 +99,8 @@ class Registry:
         others = [p for p in self._manager.get_plugins() if p is not plugin]
         offers: tuple[tuple[str, Callable[[Any], None]], ...] = (
             ("lightkv_components", lambda c: self._add_component(c, package)),
-            ("lightkv_presets", lambda p: self._add(self.presets, "preset", p.name, p, package)),
-            ("lightkv_adapters", lambda a: self._add(self.adapters, "adapter", a.name, a, package)),
+            ("lightkv_presets", lambda preset: self._add_named("preset", preset, package)),
+            ("lightkv_adapters", lambda adapter: self._add_named("adapter", adapter, package)),
         )
         for hook, take in offers:
             try:
@@ -135,6 +137,29 @@ class Registry:
             return
         self._add(self.components, f"{role}", (role, cls.name), cls, package)
 
+    def _add_named(self, kind: Kind, value: object, package: str) -> None:
+        table, protocol, wanted = self._kinds[kind]
+        if not isinstance(value, protocol) or not isinstance(value.name, str):
+            self._fail(
+                f"{value!r} of {package!r} is no {kind}",
+                type(value).__name__,
+                f"register {wanted}",
+                package,
+            )
+            return
+        self._add(table, kind, value.name, value, package)
+
+    def refuse(self, kind: Kind, name: str) -> PluginError:
+        """Put on record that what was registered as a preset or adapter is none, and take it out.
+
+        For those who know these classes, which the registry does not.
+        """
+        table, _, wanted = self._kinds[kind]
+        entry = table.pop(name)
+        message = f"{entry.value!r} of {entry.package!r} is no {kind}"
+        self._fail(message, name, f"register {wanted}", entry.package)
+        return self.failures[-1]
+
     def _add(
         self, table: dict[Any, Entry[Any]], kind: str, key: object, value: object, package: str
     ) -> None:
@@ -164,7 +189,7 @@ class Registry:
         known = sorted(n for r, n in self.components if r == role)
         raise self._unknown(role, name, known)
 
-    def preset(self, name: str) -> PipelineSpec:
+    def preset(self, name: str) -> Preset:
         """A preset by name."""
         if name in self.presets:
             return self.presets[name].value
@@ -205,7 +230,7 @@ def defined_in(module: ModuleType, base: type[T]) -> list[type[T]]:
     ]
 
 
-def get_preset(name: str) -> PipelineSpec:
+def get_preset(name: str) -> Preset:
     """A registered preset."""
     return registry().preset(name)
 

@@ -157,7 +157,7 @@ def test_recipes_and_specs_go_through_yaml():
         built = Pipeline.build(name, 8, retention=0.3)
         assert built.retention == pytest.approx(0.3)
         assert type(spec).from_yaml(built.to_yaml()) == built.spec
-    assert len(Pipeline.build("tome-cache", 8, retention=0.2).rounds) == 3
+    assert len(Pipeline.build("tome-cache", 8, retention=0.2).on_cache.rounds) == 3
 
 
 def test_counting():

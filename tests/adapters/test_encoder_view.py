@@ -22,7 +22,7 @@ from transformers import (
 import lightkv
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.needs import needs_class_token
-from lightkv.core.run.engine import Prefill
+from lightkv.core.run.prefill import Prefill
 from lightkv.testing import Prompt
 from lightkv.testing.adapters import MIXED, encoder_needs
 from lightkv.testing.oracles import snapshot

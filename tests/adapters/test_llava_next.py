@@ -6,8 +6,9 @@ import torch
 from rows import left_padded, row_ids
 from tiny import tiny_llava_next
 
-from lightkv.adapters.families.llava_next import LlavaNextAdapter, unpadded_grid
+from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.hf.inputs import read_inputs
+from lightkv.adapters.pictures.any_resolution import unpadded_grid
 from lightkv.testing import AdapterSuite
 
 IMAGE, TILE, SIDE = 5, 48, 6
@@ -31,7 +32,7 @@ def tile_grid(size):
 
 
 def tokens_of(size):
-    rows, columns = unpadded_grid(size, PINPOINTS, TILE, SIDE)
+    rows, columns = unpadded_grid(size, tile_grid(size), SIDE)
     return SIDE * SIDE + rows * (columns + 1)
 
 
@@ -80,7 +81,7 @@ def test_the_painted_patch_moves_the_token_of_its_cell(size, seed):
     rows, columns = tile_grid(size)
     rng = np.random.default_rng(seed)
     pixels = torch.randn(1, 1 + rows * columns, 3, TILE, TILE)
-    grid = unpadded_grid(size, PINPOINTS, TILE, SIDE)
+    grid = unpadded_grid(size, tile_grid(size), SIDE)
     cut = [(full * SIDE - used) // 2 for full, used in zip((rows, columns), grid, strict=True)]
     row, column = int(rng.integers(grid[0])), int(rng.integers(grid[1]))
     (tile_row, y), (tile_column, x) = divmod(row + cut[0], SIDE), divmod(column + cut[1], SIDE)

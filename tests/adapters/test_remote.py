@@ -8,7 +8,7 @@ import torch
 from standins.legacy import LegacyRotary
 from test_eve import TestEVE as EVESuite
 from test_internvl_chat import TestInternVLChat as InternVLChatSuite
-from test_one_pass import result_of, started
+from test_pass_lock import result_of, started
 
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter

@@ -1,6 +1,8 @@
 """Sessions for servers and notebooks: attach, detach, and what a session tells."""
 
 import gc
+import inspect
+import re
 import weakref
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from tiny import tiny_llava
 
 import lightkv
+from lightkv import PipelineSpec
 from lightkv.core.errors import SessionError
 from lightkv.testing.oracles import snapshot
 
@@ -19,6 +22,23 @@ PIXELS = torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 def run(model, **changes):
     with torch.no_grad():
         return model(input_ids=IDS, pixel_values=PIXELS, **changes)
+
+
+def test_all_keywords_are_listed_and_documented():
+    listed = list(inspect.signature(lightkv.compress).parameters)
+    for function in (lightkv.attach, lightkv.prepare):
+        assert list(inspect.signature(function).parameters) == listed
+    assert {"retention", "matcher", "schedule", "source", "layout", "gap_warning"} <= set(listed)
+    for name in listed:
+        assert re.search(rf"^    [ \w,]*\b{name}\b[\w, ]*: ", lightkv.compress.__doc__, re.M), name
+    assert set(PipelineSpec.model_fields) | {"retention"} <= set(listed)
+
+
+def test_every_part_of_a_pipeline_can_be_replaced():
+    given = {"name": "mine", "source": "me", "scorer": "uniform", "proportional": True}
+    session = lightkv.prepare(tiny_llava(), "tome", schedule=SCHEDULE, **given)
+    spec = session.pipeline.spec
+    assert {name: getattr(spec, name) for name in given} == given
 
 
 def test_attach_stays_until_detached():

@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
-from lightkv.core.cost.flops import DecoderShape, guidance_flops, merging_flops
+from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.layout import SEPARATOR
+from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.sizes import StageSizes
 
 SHAPE = DecoderShape(
     num_layers=6,
@@ -64,12 +66,14 @@ def test_products_leave_out_softmax_and_merging(side, text):
     found = count_savings(pipeline, SHAPE, layout)
     length, half = vision + text, vision // 2
     products = SHAPE.num_heads * length * text * 2 * SHAPE.head_dim
-    assert guidance_flops(SHAPE, length, text, products_only=True) == products
+    heads, width = SHAPE.num_heads, SHAPE.hidden_size
+    sizes = StageSizes(vision, text, (vision,), width, heads, SHAPE.head_dim)
+    assert sizes.attention(frozenset({Need.PROMPT_LOGITS})).products == products
     products += 2 * SHAPE.hidden_size * half * (vision - half)
     cost = found.compressed
     assert cost.compression_products == products
     softmax = 5 * SHAPE.num_heads * length * text
-    merging = merging_flops(SHAPE.hidden_size, vision)
+    merging = sizes.weighted_sum().total
     assert cost.compression_flops == products + softmax + merging
     assert found.vanilla.compression_products == found.vanilla.compression_flops == 0
     assert found.to_dict()["compressed"]["compression_products"] == products

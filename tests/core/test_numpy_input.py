@@ -76,7 +76,7 @@ def test_numbers_of_numpy_inside_components_are_numbers():
 def test_seeds_have_64_bits(seed):
     for role, name in (("scorer", "noise"), ("matcher", "random-bipartite")):
         built = Pipeline.build("random", LAYERS, **{role: {"name": name, "seed": seed}})
-        assert getattr(built.stages[0], role).seed == seed
+        assert getattr(built.stages[0].stage, role).seed == seed
         assert PipelineSpec.from_yaml(built.to_yaml()) == built.spec
     stage = Stage.preset("random", scorer={"name": "noise", "seed": seed})
     layout = VisionLayout.from_spans([[(0, (1, 4, 4))]])

@@ -72,7 +72,7 @@ def test_from_file_and_plain_data(tmp_path):
 
 def test_changes_replace_parts_and_components_print():
     built = Pipeline.build("random", 12, matcher=TopK(rounding="floor"), positions="renumber")
-    assert built.stages[0].matcher == TopK(rounding="floor")
+    assert built.stages[0].stage.matcher == TopK(rounding="floor")
     assert built.positions.name == "renumber"
     assert "rounding: floor" in built.to_yaml()
     schedule = Schedule.single(12, 0.7, 3)
@@ -85,7 +85,7 @@ def test_a_stage_may_override_roles():
         {"after_layer": 5, "ratio": 0.5, "overrides": {"matcher": "top-k", "scorer": "size"}},
     ]
     built = Pipeline.build("tome", 12, schedule=schedule)
-    assert [stage.matcher.name for stage in built.stages] == ["bipartite", "top-k"]
+    assert [placed.stage.matcher.name for placed in built.stages] == ["bipartite", "top-k"]
     again = Pipeline.build(PipelineSpec.from_yaml(built.to_yaml()), 12)
     assert again.stages == built.stages
 

@@ -5,12 +5,15 @@ import types
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from lightkv import LightKVError, PipelineSpec, hookimpl
 from lightkv.core import plugins
 from lightkv.core.contracts import Scorer
-from lightkv.core.errors import PluginError, UnknownNameError
+from lightkv.core.errors import ModelError, PluginError, UnknownNameError
+from lightkv.core.pipeline.pipeline import resolve_spec
 from lightkv.core.plugins import Registry, build_component
+from lightkv.core.run.adapter import find_adapter
 from lightkv.strategies.components.plain_scorers import Uniform
 
 
@@ -75,6 +78,55 @@ def test_a_stranger_registers_like_a_built_in(monkeypatch):
     assert registry.components["scorer", "mine"].package == "other"
     assert registry.preset("p").matcher == "m"
     assert registry.failures == []
+
+
+class Named:
+    """What has a name, and is neither a preset nor an adapter."""
+
+    name = "named"
+
+
+class Lookalike(Named):
+    """What answers like both and derives from neither class."""
+
+    source = models = ""
+
+    def roles(self):
+        return {}
+
+    def to_yaml(self):
+        return ""
+
+    def matches(self, model):
+        return True
+
+
+def test_what_is_no_preset_is_left_out(monkeypatch):
+    with pytest.warns(UserWarning, match="no preset"):
+        registry = loaded(
+            monkeypatch, FakeEntryPoint("extra", plugin([Mine], [Named(), "text"]), "other")
+        )
+    assert "no preset. register a lightkv.PipelineSpec" in str(registry.failures[0])
+    assert len(registry.failures) == 2
+    assert registry.presets == {}
+    assert registry.component("scorer", "mine") is Mine
+
+
+def test_who_knows_the_classes_refuses_lookalikes(monkeypatch):
+    registry = Registry()
+    for table in (registry.presets, registry.adapters):
+        table["named"] = plugins.Entry(Lookalike(), "other")
+    monkeypatch.setattr(plugins, "registry", lambda: registry)
+    monkeypatch.setattr("lightkv.core.pipeline.pipeline.registry", lambda: registry)
+    monkeypatch.setattr("lightkv.core.run.adapter.registry", lambda: registry)
+    with pytest.warns(UserWarning, match="no preset"), pytest.raises(PluginError, match="'other'"):
+        resolve_spec("named")
+    with pytest.warns(UserWarning, match="no adapter"), pytest.raises(ModelError, match="serves"):
+        find_adapter(torch.nn.Linear(2, 2))
+    assert registry.presets == registry.adapters == {}
+    assert len(registry.failures) == 2
+    with pytest.raises(UnknownNameError, match="failed plugins"):
+        resolve_spec("named")
 
 
 def test_a_failing_import_is_named_and_the_others_load(monkeypatch):

@@ -8,9 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv import Pipeline, VisionLayout
+from lightkv.core.cost.counting import count_savings
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import NumericError, SessionError
 from lightkv.core.run.engine import Engine
+from lightkv.core.sizes import Flops
+from lightkv.strategies.components.bipartite import Bipartite
+from lightkv.strategies.components.windows import Whole
 
 SHAPE = DecoderShape(
     num_layers=6,
@@ -38,6 +42,7 @@ def run(layout, *, preset="tome", dtype=torch.float32, **options):
 LAYOUT = VisionLayout.from_spans(
     [[(2, (1, 4, 4))], [(5, (1, 2, 4)), (13, (1, 2, 4))], []], length=24
 )
+SINGLE = VisionLayout.from_spans([[(0, (1, 4, 4))]], length=24)
 
 
 def test_counts_bytes_and_retention_by_hand():
@@ -113,10 +118,66 @@ def test_a_stage_can_be_made_to_stop_at_nan():
         prefill.apply(2, hidden)
 
 
+def test_a_served_request_is_partitioned_once_a_stage(monkeypatch):
+    asked, partition = [], Whole.partition
+    monkeypatch.setattr(
+        Whole, "partition", lambda self, *args: asked.append(1) or partition(self, *args)
+    )
+    schedule = [*SCHEDULE, {"site": "cache", "ratio": 0.7}]
+    engine = Engine(Pipeline.build("tome", 6, schedule=schedule), SHAPE)
+    built = len(asked)
+    assert built > 0
+    for turn in range(2):
+        hidden, key = torch.randn(3, 24, 8), torch.randn(3, 1, 24, 4)
+        prefill = engine.begin(VisionLayout(LAYOUT.length, LAYOUT.samples))
+        for layer in range(6):
+            hidden = prefill.apply(layer, hidden)
+            length = hidden.shape[1]
+            prefill.compress_cache(layer, key[:, :, :length], key[:, :, :length])
+        report = engine.finish(prefill, cached=True)
+        assert all(sample.compression_flops > 0 for sample in report.samples[:2])
+        if turn == 0:
+            # Two rows with pictures and one without, in two stages, and in two rounds of the cache
+            # of what came before, between and after them.
+            assert len(asked) - built == 3 * (2 + 3 * 2)
+            built = len(asked)
+    assert len(asked) == built
+
+
+def test_components_tell_what_they_cost(monkeypatch):
+    plain, _ = run(LAYOUT)
+    saved = count_savings(Pipeline.build("tome", 6, schedule=SCHEDULE), SHAPE, SINGLE)
+    seen = []
+    mine = Flops(products=7, other=5)
+    monkeypatch.setattr(Bipartite, "flops", lambda self, sizes: seen.append(sizes) or mine)
+    told, _ = run(LAYOUT)
+    for row in range(2):
+        before, after = plain.samples[row], told.samples[row]
+        matching = [sizes.similarities().products for sizes in seen[2 * row : 2 * row + 2]]
+        assert before.compression_flops - after.compression_flops == sum(matching) - 2 * 12
+        assert before.flops == after.flops
+    assert [(sizes.vision, sizes.text, sizes.windows) for sizes in seen] == [
+        (16, 8, (16,)),
+        (8, 8, (8,)),
+        (16, 8, (8, 8)),
+        (8, 8, (4, 4)),
+    ]
+    again = count_savings(Pipeline.build("tome", 6, schedule=SCHEDULE), SHAPE, SINGLE)
+    assert again.compressed.compression_products == 2 * 7
+    assert saved.compressed.compression_products > 2 * 7
+
+
+def test_a_stage_on_the_cache_whose_matcher_needs_importances_is_counted():
+    pipeline = Pipeline.build("pitome", 6, schedule=[{"site": "cache", "ratio": 0.8}])
+    assert len(pipeline.on_cache.rounds) == 3
+    assert count_savings(pipeline, SHAPE, SINGLE).compressed.compression_flops > 0
+
+
 def test_plans_are_made_once_for_equal_layouts():
     engine = Engine(Pipeline.build("tome", 6, schedule=SCHEDULE), SHAPE)
     other = VisionLayout(LAYOUT.length, LAYOUT.samples)
-    assert engine.plan(0, LAYOUT, torch.device("cpu")) is engine.plan(0, other, torch.device("cpu"))
+    first, cpu = engine.pipeline.stages[0], torch.device("cpu")
+    assert engine.plan(first, LAYOUT, cpu) is engine.plan(first, other, cpu)
 
 
 @given(text=st.integers(1, 9), side=st.integers(1, 6), preset=st.sampled_from(["tome", "random"]))

@@ -16,7 +16,7 @@ from lightkv.core.errors import ConfigError, LightKVError, ModelError
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes, prompt
 from lightkv.integrations import lmms_eval as lmms
-from lightkv.integrations.lmms_eval import decoding, prompts, settings
+from lightkv.integrations.lmms_eval import generation, prompts, scoring, settings
 
 PICTURE = Image.new("RGB", (96, 96), (40, 40, 40))
 
@@ -109,7 +109,7 @@ def test_a_processor_that_refuses_is_a_typed_error(demo, prompter):
 
 
 def test_greedy_is_the_default_and_switches_sampling_off():
-    options = decoding.generation_options(
+    options = generation.generation_options(
         {
             "temperature": 0,
             "top_p": 1.0,
@@ -131,13 +131,13 @@ def test_greedy_is_the_default_and_switches_sampling_off():
 
 def test_sampling_is_asked_for_by_temperature():
     given_options = {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 5}
-    assert decoding.generation_options(given_options, 64) == {
+    assert generation.generation_options(given_options, 64) == {
         "max_new_tokens": 5,
         "do_sample": True,
         "temperature": 0.7,
         "top_p": 0.9,
     }
-    assert not decoding.generation_options({**given_options, "do_sample": False}, 64)["do_sample"]
+    assert not generation.generation_options({**given_options, "do_sample": False}, 64)["do_sample"]
 
 
 def test_numbers_may_be_texts():
@@ -148,12 +148,12 @@ def test_numbers_may_be_texts():
         "num_beams": 2.0,
         "top_p": "None",
     }
-    found = decoding.generation_options(given_options, 64)
+    found = generation.generation_options(given_options, 64)
     expected = {"max_new_tokens": 8, "do_sample": True, "temperature": 1e-5, "num_beams": 2}
     assert found == expected
     for off in ("0", "0.0", None, "none"):
-        assert not decoding.generation_options({"temperature": off}, 64)["do_sample"]
-    sample = decoding.generation_options({"temperature": 1, "do_sample": "False"}, 64)
+        assert not generation.generation_options({"temperature": off}, 64)["do_sample"]
+    sample = generation.generation_options({"temperature": 1, "do_sample": "False"}, 64)
     assert sample["do_sample"] is False
 
 
@@ -174,7 +174,7 @@ def test_numbers_may_be_texts():
 )
 def test_options_that_cannot_be_meant(key, value, message):
     with pytest.raises(ConfigError, match=rf"^generation_kwargs\.{key}.*{message}"):
-        decoding.generation_options({key: value}, 64)
+        generation.generation_options({key: value}, 64)
 
 
 def test_only_options_of_an_answer_are_passed_on(demo, prompter):
@@ -182,8 +182,8 @@ def test_only_options_of_an_answer_are_passed_on(demo, prompter):
     odd = {"update": 1, "validate": True, "to_dict": 3, "return_dict_in_generate": True}
     odd |= {"output_scores": True, "output_logits": True, "pad_token_id": 5, "use_cache": False}
     odd |= {"_from_model_config": True, "transformers_version": "1", "num_return_sequences": 1}
-    options = decoding.generation_options({**odd, "repetition_penalty": "1.1"}, 2)
-    plain = {"do_sample", "max_new_tokens", *decoding.SAMPLING}
+    options = generation.generation_options({**odd, "repetition_penalty": "1.1"}, 2)
+    plain = {"do_sample", "max_new_tokens", *generation.SAMPLING}
     assert set(options) - plain == {"num_return_sequences", "repetition_penalty"}
     inputs = prompter.inputs([prompts.user_turn("count .", [PICTURE], "<image>")], demo[0])
     found = demo[0].generate(**inputs, **options, pad_token_id=0)
@@ -193,7 +193,7 @@ def test_only_options_of_an_answer_are_passed_on(demo, prompter):
 
 @given(text=st.text("ab\n", max_size=12), stops=st.lists(st.text("ab\n", min_size=1, max_size=2)))
 def test_an_answer_ends_before_the_first_stop_string(text, stops):
-    short = decoding.cut(text, stops)
+    short = generation.cut(text, stops)
     assert text.startswith(short)
     assert not any(stop in short for stop in stops)
     if short != text:
@@ -201,11 +201,11 @@ def test_an_answer_ends_before_the_first_stop_string(text, stops):
 
 
 def test_stop_strings():
-    assert decoding.stop_strings(None) == []
-    assert decoding.stop_strings("x") == ["x"]
-    assert decoding.stop_strings(["x", None, ""]) == ["x"]
+    assert generation.stop_strings(None) == []
+    assert generation.stop_strings("x") == ["x"]
+    assert generation.stop_strings(["x", None, ""]) == ["x"]
     with pytest.raises(ConfigError, match="until"):
-        decoding.stop_strings(5)
+        generation.stop_strings(5)
 
 
 def test_generation_ends_at_a_stop_string(demo, prompter):
@@ -215,7 +215,7 @@ def test_generation_ends_at_a_stop_string(demo, prompter):
     length = inputs["input_ids"].shape[1]
     whole = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, length:]
     word = prompter.tokenizer.decode(whole[2])
-    stop = decoding.StopAt(prompter.tokenizer, [word], length)
+    stop = generation.StopAt(prompter.tokenizer, [word], length)
     short = model.generate(**inputs, max_new_tokens=12, do_sample=False, stopping_criteria=[stop])[
         0, length:
     ]
@@ -238,7 +238,7 @@ def test_scores_are_those_of_a_whole_pass(demo, prompter, retention):
     if session:
         session.attach()
     try:
-        found = decoding.score_answers(model, prompter.inputs([turn, other], model), ids, pad=0)
+        found = scoring.score_answers(model, prompter.inputs([turn, other], model), ids, pad=0)
         for (loss, greedy), row, one in zip(found, ids, (turn, other), strict=True):
             inputs = prompter.inputs([one], model)
             with torch.no_grad():
@@ -265,7 +265,7 @@ def test_the_greedy_answer_is_called_greedy(demo, prompter):
     inputs = prompter.inputs([turn, turn], model)
     wrong = "9" if questions[0].answer != "9" else "8"
     ids = [prompter.continuation_ids(turn, text) for text in (questions[0].answer, wrong)]
-    (right, greedy), (other, not_greedy) = decoding.score_answers(model, inputs, ids, pad=0)
+    (right, greedy), (other, not_greedy) = scoring.score_answers(model, inputs, ids, pad=0)
     assert (greedy, not_greedy) == (True, False)
     assert right < other
 
@@ -343,7 +343,7 @@ def test_attention_of_choice():
 # -- the extra ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["__init__", "prompts", "decoding", "numbers", "settings"])
+@pytest.mark.parametrize("name", ["__init__", "prompts", "generation", "scoring", "settings"])
 def test_lmms_eval_is_not_imported_before_it_asks(name):
     tree = ast.parse((Path(lmms.__file__).parent / f"{name}.py").read_text())
     named = [n.name for node in tree.body if isinstance(node, ast.Import) for n in node.names]

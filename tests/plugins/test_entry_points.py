@@ -100,6 +100,14 @@ def test_plugin_that_cannot_be_imported(install: Install) -> None:
     assert_builtins(registry)
 
 
+def test_plugin_of_an_earlier_version_is_told_where_its_imports_are(install: Install) -> None:
+    install("old-plugin", "from lightkv.core.roles import Scorer")
+    with pytest.warns(UserWarning, match="old-plugin"):
+        registry = load()
+    assert "write `from lightkv.plugin import" in str(failure(registry))
+    assert_builtins(registry)
+
+
 def test_unknown_name_mentions_the_failed_plugin(install: Install) -> None:
     install("broken-plugin-too", "raise OSError('disk')")
     with pytest.warns(UserWarning, match="broken-plugin-too"):

@@ -66,12 +66,10 @@ def counts_after(pipeline, grid):
     """Vision tokens of an image of `grid` cells after each stage of a pipeline."""
     layout = VisionLayout.from_spans([[(5, (1, *grid))]]).with_length(700)
     found = []
-    for stage in pipeline.stages:
-        plan = stage.plan(layout)
-        layout = layout.evolved(
-            plan.length, plan.groups, plan.pads, layout.token_index(torch.device("cpu"))
-        )
-        found.append(plan.counts_after[0])
+    for placed in pipeline.stages:
+        (step,) = placed.planned(layout)
+        layout = step.after()
+        found.append(step.plan.counts_after[0])
     return found
 
 

@@ -16,7 +16,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
-from lightkv.core.stage.cache_entries import CachedLayer, entries_layout
+from lightkv.core.stage.cache_entries import CachedLayer
 from lightkv.core.stage.plan import partition_of
 from lightkv.testing import cases
 from lightkv.testing.cases import HEAD_DIM, HEADS, KV_HEADS, Case, SampleShape
@@ -68,8 +68,8 @@ def compressed(pipeline, layout, tensors):
 def check_all(pipeline, layout, entries):
     """Budget, text, order, conservation and convexity of one layer."""
     done = entries.done
-    rounds, scope = pipeline.rounds, pipeline.schedule.cache.scope
-    source = entries_layout(layout, scope)
+    rounds = pipeline.on_cache.rounds
+    source = pipeline.on_cache.entering(layout)
     wanted = tuple(expected_counts(pipeline, source))
     if done is None:
         assert wanted == source.vision_counts
@@ -98,13 +98,13 @@ def expected_counts(pipeline, source):
 
     Separators and the last position are protected: they stay and are no part of any budget.
     """
-    partitioner = pipeline.rounds[0].partitioner
+    partitioner = pipeline.on_cache.stage.partitioner
     for row in range(source.batch_size):
         label = partition_of(source, row, partitioner, None).label
         total = int((label == PROTECTED).sum())
         for window in np.unique(label[label != PROTECTED]):
             left = int((label == window).sum())
-            for stage in pipeline.rounds:
+            for stage in pipeline.on_cache.rounds:
                 left = counts_after(stage, left)
             total += left
         yield total
@@ -143,7 +143,7 @@ def check_again_and_on_meta(pipeline, layout, tensors, entries):
     again = compressed(pipeline, layout, tensors)
     assert torch.equal(again.keys, entries.keys)
     assert torch.equal(again.values, entries.values)
-    if not any(stage.matcher.dynamic for stage in pipeline.rounds):
+    if not any(stage.matcher.dynamic for stage in pipeline.on_cache.rounds):
         ghost = compressed(pipeline, layout, [t.to("meta") for t in tensors])
         assert ghost.keys.shape == entries.keys.shape
         assert ghost.values.shape == entries.values.shape
@@ -196,7 +196,7 @@ def test_compositions_obey_the_laws_or_are_refused_when_built(data):
         return
     layout, tensors = case.layout(), batch_of(case)
     entries = compressed(pipeline, layout, tensors)
-    if not any(stage.matcher.dynamic for stage in pipeline.rounds):
+    if not any(stage.matcher.dynamic for stage in pipeline.on_cache.rounds):
         check_all(pipeline, layout, entries)
     check_again_and_on_meta(pipeline, layout, tensors, entries)
 
@@ -211,7 +211,7 @@ def test_wrapped_scorers_take_part_in_later_rounds():
         "aggregator": "weighted-mean",
     }
     pipeline = built(roles, 0.9, "vision")
-    assert len(pipeline.rounds) > 2
+    assert len(pipeline.on_cache.rounds) > 2
     layout, tensors = case.layout(), batch_of(case)
     entries = compressed(pipeline, layout, tensors)
     check_all(pipeline, layout, entries)

@@ -117,12 +117,13 @@ def test_it_obeys_the_laws_or_is_refused_when_built(data):
     except ConfigError as error:
         check_reason(error)
         return
-    chain = Chain.run(pipeline.stages, case.hidden(), case.layout())
+    stages = [placed.stage for placed in pipeline.stages]
+    chain = Chain.run(stages, case.hidden(), case.layout())
     check_all(chain)
-    again = Chain.run(pipeline.stages, case.hidden(), case.layout()).last
+    again = Chain.run(stages, case.hidden(), case.layout()).last
     assert torch.equal(chain.last.hidden_states, again.hidden_states)
-    if not any(stage.matcher.dynamic for stage in pipeline.stages):
-        ghost = Chain.run(pipeline.stages, case.hidden().to("meta"), case.layout()).last
+    if not any(stage.matcher.dynamic for stage in stages):
+        ghost = Chain.run(stages, case.hidden().to("meta"), case.layout()).last
         assert ghost.hidden_states.shape == chain.last.hidden_states.shape
 
 

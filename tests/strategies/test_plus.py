@@ -46,7 +46,7 @@ def test_equals_its_slow_reference(method):
 @pytest.mark.parametrize("retention", [0.55, 0.35, 0.2])
 def test_roles_change_after_the_first_stage(retention):
     pipeline = Pipeline.build("lightkv-plus", 32, retention=retention)
-    first, *later = pipeline.stages
+    first, *later = [placed.stage for placed in pipeline.stages]
     assert first.partitioner.name == "windows"
     assert {(s.partitioner.name, s.matcher.split) for s in later} == {("whole", "importance")}
     assert abs(pipeline.retention - retention) < 0.005

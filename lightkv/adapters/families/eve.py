@@ -11,20 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from lightkv.adapters.hf.forward import Kwargs
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place
+from lightkv.adapters.pictures.placing import Picture, Pictures, PictureView
 from lightkv.adapters.remote.adapter import RemoteAdapter
+from lightkv.adapters.remote.sentinels import SENTINEL, expanded, number_of
 from lightkv.core.errors import LayoutError
-from lightkv.core.layout import VisionLayout
-
-SENTINEL = -200
-"""What stands for an image in `input_ids`."""
 
 
 class EVEAdapter(RemoteAdapter):
@@ -49,7 +44,7 @@ class EVEAdapter(RemoteAdapter):
     def text_config(self, config: Any) -> Any:
         return config
 
-    def seen(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
+    def with_pixels(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
         images, ids = arguments.get("images"), arguments.get("input_ids")
         if images is None or ids is None or ids.shape[1] == 1:
             return arguments
@@ -74,57 +69,14 @@ class EVEAdapter(RemoteAdapter):
         query, key = (out.view(*out.shape[:2], -1, width).transpose(1, 2) for out in outputs)
         return query, key
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+    def pictures(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Pictures]:
         sizes = inputs.geometry("image", "image_sizes")
         pictures = [picture(*(int(side) for side in size)) for size in sizes]
         assert inputs.input_ids is not None
-        here = expanded(inputs.input_ids, pictures, inputs.length)
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
-
-
-def number_of(images: Any) -> int:
-    """Images in a list, in `[n, 4, S, S]` or in `[B, n, 4, S, S]`."""
-    if isinstance(images, torch.Tensor) and images.dim() == 5:
-        return int(images.shape[0] * images.shape[1])
-    return len(images)
+        here = expanded(inputs.input_ids, pictures, inputs.length, code="EVE")
+        return [Pictures("image", here, pictures)]
 
 
 def picture(rows: int, columns: int) -> Picture:
     """Class token, then rows of patches with a split token after each."""
-    return Picture((Panel.plain(1, rows, columns, leading=1, newline=True),))
-
-
-def expanded(
-    ids: npt.NDArray[np.int64], pictures: Sequence[Picture], length: int
-) -> npt.NDArray[np.bool_]:
-    """`[B, length]` true at vision tokens, from ids `[B, N]` with a sentinel for each picture.
-
-    Raises:
-        LayoutError: rows of different lengths, which the model pads on the right; or another
-            number of pictures than sentinels.
-    """
-    remaining = iter(pictures)
-    rows = []
-    for number, row in enumerate(ids):
-        parts = []
-        for token in row:
-            found = next(remaining, None) if token == SENTINEL else None
-            if token == SENTINEL and found is None:
-                raise LayoutError(
-                    f"there are more image sentinels ({SENTINEL}) than images",
-                    field="input_ids",
-                    value=int((ids == SENTINEL).sum()),
-                    remedy="give one image for each",
-                )
-            parts.append(np.full(1 if found is None else found.tokens, found is not None))
-        rows.append(np.concatenate(parts))
-        if rows[-1].size != length:
-            raise LayoutError(
-                f"row {number} has {rows[-1].size} positions after its images were put in, but the "
-                f"batch has {length}: EVE pads on the right, and generation would continue after "
-                "the padding",
-                field="input_ids",
-                remedy="run prompts one by one, or batch prompts of equal length with images of "
-                "one size",
-            )
-    return np.stack(rows)
+    return Picture((PictureView.plain(1, rows, columns, leading=1, newline=True),))

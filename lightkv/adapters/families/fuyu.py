@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place, runs
-from lightkv.core.layout import VisionLayout
+from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders, runs
 
 
 class FuyuAdapter(HFAdapter):
@@ -29,14 +26,11 @@ class FuyuAdapter(HFAdapter):
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         return [model.model.vision_embed_tokens]  # type: ignore[union-attr,list-item]
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
-        config: Any = model.config
-        here = inputs.placeholders(config.image_token_id)
-        pictures = [picture for row in here for picture in row_pictures(row)]
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+    def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        return [picture for row in here for picture in row_pictures(row)]
 
 
-def row_pictures(here: npt.NDArray[np.bool_]) -> list[Picture]:
+def row_pictures(here: Placeholders) -> list[Picture]:
     """Pictures of one row `[N]`: runs of one length with a single token between them."""
     grids: list[tuple[int, int]] = []
     end = -1
@@ -47,4 +41,4 @@ def row_pictures(here: npt.NDArray[np.bool_]) -> list[Picture]:
         else:
             grids.append((1, columns))
         end = stop
-    return [Picture((Panel.plain(1, rows, columns),)) for rows, columns in grids]
+    return [Picture((PictureView.plain(1, rows, columns),)) for rows, columns in grids]

@@ -7,16 +7,15 @@ a prompt arrive with the blocks of its images; on a filled cache they are made a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.masks import image_blocks
-from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place, uniform
-from lightkv.core.layout import VisionLayout
+from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders, uniform
 
 
 class Gemma3Adapter(HFAdapter):
@@ -27,12 +26,9 @@ class Gemma3Adapter(HFAdapter):
     model_types = ("gemma3",)
     causal = False
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
-        config: Any = model.config
-        here = inputs.placeholders(config.image_token_id)
+    def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         side = math.isqrt(config.mm_tokens_per_image)
-        pictures = uniform(Picture((Panel.plain(1, side, side),)), here)
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+        return uniform(Picture((PictureView.plain(1, side, side),)), here)
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         return image_blocks(inputs.arguments.get("token_type_ids"))

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
-from lightkv.adapters.families.qwen_vl import QwenVLAdapter, grid_pictures
+from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import merge_rows, place
+from lightkv.adapters.pictures.placing import Placeholders
 from lightkv.core.errors import ModelError
-from lightkv.core.layout import VisionLayout
 
-KINDS = {"image": 1, "video": 2}
+TYPES = {"image": 1, "video": 2}
 """Token types of the processor."""
 
 
@@ -29,18 +27,9 @@ class Glm4vAdapter(QwenVLAdapter):
     models = "GLM-4.1V"
     model_types = ("glm4v",)
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
-        config: Any = model.config
-        merge = config.vision_config.spatial_merge_size
+    def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
         every = inputs.placeholders(config.image_token_id)
-        types = token_types(inputs)
-        kinds = []
-        for modality, number in KINDS.items():
-            here = every & (types == number)
-            if here.any():
-                grids = inputs.geometry(modality, f"{modality}_grid_thw")
-                kinds.append(place(here, grid_pictures(grids, merge), inputs.pads, what=modality))
-        return merge_rows(inputs.length, inputs.pads, *kinds)
+        return np.asarray(every & (token_types(inputs) == TYPES[modality]))
 
 
 def token_types(inputs: ModelInputs) -> npt.NDArray[np.int64]:

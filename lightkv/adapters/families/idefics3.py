@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import nn
 
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place, runs
+from lightkv.adapters.hf.vision_tower import patches_per_side
+from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders, runs
 from lightkv.core.errors import LayoutError
-from lightkv.core.layout import IntArray, VisionLayout
+from lightkv.core.layout import IntArray
 
 WITHIN_A_ROW = 2
 """Text tokens between two tiles of one row: the token around images, and the tag."""
@@ -35,19 +34,14 @@ class Idefics3Adapter(HFAdapter):
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         return [model.model.vision_model]  # type: ignore[union-attr,list-item]
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
-        config: Any = model.config
-        here = inputs.placeholders(config.image_token_id)
-        vision = config.vision_config
-        side = vision.image_size // vision.patch_size // config.scale_factor
-        pictures = []
+    def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        side = patches_per_side(config.vision_config) // config.scale_factor
         assert inputs.input_ids is not None
-        for ids, row in zip(inputs.input_ids, here, strict=True):
-            pictures += row_pictures(ids, row, side)
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+        rows = zip(inputs.input_ids, here, strict=True)
+        return [picture for ids, row in rows for picture in row_pictures(ids, row, side)]
 
 
-def row_pictures(ids: IntArray, here: npt.NDArray[np.bool_], side: int) -> list[Picture]:
+def row_pictures(ids: IntArray, here: Placeholders, side: int) -> list[Picture]:
     """Pictures of one row `[N]`, from the tags before its runs of placeholders."""
     found = runs(here)
     for start, end in found:
@@ -66,7 +60,7 @@ def row_pictures(ids: IntArray, here: npt.NDArray[np.bool_], side: int) -> list[
     tiles: list[tuple[int, int]] = []
     for run in found:
         if _tag(ids, run) == whole_tag:
-            pictures.append(Picture((*tile_panels(tiles, side), Panel.plain(1, side, side))))
+            pictures.append(Picture((*tile_views(tiles, side), PictureView.plain(1, side, side))))
             tiles = []
         else:
             tiles.append(run)
@@ -77,7 +71,7 @@ def _tag(ids: IntArray, run: tuple[int, int]) -> int:
     return int(ids[run[0] - 1]) if run[0] else -1
 
 
-def tile_panels(tiles: Sequence[tuple[int, int]], side: int) -> list[Panel]:
+def tile_views(tiles: Sequence[tuple[int, int]], side: int) -> list[PictureView]:
     """The stitched view of the tiles at these runs; a view for each if they form no rectangle."""
     if not tiles:
         return []
@@ -85,5 +79,5 @@ def tile_panels(tiles: Sequence[tuple[int, int]], side: int) -> list[Panel]:
     rows = 1 + sum(breaks)
     columns = len(tiles) // rows
     if all(broken == ((i + 1) % columns == 0) for i, broken in enumerate(breaks)):
-        return [Panel.mosaic(rows, columns, side)]
-    return [Panel.plain(1, side, side)] * len(tiles)
+        return [PictureView.mosaic(rows, columns, side)]
+    return [PictureView.plain(1, side, side)] * len(tiles)

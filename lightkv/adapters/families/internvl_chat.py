@@ -10,19 +10,17 @@ is `language_model.model`, its layers have `attention` with one packed projectio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from lightkv.adapters.families.internvl import tiled_pictures
 from lightkv.adapters.hf.forward import Kwargs
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import Picture, merge_rows, place
+from lightkv.adapters.pictures.placing import Pictures
+from lightkv.adapters.pictures.tiles import column_by_column, tiled_pictures
 from lightkv.adapters.remote.adapter import RemoteAdapter
 from lightkv.core.errors import LayoutError, ModelError
-from lightkv.core.layout import VisionLayout
 
 
 class InternVLChatAdapter(RemoteAdapter):
@@ -67,7 +65,7 @@ class InternVLChatAdapter(RemoteAdapter):
             )
         super().check(model)
 
-    def seen(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
+    def with_pixels(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
         pixels, ids = arguments.get("pixel_values"), arguments.get("input_ids")
         if pixels is None:
             return arguments
@@ -91,12 +89,12 @@ class InternVLChatAdapter(RemoteAdapter):
         query = packed[..., :-2, :].flatten(2, 3)
         return query.transpose(1, 2), packed[..., -2, :].transpose(1, 2)
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+    def pictures(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Pictures]:
         here = inputs.placeholders(context_id(model))
         pixels = real_tiles(inputs.geometry("image", "pixel_values"), inputs.arguments)
         pictures = tiled_pictures(here, pixels, int(model.num_image_token))  # type: ignore[arg-type]
         config: Any = model.config
-        if not config.use_thumbnail and any(len(picture.panels) > 1 for picture in pictures):
+        if not config.use_thumbnail and any(len(picture.views) > 1 for picture in pictures):
             raise ModelError(
                 "how the tiles of a picture lie is read off its thumbnail, and there is none",
                 field="model.config.use_thumbnail",
@@ -105,8 +103,8 @@ class InternVLChatAdapter(RemoteAdapter):
                 "compress(model, …, layout=VisionLayout.from_spans(…))",
             )
         if getattr(model, "ps_version", "v2") == "v1":
-            pictures = [transposed(picture) for picture in pictures]
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+            pictures = [column_by_column(picture) for picture in pictures]
+        return [Pictures("image", here, pictures)]
 
 
 def context_id(model: nn.Module) -> int:
@@ -157,13 +155,3 @@ def real_tiles(pixels: torch.Tensor, arguments: Kwargs) -> torch.Tensor:
             remedy="give one flag for each tile",
         )
     return pixels[flags.to(pixels.device) == 1]
-
-
-def transposed(picture: Picture) -> Picture:
-    """The picture with each tile's tokens column by column: pixel shuffle "v1" leaves them so."""
-    side = picture.panels[-1].grid[1]  # the last panel is a single tile
-    panels = []
-    for panel in picture.panels:
-        cells = panel.cells.reshape(-1, side, side).transpose(0, 2, 1).reshape(-1)
-        panels.append(replace(panel, cells=cells))
-    return Picture(tuple(panels))

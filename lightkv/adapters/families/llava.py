@@ -9,11 +9,9 @@ from torch import nn
 
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.hf.vision_tower import Encoder, clip_encoder
-from lightkv.adapters.pictures.patches import Kind, layout_of
-from lightkv.adapters.pictures.placing import Panel, Picture, uniform
+from lightkv.adapters.hf.vision_tower import Encoder, clip_encoder, patches_per_side
+from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders, uniform
 from lightkv.core.errors import ModelError
-from lightkv.core.layout import VisionLayout
 
 
 class LlavaAdapter(HFAdapter):
@@ -32,13 +30,8 @@ class LlavaAdapter(HFAdapter):
         inner: Any = model.model
         return clip_encoder(inner.multi_modal_projector, image=inner.vision_tower)
 
-    def kinds(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Kind]:
-        config: Any = model.config
-        here = inputs.placeholders(config.image_token_id)
-        return [Kind("image", here, uniform(square_picture(config), here))]
-
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
-        return layout_of(self.kinds(model, inputs), inputs)
+    def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        return uniform(square_picture(config), here)
 
 
 def square_picture(config: Any) -> Picture:
@@ -50,6 +43,6 @@ def square_picture(config: Any) -> Picture:
             field="model.config.vision_config",
             remedy="use adapter='generic' with layout=VisionLayout.from_spans(…)",
         )
-    side = vision.image_size // vision.patch_size
+    side = patches_per_side(vision)
     leading = 1 if config.vision_feature_select_strategy == "full" else 0
-    return Picture((Panel.plain(1, side, side, leading=leading),))
+    return Picture((PictureView.plain(1, side, side, leading=leading),))

@@ -5,15 +5,14 @@ The runs of placeholders between breaks are the rows of the image; break tokens 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from lightkv.adapters.families.llava_next import host_pairs
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place
-from lightkv.core.layout import VisionLayout
+from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders
 
 
 class Mistral3Adapter(HFAdapter):
@@ -26,16 +25,13 @@ class Mistral3Adapter(HFAdapter):
     def matches(self, model: nn.Module) -> bool:
         return super().matches(model) or has_pixtral_tower(getattr(model, "config", None))
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
-        config: Any = model.config
-        here = inputs.placeholders(config.image_token_id)
+    def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         # Only Mistral 3 merges patches behind the tower.
         step = config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1)
-        pictures = [
-            Picture((Panel.plain(1, height // step, width // step),))
-            for height, width in host_pairs(inputs.geometry("image", "image_sizes"))
+        return [
+            Picture((PictureView.plain(1, height // step, width // step),))
+            for height, width in inputs.sizes("image", "image_sizes")
         ]
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
 
 
 def has_pixtral_tower(config: Any) -> bool:

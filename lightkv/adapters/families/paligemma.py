@@ -6,16 +6,16 @@ layers, whose windows do not cut the block: the masks of the first pass say so, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import Panel, Picture, merge_rows, place, uniform
+from lightkv.adapters.hf.vision_tower import patches_per_side
+from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders, uniform
 from lightkv.core.errors import ModelError, SessionError
-from lightkv.core.layout import VisionLayout
 
 
 class PaliGemmaAdapter(HFAdapter):
@@ -26,8 +26,7 @@ class PaliGemmaAdapter(HFAdapter):
     model_types = ("paligemma",)
     causal = False
 
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
-        config: Any = model.config
+    def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         if inputs.arguments.get("token_type_ids") is None:
             raise ModelError(
                 "without token types it is open whether the prompt is read in one direction or in "
@@ -35,10 +34,8 @@ class PaliGemmaAdapter(HFAdapter):
                 field="token_type_ids",
                 remedy="pass the token_type_ids that the processor makes (0 in image and prompt)",
             )
-        here = inputs.placeholders(config.image_token_id)
-        side = config.vision_config.image_size // config.vision_config.patch_size
-        pictures = uniform(Picture((Panel.plain(1, side, side),)), here)
-        return merge_rows(inputs.length, inputs.pads, place(here, pictures, inputs.pads))
+        side = patches_per_side(config.vision_config)
+        return uniform(Picture((PictureView.plain(1, side, side),)), here)
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         # Features (`generate`) are attended causally in later turns, pixels in both directions.

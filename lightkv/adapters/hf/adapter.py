@@ -7,7 +7,7 @@ from torch import nn
 from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.attachment import HFAttachment
 from lightkv.adapters.hf.family import Family
-from lightkv.adapters.hf.hook_limits import refuse_compiled
+from lightkv.adapters.hf.hook_checks import refuse_compiled
 from lightkv.core.errors import ModelError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.run.adapter import Attachment

@@ -27,13 +27,18 @@ from lightkv.adapters.hf.cache_checks import (
     refuse_uncached,
 )
 from lightkv.adapters.hf.cache_guard import CacheGuard, check_own, guard_of
-from lightkv.adapters.hf.cache_record import CacheRecord, slides, stored_entries, tells_fed
+from lightkv.adapters.hf.cache_record import (
+    CacheRecord,
+    counts_fed_positions,
+    slides,
+    stored_entries,
+)
 from lightkv.adapters.hf.callers import read_drafts
 from lightkv.adapters.hf.encoder import EncoderRecorder
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.features import FeatureCapture, FeatureCount
 from lightkv.adapters.hf.forward import ForwardPass, Kwargs
-from lightkv.adapters.hf.hook_limits import hooks_ignored, refuse_checkpointing, refuse_compiled
+from lightkv.adapters.hf.hook_checks import hooks_ignored, refuse_checkpointing, refuse_compiled
 from lightkv.adapters.hf.inputs import (
     ModelInputs,
     bind,
@@ -42,13 +47,13 @@ from lightkv.adapters.hf.inputs import (
     refuse_blind,
     refuse_full_length,
 )
+from lightkv.adapters.hf.interface_tap import InterfaceTap, attention_reader
 from lightkv.adapters.hf.masks import LayerMasks, Windows, check_weights, mask_style
-from lightkv.adapters.hf.next_layer import check_peeks, peek
-from lightkv.adapters.hf.one_pass import OnePass
+from lightkv.adapters.hf.next_layer import check_next_layer, next_layer_view
+from lightkv.adapters.hf.not_copyable import NotCopyable
+from lightkv.adapters.hf.pass_lock import PassLock
 from lightkv.adapters.hf.rotary import Rotary
 from lightkv.adapters.hf.selfcheck import SelfCheck
-from lightkv.adapters.hf.tap import Tap, observer
-from lightkv.adapters.hf.uncopied import Uncopied
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
 from lightkv.core.run.adapter import Attachment
@@ -57,7 +62,7 @@ from lightkv.core.run.report import HeldLayer, RunReport
 from lightkv.core.stage.functional import prompt_index
 
 
-class HFAttachment(Attachment, Uncopied):
+class HFAttachment(Attachment, NotCopyable):
     """Hooks of one session in one model."""
 
     def __init__(
@@ -87,11 +92,11 @@ class HFAttachment(Attachment, Uncopied):
             self._on_features,
             engine.profiler.discard,
         )
-        check_peeks(adapter, model, engine.pipeline)
+        check_next_layer(adapter, model, engine.pipeline)
         self._encoder = EncoderRecorder(
             adapter, model, engine.pipeline, self._capture, spans_given=layout is not None
         )
-        self._pass = OnePass()
+        self._lock = PassLock()
         self._selfcheck = SelfCheck(
             len(self._layers), windows, takes_arguments=adapter.replaces_entries
         )
@@ -115,15 +120,15 @@ class HFAttachment(Attachment, Uncopied):
         """Refuse a stage on the cache, or proportional attention, where the model cannot have it."""
         adapter, pipeline = self._adapter, self._engine.pipeline
         tuples = not adapter.replaces_entries
-        if pipeline.rounds:
+        if pipeline.on_cache is not None:
             config = self._decoder.config
             check_replaceable(self._model, config, tuples=tuples, windowed=any(windows))
         if pipeline.spec.proportional:
             check_weights(adapter.attention_implementation(self._model), makes_masks=tuples)
 
     def _make_tap(self, layer: nn.Module) -> Any:
-        """What shows query and key of a layer's attention call: see `Tap`."""
-        return Tap(self._adapter.attention(layer))
+        """What shows query and key of a layer's attention call: see `InterfaceTap`."""
+        return InterfaceTap(self._adapter.attention(layer))
 
     def _hook(self) -> None:
         before = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
@@ -140,7 +145,8 @@ class HFAttachment(Attachment, Uncopied):
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
-        for index, layer in enumerate(self._layers if self._engine.pipeline.rounds else ()):
+        on_cache = self._engine.pipeline.on_cache is not None
+        for index, layer in enumerate(self._layers if on_cache else ()):
             add(layer.register_forward_hook(partial(self._on_layer_end, index)))
         for index, tap in self._taps.items():
             tap.install()
@@ -151,7 +157,7 @@ class HFAttachment(Attachment, Uncopied):
         add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
 
     def detach(self) -> None:
-        with self._pass.alone():
+        with self._lock.alone():
             self._unhook()
 
     def _unhook(self) -> None:
@@ -178,12 +184,12 @@ class HFAttachment(Attachment, Uncopied):
 
     def _forget_interrupted(self) -> None:
         """A pass of this thread that Ctrl-C ended left its clock running."""
-        if self._engine.profiler.enabled and self._pass.was_interrupted():
+        if self._engine.profiler.enabled and self._lock.was_interrupted():
             self._engine.profiler.discard()
 
     def _on_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._forget_interrupted()
-        self._pass.enter(module)
+        self._lock.enter(module)
         refuse_compiled(module)
         self._reached = False
         arguments = bind(module, args, kwargs)
@@ -196,17 +202,17 @@ class HFAttachment(Attachment, Uncopied):
         )
 
     def _on_call_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        if not self._pass.mine():
+        if not self._lock.mine():
             return
         self._drafts, self._wanted = 0, None
         reached = self._reached
-        self._pass.leave(module)
+        self._lock.leave(module)
         if output is not None and not reached:
             raise hooks_ignored(module)
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._forget_interrupted()
-        self._pass.enter(module)
+        self._lock.enter(module)
         self._engine.profiler.start()
         # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
         refuse_preallocated(contact.cache_of(kwargs))
@@ -225,17 +231,17 @@ class HFAttachment(Attachment, Uncopied):
         self._count.made(modality, output, arguments)
 
     def _on_inputs_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        if not self._pass.mine():
+        if not self._lock.mine():
             return
         self._inputs = self._found = None
         self._count = FeatureCount()
         if output is None:
             # It raised, perhaps before the decoder: what was timed so far belongs to no request.
             self._engine.profiler.discard()
-        self._pass.leave(module)
+        self._lock.leave(module)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
-        self._pass.enter(module)
+        self._lock.enter(module)
         refuse_compiled(module)
         if self._forward is not None:
             # Of a pass that Ctrl-C ended.
@@ -258,7 +264,7 @@ class HFAttachment(Attachment, Uncopied):
         if forward is None:
             return None
         self._selfcheck.layer(index, hidden)
-        self._peek(forward, index, hidden, kwargs)
+        self._show_next_layer(forward, index, hidden, kwargs)
         new_hidden = self._compress(forward, index, hidden)
         forward.note_entries(index, new_hidden.shape[1])
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
@@ -277,7 +283,7 @@ class HFAttachment(Attachment, Uncopied):
         cache_site.evict(self._forward, index)
 
     def _after_tapped(self, index: int, module: nn.Module, args: Any, output: Any = None) -> None:
-        unseen = self._taps[index].waits
+        unseen = self._taps[index].unread
         self._close_taps()
         if unseen and output is not None:
             raise contact.unexpected(
@@ -291,12 +297,12 @@ class HFAttachment(Attachment, Uncopied):
             tap.close()
 
     def _on_decoder_end(self, module: nn.Module, args: Any, output: Any = None) -> None:
-        if not self._pass.mine():
+        if not self._lock.mine():
             return
         try:
             self._end_pass(output)
         finally:
-            self._pass.leave(module)
+            self._lock.leave(module)
 
     def _end_pass(self, output: Any) -> None:
         """The decoder returned `output`, None if it raised."""
@@ -435,7 +441,7 @@ class HFAttachment(Attachment, Uncopied):
         # A pass that checks drafts wants all its logits, and its tokens are known to be new.
         new_turn = queries > 1 and self._wanted != queries
         # A cache with a stage of its own says itself how much was fed.
-        if record.compressed[0] and record.length(0) and not tells_fed(cache):
+        if record.compressed[0] and record.length(0) and not counts_fed_positions(cache):
             refuse_after_layer_0(new_turn, self._lacks_positions())
         return record
 
@@ -496,7 +502,9 @@ class HFAttachment(Attachment, Uncopied):
             self._encoder.clear()
         return hidden
 
-    def _peek(self, forward: ForwardPass, index: int, hidden: torch.Tensor, kwargs: Kwargs) -> None:
+    def _show_next_layer(
+        self, forward: ForwardPass, index: int, hidden: torch.Tensor, kwargs: Kwargs
+    ) -> None:
         """Show the stage before layer `index` the attention that the layer would compute now."""
         prefill = forward.prefill
         if prefill is None or not needs_from(prefill.needs(index), Source.NEXT_LAYER):
@@ -504,7 +512,7 @@ class HFAttachment(Attachment, Uncopied):
         given = contact.layer_argument(kwargs, "position_embeddings")
         embeddings = self._rotary.of_layer(forward, index, hidden, given)
         layer = self._layers[index]
-        view = peek(
+        view = next_layer_view(
             forward,
             self._masks,
             index,
@@ -536,6 +544,8 @@ class HFAttachment(Attachment, Uncopied):
         return out
 
     def _open_tap(self, forward: ForwardPass, index: int) -> None:
-        look = observer(forward, self._masks, index, drafts=self._drafts, heads=self._engine.heads)
-        if look is not None:
-            self._taps[index].open(look)
+        reader = attention_reader(
+            forward, self._masks, index, drafts=self._drafts, heads=self._engine.heads
+        )
+        if reader is not None:
+            self._taps[index].open(reader)

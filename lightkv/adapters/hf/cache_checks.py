@@ -90,11 +90,10 @@ def check_cache(pipeline: Pipeline, cache: Any, drafts: int) -> None:
     Raises:
         SessionError: quantised, offloaded or other special caches; drafts among the entries.
     """
-    stage = pipeline.schedule.cache
-    if stage is None or stage.ratio == 0:
+    if pipeline.on_cache is None:
         return
     check_layers(cache)
-    if stage.scope == "all" and drafts:
+    if pipeline.counts_text and drafts:
         raise SessionError(
             "drafts that are fed with the prompt may be taken back, but under scope: all they "
             "would be merged or evicted with it",

@@ -190,7 +190,7 @@ class CacheRecord:
             self.removed[layer] = (0,) * len(self.removed[layer])
 
 
-class FedLength:
+class FedPositions:
     """What a cache with compressed entries answers to `get_seq_length`: the positions fed to it."""
 
     def __init__(self, layers: Sequence[Any], record: CacheRecord) -> None:
@@ -208,15 +208,15 @@ class FedLength:
         return int(held[layer].get_seq_length()) if layer < len(held) else 0
 
 
-def tells_fed(cache: Any) -> bool:
+def counts_fed_positions(cache: Any) -> bool:
     """Whether a cache counts what was fed, because a stage on the cache shortened layer 0."""
-    return isinstance(vars(cache).get("get_seq_length"), FedLength)
+    return isinstance(vars(cache).get("get_seq_length"), FedPositions)
 
 
 def stored_entries(cache: Any, layer: int) -> int:
     """Entries that a layer of the cache holds."""
     told = cache.get_seq_length
-    return told.entries(layer) if isinstance(told, FedLength) else int(told(layer))
+    return told.entries(layer) if isinstance(told, FedPositions) else int(told(layer))
 
 
 def text_since_images(segments: Sequence[Segment]) -> int | None:

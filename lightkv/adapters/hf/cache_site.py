@@ -13,7 +13,7 @@ import torch
 
 from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.cache_checks import check_layers
-from lightkv.adapters.hf.cache_record import CacheRecord, FedLength
+from lightkv.adapters.hf.cache_record import CacheRecord, FedPositions
 from lightkv.adapters.hf.forward import ForwardPass
 
 
@@ -35,9 +35,9 @@ def evict(forward: ForwardPass | None, index: int) -> None:
         made = torch.cat([old[0], made[0]], dim=2), torch.cat([old[1], made[1]], dim=2)
     entry.keys, entry.values = made
     forward.note_eviction(index, prefill.cached[index])
-    tell_fed(forward.cache, record)
+    count_fed_positions(forward.cache, record)
 
 
-def tell_fed(cache: Any, record: CacheRecord) -> None:
+def count_fed_positions(cache: Any, record: CacheRecord) -> None:
     """From now on the cache counts what was fed, not what is left of it."""
-    cache.get_seq_length = FedLength(cache.layers, record)
+    cache.get_seq_length = FedPositions(cache.layers, record)

@@ -19,7 +19,7 @@ from torch import nn
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.features import FeatureCapture
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.hf.uncopied import Uncopied
+from lightkv.adapters.hf.not_copyable import NotCopyable
 from lightkv.adapters.hf.vision_tower import Encoder, has_class_token
 from lightkv.adapters.pictures.patches import NO_PATCH, PatchTable, patch_tables
 from lightkv.core.encoder import VisionView
@@ -90,7 +90,7 @@ class Recording:
     encoded: int = 0
 
 
-class EncoderRecorder(Uncopied):
+class EncoderRecorder(NotCopyable):
     """Records what the stages of a pipeline need, from the encoder's run to their end.
 
     Does nothing for pipelines that read no encoder.
@@ -105,8 +105,10 @@ class EncoderRecorder(Uncopied):
         *,
         spans_given: bool,
     ) -> None:
-        stages = {after: pipeline.stages[n] for after, n in pipeline.after_layers.items()}
-        asked = {n: needs_from(stage.needs, Source.ENCODER) for n, stage in stages.items()}
+        asked = {
+            after: needs_from(placed.stage.needs, Source.ENCODER)
+            for after, placed in pipeline.between.items()
+        }
         self._needs = Needs().union(*asked.values())
         self._last = max((after for after, needs in asked.items() if needs), default=-1)
         self._adapter, self._model, self._capture = adapter, model, capture
@@ -165,7 +167,7 @@ class EncoderRecorder(Uncopied):
             return None
         parts = []
         made = {modality: recording.encoded for modality, recording in self._seen.items()}
-        for table in patch_tables(self._adapter.kinds(self._model, inputs), layout, made):
+        for table in patch_tables(self._adapter.pictures(self._model, inputs), layout, made):
             recording = self._seen.get(table.modality)
             if recording is None:
                 raise _unseen(table.modality)

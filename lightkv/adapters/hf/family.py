@@ -6,7 +6,6 @@ The hooks ask these questions; a family (`families/`) overrides what differs.
 from __future__ import annotations
 
 import inspect
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.masks import FULL, SLIDING, Windows, check_style, sliding_windows
 from lightkv.adapters.hf.tensor_parallel import head_group
 from lightkv.adapters.hf.vision_tower import Encoder
-from lightkv.adapters.pictures.patches import Kind
+from lightkv.adapters.pictures.placing import Picture, Pictures, Placeholders, layout_of
 from lightkv.core.contracts import PositionPolicy
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError
@@ -31,6 +30,8 @@ class Family(Adapter):
     """Answers for decoders of the Llama shape; a family overrides what differs."""
 
     model_types: ClassVar[tuple[str, ...]] = ()
+    modalities: ClassVar[tuple[str, ...]] = ("image",)
+    """Kinds of pictures that it takes, each with placeholders of its own."""
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
@@ -115,15 +116,41 @@ class Family(Adapter):
         """
         return None
 
-    # -- vision encoder -----------------------------------------------------------------------
+    # -- pictures -----------------------------------------------------------------------------
+
+    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
+        """Where the vision tokens of these inputs are and what they show."""
+        return layout_of(self.pictures(model, inputs), inputs.length, inputs.pads)
+
+    def pictures(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Pictures]:
+        """The pictures of a pass, those of each modality that has placeholders.
+
+        With the encoder's patch of each token, where the family offers its encoder.
+        """
+        config: Any = model.config
+        answers = {"image": self.images, "video": self.videos}
+        found = []
+        for modality in self.modalities:
+            here = self.placeholders(config, inputs, modality)
+            if here.any():
+                found.append(Pictures(modality, here, answers[modality](config, inputs, here)))
+        return found
+
+    def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
+        """`[B, N]` true at the vision tokens of `image` or `video`."""
+        return inputs.placeholders(getattr(config, f"{modality}_token_id"))
+
+    def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        """Geometry of the images whose tokens are `here`, in the order of the pixel inputs."""
+        raise NotImplementedError
+
+    def videos(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        """The same of the videos."""
+        raise NotImplementedError
 
     def encoder(self, model: nn.Module) -> Encoder | None:
         """The vision encoder, for methods that read it; None where it is not offered."""
         return None
-
-    def kinds(self, model: nn.Module, inputs: ModelInputs) -> Sequence[Kind]:
-        """The pictures of a pass, with the encoder's patch of each token; asked with an encoder."""
-        raise NotImplementedError
 
     # -- positions ----------------------------------------------------------------------------
 
@@ -161,10 +188,6 @@ class Family(Adapter):
         return emb(hidden, position_ids=positions[0], layer_type=kind)
 
     # -- facts --------------------------------------------------------------------------------
-
-    @abstractmethod
-    def layout(self, model: nn.Module, inputs: ModelInputs) -> VisionLayout:
-        """Where the vision tokens of these inputs are and what they show."""
 
     def key_module(self, model: nn.Module) -> nn.Module:
         return self.decoder(model)

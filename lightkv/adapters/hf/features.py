@@ -17,11 +17,11 @@ from torch import nn
 
 from lightkv.adapters.hf.contact import ENCODED, FEATURE_METHODS
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.hf.uncopied import Uncopied
+from lightkv.adapters.hf.not_copyable import NotCopyable
 from lightkv.core.errors import LayoutError
 
 
-class FeatureCapture(Uncopied):
+class FeatureCapture(NotCopyable):
     """Remembers the arguments of the last feature calls of a module, for each thread.
 
     Args:
@@ -93,7 +93,7 @@ class FeatureCapture(Uncopied):
             self._local.modality = None
 
 
-class _Remembering(Uncopied):
+class _Remembering(NotCopyable):
     """A feature method of one instance, as long as a session lasts."""
 
     def __init__(self, capture: FeatureCapture, modality: str, method: Callable[..., Any]) -> None:

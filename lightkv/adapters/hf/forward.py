@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,10 +14,11 @@ from lightkv.adapters.hf.cache_record import (
     visible_entries,
 )
 from lightkv.core.layout import VisionLayout
-from lightkv.core.run.engine import Prefill
+from lightkv.core.run.prefill import Prefill
 from lightkv.core.stage.cache_entries import CachedLayer
 
 Kwargs = dict[str, Any]
+T = TypeVar("T")
 
 
 def row_spans(positions: torch.Tensor, pads: tuple[int, ...]) -> tuple[int, ...]:
@@ -71,10 +72,10 @@ class ForwardPass:
         if positions is None or positions.shape[0] == 1:
             return
         assert self.prefill is not None
-        if self.prefill.engine.pipeline.positions.decode == "contiguous":
+        if self.prefill.pipeline.positions.decode == "contiguous":
             self.spans = row_spans(positions, self.prefill.layout.pads)
 
-    def once(self, key: Any, make: Callable[[], Any], *of: Any) -> Any:
+    def once(self, key: Any, make: Callable[[], T], *of: Any) -> T:
         """`make()`, computed once for all layers that share `key`, and the objects `of`, in a pass.
 
         The memo holds these objects, so that no other can get the id of one while the pass lasts.
@@ -82,7 +83,7 @@ class ForwardPass:
         known = key, *map(id, of)
         if known not in self.memo:
             self.memo[known] = make(), of
-        return self.memo[known][0]
+        return self.memo[known][0]  # type: ignore[no-any-return]
 
     @property
     def compressing(self) -> bool:
@@ -102,8 +103,8 @@ class ForwardPass:
         if self.windowed:
             new = new._replace(missing=self.queries - entries, origin=prefill.kept)
         new = new._replace(weight=prefill.log_sizes())
-        first = prefill.stages_done[0][1]
-        record.append(layer, new._replace(tail=text_after_images(first)))
+        tail = text_after_images(prefill.first_layout)
+        record.append(layer, new._replace(tail=tail))
         record.compressed[layer] = True
         gone = self._moved_back(prefill.layout)
         old = self.shifts[layer] = record.removed[layer]
@@ -115,13 +116,12 @@ class ForwardPass:
         assert prefill is not None
         assert record is not None
         before, after = done.before, done.layout
-        first = prefill.stages_done[0][1] if prefill.stages_done else before
         new = Segment(
             after.pads,
             after.length,
             missing=self.queries - after.length,
             # Where text took part, nobody knows how much of what the caller may take back is left.
-            tail=0 if done.whole else text_after_images(first),
+            tail=0 if done.whole else text_after_images(prefill.first_layout),
             weight=prefill.log_sizes(done),
         )
         already = self._moved_back(before)
@@ -134,8 +134,7 @@ class ForwardPass:
         Nothing moves in a row of which nothing was removed.
         """
         assert self.prefill is not None
-        stages = self.prefill.stages_done
-        first = stages[0][1] if stages else self.prefill.layout
+        first = self.prefill.first_layout
         held, fed = ([one.length - pad for pad in one.pads] for one in (layout, first))
         spans = fed if self.spans is None else self.spans
         return tuple(

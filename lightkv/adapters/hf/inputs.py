@@ -60,6 +60,10 @@ class ModelInputs:
             return None
         return self.features.get(modality, {}).get(name)
 
+    def sizes(self, modality: str, name: str) -> list[tuple[int, ...]]:
+        """The rows of a geometry `[n, m]` on the host."""
+        return host_rows(self.geometry(modality, name))
+
     def placeholders(self, token_id: int) -> npt.NDArray[np.bool_]:
         """`[B, N]` where a placeholder id stands.
 
@@ -93,6 +97,14 @@ class ModelInputs:
         """New positions of this pass."""
         ids = self.arguments.get("input_ids")
         return int((self.arguments["inputs_embeds"] if ids is None else ids).shape[1])
+
+
+def host_rows(values: Any) -> list[tuple[int, ...]]:
+    """Rows of whole numbers `[n, m]`, on the host."""
+    array = (
+        values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    )
+    return [tuple(int(value) for value in row) for row in array.reshape(-1, array.shape[-1] or 1)]
 
 
 def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

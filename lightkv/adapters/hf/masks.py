@@ -101,7 +101,7 @@ class LayerMasks:
             return mask
         queries, dtype = hidden.shape[1], hidden.dtype
         make = partial(weigh_keys, mask, weights, queries, dtype)
-        return forward.once(("weighed", queries), make, mask, weights)  # type: ignore[no-any-return]
+        return forward.once(("weighed", queries), make, mask, weights)
 
     def _unweighted(
         self,
@@ -120,7 +120,7 @@ class LayerMasks:
                 kept = prefill.kept
                 valid = layout.valid_mask(device) if any(layout.pads) else None
                 key = ("mask", len(prefill.stages_done), device)
-                return forward.once(  # type: ignore[no-any-return]
+                return forward.once(
                     key, lambda: gather_mask(given.to(device), kept.to(device), valid), given
                 )
             # Without a mask the whole prompt lies inside the window, if there is one.
@@ -144,7 +144,7 @@ class LayerMasks:
             )
 
         built = ("built", segments, forward.visible, new, window, device)
-        return forward.once(built, make)  # type: ignore[no-any-return]
+        return forward.once(built, make)
 
     def _window(self, record: CacheRecord, layer: int) -> int | None:
         """The window of a layer, None also while everything that was fed lies inside it."""
@@ -187,7 +187,7 @@ class LayerMasks:
             return None if weights is None else weights[:, -keys:]
 
         key = ("weights", segments, forward.visible, device)
-        return forward.once(key, make)  # type: ignore[no-any-return]
+        return forward.once(key, make)
 
     def cached_valid(
         self, forward: ForwardPass, layer: int, device: torch.device

@@ -24,7 +24,7 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.prompt import PromptIndex
 
 
-class PeekView(AttentionView):
+class NextLayerView(AttentionView):
     """The last token's attention row, all that is computed of the next layer.
 
     Args:
@@ -87,15 +87,15 @@ def _refuse(name: str) -> NoReturn:
     )
 
 
-def check_peeks(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
+def check_next_layer(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
     """Refuse pipelines that read the next layer's attention where it has another shape.
 
     Raises:
         ModelError: layers without separate query and key projections.
     """
     layers = adapter.layers(model)
-    for after, number in pipeline.after_layers.items():
-        if not needs_from(pipeline.stages[number].needs, Source.NEXT_LAYER):
+    for after, placed in pipeline.between.items():
+        if not needs_from(placed.needs, Source.NEXT_LAYER):
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
@@ -103,13 +103,13 @@ def check_peeks(adapter: Family, model: nn.Module, pipeline: Pipeline) -> None:
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
                 f"q_proj and k_proj, so {str(Need.NEXT_LAST_ROW)!r} cannot be computed",
-                field=f"schedule[{number}]",
+                field=f"schedule[{placed.number}]",
                 value=type(attention).__name__,
                 remedy="use a scorer of the layer before the stage, such as 'last-token'",
             )
 
 
-def peek(
+def next_layer_view(
     forward: ForwardPass,
     masks: LayerMasks,
     index: int,
@@ -122,7 +122,7 @@ def peek(
     *,
     drafts: int = 0,
     heads: HeadGroup | None = None,
-) -> PeekView:
+) -> NextLayerView:
     """What layer `index` would compute on `[B, N, D]`, the input of the stage before it.
 
     Args:
@@ -155,7 +155,7 @@ def peek(
             key = torch.cat([held.to(key.dtype), key], dim=2)
         allowed = masks.last_row(forward, index, mask, prompt, drafts)
     softcap = getattr(own, "attn_logit_softcapping", None)
-    return PeekView(
+    return NextLayerView(
         query,
         key,
         allowed,

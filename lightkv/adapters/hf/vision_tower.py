@@ -48,3 +48,8 @@ def clip_encoder(projector: nn.Module, **towers: nn.Module) -> Encoder | None:
 def has_class_token(module: nn.Module) -> bool:
     """Whether a module holds the parameter of a class token."""
     return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in module.named_parameters())
+
+
+def patches_per_side(vision: Any) -> int:
+    """Patches along a side of the square image that a tower of this config takes."""
+    return int(vision.image_size // vision.patch_size)

@@ -4,33 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from lightkv.adapters.pictures.placing import Picture, merge_rows, place, place_numbered
+from lightkv.adapters.pictures.placing import Picture, Pictures, placed
 from lightkv.core.layout import IntArray, VisionLayout
 
-if TYPE_CHECKING:
-    from lightkv.adapters.hf.inputs import ModelInputs
-
 NO_PATCH = -1
-
-
-@dataclass(frozen=True, eq=False)
-class Kind:
-    """All pictures of one kind in a pass.
-
-    Attributes:
-        modality: `image` or `video`.
-        here: `[B, N]` true at its placeholders.
-        pictures: geometry of each, in the order of the pixel inputs.
-    """
-
-    modality: str
-    here: npt.NDArray[np.bool_]
-    pictures: Sequence[Picture]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +31,8 @@ class PatchTable:
     encoded: int
 
 
-def layout_of(kinds: Sequence[Kind], inputs: ModelInputs) -> VisionLayout:
-    """The layout of a pass from its pictures."""
-    views = [place(k.here, k.pictures, inputs.pads, what=k.modality) for k in kinds]
-    return merge_rows(inputs.length, inputs.pads, *views)
-
-
 def patch_tables(
-    kinds: Sequence[Kind], layout: VisionLayout, encoded: Mapping[str, int]
+    kinds: Sequence[Pictures], layout: VisionLayout, encoded: Mapping[str, int]
 ) -> list[PatchTable]:
     """For each kind, the patches of all vision tokens of `layout`, sample after sample.
 
@@ -67,32 +41,32 @@ def patch_tables(
         layout: their layout.
         encoded: modality → patches that the encoder really made of its pictures.
     """
-    return [_table(_once(kind, encoded), layout) for kind in kinds if kind.here.any()]
+    return [_table(_once(kind, encoded), layout) for kind in kinds if kind.placeholders.any()]
 
 
-def _once(kind: Kind, encoded: Mapping[str, int]) -> Kind:
+def _once(kind: Pictures, encoded: Mapping[str, int]) -> Pictures:
     """The kind with the pictures that were encoded, where the rows of beams repeat them."""
     total, made = sum(map(_encoded, kind.pictures)), encoded.get(kind.modality, 0)
     times = total // made if made else 1
-    if times < 2 or total % made or len(kind.here) % times:
+    if times < 2 or total % made or len(kind.placeholders) % times:
         return kind
-    starts = [begin for _, begin in place_numbered(kind.here, kind.pictures)]
+    starts = [begin for _, begin in placed(kind)]
     starts.append(len(kind.pictures))
-    rows = range(0, len(kind.here), times)
+    rows = range(0, len(kind.placeholders), times)
     own = [picture for row in rows for picture in kind.pictures[starts[row] : starts[row + 1]]]
-    return Kind(kind.modality, kind.here, own)
+    return Pictures(kind.modality, kind.placeholders, own)
 
 
-def _table(kind: Kind, layout: VisionLayout) -> PatchTable:
+def _table(kind: Pictures, layout: VisionLayout) -> PatchTable:
     width = max((_patches(p, 0).shape[1] for p in kind.pictures), default=1)
-    shape = (*kind.here.shape, width)
+    shape = (*kind.placeholders.shape, width)
     patches = np.full(shape, NO_PATCH, dtype=np.int64)
     inputs = np.full(shape[:2], NO_PATCH, dtype=np.int64)
     encoded = [_encoded(picture) for picture in kind.pictures]
     first = np.concatenate([[0], np.cumsum(encoded)])
     pooled = np.concatenate([[0], np.cumsum([_cells(p) for p in kind.pictures])])
-    for row, (_, begin) in enumerate(place_numbered(kind.here, kind.pictures)):
-        used = np.flatnonzero(kind.here[row])
+    for row, (_, begin) in enumerate(placed(kind)):
+        used = np.flatnonzero(kind.placeholders[row])
         number = begin
         while used.size:
             picture = kind.pictures[number]
@@ -111,7 +85,7 @@ def _table(kind: Kind, layout: VisionLayout) -> PatchTable:
 
 
 def _cells(picture: Picture) -> int:
-    return sum(int((panel.cells >= 0).sum()) for panel in picture.panels)
+    return sum(int((view.cells >= 0).sum()) for view in picture.views)
 
 
 def _encoded(picture: Picture) -> int:
@@ -121,10 +95,10 @@ def _encoded(picture: Picture) -> int:
 def _patches(picture: Picture, first: int) -> IntArray:
     """`[tokens, m]` patches of a picture whose first one has number `first`."""
     parts = []
-    for panel in picture.panels:
-        given = panel.cells if panel.patches is None else panel.patches
-        given = given.reshape(panel.cells.size, -1)
-        parts.append(np.where((panel.cells >= 0)[:, None], given + first, NO_PATCH))
+    for view in picture.views:
+        given = view.cells if view.patches is None else view.patches
+        given = given.reshape(view.cells.size, -1)
+        parts.append(np.where((view.cells >= 0)[:, None], given + first, NO_PATCH))
     return np.concatenate(parts).astype(np.int64)
 
 
@@ -132,5 +106,5 @@ def _inputs(picture: Picture, patches: IntArray, first: int) -> IntArray:
     """`[tokens]` projector inputs: the patches themselves, or the cells where patches are pooled."""
     if patches.shape[1] == 1:
         return patches[:, 0]
-    cells = np.concatenate([panel.cells for panel in picture.panels])
+    cells = np.concatenate([view.cells for view in picture.views])
     return np.where(cells >= 0, cells + first, NO_PATCH)

@@ -1,4 +1,4 @@
-"""From pictures of known geometry and placeholder positions to a layout."""
+"""From placeholders and pictures of known geometry to a layout."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import numpy.typing as npt
 from lightkv.core.errors import LayoutError
 from lightkv.core.layout import SEPARATOR, Grid, IntArray, SampleLayout, View, VisionLayout
 
+Placeholders = npt.NDArray[np.bool_]
+"""`[B, N]`, or `[N]` of one row, true at the vision tokens of one modality."""
+
 
 @dataclass(frozen=True, eq=False)
-class Panel:
+class PictureView:
     """One view of a picture: its grid and the raster cell (or `SEPARATOR`) of each token.
 
     Attributes:
@@ -29,7 +32,7 @@ class Panel:
     @classmethod
     def plain(
         cls, frames: int, rows: int, columns: int, *, leading: int = 0, newline: bool = False
-    ) -> Panel:
+    ) -> PictureView:
         """Raster order; `leading` separators first, with `newline` one after each row."""
         cells = np.arange(frames * rows * columns, dtype=np.int64).reshape(frames * rows, columns)
         if newline:
@@ -39,7 +42,7 @@ class Panel:
         return cls((frames, rows, columns), np.concatenate([first, cells.reshape(-1)]))
 
     @classmethod
-    def mosaic(cls, rows: int, columns: int, side: int) -> Panel:
+    def mosaic(cls, rows: int, columns: int, side: int) -> PictureView:
         """The stitched view of `rows` × `columns` tiles of side² tokens that come tile by tile."""
         cells = np.arange(rows * side * columns * side, dtype=np.int64)
         cells = cells.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
@@ -48,44 +51,77 @@ class Panel:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image or a video: the panels that show it, in token order."""
+    """An image or a video: the views that show it, in token order."""
 
-    panels: tuple[Panel, ...]
+    views: tuple[PictureView, ...]
     encoded: int | None = None
     """Patches that the encoder makes of it, the class tokens left out; None: one for each cell."""
 
     @property
     def tokens(self) -> int:
         """Vision tokens of the picture."""
-        return sum(panel.cells.size for panel in self.panels)
+        return sum(view.cells.size for view in self.views)
 
 
-def place(
-    placeholders: npt.NDArray[np.bool_],
-    pictures: Sequence[Picture],
-    pads: Sequence[int],
-    *,
-    what: str = "image",
-) -> list[list[View]]:
-    """Views of each row, pictures taken in order, row after row.
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """All pictures of one modality in a pass.
 
-    Args:
-        placeholders: `[B, N]` true at the positions of this kind of picture.
+    Attributes:
+        modality: `image` or `video`.
+        placeholders: `[B, N]` true at their vision tokens.
         pictures: geometry of each, in the order of the pixel inputs. A batch of beams repeats
             each original row; the pictures are then given once.
+    """
+
+    modality: str
+    placeholders: Placeholders
+    pictures: Sequence[Picture]
+
+
+def layout_of(kinds: Sequence[Pictures], length: int, pads: Sequence[int]) -> VisionLayout:
+    """The layout of a pass.
+
+    Args:
+        kinds: its pictures, one item for each modality.
+        length: N, positions of a row.
         pads: left padding of each row.
-        what: word for errors.
 
     Raises:
         LayoutError: the number of placeholders does not match the pictures.
     """
-    return [views for views, _ in place_numbered(placeholders, pictures, what=what)]
+    rows = [[views for views, _ in placed(kind)] for kind in kinds]
+    return VisionLayout(
+        length,
+        tuple(
+            SampleLayout(_numbered([kind[row] for kind in rows]), int(pad))
+            for row, pad in enumerate(pads)
+        ),
+    )
 
 
-def place_numbered(
-    placeholders: npt.NDArray[np.bool_], pictures: Sequence[Picture], *, what: str = "image"
-) -> list[tuple[list[View], int]]:
-    """As `place`, with the number of each row's first picture."""
+def _numbered(kinds: Sequence[Sequence[View]]) -> tuple[View, ...]:
+    """Views of one row, pictures of all modalities numbered by their place in it."""
+    groups = [
+        [view for view in views if view.image == image]
+        for views in kinds
+        for image in sorted({view.image for view in views})
+    ]
+    groups.sort(key=lambda group: int(group[0].positions[0]))
+    return tuple(
+        View(view.grid, view.positions, view.cells, image=image)
+        for image, group in enumerate(groups)
+        for view in group
+    )
+
+
+def placed(kind: Pictures) -> list[tuple[list[View], int]]:
+    """Views of each row, pictures taken in order, and the number of the row's first picture.
+
+    Raises:
+        LayoutError: the number of placeholders does not match the pictures.
+    """
+    placeholders, pictures, what = kind.placeholders, kind.pictures, kind.modality
     counts = placeholders.sum(axis=1)
     total, offered = int(counts.sum()), sum(picture.tokens for picture in pictures)
     times = total // offered if offered else 1
@@ -105,7 +141,7 @@ def place_numbered(
     return rows
 
 
-def originals(placeholders: npt.NDArray[np.bool_], offered: int) -> npt.NDArray[np.bool_]:
+def originals(placeholders: Placeholders, offered: int) -> Placeholders:
     """Rows of `[B, N]` without the repetitions of beams.
 
     Args:
@@ -116,12 +152,12 @@ def originals(placeholders: npt.NDArray[np.bool_], offered: int) -> npt.NDArray[
     return placeholders[:: max(times, 1)]
 
 
-def run_lengths(placeholders: npt.NDArray[np.bool_]) -> list[int]:
+def run_lengths(placeholders: Placeholders) -> list[int]:
     """Lengths of the runs of true in `[B, N]`, row after row."""
     return [end - start for row in placeholders for start, end in runs(row)]
 
 
-def runs(row: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def runs(row: Placeholders) -> list[tuple[int, int]]:
     """(start, end) of each run of true in `[N]`."""
     edges = np.diff(np.concatenate([[0], row.astype(np.int8), [0]]))
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
@@ -133,11 +169,10 @@ def _fill(positions: IntArray, pictures: Sequence[Picture], start: int) -> tuple
     views: list[View] = []
     used, number = 0, start
     while used < positions.size and number < len(pictures):
-        for panel in pictures[number].panels:
-            size = panel.cells.size
-            views.append(
-                View(panel.grid, positions[used : used + size], panel.cells, image=number - start)
-            )
+        for view in pictures[number].views:
+            size = view.cells.size
+            here = positions[used : used + size]
+            views.append(View(view.grid, here, view.cells, image=number - start))
             used += size
         number += 1
     return [view for view in views if view.positions.size == view.cells.size], number
@@ -152,7 +187,7 @@ def _mismatch(what: str, found: int, expected: int) -> LayoutError:
     )
 
 
-def uniform(picture: Picture, placeholders: npt.NDArray[np.bool_]) -> list[Picture]:
+def uniform(picture: Picture, placeholders: Placeholders) -> list[Picture]:
     """As many copies of one geometry as the placeholders hold."""
     total = int(placeholders.sum())
     if picture.tokens == 0 or total % picture.tokens:
@@ -163,20 +198,3 @@ def uniform(picture: Picture, placeholders: npt.NDArray[np.bool_]) -> list[Pictu
             "prompt at once (no prefill_chunk_size)",
         )
     return [picture] * (total // picture.tokens)
-
-
-def merge_rows(length: int, pads: Sequence[int], *kinds: Sequence[Sequence[View]]) -> VisionLayout:
-    """A layout from the views of several kinds (images, videos), numbered by place in each row."""
-    samples = []
-    for row, pad in enumerate(pads):
-        views: list[View] = []
-        groups = [
-            [view for view in kind[row] if view.image == image]
-            for kind in kinds
-            for image in sorted({view.image for view in kind[row]})
-        ]
-        groups.sort(key=lambda group: int(group[0].positions[0]))
-        for image, group in enumerate(groups):
-            views += [View(v.grid, v.positions, v.cells, image=image) for v in group]
-        samples.append(SampleLayout(tuple(views), int(pad)))
-    return VisionLayout(length, tuple(samples))

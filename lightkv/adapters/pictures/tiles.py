@@ -1,14 +1,25 @@
-"""How tiles were cut from a picture, read off the pixels.
+"""Pictures that are cut into tiles, which come row by row, and a thumbnail of the whole after them.
 
-Models that cut a picture into tiles get the tiles and a thumbnail of the whole picture, but not the
-shape of the cut: six tiles may be 2 × 3, 3 × 2, 1 × 6 or 6 × 1. The thumbnail decides: the right
-arrangement, shrunk, looks like it.
+Models get the tiles and the thumbnail, but not the shape of the cut: six tiles may be 2 × 3, 3 × 2,
+1 × 6 or 6 × 1. The thumbnail decides: the right arrangement, shrunk, looks like it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch.nn import functional
+
+from lightkv.adapters.pictures.placing import (
+    Picture,
+    PictureView,
+    Placeholders,
+    originals,
+    run_lengths,
+)
+from lightkv.core.errors import LayoutError
 
 PROBE = 32
 """Side of the pictures that are compared."""
@@ -39,3 +50,40 @@ def stitch(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
     _, channels, height, width = tiles.shape
     grid = tiles.reshape(rows, columns, channels, height, width)
     return grid.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
+
+
+def tiled_pictures(here: Placeholders, pixels: torch.Tensor, per_tile: int) -> list[Picture]:
+    """Pictures from runs of placeholders and the tiles `[tiles, C, S, S]` in the same order."""
+    runs = run_lengths(originals(here, len(pixels) * per_tile))
+    if any(run % per_tile for run in runs):
+        raise LayoutError(
+            f"a run of {max(runs)} image placeholders is no multiple of {per_tile}",
+            field="input_ids",
+            remedy="let the processor expand the placeholders",
+        )
+    ends = np.cumsum([run // per_tile for run in runs], dtype=np.int64)
+    return [
+        tiled_picture(pixels[end - run // per_tile : end], per_tile)
+        for run, end in zip(runs, ends, strict=True)
+    ]
+
+
+def tiled_picture(tiles: torch.Tensor, per_tile: int) -> Picture:
+    """One picture of tiles `[n, C, S, S]`, the last a thumbnail if n > 1."""
+    side = round(per_tile**0.5)
+    whole = PictureView.plain(1, side, side)
+    count = tiles.shape[0]
+    if count <= 1:
+        return Picture((whole,))
+    rows, columns = arrangement(tiles[:-1], tiles[-1])
+    return Picture((PictureView.mosaic(rows, columns, side), whole))
+
+
+def column_by_column(picture: Picture) -> Picture:
+    """The picture with each tile's tokens column by column: pixel shuffle "v1" leaves them so."""
+    side = picture.views[-1].grid[1]  # the last view is a single tile
+    views = []
+    for view in picture.views:
+        cells = view.cells.reshape(-1, side, side).transpose(0, 2, 1).reshape(-1)
+        views.append(replace(view, cells=cells))
+    return Picture(tuple(views))

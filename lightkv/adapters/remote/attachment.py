@@ -30,7 +30,7 @@ from torch import nn
 from lightkv.adapters.hf.attachment import HFAttachment
 from lightkv.adapters.hf.cache_checks import check_keys, check_tuples, refuse_uncached
 from lightkv.adapters.hf.forward import ForwardPass, Kwargs
-from lightkv.adapters.hf.hook_limits import refuse_recomputing
+from lightkv.adapters.hf.hook_checks import refuse_checkpointing
 from lightkv.adapters.hf.inputs import (
     ModelInputs,
     bind,
@@ -125,14 +125,14 @@ class RemoteAttachment(HFAttachment):
 
     def _on_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> None:
         self._forget_interrupted()
-        self._pass.enter(module)
+        self._lock.enter(module)
         self._engine.profiler.start()
         self._notice(bind(module, args, kwargs))
 
     def _notice(self, arguments: Kwargs) -> None:
         """Keep the arguments of an outer call for the decoder pass that follows."""
         given = self._given is not None
-        seen = arguments if given else self._adapter.seen(self._model, arguments)
+        seen = arguments if given else self._adapter.with_pixels(self._model, arguments)
         refuse_full_length(seen, given)
         if given or carries_vision(seen):
             refuse_uncached(arguments, self._model)
@@ -149,7 +149,7 @@ class RemoteAttachment(HFAttachment):
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         super()._on_decoder(module, args, kwargs)
-        refuse_recomputing(module)
+        refuse_checkpointing(module, own_code=True)
         arguments = self._arguments
         past = arguments.get("past_key_values")
         if past is not None:
@@ -299,14 +299,14 @@ class RemoteAttachment(HFAttachment):
         else:
             # `_after_rotary` makes tables with a row for each token, in this order.
             make = partial(_numbered, kept)
-        return forward.once(("ids", stage), make)  # type: ignore[no-any-return]
+        return forward.once(("ids", stage), make)
 
     @staticmethod
     def _shifted_ids(forward: ForwardPass, index: int, ids: torch.Tensor) -> torch.Tensor:
         """Positions of new tokens that follow this layer's own, shorter, prompt."""
         assert forward.record is not None
         removed = forward.record.removed[index]
-        return forward.once(  # type: ignore[no-any-return]
+        return forward.once(
             ("shifted", removed), lambda: ids - to_device(removed, ids.device)[:, None]
         )
 

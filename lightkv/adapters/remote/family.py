@@ -38,7 +38,7 @@ class RemoteFamily(Family):
     def rotary_kind(self, decoder: nn.Module, layer: int) -> str | None:
         return None
 
-    def seen(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
+    def with_pixels(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
         """Arguments of the outer call with the pictures as `pixel_values`, checked.
 
         Raises:

@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightkv.adapters.hf.attention_tap import AttentionReader, AttentionTap, Own
 from lightkv.adapters.hf.inputs import bind
-from lightkv.adapters.hf.wrapped_attention import Look, Own, Watch
 from lightkv.core.errors import ModelError
 
 Split = Callable[[nn.Module, Sequence[torch.Tensor]], tuple[torch.Tensor, torch.Tensor]]
 """Attention module and outputs of its projections → query `[B, H, N, d]`, key `[B, Hₖᵥ, N, d]`."""
 
 
-class ProjectionTap(Watch):
-    """Opens and closes the look into one attention module.
+class ProjectionTap(AttentionTap):
+    """The tap of a module that projects, rotates and attends in one forward.
 
     Args:
         attention: with `rotary_emb`; called with `position_ids` and `past_key_value`.
@@ -32,7 +32,7 @@ class ProjectionTap(Watch):
         split: takes query and key, still without rotation, out of those outputs.
 
     Attributes:
-        waits: whether it is open and no attention call was shown yet.
+        unread: whether it is open and no attention call was shown yet.
     """
 
     def __init__(
@@ -44,14 +44,16 @@ class ProjectionTap(Watch):
         self._call: dict[str, Any] = {}
         self._outputs: dict[int, torch.Tensor] = {}
 
-    def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_read(
+        self, reader: AttentionReader, own: Own, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         self._call, self._outputs = bind(self._attention, args, kwargs), {}
         handles: list[Any] = []
         try:
             for number, module in enumerate(self._projections):
                 handles.append(module.register_forward_hook(partial(self._projected, number)))
             rotary: Any = self._attention.rotary_emb
-            handles.append(rotary.register_forward_hook(partial(self._show, look)))
+            handles.append(rotary.register_forward_hook(partial(self._show, reader)))
             return own(*args, **kwargs)
         finally:
             for handle in handles:
@@ -61,7 +63,7 @@ class ProjectionTap(Watch):
     def _projected(self, number: int, module: nn.Module, args: Any, output: torch.Tensor) -> None:
         self._outputs[number] = output
 
-    def _show(self, look: Look, module: nn.Module, args: Any, tables: Any) -> None:
+    def _show(self, reader: AttentionReader, module: nn.Module, args: Any, tables: Any) -> None:
         if len(self._outputs) < len(self._projections):
             raise ModelError(
                 f"{type(self._attention).__name__} asked for rotary tables before its projections "
@@ -79,8 +81,8 @@ class ProjectionTap(Watch):
             if past is not None:
                 key = torch.cat([past[0], key], dim=2)
             mask = self._call.get("attention_mask")
-            self.waits = False
-            look(query, key, query.shape[-1] ** -0.5, {"attention_mask": mask})
+            self.unread = False
+            reader(query, key, query.shape[-1] ** -0.5, {"attention_mask": mask})
         self._outputs = {}
 
 

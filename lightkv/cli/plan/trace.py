@@ -58,7 +58,7 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
         ModelError: no class of transformers can be made or run with these sizes.
         ConfigError: bytes of a cached value that no dtype has.
     """
-    if any(needs_from(stage.needs, Source.ENCODER) for stage in pipeline.stages):
+    if any(needs_from(placed.stage.needs, Source.ENCODER) for placed in pipeline.stages):
         raise ModelError(
             "the strategy reads the vision encoder, which a run on embeddings leaves out",
             field="--trace",

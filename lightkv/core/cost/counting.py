@@ -13,16 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from lightkv.core.cost.flops import DecoderShape
-from lightkv.core.cost.stages import rounds_flops, stage_flops
+from lightkv.core.cost.flops import DecoderShape, cache_flops
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import SEPARATOR, Grid, SampleLayout, View, VisionLayout
 from lightkv.core.pipeline.pipeline import Pipeline
-from lightkv.core.stage.cache_entries import plan_rounds, planned
+from lightkv.core.sizes import Flops
 
-_CPU = torch.device("cpu")
 MOST_TOKENS = 4_000_000
 """Vision tokens, and text tokens, of a prompt that is laid out: its tables take some hundred MB."""
 MOST_STEPS = 100_000
@@ -214,7 +211,7 @@ def count_savings(
             value=new_tokens,
         )
     text = layout.text_counts[0]
-    layers, flops, products = _walk(pipeline, shape, layout)
+    layers, flops = _walk(pipeline, shape, layout)
     vision = layout.vision_counts[0]
     unchanged = [_Layer(vision, vision, vision + text)] * shape.num_layers
     cells = np.concatenate([view.cells for view in layout.samples[0].views])
@@ -223,8 +220,8 @@ def count_savings(
         separators=int((cells == SEPARATOR).sum()),
         new_tokens=new_tokens,
         planned_retention=pipeline.retention,
-        vanilla=_cost(shape, unchanged, text, new_tokens, 0, 0),
-        compressed=_cost(shape, layers, text, new_tokens, flops, products),
+        vanilla=_cost(shape, unchanged, text, new_tokens, Flops()),
+        compressed=_cost(shape, layers, text, new_tokens, flops),
     )
 
 
@@ -239,34 +236,29 @@ class _Layer:
 
 def _walk(
     pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout
-) -> tuple[list[_Layer], int, int]:
-    """What each layer sees and stores, the FLOPs of all stages and those of matrix products."""
-    layers, text = [], layout.text_counts[0]
-    flops = products = 0
+) -> tuple[list[_Layer], Flops]:
+    """What each layer sees and stores, and the FLOPs of all stages."""
+    layers, text, flops = [], layout.text_counts[0], Flops()
     for layer in range(shape.num_layers):
-        number = pipeline.after_layers.get(layer)
-        if number is not None:
-            stage = pipeline.stages[number]
-            plan = planned(stage, layout, number)
-            if plan.removes:
-                sizes = stage, shape, text, layout.vision_counts[0], layout, 0
-                flops += stage_flops(*sizes)
-                products += stage_flops(*sizes, products_only=True)
-                # Which tokens survive is unknown here; how many do, and in which groups, is not.
-                index = layout.token_index(_CPU)
-                layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
-        seen, length = layout.vision_counts[0], layout.length - layout.pads[0]
-        if not pipeline.rounds:
+        length = layout.length - layout.pads[0]
+        if layer in pipeline.between:
+            (step,) = pipeline.between[layer].planned(layout)
+            if step.plan.removes:
+                flops += step.stage.flops(shape.stage_sizes(step.plan, length, 0))
+                layout = step.after()
+                length = layout.length - layout.pads[0]
+        seen = layout.vision_counts[0]
+        if pipeline.on_cache is None:
             layers.append(_Layer(seen, seen, length))
             continue
-        last = list(plan_rounds(pipeline, layout, _CPU))[-1][2]
-        entries, spec = last.length - last.pads[0], pipeline.schedule.cache
-        alone = spec is not None and spec.scope == "vision"
+        rounds = list(pipeline.on_cache.planned(layout))
+        left = rounds[-1].after()
+        entries = left.length - left.pads[0]
+        alone = not pipeline.counts_text
         vision = entries - text if alone else round(seen * entries / length)
         layers.append(_Layer(seen, vision, entries))
-        flops += rounds_flops(pipeline, shape, layout, 0)
-        products += rounds_flops(pipeline, shape, layout, 0, products_only=True)
-    return layers, flops, products
+        flops += cache_flops([(r.stage, r.plan) for r in rounds], shape, length, 0)
+    return layers, flops
 
 
 def _cost(
@@ -274,8 +266,7 @@ def _cost(
     layers: Sequence[_Layer],
     text: int,
     new_tokens: int,
-    compression: int,
-    products: int,
+    compression: Flops,
 ) -> Cost:
     steps = new_tokens - 1
     stored = [each.entries for each in layers]
@@ -289,6 +280,6 @@ def _cost(
         kv_bytes=shape.kv_bytes([length + steps for length in stored]),
         prefill_flops=shape.prefill_flops([each.seen + text for each in layers]),
         decode_flops=shape.decode_flops(stored, steps),
-        compression_flops=compression,
-        compression_products=products,
+        compression_flops=compression.total,
+        compression_products=compression.products,
     )

@@ -1,4 +1,4 @@
-"""Counting: parameters, FLOPs and KV bytes of a decoder from its shape, without weights.
+"""Counting: parameters, FLOPs and KV bytes of a decoder and of its stages, without weights.
 
 Conventions: a multiply-add is two FLOPs; a linear layer costs 2 · parameters for each token;
 attention costs 4 · heads · head width for each (query, key) pair and counts the full square of the
@@ -9,8 +9,12 @@ what is counted here on a real model without weights, and the two are equal.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from lightkv.core.sizes import Flops, StageSizes
+from lightkv.core.stage.plan import StagePlan
+from lightkv.core.stage.stage import Stage
 
 
 @dataclass(frozen=True)
@@ -82,20 +86,31 @@ class DecoderShape:
         held = (self.held(layer, tokens) for layer, tokens in enumerate(lengths))
         return self.kv_bytes_per_token * sum(held)
 
+    def stage_sizes(
+        self, plan: StagePlan, length: int, row: int, *, cached: bool = False
+    ) -> StageSizes:
+        """What a planned stage works on in one row, of which the layer holds `length` tokens.
 
-def guidance_flops(
-    shape: DecoderShape, tokens: int, prompt: int, *, products_only: bool = False
-) -> int:
-    """FLOPs of the `[H, N, P]` block of logits and, unless `products_only`, its softmax over queries."""
-    softmax = 0 if products_only else 5
-    return shape.num_heads * tokens * prompt * (2 * shape.head_dim + softmax)
+        On the cache (`cached`) a token is as wide as the keys and values of all heads.
+        """
+        vision = plan.counts_before[row]
+        return StageSizes(
+            vision=vision,
+            text=length - vision,
+            windows=plan.populations[row],
+            width=2 * self.num_kv_heads * self.head_dim if cached else self.hidden_size,
+            heads=self.num_heads,
+            head_dim=self.head_dim,
+        )
 
 
-def matching_flops(hidden_size: int, windows: Sequence[int]) -> int:
-    """FLOPs of the similarities of alternating halves in windows of the given populations."""
-    return sum(2 * hidden_size * ((n + 1) // 2) * (n // 2) for n in windows)
-
-
-def merging_flops(hidden_size: int, tokens: int) -> int:
-    """FLOPs of a weighted sum over `tokens` tokens."""
-    return 2 * hidden_size * tokens
+def cache_flops(
+    rounds: Iterable[tuple[Stage, StagePlan]], shape: DecoderShape, length: int, row: int
+) -> Flops:
+    """FLOPs, for one row, of the rounds on the cache of a layer that holds `length` of its tokens."""
+    total = Flops()
+    for number, (stage, plan) in enumerate(rounds):
+        if plan.counts_after[row] < plan.counts_before[row]:
+            sizes = shape.stage_sizes(plan, length, row, cached=True)
+            total += stage.flops(sizes, first=number == 0)
+    return total

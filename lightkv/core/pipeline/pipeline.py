@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-import torch
 import yaml
 from pydantic import Field
 
 from lightkv.core import yamls
-from lightkv.core.contracts import Component, PositionPolicy, WindowSpec
+from lightkv.core.contracts import Component, PositionPolicy
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
-from lightkv.core.needs import Source, listed, needs_from
+from lightkv.core.needs import Source, needs_from
+from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.pipeline.recipe import Recipe
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.stage_spec import StageSpec, read_stage
-from lightkv.core.plugins import build_component, get_preset
-from lightkv.core.stage.cache_entries import needs_of_call, plan_rounds, planned
-from lightkv.core.stage.stage import Stage
+from lightkv.core.plugins import build_component, get_preset, registry
+from lightkv.core.stage.stage import STAGE_ROLES, Stage
+from lightkv.core.stage.windows import window_sides
 from lightkv.core.strict import Strict, check_plain
 
 __all__ = ["Pipeline", "PipelineSpec", "Recipe", "resolve_spec"]
 
 ComponentSpec = str | dict[str, Any]
-_CPU = torch.device("cpu")
+Given = Component | ComponentSpec
+"""A component, its name, or `{"name": …, parameter: value}`."""
+
+
+class Changes(TypedDict, total=False):
+    """What can be replaced in a pipeline, as keywords of all that takes one."""
+
+    retention: float | None
+    partitioner: Given
+    scorer: Given | None
+    matcher: Given
+    aggregator: Given
+    positions: Given
+    proportional: bool
+    schedule: Schedule | Recipe | dict[str, Any] | Sequence[StageSpec | dict[str, Any]]
+    name: str
+    source: str
 
 
 class PipelineSpec(Strict):
@@ -130,22 +147,22 @@ class PipelineSpec(Strict):
             ]
         return yamls.dump(data)
 
-    def updated(self, retention: float | None = None, **changes: Any) -> PipelineSpec:
-        """A copy with another retention, roles or schedule.
+    def updated(self, **changes: Unpack[Changes]) -> PipelineSpec:
+        """A copy with another retention, roles or schedule; see `lightkv.compress` for the keywords.
 
         Raises:
             ConfigError: unknown keys; a retention for a schedule of explicit stages.
         """
-        data = self.model_dump()
-        unknown = [key for key in changes if key not in type(self).model_fields]
-        if unknown:
-            raise ConfigError(
-                "a pipeline has no such part",
-                field=unknown[0],
-                value=changes[unknown[0]],
-                remedy=f"{nearest(unknown[0], data)}There are: {', '.join(data)}",
-            )
-        data.update({key: _plain(value) for key, value in changes.items()})
+        data, retention = self.model_dump(), changes.pop("retention", None)
+        for key, value in changes.items():
+            if key not in data:
+                raise ConfigError(
+                    "a pipeline has no such part",
+                    field=key,
+                    value=value,
+                    remedy=f"{nearest(key, data)}There are: {', '.join(data)}",
+                )
+            data[key] = _plain(value)
         if retention is not None:
             if not isinstance(data["schedule"], dict):
                 raise ConfigError(
@@ -156,6 +173,10 @@ class PipelineSpec(Strict):
                 )
             data["schedule"] = {**data["schedule"], "retention": retention}
         return self.parse(data)
+
+
+PipelineSource = PipelineSpec | str | Path | dict[str, Any]
+"""A spec, the name of a preset, the path of a YAML file, or plain data."""
 
 
 def _plain(value: Any) -> Any:
@@ -181,9 +202,8 @@ class Pipeline:
 
     Attributes:
         spec: what it was built from; its schedule lists the stages explicitly.
-        schedule: the stages.
-        stages: the components of each stage; of one on the cache, those of its first round.
-        rounds: the rounds of the stage on the cache, empty if there is none or it removes nothing.
+        schedule: the stages as data.
+        stages: the same with their components, each at its place.
         positions: the position policy.
         num_layers: decoder layers it was built for.
         asked: retention that its recipe was solved for; None if its stages were given.
@@ -191,20 +211,20 @@ class Pipeline:
 
     spec: PipelineSpec
     schedule: Schedule
-    stages: tuple[Stage, ...]
+    stages: tuple[PlacedStage, ...]
     positions: PositionPolicy
     num_layers: int
-    rounds: tuple[Stage, ...] = ()
     asked: float | None = None
 
     @classmethod
     def build(
         cls,
-        source: PipelineSpec | str | Path | dict[str, Any],
+        source: PipelineSource,
+        /,
         num_layers: int,
         *,
         min_layer: int = 0,
-        **changes: Any,
+        **changes: Unpack[Changes],
     ) -> Pipeline:
         """Components and schedule for a decoder.
 
@@ -212,7 +232,7 @@ class Pipeline:
             source: a spec, a preset's name, a path to a YAML file or plain data.
             num_layers: decoder layers.
             min_layer: layers that the model needs to run before the first stage.
-            changes: `retention`, roles, `schedule` or `positions` to replace.
+            changes: what to replace in it: `retention`, roles, `positions`, `schedule`, ….
 
         Raises:
             ConfigError: anything that cannot work, before a model is touched.
@@ -228,10 +248,10 @@ class Pipeline:
         schedule.check(num_layers, min_layer)
         positions = build_component("positions", spec.positions)
         assert isinstance(positions, PositionPolicy)
-        built = [build_rounds(i, spec.roles(), e) for i, e in enumerate(schedule.stages)]
-        stages = tuple(rounds[0] for rounds in built)
+        roles = spec.roles()
+        stages = tuple(PlacedStage.build(i, roles, e) for i, e in enumerate(schedule.stages))
         if spec.proportional and any(
-            needs_from(stage.needs, Source.NEXT_LAYER) for stage in stages
+            needs_from(placed.stage.needs, Source.NEXT_LAYER) for placed in stages
         ):
             raise ConfigError(
                 "the attention of the layer after a stage is computed without the sizes of merged "
@@ -240,31 +260,37 @@ class Pipeline:
                 value=True,
                 remedy="use a scorer of the layer before the stage, or leave proportional out",
             )
-        rounds: tuple[Stage, ...] = ()
-        if schedule.cache is not None and schedule.cache.ratio > 0:
-            rounds = built[-1]
         explicit = spec.model_copy(update={"schedule": schedule.stages})
         asked = spec.schedule.retention if isinstance(spec.schedule, Recipe) else None
-        pipeline = cls(explicit, schedule, stages, positions, num_layers, rounds, asked)
+        pipeline = cls(explicit, schedule, stages, positions, num_layers, asked)
         pipeline.check_composition()
         return pipeline
 
     @cached_property
-    def after_layers(self) -> dict[int, int]:
-        """Stage number by the layer it comes after; stages that remove nothing are left out."""
+    def between(self) -> dict[int, PlacedStage]:
+        """λ → the stage after λ layers; stages that remove nothing are left out."""
         return {
-            entry.after_layer: number
-            for number, entry in enumerate(self.schedule.stages)
-            if entry.ratio > 0 and entry.after_layer is not None
+            placed.after_layer: placed
+            for placed in self.stages
+            if placed.removes and placed.after_layer is not None
         }
+
+    @cached_property
+    def on_cache(self) -> PlacedStage | None:
+        """The stage on the cache, None if there is none or it removes nothing."""
+        found = (placed for placed in self.stages if placed.site == "cache" and placed.removes)
+        return next(found, None)
 
     @property
     def tapped_layers(self) -> tuple[int, ...]:
         """Layers whose own attention call some stage reads."""
-        if self.rounds and needs_of_call(self.rounds[0]):
+        if self.on_cache is not None and self.on_cache.needs:
             return tuple(range(self.num_layers))
-        stages = ((after, self.stages[number]) for after, number in self.after_layers.items())
-        return tuple(after - 1 for after, s in stages if needs_from(s.needs, Source.ATTENTION))
+        return tuple(
+            after - 1
+            for after, placed in self.between.items()
+            if needs_from(placed.needs, Source.ATTENTION)
+        )
 
     @property
     def retention(self) -> float:
@@ -282,28 +308,22 @@ class Pipeline:
         Raises:
             ConfigError: populations of some stage would depend on values.
         """
-        sample = replace(
-            self,
-            stages=tuple(map(_small, self.stages)),
-            rounds=tuple(map(_small, self.rounds)),
-        )
-        windows = [_sides(stage.windows) for stage in (*sample.stages, *sample.rounds)]
+        stages = [
+            replace(placed, rounds=tuple(map(_small, placed.rounds))) for placed in self.stages
+        ]
+        windows = [window_sides(placed.stage.windows) for placed in stages]
         side = 4 * max((4, *(space for space, _ in windows)))
         frames = max((1, *(time for _, time in windows)))
         layout = VisionLayout.from_spans([[(0, (frames, side, side))]])
         layout = layout.with_length(layout.original_counts[0])
-        between = len(self.schedule.after_layers)
-        for number, stage in enumerate(sample.stages[:between]):
-            sample._check_rounds(layout)
-            plan = planned(stage, layout, number)
-            index = layout.token_index(_CPU)
-            layout = layout.evolved(plan.length, plan.groups, plan.pads, index)
-        sample._check_rounds(layout)
-
-    def _check_rounds(self, layout: VisionLayout) -> None:
-        """Plan the stage on the cache for layers that see this layout."""
-        if self.rounds:
-            list(plan_rounds(self, layout, _CPU))
+        cache = next((placed for placed in stages if placed.site == "cache"), None)
+        for placed in stages:
+            # Each layer compresses the cache of what it sees: all, or what a stage left.
+            if cache is not None and cache.removes:
+                list(cache.planned(layout))
+            if placed.site == "layers":
+                *_, last = placed.planned(layout)
+                layout = last.after()
 
     def to_yaml(self) -> str:
         """YAML with the stages written out."""
@@ -312,12 +332,6 @@ class Pipeline:
 
 _FEW, _FEW_FRAMES = 16, 8
 """Windows per side, and over time, that show whether a composition can work as well as more do."""
-
-
-def _sides(windows: WindowSpec) -> tuple[int, int]:
-    """Windows over space and over time, 1 where that is not said."""
-    entry = windows if isinstance(windows, dict) else {"space": windows or 1}
-    return entry.get("space", 1), entry.get("time", 1)
 
 
 def _small(stage: Stage) -> Stage:
@@ -329,7 +343,7 @@ def _small(stage: Stage) -> Stage:
     return stage if windows is None else replace(stage, windows=min(windows, _FEW))
 
 
-def resolve_spec(source: PipelineSpec | str | Path | dict[str, Any]) -> PipelineSpec:
+def resolve_spec(source: PipelineSource) -> PipelineSpec:
     """A spec from a spec, preset name, YAML path or plain data."""
     if isinstance(source, PipelineSpec):
         return source
@@ -337,96 +351,7 @@ def resolve_spec(source: PipelineSpec | str | Path | dict[str, Any]) -> Pipeline
         return PipelineSpec.parse(source)
     if isinstance(source, Path) or source.endswith((".yaml", ".yml")):
         return PipelineSpec.from_file(source)
-    return get_preset(source)
-
-
-STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
-
-
-def build_rounds(number: int, roles: dict[str, Any], entry: StageSpec) -> tuple[Stage, ...]:
-    """The stage of an entry; on the cache as many rounds as the matcher needs for the ratio.
-
-    Args:
-        number: of the entry, for messages.
-        roles: role → component spec of the pipeline.
-        entry: what the schedule says.
-
-    Raises:
-        ConfigError: overrides of other roles, a ratio or components that cannot work there.
-    """
-    unknown = [role for role in entry.overrides if role not in STAGE_ROLES]
-    if unknown:
-        raise ConfigError(
-            "only the roles of a stage can be overridden",
-            field=f"schedule[{number}].overrides",
-            value=unknown[0],
-            remedy=f"the roles are: {', '.join(STAGE_ROLES)}",
-        )
-    roles = {**roles, **entry.overrides}
-    if entry.site == "cache":
-        stage = Stage.from_roles(roles, ratio=0.0, windows=entry.windows)
-        if entry.ratio > 0:
-            _check_on_cache(number, stage, entry)
-        ratios = round_ratios(entry.ratio, stage.matcher.max_ratio)
-        return tuple(replace(stage, ratio=ratio) for ratio in ratios)
-    try:
-        stage = Stage.from_roles(roles, ratio=entry.ratio, windows=entry.windows)
-    except ConfigError as error:
-        if error.field == "ratio":
-            error.field = f"schedule[{number}].ratio"
-        raise
-    if entry.ratio > 0:
-        _check_between_layers(number, stage, entry)
-    return (stage,)
-
-
-def round_ratios(ratio: float, most: float) -> list[float]:
-    """Ratios of rounds that remove `ratio` together: `most` in each but the last."""
-    if most <= 0.0:
-        return [0.0]
-    goal, left, ratios = 1.0 - ratio, 1.0, []
-    while left * (1.0 - most) > goal + 1e-9:
-        ratios.append(most)
-        left *= 1.0 - most
-    return [*ratios, min(most, max(0.0, 1.0 - goal / left))]
-
-
-def _check_between_layers(number: int, stage: Stage, entry: StageSpec) -> None:
-    field, layer = f"schedule[{number}].after_layer", entry.after_layer
-    if layer != 0 and stage.aggregator.space == "vision":
-        raise ConfigError(
-            f"aggregator {stage.aggregator.name!r} merges what enters the projector, which the "
-            "decoder's layers have replaced by then",
-            field=field,
-            value=layer,
-            remedy="use after_layer: 0",
-        )
-    before = needs_from(stage.needs, Source.ATTENTION)
-    if layer == 0 and before:
-        raise ConfigError(
-            f"the stage needs {listed(before)} of the layer before it, and "
-            "before the decoder there is none",
-            field=field,
-            value=0,
-            remedy="use after_layer >= 1 or components that read no attention",
-        )
-
-
-def _check_on_cache(number: int, stage: Stage, entry: StageSpec) -> None:
-    problem = None
-    if stage.aggregator.space == "vision":
-        problem = (
-            f"aggregator {stage.aggregator.name!r} merges what enters the projector, and the cache "
-            "holds keys and values"
-        )
-    elif needs_from(stage.needs, Source.NEXT_LAYER):
-        problem = "a layer's cache is compressed before the next layer runs, so nothing can read it"
-    elif entry.scope == "all" and needs_from(stage.needs, Source.ENCODER):
-        problem = "text entries take part, and the vision encoder says nothing of them"
-    if problem is not None:
-        raise ConfigError(
-            problem,
-            field=f"schedule[{number}].site",
-            value=entry.site,
-            remedy="use other components, or a stage between layers",
-        )
+    preset = get_preset(source)
+    if not isinstance(preset, PipelineSpec):
+        raise registry().refuse("preset", source)
+    return preset

@@ -10,7 +10,8 @@ from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.solver import check_retention
-from lightkv.core.pipeline.stage_spec import Scope, Site
+from lightkv.core.pipeline.stage_spec import Site
+from lightkv.core.stage.cache_entries import Scope
 from lightkv.core.strict import Strict
 
 DEFAULT_RETENTION = 0.55

@@ -23,7 +23,8 @@ from lightkv.core.pipeline.solver import (
     solve_power,
     stack,
 )
-from lightkv.core.pipeline.stage_spec import Scope, StageSpec, check_windows_shrink, read_stage
+from lightkv.core.pipeline.stage_spec import StageSpec, check_windows_shrink, read_stage
+from lightkv.core.stage.cache_entries import Scope
 from lightkv.core.strict import is_whole
 
 

@@ -9,12 +9,12 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
-from lightkv.core.strict import Strict, check_plain, is_whole
+from lightkv.core.stage.cache_entries import Scope
+from lightkv.core.stage.windows import window_sides, wrong_windows
+from lightkv.core.strict import Strict, check_plain
 
 Site = Literal["layers", "cache"]
 """Where a stage acts: on hidden states between layers, or on each layer's keys and values."""
-Scope = Literal["vision", "all"]
-"""Which cache entries take part: those of vision tokens, or text as well."""
 
 
 class StageSpec(Strict):
@@ -74,18 +74,6 @@ class StageSpec(Strict):
         return value
 
 
-MOST_WINDOWS = 65_536
-"""Windows per side: more than any grid has rows or columns, or any cache entries."""
-
-
-def wrong_windows(windows: object) -> str | None:
-    """What is wrong with a schedule's `windows` entry, None if nothing is."""
-    sides = windows.values() if isinstance(windows, dict) else [1 if windows is None else windows]
-    if not all(is_whole(side) and 1 <= side <= MOST_WINDOWS for side in sides):
-        return f"windows per side must be whole numbers from 1 to {MOST_WINDOWS:,}"
-    return None
-
-
 def read_stage(number: int, stage: StageSpec | dict[str, Any]) -> StageSpec:
     """A stage from plain data, with its place in the schedule named in errors."""
     if isinstance(stage, StageSpec):
@@ -103,19 +91,11 @@ def read_stage(number: int, stage: StageSpec | dict[str, Any]) -> StageSpec:
         raise
 
 
-def _sides(windows: WindowSpec) -> tuple[int, int] | None:
-    if windows is None:
-        return None
-    if isinstance(windows, int):
-        return windows, 0
-    return windows.get("space", 1), windows.get("time", 0)
-
-
 def check_windows_shrink(number: int, before: WindowSpec, after: WindowSpec) -> None:
     """Refuse a later stage with more windows than an earlier one."""
-    old, new = _sides(before), _sides(after)
-    if old is None or new is None:
+    if before is None or after is None:
         return
+    old, new = window_sides(before), window_sides(after)
     if new[0] > old[0] or (old[1] and new[1] > old[1]):
         raise ConfigError(
             f"windows grow in number from {before} to {after} per side",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,31 +120,42 @@ def find_adapter(model: nn.Module, adapter: Adapter | str | None = None) -> Adap
     Raises:
         ModelError: no adapter serves the model.
     """
-    adapters = registry().adapters
     if isinstance(adapter, Adapter):
         return adapter
+    adapters = _registered()
     if isinstance(adapter, str):
         if adapter in adapters:
-            return adapters[adapter].value
+            return adapters[adapter]
         raise ModelError(
             "there is no adapter of that name",
             field="adapter",
             value=adapter,
             remedy=f"{nearest(adapter, adapters)}There are: {', '.join(sorted(adapters))}",
         )
-    for entry in reversed(list(adapters.values())):
-        if entry.value.matches(model):
-            return entry.value
+    for each in reversed(list(adapters.values())):
+        if each.matches(model):
+            return each
     raise ModelError(
         f"no adapter serves {type(model).__name__}",
         field="model",
         value=type(model).__name__,
-        remedy=f"there are adapters for: {_families()}. For any other decoder use "
+        remedy=f"there are adapters for: {_families(adapters)}. For any other decoder use "
         "adapter='generic' and give the vision spans (layout=VisionLayout.from_spans(...)), or "
         "write an adapter (docs/writing-an-adapter.md)",
     )
 
 
-def _families() -> str:
-    entries = registry().adapters.values()
-    return ", ".join(f"{e.value.name} ({e.value.models})" for e in entries if e.value.models)
+def _registered() -> dict[str, Adapter]:
+    """The registered adapters, in their order; what is none goes on record as a failed plugin."""
+    found = registry()
+    adapters = {}
+    for name, entry in list(found.adapters.items()):
+        if isinstance(entry.value, Adapter):
+            adapters[name] = entry.value
+        else:
+            found.refuse("adapter", name)
+    return adapters
+
+
+def _families(adapters: Mapping[str, Adapter]) -> str:
+    return ", ".join(f"{each.name} ({each.models})" for each in adapters.values() if each.models)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,14 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.cost.flops import DecoderShape
-from lightkv.core.cost.stages import rounds_flops, stage_flops
+from lightkv.core.cost.flops import DecoderShape, cache_flops
 from lightkv.core.errors import SessionError
-
-if TYPE_CHECKING:
-    from lightkv.core.layout import VisionLayout
-    from lightkv.core.run.engine import Prefill
-    from lightkv.core.stage.cache_entries import CachedLayer
+from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline.placed import PlacedStage
+from lightkv.core.run.record import PassRecord, StageRecord
+from lightkv.core.stage.cache_entries import CachedLayer
 
 
 @dataclass(frozen=True)
@@ -219,23 +217,30 @@ def _sample_dict(sample: SampleReport) -> dict[str, Any]:
     }
 
 
+# -- from the record of a pass --------------------------------------------------------------------
+
+
 def build_report(
-    prefill: Prefill, shape: DecoderShape, held: Sequence[HeldLayer] | None, *, cached: bool
+    record: PassRecord,
+    shape: DecoderShape,
+    held: Sequence[HeldLayer] | None,
+    *,
+    cached: bool,
+    traced: bool = False,
 ) -> RunReport:
-    """The report of a finished prefill.
+    """The report of a finished pass.
 
     Args:
-        prefill: the pass.
+        record: what it did.
         shape: sizes of the decoder; bytes are counted from it where no cache says what it holds.
         held: what the cache of each layer holds, None if nobody looked.
         cached: whether there is a cache.
+        traced: keep assignments, scores and layouts.
     """
-    engine = prefill.engine
-    layouts = _layouts_by_layer(prefill, shape.num_layers)
+    pipeline, layouts = record.pipeline, record.layouts()
     stored = list(layouts)
-    for layer, done in prefill.cached.items():
+    for layer, done in record.cached.items():
         stored[layer] = done.layout
-    rows = range(prefill.layout.batch_size)
     if held is None:
         cache = tuple(
             layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
@@ -244,47 +249,44 @@ def build_report(
         held = [HeldLayer(shape.kv_bytes_per_token, 1)] * shape.num_layers
     else:
         cache = tuple(layer.bytes for layer in held)
-    if engine.pipeline.rounds:
-        samples = cached_samples(prefill, shape, layouts, held)
+    if pipeline.on_cache is None:
+        samples = _samples(record, shape, layouts, held)
     else:
-        vision = _held_vision(shape, layouts, held)
-        samples = tuple(
-            _sample_report(prefill, shape, layouts, held, vision[row], row) for row in rows
-        )
-    layers = range(shape.num_layers)
-    return RunReport(
-        run=prefill.run,
-        strategy=engine.pipeline.spec.name,
-        planned_retention=engine.pipeline.retention,
-        asked_retention=engine.pipeline.asked,
-        counts_text=engine.pipeline.counts_text,
+        samples = _cached_samples(record, pipeline.on_cache, shape, layouts, held)
+    report = RunReport(
+        run=record.run,
+        strategy=pipeline.spec.name,
+        planned_retention=pipeline.retention,
+        asked_retention=pipeline.asked,
+        counts_text=pipeline.counts_text,
         samples=samples,
         cache_bytes=cache if cached else None,
-        trace=tuple(prefill.trace) if engine.trace else None,
-        scores=tuple(prefill.scores) if engine.trace else None,
-        after_layers=tuple(after for after, _, _ in prefill.stages_done) if engine.trace else None,
-        layout=_first_layout(prefill) if engine.trace else None,
-        cache_trace=tuple(map(prefill.cached.get, layers)) if engine.trace else None,
+    )
+    if traced:
+        report.trace = tuple(stage.assignment for stage in record.stages)
+        report.scores = tuple(stage.score for stage in record.stages)
+        report.after_layers = tuple(stage.after_layer for stage in record.stages)
+        report.layout = record.layout
+        report.cache_trace = tuple(map(record.cached.get, range(shape.num_layers)))
+    return report
+
+
+def _samples(
+    record: PassRecord,
+    shape: DecoderShape,
+    layouts: Sequence[VisionLayout],
+    held: Sequence[HeldLayer],
+) -> tuple[SampleReport, ...]:
+    """Reports of all rows, of stages between layers."""
+    vision = _held_vision(shape, layouts, held)
+    return tuple(
+        replace(_seen_sample(record, shape, layouts, held, row), vision_kv_bytes=count)
+        for row, count in enumerate(vision)
     )
 
 
-def _first_layout(prefill: Prefill) -> VisionLayout:
-    """The layout before any stage."""
-    return prefill.stages_done[0][1] if prefill.stages_done else prefill.layout
-
-
-def _layouts_by_layer(prefill: Prefill, num_layers: int) -> list[VisionLayout]:
-    starts = {after: new for after, _, new in prefill.stages_done}
-    current = _first_layout(prefill)
-    layouts = []
-    for layer in range(num_layers):
-        current = starts.get(layer, current)
-        layouts.append(current)
-    return layouts
-
-
 def _held_vision(
-    shape: DecoderShape, layouts: list[VisionLayout], held: Sequence[HeldLayer]
+    shape: DecoderShape, layouts: Sequence[VisionLayout], held: Sequence[HeldLayer]
 ) -> list[int]:
     """Bytes of the vision tokens of each row that the caches of all layers hold."""
     totals = [0] * layouts[0].batch_size
@@ -300,90 +302,82 @@ def _held_vision(
     return totals
 
 
-def _sample_report(
-    prefill: Prefill,
+def _seen_sample(
+    record: PassRecord,
     shape: DecoderShape,
-    layouts: list[VisionLayout],
+    layouts: Sequence[VisionLayout],
     held: Sequence[HeldLayer],
-    vision_kv_bytes: int,
     row: int,
 ) -> SampleReport:
+    """The report of a row by what each layer sees; bytes of vision tokens are left open."""
     vision = tuple(layout.vision_counts[row] for layout in layouts)
-    text = layouts[0].text_counts[row]
+    text, original = layouts[0].text_counts[row], record.layout.vision_counts[row]
     lengths = [text + count for count in vision]
-    original = (prefill.stages_done[0][1] if prefill.stages_done else layouts[0]).vision_counts[row]
     return SampleReport(
         text_tokens=text,
         vision_tokens=vision,
         kv_bytes=tuple(held[layer].share(shape.held(layer, n)) for layer, n in enumerate(lengths)),
-        vision_kv_bytes=vision_kv_bytes,
+        vision_kv_bytes=0,
         flops=shape.prefill_flops(lengths),
         flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
-        compression_flops=sum(
-            _stage_flops(prefill, shape, after, before, row)
-            for after, before, left in prefill.stages_done
-            # Alone in its batch, a row that loses nothing would not have been worked on.
-            if left.vision_counts[row] < before.vision_counts[row]
-        ),
+        compression_flops=sum(_stage_flops(stage, shape, row) for stage in record.stages),
         original=original,
     )
 
 
-def cached_samples(
-    prefill: Prefill,
+def _stage_flops(done: StageRecord, shape: DecoderShape, row: int) -> int:
+    before = done.before
+    if done.after.vision_counts[row] == before.vision_counts[row]:
+        return 0  # alone in its batch, the row would not have been worked on
+    sizes = shape.stage_sizes(done.plan, before.length - before.pads[row], row)
+    return done.placed.stage.flops(sizes).total
+
+
+def _cached_samples(
+    record: PassRecord,
+    placed: PlacedStage,
     shape: DecoderShape,
-    layouts: list[VisionLayout],
+    layouts: Sequence[VisionLayout],
     held: Sequence[HeldLayer],
 ) -> tuple[SampleReport, ...]:
     """Reports of the rows where a stage on the cache acted (no layer slides then)."""
-    layers, found = range(shape.num_layers), []
-    counts = [
-        prefill.cached[layer].vision_counts()
-        if layer in prefill.cached
-        else layouts[layer].vision_counts
-        for layer in layers
-    ]
-    for row in range(prefill.layout.batch_size):
-        plain = _sample_report(prefill, shape, layouts, held, 0, row)
-        entries, extra = [], 0
-        for layer in layers:
-            done = prefill.cached.get(layer)
-            stored = layouts[layer] if done is None else done.layout
-            entries.append(stored.length - stored.pads[row])
-            if done is not None:
-                extra += _cache_flops(prefill, shape, done, row)
+    found, stored, counts = [], list(layouts), [list(each.vision_counts) for each in layouts]
+    for layer, done in record.cached.items():
+        stored[layer], counts[layer] = done.layout, done.vision_counts()
+    costs = _cache_costs(record, placed, shape)
+    for row in range(record.layout.batch_size):
+        seen = _seen_sample(record, shape, layouts, held, row)
+        entries = [layout.length - layout.pads[row] for layout in stored]
         vision = tuple(each[row] for each in counts)
         found.append(
             replace(
-                plain,
+                seen,
                 vision_tokens=vision,
-                seen_tokens=plain.vision_tokens,
+                seen_tokens=seen.vision_tokens,
                 kv_bytes=tuple(held[layer].share(n) for layer, n in enumerate(entries)),
                 vision_kv_bytes=sum(held[layer].share(n) for layer, n in enumerate(vision)),
-                compression_flops=plain.compression_flops + extra,
+                compression_flops=seen.compression_flops + costs[row],
             )
         )
     return tuple(found)
 
 
-def _cache_flops(prefill: Prefill, shape: DecoderShape, done: CachedLayer, row: int) -> int:
-    """FLOPs of the rounds on one layer's cache for one row."""
-    key = done.before.key
-    if key not in prefill.cache_costs:
-        prefill.cache_costs[key] = [
-            rounds_flops(prefill.engine.pipeline, shape, done.before, each)
-            for each in range(done.before.batch_size)
-        ]
-    return prefill.cache_costs[key][row]
+def _cache_costs(record: PassRecord, placed: PlacedStage, shape: DecoderShape) -> list[int]:
+    """FLOPs of the stage on the caches of all layers, for each row."""
+    total, known = [0] * record.layout.batch_size, dict[str, list[int]]()
+    for layer, done in record.cached.items():
+        before, rounds = done.before, zip(placed.rounds, record.cache_plans[layer], strict=True)
+        if before.key not in known:
+            steps = list(rounds)
+            known[before.key] = [
+                cache_flops(steps, shape, before.length - pad, row).total
+                for row, pad in enumerate(before.pads)
+            ]
+        total = [a + b for a, b in zip(total, known[before.key], strict=True)]
+    return total
 
 
-def _stage_flops(
-    prefill: Prefill, shape: DecoderShape, after: int, before: VisionLayout, row: int
-) -> int:
-    pipeline = prefill.engine.pipeline
-    stage = pipeline.stages[pipeline.after_layers[after]]
-    text, vision = before.text_counts[row], before.vision_counts[row]
-    return stage_flops(stage, shape, text, vision, before, row)
+# -- in words and as a table ----------------------------------------------------------------------
 
 
 def report_table(report: RunReport) -> Table:

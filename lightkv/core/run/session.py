@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ForwardRef, Unpack
 
 import torch
 from torch import nn
 
-from lightkv.core.errors import ConfigError, SessionError
+from lightkv.core.errors import ConfigError, SessionError, nearest
 from lightkv.core.layout import VisionLayout
-from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec
+from lightkv.core.pipeline.pipeline import Changes, Pipeline, PipelineSource
 from lightkv.core.run.adapter import Adapter, Attachment, find_adapter, unwrap
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.report import RunReport
@@ -128,14 +128,25 @@ class Session:
         )
 
 
-Source = PipelineSpec | str | Path | dict[str, Any]
+class Options(Changes, total=False):
+    """The keywords of `compress`, which says what they mean, `attach` and `prepare`."""
+
+    adapter: Adapter | str | None
+    layout: VisionLayout | None
+    profile: bool
+    trace: bool
+    check_finite: bool
+    keep_reports: Keep
+    gap_warning: bool
+
+
+OPTIONS: dict[str, Any] = Options.__annotations__
 
 
 def prepare(
     model: nn.Module,
-    pipeline: Source,
+    pipeline: PipelineSource,
     *,
-    retention: float | None = None,
     adapter: Adapter | str | None = None,
     layout: VisionLayout | None = None,
     profile: bool = False,
@@ -143,7 +154,7 @@ def prepare(
     check_finite: bool = False,
     keep_reports: Keep = None,
     gap_warning: bool = True,
-    **changes: Any,
+    **changes: Unpack[Changes],
 ) -> Session:
     """A session that is not attached yet; see `compress` for the arguments."""
     if not isinstance(model, nn.Module):
@@ -160,10 +171,16 @@ def prepare(
             value=type(layout).__name__,
             remedy="VisionLayout.from_spans([[(start, (frames, rows, columns))]])",
         )
+    for name, value in changes.items():
+        if name not in OPTIONS:
+            raise ConfigError(
+                "neither a pipeline nor a session has such a part",
+                field=name,
+                value=value,
+                remedy=f"{nearest(name, OPTIONS)}There are: {', '.join(OPTIONS)}",
+            )
     model = unwrap(model)
     chosen = find_adapter(model, adapter)
-    if retention is not None:
-        changes["retention"] = retention
     num_layers = chosen.num_layers(model)
     built = Pipeline.build(pipeline, num_layers, min_layer=chosen.min_layer(model), **changes)
     shape = chosen.shape(getattr(model, "config", None))
@@ -184,7 +201,9 @@ def prepare(
 
 
 @contextmanager
-def compress(model: nn.Module, pipeline: Source, **options: Any) -> Iterator[Session]:
+def compress(
+    model: nn.Module, pipeline: PipelineSource, **options: Unpack[Options]
+) -> Iterator[Session]:
     """Compress the vision tokens of every prefill that runs inside the block.
 
         with lightkv.compress(model, "lightkv", retention=0.55) as run:
@@ -193,13 +212,28 @@ def compress(model: nn.Module, pipeline: Source, **options: Any) -> Iterator[Ses
 
     Args:
         model: a supported model.
-        pipeline: a preset's name, a spec, a path to a YAML file or plain data.
-        **options: `retention` (mean share of vision KV over all layers), roles to replace
-            (`scorer="uniform"`), `positions`, `schedule`, `adapter`, `layout` (vision spans for
-            inputs that the adapter cannot read), `profile`, `trace`, `check_finite`, `keep_reports`
-            (the latest so many reports stay in `Session.reports`: 100 by default, 10 with `trace`;
-            `"all"` without bound) and `gap_warning` (on by default: a `LightKVWarning`, once, if the
-            retention of a prompt is more than 5 points from the one that was asked for).
+        pipeline: a preset's name, a spec, a path to a YAML file or plain data. The next ten replace
+            parts of it, which otherwise stay as they are (`...`); a component is given as itself, as
+            its name or as `{"name": …, parameter: value}`.
+        retention: mean over all layers of the share of vision tokens in the KV cache, in (0, 1].
+        partitioner: who may interact with whom.
+        scorer: how important each token is; None for pipelines that need no importances.
+        matcher: who flows into whom, and who goes.
+        aggregator: what a survivor becomes.
+        positions: what rotary position it carries.
+        proportional: add log(size) of merged tokens to the attention logits of their keys.
+        schedule: the stages, or the recipe that is solved for them.
+        name, source: what reports call the pipeline, and where it comes from.
+        adapter: serves the model, itself or by name; found by the model's class if None.
+        layout: vision spans, for inputs that the adapter cannot read.
+        profile: measure times (synchronises a GPU around each role).
+        trace: keep assignments, importances and layouts with each report.
+        check_finite: stop with `NumericError` when a stage meets NaN or infinity (reads a value on
+            the host at each stage).
+        keep_reports: the latest so many stay in `Session.reports`, `"all"` without bound; by default
+            100, or 10 with `trace`.
+        gap_warning: a `LightKVWarning`, once, if the retention of a prompt is more than 5 points
+            from the one that was asked for.
 
     Raises:
         LightKVError: anything that cannot work; nothing is left attached to the model.
@@ -211,12 +245,31 @@ def compress(model: nn.Module, pipeline: Source, **options: Any) -> Iterator[Ses
         session.detach()
 
 
-def attach(model: nn.Module, pipeline: Source, **options: Any) -> Session:
-    """As `compress`, with the same options, for servers and notebooks: stays until `detach(model)`.
+def attach(model: nn.Module, pipeline: PipelineSource, **options: Unpack[Options]) -> Session:
+    """As `compress`, with the same arguments, for servers and notebooks: stays until `detach(model)`.
 
     Of a server's requests the latest 100 reports are kept (`keep_reports`), so memory stays flat.
     """
     return prepare(model, pipeline, **options).attach()
+
+
+def _list_keywords(function: Callable[..., object]) -> None:
+    """Let `help` and notebooks show the keywords one by one, where the code says `**options`.
+
+    `...` stands for what the pipeline has.
+    """
+    own, keyword = inspect.signature(function), inspect.Parameter.KEYWORD_ONLY
+    shown = [each for each in own.parameters.values() if each.kind is each.POSITIONAL_OR_KEYWORD]
+    defaults = {"retention": None, **(prepare.__kwdefaults__ or {})}
+    for name, hint in OPTIONS.items():
+        hint = hint.__forward_arg__ if isinstance(hint, ForwardRef) else hint
+        default = defaults.get(name, ...)
+        shown.append(inspect.Parameter(name, keyword, default=default, annotation=hint))
+    function.__signature__ = own.replace(parameters=shown)  # type: ignore[attr-defined]
+
+
+for _function in (prepare, compress, attach):
+    _list_keywords(_function)
 
 
 def detach(target: Session | nn.Module) -> None:

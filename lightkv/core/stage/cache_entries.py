@@ -6,28 +6,25 @@ machinery works unchanged and merges both alike. Each layer decides on its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import torch
 
 from lightkv.core.assignment import Assignment
 from lightkv.core.attention import AttentionView, TensorView
 from lightkv.core.contracts import Component, Matcher, Scorer, StageContext
-from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.needs import Need, Needs
-from lightkv.core.pipeline.stage_spec import Scope
 from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.plan import StagePlan
 from lightkv.core.stage.stage import Readings, Stage, attention_needs
 from lightkv.core.stage.step import Timer, no_timer, run_stage
 
-if TYPE_CHECKING:
-    from lightkv.core.pipeline.pipeline import Pipeline
-
+Scope = Literal["vision", "all"]
+"""Which cache entries take part: those of vision tokens, or text as well."""
 ReadAttention = Callable[[Scorer | Matcher, AttentionView], torch.Tensor | None]
 
 
@@ -90,29 +87,6 @@ def entries_layout(layout: VisionLayout, scope: Scope) -> VisionLayout:
         views = (View.from_span(pad, strip),) if images and strip[2] else ()
         samples.append(SampleLayout(views, pad))
     return VisionLayout(layout.length, tuple(samples))
-
-
-def planned(stage: Stage, layout: VisionLayout, number: int) -> StagePlan:
-    """`stage.plan(layout)`, with the stage named in errors."""
-    try:
-        return stage.plan(layout)
-    except ConfigError as error:
-        error.field = f"schedule[{number}]: {error.field}"
-        raise
-
-
-def plan_rounds(
-    pipeline: Pipeline, layout: VisionLayout, device: torch.device
-) -> Iterator[tuple[Stage, VisionLayout, StagePlan]]:
-    """Each round with its layout and plan, for counting: which tokens survive stays open."""
-    spec, number = pipeline.schedule.cache, len(pipeline.stages) - 1
-    assert spec is not None
-    source = entries_layout(layout, spec.scope)
-    for stage in pipeline.rounds:
-        plan = planned(stage, source, number)
-        yield stage, source, plan
-        index = source.token_index(device)
-        source = source.evolved(plan.length, plan.groups, plan.pads, index)
 
 
 def needs_keys_only(component: Component | None) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
@@ -49,6 +48,7 @@ class StagePlan:
         passing: `[Q]` places, in window-sorted order, of tokens that stay as they are.
         groups, pads, length: static state after the stage.
         counts_before, counts_after: vision tokens of each row.
+        populations: of each row, vision tokens in each of its windows, protected ones left out.
         fill: `[B·N′]` place of each kept row in the new batch, and `filled` whether any of the
             rows needs new padding.
         token_rank: `[V]` raster rank of each current token in its sample.
@@ -67,6 +67,7 @@ class StagePlan:
     length: int
     counts_before: tuple[int, ...]
     counts_after: tuple[int, ...]
+    populations: tuple[tuple[int, ...], ...]
     fill: torch.Tensor
     filled: bool
     token_rank: torch.Tensor
@@ -121,7 +122,10 @@ def plan_stage(
     partitions = [
         partition_of(layout, row, partitioner, windows) for row in range(layout.batch_size)
     ]
-    rank, populations, protected = _number_windows(layout, partitions)
+    rank, by_row, labels = _number_windows(layout, partitions)
+    none = np.zeros(0, dtype=np.int64)
+    populations = np.concatenate([none, *by_row])
+    protected = np.concatenate([none, *labels]) == PROTECTED
     keeps = np.array(
         [
             n if fixed else _checked_keep(keep, int(n))
@@ -150,6 +154,10 @@ def plan_stage(
         length=length,
         counts_before=layout.vision_counts,
         counts_after=left,
+        populations=tuple(
+            tuple(sizes[label != PROTECTED].tolist())
+            for sizes, label in zip(by_row, labels, strict=True)
+        ),
         fill=torch.from_numpy(fill),
         filled=filled,
         token_rank=torch.from_numpy(token_rank.astype(np.int64)),
@@ -224,25 +232,20 @@ def _checked_keep(keep: KeepRule, population: int) -> int:
     return kept
 
 
-BoolArray = npt.NDArray[np.bool_]
-
-
 def _number_windows(
     layout: VisionLayout, partitions: list[Partition]
-) -> tuple[IntArray, IntArray, BoolArray]:
-    """Windows numbered over the batch, sample after sample, with population and protection."""
-    ranks = [np.zeros(0, dtype=np.int64)]
-    populations = [np.zeros(0, dtype=np.int64)]
-    protected = [np.zeros(0, dtype=np.bool_)]
+) -> tuple[IntArray, list[IntArray], list[IntArray]]:
+    """`[V₀]` or `[V]` windows numbered over the batch; per sample their populations and labels."""
+    ranks, populations, labels = [np.zeros(0, dtype=np.int64)], [], []
     offset = 0
     for row, (groups, part) in enumerate(zip(layout.groups, partitions, strict=True)):
         unique, number = np.unique(part.label, return_inverse=True)
         number = number.astype(np.int64)
         ranks.append(number + offset)
         populations.append(_populations(row, groups, part, number, unique.size))
-        protected.append(unique == PROTECTED)
+        labels.append(unique)
         offset += unique.size
-    return np.concatenate(ranks), np.concatenate(populations), np.concatenate(protected)
+    return np.concatenate(ranks), populations, labels
 
 
 def _populations(

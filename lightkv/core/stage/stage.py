@@ -15,10 +15,13 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Need, Needs, Source, check_needs, listed, needs_from
 from lightkv.core.numerics import as_here, exact
-from lightkv.core.pipeline.stage_spec import wrong_windows
 from lightkv.core.plugins import build_component, get_preset
+from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.plan import StagePlan, plan_stage
+from lightkv.core.stage.windows import wrong_windows
 from lightkv.core.strict import is_number, python_values
+
+STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class Stage:
         """From role → component, name or `{"name": …, parameter: …}`; other roles are ignored."""
         parts = {
             role: build_component(role, roles[role])
-            for role in ("partitioner", "scorer", "matcher", "aggregator")
+            for role in STAGE_ROLES
             if roles.get(role) is not None
         }
         return cls(**parts, ratio=ratio, windows=windows)  # type: ignore[arg-type]
@@ -140,6 +143,20 @@ class Stage:
                 remedy="use a matcher that keeps to them (`knows_inner`), or a budget for each window",
             )
         return plan
+
+    def flops(self, sizes: StageSizes, *, first: bool = True) -> Flops:
+        """FLOPs of the stage for one sample: what its components need of attention, and their own.
+
+        Args:
+            sizes: the sample.
+            first: false in later rounds on the cache, whose scorer reads no attention of its own.
+        """
+        if not sizes.vision:
+            return Flops()
+        needs = self.matcher.needs() | self.aggregator.needs()
+        total = sizes.attention(self.needs if first else needs)
+        total += self.matcher.flops(sizes) + self.aggregator.flops(sizes)
+        return total if self.scorer is None else total + self.scorer.flops(sizes)
 
 
 def attention_needs(component: Component) -> Needs:

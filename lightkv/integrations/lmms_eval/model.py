@@ -25,14 +25,14 @@ from transformers import StoppingCriteriaList
 from lightkv.core.errors import ModelError
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, prepare
-from lightkv.integrations.lmms_eval.decoding import (
+from lightkv.integrations.lmms_eval.generation import (
     StopAt,
     cut,
     generation_options,
-    score_answers,
     stop_strings,
 )
 from lightkv.integrations.lmms_eval.prompts import Prompter, Turn, chat_turn, user_turn
+from lightkv.integrations.lmms_eval.scoring import score_answers
 from lightkv.integrations.lmms_eval.settings import Settings, load, parse
 
 

@@ -15,8 +15,8 @@ from lightkv.lab.pictures.data import DROPPED, IN_TEXT, FloatArray, Picture, Sho
 from lightkv.lab.pictures.views import shown_views
 
 if TYPE_CHECKING:
+    from lightkv.core.pipeline.pipeline import PipelineSource
     from lightkv.core.run.report import RunReport
-    from lightkv.core.run.session import Source
     from lightkv.core.stage.cache_entries import CachedLayer
 
 MOST = 2
@@ -28,7 +28,7 @@ def collect(
     processor: Any,
     images: Sequence[Any],
     prompts: Sequence[str],
-    strategies: Sequence[Source] = ("lightkv",),
+    strategies: Sequence[PipelineSource] = ("lightkv",),
     *,
     retention: float | None = None,
     max_new_tokens: int = 32,

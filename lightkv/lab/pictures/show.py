@@ -10,7 +10,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.lab.pictures.data import Picture
 
 if TYPE_CHECKING:
-    from lightkv.core.run.session import Source
+    from lightkv.core.pipeline.pipeline import PipelineSource
 
 FORMATS = (".png", ".html")
 
@@ -19,7 +19,7 @@ def show(
     model: Any,
     images: Any,
     prompts: Sequence[str],
-    strategies: Sequence[Source] = ("lightkv",),
+    strategies: Sequence[PipelineSource] = ("lightkv",),
     *,
     processor: Any = None,
     retention: float | None = None,

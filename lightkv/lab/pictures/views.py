@@ -116,11 +116,12 @@ class _EncoderPixels:
 
     def _stitched(self, image: int, grid: tuple[int, int]) -> Image.Image | None:
         """The tiles side by side, without the rows and columns of patches that are cut off."""
-        from lightkv.adapters.families.llava_next import host_pairs, tile_grid
+        from lightkv.adapters.families.llava_next import tile_grid
+        from lightkv.adapters.hf.inputs import host_rows
         from lightkv.adapters.pictures.tiles import stitch
 
         side = self.pixels.shape[-1]
-        canvas = tile_grid(host_pairs(self.sizes)[image], self.config.image_grid_pinpoints, side)
+        canvas = tile_grid(host_rows(self.sizes)[image], self.config.image_grid_pinpoints, side)
         tiles = self.pixels[image, 1 : 1 + canvas[0] * canvas[1]]
         if tiles.shape[0] != canvas[0] * canvas[1]:
             return None

@@ -19,6 +19,7 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
+from lightkv.core.sizes import Flops, StageSizes
 from lightkv.strategies.components.selection import descending
 
 ComponentSpec = str | dict[str, Any]
@@ -70,6 +71,9 @@ class MatcherWrapper(Matcher):
     def least(self, population: int) -> int:
         """Survivors that the inner matcher leaves of a window at least."""
         return self.inner.keep(population, self.inner.max_ratio)
+
+    def flops(self, sizes: StageSizes) -> Flops:
+        return self.inner.flops(sizes)
 
     def read_attention(self, attention: AttentionView) -> torch.Tensor | None:
         return self.inner.read_attention(attention)

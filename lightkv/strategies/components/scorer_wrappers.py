@@ -20,6 +20,7 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
+from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.stage import reads_attention, reads_embeddings, reads_encoder
 from lightkv.strategies.components.magnitude import power_of_two
 from lightkv.strategies.components.matcher_wrappers import ComponentSpec
@@ -51,6 +52,9 @@ class ScorerWrapper(Scorer):
 
     def needs(self) -> Needs:
         return Needs().union(*(scorer.needs() for scorer in self.inner))
+
+    def flops(self, sizes: StageSizes) -> Flops:
+        return sum((scorer.flops(sizes) for scorer in self.inner), Flops())
 
     def read_embeddings(self, inputs: EmbeddingsInput) -> torch.Tensor | None:
         found = [each.read_embeddings(inputs) for each in self.inner if reads_embeddings(each)]

@@ -2,8 +2,7 @@
 
 import torch
 
-from lightkv import PipelineSpec, Recipe, hookimpl
-from lightkv.core.contracts import Matcher, MatchInput
+from lightkv.plugin import Matcher, MatchInput, PipelineSpec, Recipe, hookimpl
 
 
 class Outliers(Matcher):

@@ -1,27 +1,34 @@
-"""Generation options of tasks, stop strings, and scores of given answers by forced decoding."""
+"""What a task's `generation_kwargs` mean: options of `generate`, numbers as text, stop strings."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-)
+from transformers import GenerationConfig, StoppingCriteria
 
 from lightkv.core.errors import ConfigError
-from lightkv.integrations.lmms_eval.numbers import checked
 
 SAMPLING = ("temperature", "top_p", "top_k")
 NOT_OURS = ("do_sample", "use_cache", "pad_token_id", "transformers_version", *SAMPLING)
 """Decided here, or no option of a single answer."""
 FORMS = ("return_dict_in_generate", "output_", "compile_config", "disable_compile", "_")
 """How the names of options begin that change what `generate` returns or how, and not the answer."""
+WHOLE = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "num_beams", "num_return_sequences"), 1),
+    **dict.fromkeys(("min_new_tokens", "min_length", "top_k", "no_repeat_ngram_size"), 0),
+}
+"""Option → its least value."""
+DECIMAL = (
+    *("temperature", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+    *("repetition_penalty", "length_penalty", "diversity_penalty", "guidance_scale", "max_time"),
+    "penalty_alpha",
+)
+NOTHING = ("", "none", "null")
+"""Texts for an option that is not set."""
 
 
 def stop_strings(until: object) -> list[str]:
@@ -99,6 +106,54 @@ def _check_answers(given: Mapping[str, Any]) -> None:
         )
 
 
+def checked(key: str, value: Any) -> Any:
+    """The value as its type; None where a text says that there is none. Other keys are left alone.
+
+    Raises:
+        ConfigError: something else than the number, or the true or false, that the key takes.
+    """
+    if key not in WHOLE and key not in DECIMAL and key != "do_sample":
+        return value
+    if value is None or (isinstance(value, str) and value.strip().lower() in NOTHING):
+        return None
+    if key == "do_sample":
+        return _switch(key, value)
+    number = _number(value)
+    if number is None:
+        raise _wrong(key, value, "not a number")
+    if key in DECIMAL:
+        return value if isinstance(value, int | float) else number
+    if number != int(number) or number < WHOLE[key]:
+        raise _wrong(key, value, f"must be a whole number, {WHOLE[key]} or more")
+    return int(number)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _switch(key: str, value: Any) -> bool:
+    text = str(value).strip().lower()
+    if text not in ("true", "false"):
+        raise _wrong(key, value, "must be true or false")
+    return text == "true"
+
+
+def _wrong(key: str, value: Any, what: str) -> ConfigError:
+    return ConfigError(
+        what,
+        field=f"generation_kwargs.{key}",
+        value=value,
+        remedy="change it in the task, or with --gen_kwargs",
+    )
+
+
 class StopAt(StoppingCriteria):
     """Ends each row whose new text holds one of the stop strings.
 
@@ -121,71 +176,3 @@ class StopAt(StoppingCriteria):
         texts = self.tokenizer.batch_decode(input_ids[:, self.prompt :], skip_special_tokens=True)
         ended = [any(stop in text for stop in self.stops) for text in texts]
         return torch.tensor(ended, device=input_ids.device)
-
-
-class Forced(LogitsProcessor):
-    """Makes `generate` write given answers, and keeps how likely the model found each token.
-
-    Forced decoding and not a second pass over the answer: `generate` knows the positions of every
-    family, and strategies that compress before the decoder allow no second pass.
-
-    Args:
-        answers: token ids of each row's answer, none empty.
-        pad: written behind shorter answers.
-
-    Attributes:
-        log_likelihoods: of the tokens of each row, one list a row.
-        greedy: whether each row's answer is the greedy one.
-    """
-
-    def __init__(self, answers: Sequence[Sequence[int]], pad: int) -> None:
-        self.answers = answers
-        self.pad = pad
-        self.step = 0
-        self.log_likelihoods: list[list[float]] = [[] for _ in answers]
-        self.greedy = [True] * len(answers)
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores `[B, vocabulary]` in which only the next token of each answer is possible."""
-        likely = scores.float().log_softmax(-1)
-        best = scores.argmax(-1).tolist()
-        out = torch.full_like(scores, -float("inf"))
-        for row, answer in enumerate(self.answers):
-            token = answer[self.step] if self.step < len(answer) else self.pad
-            if self.step < len(answer):
-                self.log_likelihoods[row].append(float(likely[row, token]))
-                self.greedy[row] &= best[row] == token
-            out[row, token] = 0.0
-        self.step += 1
-        return out
-
-
-def score_answers(
-    model: Any, inputs: Any, answers: Sequence[Sequence[int]], pad: int
-) -> list[tuple[float, bool]]:
-    """For each row the mean negative log-likelihood of its answer's tokens, and if it is greedy.
-
-    Args:
-        model: any model with `generate`, also inside a session: the prompt is then compressed, and
-            the answer is scored on the compressed cache.
-        inputs: a left-padded batch.
-        answers: token ids, one list a row.
-        pad: id of the padding token.
-    """
-    forced = Forced(answers, pad)
-    longest = max(len(answer) for answer in answers)
-    with torch.no_grad():
-        model.generate(
-            **inputs,
-            max_new_tokens=longest,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,  # whatever the checkpoint says: it would bend the likelihoods
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            pad_token_id=pad,
-            logits_processor=LogitsProcessorList([forced]),
-        )
-    means = [-sum(found) / len(found) for found in forced.log_likelihoods]
-    return list(zip(means, forced.greedy, strict=True))

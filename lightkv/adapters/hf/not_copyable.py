@@ -7,7 +7,7 @@ from typing import Any, NoReturn, SupportsIndex
 from lightkv.core.errors import SessionError
 
 
-class Uncopied:
+class NotCopyable:
     """Base of everything that hooks hold: `copy.deepcopy` and pickling of the model are refused.
 
     A copy would be half in the session: its hooks and wrapped methods would run the other model's.

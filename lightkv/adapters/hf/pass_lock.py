@@ -14,7 +14,7 @@ ASK_AGAIN = 0.05
 """Seconds after which a waiting thread looks whether the pass that it waits for was interrupted."""
 
 
-class OnePass:
+class PassLock:
     """Lets one thread at a time through the hooks; a thread that comes meanwhile waits.
 
     A pass lasts from the pre-hook of the outermost module that was called to its end. Passes may come

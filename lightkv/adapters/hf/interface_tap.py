@@ -1,7 +1,7 @@
 """Reading query and key inside a layer's own attention call.
 
 For the duration of one layer's forward pass the attention module gets a shallow copy of its config
-that names a function registered once with transformers. The function lets the engine look, then
+that names a function registered once with transformers. The function lets the engine read, then
 calls the implementation that the model really uses, with the module's own config in place.
 """
 
@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf import contact
+from lightkv.adapters.hf.attention_tap import AttentionReader, AttentionTap, Own
 from lightkv.adapters.hf.forward import ForwardPass, Kwargs
 from lightkv.adapters.hf.masks import LayerMasks
-from lightkv.adapters.hf.wrapped_attention import Look, Own, Watch
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.heads import HeadGroup
 from lightkv.core.needs import Source, needs_from
@@ -24,25 +24,27 @@ from lightkv.core.stage.functional import prompt_index
 NAME = "lightkv_tap"
 
 
-class Tap(Watch):
-    """The look into one attention module."""
+class InterfaceTap(AttentionTap):
+    """The tap of a module that calls its attention through the interface of transformers."""
 
     def __init__(self, attention: nn.Module) -> None:
         super().__init__(attention)
         self._config: Any = None
-        self._look: Look | None = None
+        self._reader: AttentionReader | None = None
 
-    def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
+    def run_read(
+        self, reader: AttentionReader, own: Own, args: tuple[Any, ...], kwargs: Kwargs
+    ) -> Any:
         config: Any = contact.read(self._attention, "config", "the attention module")
         tapped = contact.config_with(config, NAME)
         tapped._lightkv_tap = self
-        self._config, self._look = config, look
+        self._config, self._reader = config, reader
         try:
             self._attention.config = tapped
             return own(*args, **kwargs)
         finally:
             self._attention.config = self._config
-            self._config = self._look = None
+            self._config = self._reader = None
 
     def call(
         self,
@@ -53,28 +55,28 @@ class Tap(Watch):
         mask: torch.Tensor | None,
         **kwargs: Any,
     ) -> Any:
-        """The look, then the model's own attention."""
-        own, look = self._config, self._look
-        self._attention.config, self._look, self.waits = own, None, False
+        """Lets read, then runs the model's own attention."""
+        own, reader = self._config, self._reader
+        self._attention.config, self._reader, self.unread = own, None, False
         scaling = kwargs.get("scaling")
-        if look is not None:
+        if reader is not None:
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-            look(query, key, scaling, {**kwargs, "attention_mask": mask})
+            reader(query, key, scaling, {**kwargs, "attention_mask": mask})
         run = contact.attention_function(module, contact.attention_implementation(own) or "eager")
         return run(module, query, key, value, mask, **kwargs)
 
 
 def _tapped_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    tap: Tap = module.config._lightkv_tap  # type: ignore[union-attr,assignment]
+    tap: InterfaceTap = module.config._lightkv_tap  # type: ignore[union-attr,assignment]
     return tap.call(module, *args, **kwargs)
 
 
 contact.register_attention(NAME, _tapped_attention)
 
 
-def observer(
+def attention_reader(
     forward: ForwardPass, masks: LayerMasks, index: int, *, drafts: int, heads: HeadGroup
-) -> Look | None:
+) -> AttentionReader | None:
     """What shows the attention call of layer `index` to the stages that read it, None if none does.
 
     Args:
@@ -91,7 +93,7 @@ def observer(
     if not between and not on_cache:
         return None
 
-    def look(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
+    def reader(query: torch.Tensor, key: torch.Tensor, scaling: float, extra: Kwargs) -> None:
         # The device that the layer runs on: accelerate moves its arguments after our hook.
         device = query.device
         view = QueryKeyView(
@@ -111,4 +113,4 @@ def observer(
         if on_cache:
             prefill.read_cache_attention(index, view)
 
-    return look
+    return reader

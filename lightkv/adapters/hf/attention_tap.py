@@ -15,30 +15,30 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightkv.adapters.hf.uncopied import Uncopied
+from lightkv.adapters.hf.not_copyable import NotCopyable
 
-Look = Callable[[torch.Tensor, torch.Tensor, float, dict[str, Any]], None]
+AttentionReader = Callable[[torch.Tensor, torch.Tensor, float, dict[str, Any]], None]
 """Called with query, key, scaling and the call's other arguments."""
 Own = Callable[..., Any]
 """A module's own forward."""
 
 
-class Watch(Uncopied, ABC):
-    """Shows attention calls of one module to those who ask for it.
+class AttentionTap(NotCopyable, ABC):
+    """Shows query and key of one module's attention calls to those who ask for it.
 
     Attributes:
-        waits: whether it is open and no attention call was shown yet.
+        unread: whether it is open and no attention call was shown yet.
     """
 
     def __init__(self, attention: nn.Module) -> None:
         self._attention = attention
-        self._forward: _Watched | None = None
-        self._pending: Look | None = None
-        self.waits = False
+        self._forward: _TappedForward | None = None
+        self._pending: AttentionReader | None = None
+        self.unread = False
 
     def install(self) -> None:
         """Wrap the instance's `forward`; its class is not touched."""
-        self._forward = _Watched(self, self._attention)
+        self._forward = _TappedForward(self, self._attention)
         self._attention.forward = self._forward
 
     def remove(self) -> None:
@@ -56,25 +56,27 @@ class Watch(Uncopied, ABC):
         # Somebody may hold it still: who wrapped the forward while the session lasted.
         wrapped.over = True
 
-    def open(self, look: Look) -> None:
-        """The module's next attention call is to be shown to `look`."""
-        self._pending, self.waits = look, True
+    def open(self, reader: AttentionReader) -> None:
+        """The module's next attention call is to be shown to `reader`."""
+        self._pending, self.unread = reader, True
 
     def close(self) -> None:
-        """Nobody wants to look any more. Safe to call twice."""
-        self._pending, self.waits = None, False
+        """Nobody wants to read any more. Safe to call twice."""
+        self._pending, self.unread = None, False
 
     def forward(self, own: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The module's forward."""
-        look, self._pending = self._pending, None
-        return own(*args, **kwargs) if look is None else self.shown(look, own, args, kwargs)
+        reader, self._pending = self._pending, None
+        return own(*args, **kwargs) if reader is None else self.run_read(reader, own, args, kwargs)
 
     @abstractmethod
-    def shown(self, look: Look, own: Own, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The module's forward, its attention call shown to `look`."""
+    def run_read(
+        self, reader: AttentionReader, own: Own, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The module's forward, its attention call shown to `reader`."""
 
 
-class _Watched(Uncopied):
+class _TappedForward(NotCopyable):
     """What stands before the `forward` of an instance.
 
     Attributes:
@@ -82,17 +84,17 @@ class _Watched(Uncopied):
         over: whether the session has ended.
     """
 
-    def __init__(self, watch: Watch, attention: nn.Module) -> None:
+    def __init__(self, tap: AttentionTap, attention: nn.Module) -> None:
         held = vars(attention)
         self.shadowed = {"forward": held["forward"]} if "forward" in held else {}
-        self._watch, self._own = watch, attention.forward
+        self._tap, self._own = tap, attention.forward
         self.over = False
         functools.update_wrapper(self, self._own)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.over:
             return self._own(*args, **kwargs)
-        return self._watch.forward(self._own, args, kwargs)
+        return self._tap.forward(self._own, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self._own, memo) if self.over else super().__deepcopy__(memo)

@@ -1,0 +1,145 @@
+"""Where the modules of lightkv 0.1 are now: who imports an old one is told its new place.
+
+The finder stands last in `sys.meta_path`, from the import of lightkv on. That is lasting state, but
+none that changes anything: it is asked only where no other finder has found a module, answers only
+for the names in `MOVED`, and then with an ImportError where there would have been another one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import Any
+
+_ROOMS = (
+    ("core", "core", "finite>numerics precision>numerics places>layout layout_checks>layout"),
+    ("core", "core", "vision>encoder inputs>contracts roles>contracts"),
+    ("core", "core.stage", "stage plan work>step cache>cache_entries functional"),
+    ("core", "core.pipeline", "entries>stage_spec schedule solver recipe pipeline"),
+    ("core", "core.pipeline", "building>pipeline"),
+    ("core", "core.cost", "flops costs>stages counting"),
+    ("core", "core.run", "adapter engine session profile reports tracing"),
+    ("core", "core.run", "report report_table>report gap>report"),
+    ("adapters", "adapters.families", "eve fuyu gemma3 generic glm4v idefics3 internvl"),
+    ("adapters", "adapters.families", "internvl_chat llava llava_next llava_next_video"),
+    ("adapters", "adapters.families", "llava_onevision mistral3 paligemma qwen3_vl qwen_vl"),
+    ("adapters", "adapters.families", "video_llava"),
+    ("adapters", "adapters.pictures", "placing patches tiles"),
+    ("adapters", "adapters.hf", "contact hf>adapter attachment inputs callers masks rotary"),
+    (
+        "adapters",
+        "adapters.hf",
+        "capture>features passes>forward passing>pass_lock tap>interface_tap",
+    ),
+    ("adapters", "adapters.hf", "records>cache_record cache_checks guard>cache_guard"),
+    ("adapters", "adapters.hf", "eviction>cache_site watch>attention_tap peek>next_layer"),
+    ("adapters", "adapters.hf", "encoder ranks>tensor_parallel selfcheck uncopied>not_copyable"),
+    ("adapters", "adapters.hf", "compiled>hook_checks checkpointing>hook_checks"),
+    ("adapters", "adapters.remote", "remote>adapter remote_tap>projection_tap tuple_cache"),
+    ("strategies", "strategies.components", "windows bipartite selection clusters magnitude"),
+    ("strategies", "strategies.components", "guidance matcher_wrappers tiles common guided"),
+    ("strategies", "strategies.components", "wrappers>scorer_wrappers encoder>class_attention"),
+    ("strategies", "strategies.components", "adaptive"),
+    ("cli", "checkpoints", "loading>load descriptions>published"),
+    ("cli", "cli", "command_ablate>ablate command_demo>demo command_report>report"),
+    ("cli", "cli", "command_run>run command_show>show command_strategies>strategies"),
+    ("cli", "cli", "command_tune>tune"),
+    ("cli", "cli.plan", "command_plan>command planning>options sweep plotting>plot tracing>trace"),
+    ("lab", "checkpoints", "prompts imaging>pictures"),
+    ("lab", "lab", "records>outcomes"),
+    ("lab", "lab.grids", "grid>schema forms>short_forms combining>expand planning>cells"),
+    ("lab", "lab.grids", "repeats>cells database store resuming>resume digests>resume"),
+    ("lab", "lab.grids", "runner>run pool>pools ray_runner>ray_pool work>worker summaries>table"),
+    ("lab", "lab.search", "tuner tuning>tune wishes>arguments candidates searching>smallest"),
+    ("lab", "lab.search", "racing>race margins>loss_bounds evaluating>evaluator evidence>result"),
+    ("lab", "integrations", "lmms>lmms_eval"),
+    (
+        "lab.lmms",
+        "integrations.lmms_eval",
+        "decoding>generation numbers>generation model prompts settings",
+    ),
+    ("lab.reporting", "lab.reporting", "words>formatting"),
+)
+"""Old package, new package, and modules of the old one as `name`, or `old name>new name`."""
+_TRAINING = "train packing pointer state tower deepen build_digits"
+"""Of `lightkv.demo`; they are no longer in the package."""
+
+AUTHORS = "lightkv.plugin"
+"""Where authors of strategies and adapters import from."""
+_OF_AUTHORS = {
+    "lightkv.core": "inputs places precision roles vision adapter flops pipeline entries stage",
+    "lightkv.adapters": "hf inputs encoder patches placing tiles capture masks rotary records",
+    "lightkv.strategies": (
+        "bipartite clusters common encoder guidance guided magnitude matcher_wrappers selection "
+        "tiles windows wrappers"
+    ),
+}
+"""Old modules whose contents they took."""
+
+
+def _table() -> dict[str, str]:
+    found = {f"lightkv.demo.{name}": f"training.{name}" for name in _TRAINING.split()}
+    for old_room, new_room, names in _ROOMS:
+        for name in names.split():
+            old, _, new = name.partition(">")
+            found[f"lightkv.{old_room}.{old}"] = f"lightkv.{new_room}.{new or old}"
+    return found
+
+
+MOVED = _table()
+"""Old module → the module that it is now, or that its contents are in."""
+
+NAMES = {
+    "lightkv.core.stage": ("Stage", "Observed", "from_attention", "observes"),
+    "lightkv.core.pipeline": ("Pipeline", "PipelineSpec", "ComponentSpec", "resolve_spec"),
+    "lightkv.adapters.hf": ("HFAdapter", "refuse_other_heads"),
+    "lightkv.adapters.remote": ("RemoteAdapter", "RemoteAttachment"),
+}
+"""What old modules held whose names are packages now."""
+
+
+def message(old: str, name: str = "…") -> str:
+    """What somebody is told who imports `name` of an old module."""
+    new = MOVED[old]
+    room, _, module = old.rpartition(".")
+    if name in getattr(sys.modules["lightkv"], "__all__", ()):
+        return f"{old} of lightkv 0.1 is now {new}; write `from lightkv import {name}`"
+    if new.startswith("training."):
+        where = f"{new}, in a checkout of the repository and no longer in the package"
+        return f"{old} of lightkv 0.1 is now {where}; there write `from {new} import {name}`"
+    if module in _OF_AUTHORS.get(room, "").split():
+        return (
+            f"{old} of lightkv 0.1 is now {new}; what authors of strategies and adapters need is in "
+            f"{AUTHORS}: write `from {AUTHORS} import {name}`"
+        )
+    return f"{old} of lightkv 0.1 is now {new}; write `from {new} import {name}`"
+
+
+class Finder(MetaPathFinder):
+    """Finds no module; for those in `MOVED` it says where they are."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> None:
+        if fullname in MOVED:
+            # No ModuleNotFoundError: of that one `from package import module` forgets the text.
+            raise ImportError(message(fullname), name=fullname)
+
+
+def install() -> None:
+    """Put the finder behind all others, once."""
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.append(Finder())
+
+
+def names_of(package: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that has the name of an old module."""
+
+    def __getattr__(name: str) -> Any:
+        if name in NAMES[package]:
+            raise ImportError(message(package, name), name=package)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return __getattr__
