@@ -74,15 +74,15 @@ def test_names_are_not_markup(bundled, grid, tmp_path, call):
 
 
 def test_nothing_but_failures_is_a_failure(bundled, grid, tmp_path, call, monkeypatch):
-    from lightkv.lab.grids import worker as work
+    from lightkv.lab.grids import worker
 
     def broken(self, job):
         if job.spec["pipeline"] or all_fail:
             raise RuntimeError("out of memory")
         return plain(self, job)
 
-    plain, all_fail = work.Worker._run, True
-    monkeypatch.setattr(work.Worker, "_run", broken)
+    plain, all_fail = worker.Worker._run, True
+    monkeypatch.setattr(worker.Worker, "_run", broken)
     found = call("ablate", grid, "--out", tmp_path / "r.sqlite")
     assert found.exit_code == 1
     assert "vanilla failed: RuntimeError: out of memory" in found.stdout
@@ -94,12 +94,12 @@ def test_nothing_but_failures_is_a_failure(bundled, grid, tmp_path, call, monkey
 
 
 def test_an_interrupt_says_how_to_go_on(bundled, grid, tmp_path, call, monkeypatch):
-    from lightkv.lab.grids import worker as work
+    from lightkv.lab.grids import worker
 
     def stop(self, job):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(work.Worker, "run", stop)
+    monkeypatch.setattr(worker.Worker, "run", stop)
     result = call("ablate", grid, "--out", tmp_path / "r.sqlite")
     assert result.exit_code == 130
     assert "the same command goes on" in " ".join(result.stderr.split())

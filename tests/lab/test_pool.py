@@ -6,14 +6,14 @@ from pathlib import Path
 
 from clusters import needs_ray
 
-from lightkv.lab.grids import worker as work
+from lightkv.lab.grids import worker
 from lightkv.lab.grids.pools import Pool
 
 
 def test_a_process_that_dies_costs_its_cell_only():
     """One cell makes its process end itself, twice; the others are done by another one."""
     with Pool(1, 1) as pool:
-        jobs = [Dies("a", {}), work.Job("b", {"model": "none"})]
+        jobs = [Dies("a", {}), worker.Job("b", {"model": "none"})]
         results = list(pool.run(jobs, lambda name: None))
     assert [r.id for r in results] == ["a", "b"]
     assert results[0].error == "its process ended twice, with exit code 9"
@@ -28,18 +28,18 @@ def test_a_job_whose_process_was_killed_is_tried_again(tmp_path):
         for process in pool._processes.values():  # now idle
             os.kill(process.pid, signal.SIGKILL)
             process.join()
-        (result,) = pool.run([work.Job("b", {"model": "none"})], lambda name: None)
+        (result,) = pool.run([worker.Job("b", {"model": "none"})], lambda name: None)
         assert result.error.startswith("KeyError")
 
 
-class Dies(work.Job):
+class Dies(worker.Job):
     """Ends the process that opens it."""
 
     def __reduce__(self):
         return os._exit, (9,)
 
 
-class DiesOnce(work.Job):
+class DiesOnce(worker.Job):
     """Ends the first process that opens it."""
 
     def __reduce__(self):
@@ -51,7 +51,7 @@ def dies_once(identity, spec):
     if not path.exists():
         path.touch()
         os._exit(9)
-    return work.Job(identity, spec)
+    return worker.Job(identity, spec)
 
 
 @needs_ray
@@ -60,7 +60,7 @@ def test_a_ray_actor_that_dies_costs_its_cell_only():
 
     seen = []
     with RayPool("local", 1, 1) as pool:
-        jobs = [Dies("a", {}), work.Job("b", {"model": "none"})]
+        jobs = [Dies("a", {}), worker.Job("b", {"model": "none"})]
         results = list(pool.run(jobs, seen.append))
     assert [r.id for r in results] == ["a", "b"]
     assert results[0].error.startswith("its Ray actor ended twice")

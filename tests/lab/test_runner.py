@@ -15,7 +15,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.lab import ablate
 from lightkv.lab.errors import RunError, StoreError
 from lightkv.lab.grids import run as runner
-from lightkv.lab.grids import worker as work
+from lightkv.lab.grids import worker
 from lightkv.lab.grids.store import Store
 from lightkv.lab.grids.table import summary
 from lightkv.lab.subject import Subject
@@ -72,7 +72,7 @@ def test_results_are_complete(uninterrupted):
 
 
 def test_nothing_is_run_twice(uninterrupted, monkeypatch):
-    monkeypatch.setattr(work.Worker, "run", lambda *args: pytest.fail("ran again"))
+    monkeypatch.setattr(worker.Worker, "run", lambda *args: pytest.fail("ran again"))
     before = table(uninterrupted)
     ablate(GRID, out=uninterrupted).close()
     assert table(uninterrupted) == before
@@ -107,7 +107,7 @@ def test_killed_in_the_middle_and_started_again(uninterrupted, tmp_path):
 
 def test_ctrl_c_leaves_nothing_running(tmp_path, monkeypatch):
     ran = []
-    plain = work.Worker.run
+    plain = worker.Worker.run
 
     def interrupted(self, job):
         if len(ran) == 2:
@@ -115,7 +115,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path, monkeypatch):
         ran.append(job.id)
         return plain(self, job)
 
-    monkeypatch.setattr(work.Worker, "run", interrupted)
+    monkeypatch.setattr(worker.Worker, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         ablate(GRID, out=tmp_path / "r.sqlite")
     with Store.open(tmp_path / "r.sqlite") as store:
@@ -125,7 +125,7 @@ def test_ctrl_c_leaves_nothing_running(tmp_path, monkeypatch):
 
 def test_failing_cells_do_not_stop_the_rest(uninterrupted, tmp_path, monkeypatch):
     path = tmp_path / "r.sqlite"
-    plain = work.Worker._run
+    plain = worker.Worker._run
 
     def broken(self, job):
         if job.spec["pipeline"].get("scorer") == "uniform":
@@ -133,7 +133,7 @@ def test_failing_cells_do_not_stop_the_rest(uninterrupted, tmp_path, monkeypatch
         return plain(self, job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(work.Worker, "_run", broken)
+        patch.setattr(worker.Worker, "_run", broken)
         with ablate(GRID, out=path) as store:
             failed = [cell for cell in store.cells() if cell.status == "failed"]
             assert [cell.reason for cell in failed] == ["RuntimeError: out of memory"]
@@ -145,7 +145,7 @@ def test_failing_cells_do_not_stop_the_rest(uninterrupted, tmp_path, monkeypatch
 
 
 def test_scores_that_are_no_numbers_fail_their_cell(tmp_path, monkeypatch):
-    plain = work.Worker._run
+    plain = worker.Worker._run
 
     def odd(self, job):
         with monkeypatch.context() as patch:
@@ -153,7 +153,7 @@ def test_scores_that_are_no_numbers_fail_their_cell(tmp_path, monkeypatch):
                 patch.setattr("lightkv.demo.scenes.score", lambda *given: float("-inf"))
             return plain(self, job)
 
-    monkeypatch.setattr(work.Worker, "_run", odd)
+    monkeypatch.setattr(worker.Worker, "_run", odd)
     with ablate(GRID, out=tmp_path / "r.sqlite") as store:
         [failed] = [cell for cell in store.cells() if cell.status == "failed"]
         assert "score -inf" in failed.reason
@@ -241,7 +241,7 @@ def test_a_failed_reference_fails_what_needs_it(tmp_path, monkeypatch):
     def broken(self, job):
         raise RuntimeError("no")
 
-    monkeypatch.setattr(work.Worker, "_run", broken)
+    monkeypatch.setattr(worker.Worker, "_run", broken)
     grid = {"task": {"name": "agreement", "of": GRID["task"]}, "retention": 0.5}
     with ablate(grid, out=tmp_path / "r.sqlite") as store:
         assert [c.reason for c in store.cells()] == [
@@ -265,7 +265,7 @@ def test_changed_data_are_refused(tmp_path):
 
 def interrupted_run(grid, path, monkeypatch):
     """A results file with one cell done and others pending."""
-    plain, ran = work.Worker.run, []
+    plain, ran = worker.Worker.run, []
 
     def stop(self, job):
         if ran:
@@ -274,7 +274,7 @@ def interrupted_run(grid, path, monkeypatch):
         return plain(self, job)
 
     with monkeypatch.context() as patch:
-        patch.setattr(work.Worker, "run", stop)
+        patch.setattr(worker.Worker, "run", stop)
         with pytest.raises(KeyboardInterrupt):
             ablate(grid, out=path)
 

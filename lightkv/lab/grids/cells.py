@@ -67,7 +67,7 @@ class _Planner:
         self.tasks: dict[str, tuple[Task, str, list[Sample]]] = {}
 
     def cell(self, position: int, combination: Combination) -> Cell:
-        task, print_, probe = self._task(combination.task)
+        task, fingerprint, probe = self._task(combination.task)
         pipeline, reason = combination.pipeline, combination.skipped
         if pipeline is not None:
             pipeline = seeded(pipeline, combination.seed)
@@ -82,7 +82,7 @@ class _Planner:
             "model": combination.model,
             "dtype": self.grid.dtype,
             "task": task.spec(),
-            "data": print_,
+            "data": fingerprint,
             "seed": combination.seed,
             "retention": combination.retention,
             "pipeline": pipeline or {},

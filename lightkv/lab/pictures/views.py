@@ -46,7 +46,7 @@ def shown_views(
     [sample] = layout.samples
     number_of = {int(position): n for n, position in enumerate(sample.positions)}
     pixels = inputs.get("pixel_values")
-    made = _Made(pixels, inputs.get("image_sizes"), processor, config, len(images))
+    encoder = _EncoderPixels(pixels, inputs.get("image_sizes"), processor, config, len(images))
     of_image: dict[int, int] = {}
     found = []
     for view in sample.views:
@@ -63,7 +63,7 @@ def shown_views(
         shows = view.cells >= 0
         tokens[view.cells[shows]] = [number_of[int(p)] for p in view.positions[shows]]
         views = sum(other.image == view.image for other in sample.views)
-        drawn = made.view(view.image, place, views, (rows, columns))
+        drawn = encoder.view(view.image, place, views, (rows, columns))
         title = f"picture {view.image + 1}" + (f", view {place + 1}" if views > 1 else "")
         found.append(
             ShownView(
@@ -85,7 +85,7 @@ def shrunk(image: Image.Image) -> Image.Image:
     return image
 
 
-class _Made:
+class _EncoderPixels:
     """The pixels that the processor made, and which of them a view shows."""
 
     def __init__(self, pixels: Any, sizes: Any, processor: Any, config: Any, pictures: int) -> None:

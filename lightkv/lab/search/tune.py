@@ -12,7 +12,7 @@ from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.lab.errors import TaskError
 from lightkv.lab.grids.cells import seeded
 from lightkv.lab.grids.changes import spec_data
-from lightkv.lab.search.candidates import Candidate, candidates
+from lightkv.lab.search.candidates import candidates
 from lightkv.lab.search.evaluator import Evaluator, Report
 from lightkv.lab.search.loss_bounds import growing
 from lightkv.lab.search.result import Tuned, check_out, write
@@ -95,8 +95,8 @@ def tune(
         raise ConfigError("must be at least 0 and below 2^63", field="seed", value=seed)
     scipy_stats()
     path = None if out is None else check_out(out)
-    specs = _specs(strategy)
-    tried = [_candidates(name, spec, schedules, seed) for name, spec in specs.items()]
+    specs = _specs(strategy, seed)
+    tried = [candidates(name, spec, schedules) for name, spec in specs.items()]
     chosen = task_of(data, task, measure=measure, question=question, seed=seed)
     rungs = growing(chosen.samples(), seed, samples)
     if not rungs or not rungs[0]:
@@ -113,8 +113,8 @@ def tune(
     return tuned
 
 
-def _specs(strategy: str | Sequence[str]) -> dict[str, PipelineSpec]:
-    """Name → pipeline with a schedule that a retention is solved for."""
+def _specs(strategy: str | Sequence[str], seed: int) -> dict[str, PipelineSpec]:
+    """Name → pipeline with a schedule that a retention is solved for, components seeded."""
     names = strategy.split(",") if isinstance(strategy, str) else list(strategy)
     names = [name.strip() for name in names if name.strip()]
     if not names:
@@ -128,13 +128,7 @@ def _specs(strategy: str | Sequence[str]) -> dict[str, PipelineSpec]:
                 value=name,
                 remedy="give its schedule as a recipe (retention, windows, ratio)",
             )
-    return found
-
-
-def _candidates(
-    name: str, spec: PipelineSpec, schedules: Sequence[Mapping[str, Any] | str] | None, seed: int
-) -> list[Candidate]:
-    return candidates(name, PipelineSpec.parse(seeded(spec_data(spec), seed)), schedules)
+    return {name: PipelineSpec.parse(seeded(spec_data(spec), seed)) for name, spec in found.items()}
 
 
 # -- what a user says in short ---------------------------------------------------------------------
