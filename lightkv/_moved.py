@@ -113,7 +113,7 @@ NAMES = {
     },
     "lightkv.adapters.remote": {
         "RemoteAdapter": AUTHORS,
-        "RemoteAttachment": "lightkv.adapters.remote.adapter",
+        "RemoteAttachment": "lightkv.adapters.remote.attachment",
     },
 }
 """What old modules held whose names are packages now, and where to import it from."""
