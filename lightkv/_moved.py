@@ -49,18 +49,22 @@ _ROOMS = (
     ("cli", "cli.plan", "command_plan>command planning>options sweep plotting>plot tracing>trace"),
     ("lab", "checkpoints", "prompts imaging>pictures"),
     ("lab", "lab", "records>outcomes"),
-    ("lab", "lab.grids", "grid>schema forms>short_forms combining>expand planning>cells"),
-    ("lab", "lab.grids", "repeats>cells database store resuming>resume digests>resume"),
+    ("lab", "lab.grids", "grid>schema forms>schema combining>expand planning>cells"),
+    ("lab", "lab.grids", "repeats>cells database>store store resuming>resume"),
     ("lab", "lab.grids", "runner>run pool>pools ray_runner>ray_pool work>worker summaries>table"),
-    ("lab", "lab.search", "tuner tuning>tune wishes>arguments candidates searching>smallest"),
-    ("lab", "lab.search", "racing>race margins>loss_bounds evaluating>evaluator evidence>result"),
+    ("lab", "lab.search", "tuner tuning>tune wishes>tune candidates searching>smallest"),
+    ("lab", "lab.search", "racing>smallest margins>loss_bounds evaluating>evaluator"),
+    ("lab", "lab.search", "evidence>result"),
+    ("lab.pictures", "lab.pictures", "api>show arguments>show"),
+    ("lab.tasks", "lab.tasks", "agreement>build perplexity>build"),
     ("lab", "integrations", "lmms>lmms_eval"),
     (
         "lab.lmms",
         "integrations.lmms_eval",
         "decoding>generation numbers>generation model prompts settings",
     ),
-    ("lab.reporting", "lab.reporting", "words>formatting"),
+    ("lab.reporting", "lab", "bootstrap>stats"),
+    ("lab.reporting", "lab.reporting", "words>formatting api>page drawing>figures quality>figures"),
 )
 """Old package, new package, and modules of the old one as `name`, or `old name>new name`."""
 _TRAINING = "train packing pointer state tower deepen build_digits"
