@@ -124,7 +124,7 @@ def rows(found: dict[str, float]) -> list[str]:
             continue
         spec = entry.value
         figure = max(found.get(key, math.nan) for key in OTHER.get(name, (name,)))
-        batch, flash = PUBLISHED[name]
+        batch, flash = PUBLISHED.get(name, ("–", "–"))
         parts = [part(p) for p in (spec.partitioner, spec.scorer, spec.matcher, spec.aggregator)]
         assert isinstance(spec.schedule, Recipe)
         lines.append(

@@ -25,7 +25,7 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, VisionLayout
 from lightkv.core.needs import Needs, check_needs
-from lightkv.core.prompt import PromptIndex, prompt_index
+from lightkv.core.prompt import PromptIndex, given_prompt, prompt_index
 from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.strict import Strict, message_of
 
@@ -68,6 +68,7 @@ class ScoreInput:
         from_encoder: `[V]` what `read_encoder` returned for these tokens, or None.
         window: `[V]` window of each token, numbered over the batch, or None outside a stage.
         counts: how many of the tokens each row of the batch has.
+        layout: where vision, text and padding of the batch are, or None outside a stage.
     """
 
     hidden_states: torch.Tensor
@@ -79,11 +80,27 @@ class ScoreInput:
     from_encoder: torch.Tensor | None = None
     window: torch.Tensor | None = None
     counts: tuple[int, ...] = ()
+    layout: VisionLayout | None = None
 
     @property
     def sample(self) -> torch.Tensor:
         """`[V]` row of each token."""
         return self.vision // self.hidden_states.shape[1]
+
+    @property
+    def prompt(self) -> PromptIndex:
+        """Positions that are neither vision, padding nor drafts, made for the scorer that asks.
+
+        Raises:
+            ConfigError: the input was made by hand, without a layout.
+        """
+        if self.layout is None:
+            raise ConfigError(
+                "this scorer asks for the prompt's positions, and the input has no layout",
+                field="layout",
+                remedy="give ScoreInput the layout of its hidden states",
+            )
+        return given_prompt(self.layout, self.hidden_states.device)
 
 
 @dataclass(frozen=True)

@@ -226,7 +226,7 @@ class VisionLayout:
                 value=self.length,
                 remedy="pass the layout that belongs to these hidden states",
             )
-        return VisionLayout(length, self.samples)
+        return VisionLayout(length, self.samples, drafts=self.drafts)
 
     def with_drafts(self, drafts: int) -> VisionLayout:
         """This layout (before any stage) where the last `drafts` positions are no prompt."""

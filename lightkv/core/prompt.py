@@ -60,3 +60,9 @@ def _text_places(layout: VisionLayout, device: torch.device) -> tuple[torch.Tens
     places = torch.cat([row * width + torch.arange(count) for row, count in enumerate(counts)])
     valid = torch.arange(width)[None] < torch.tensor(counts, dtype=torch.long)[:, None]
     return to_device(places, device), to_device(valid, device)
+
+
+def given_prompt(layout: VisionLayout, device: torch.device) -> PromptIndex:
+    """As `prompt_index`, without the drafts at the end, which are guesses of what comes after it."""
+    prompt = prompt_index(layout, device)
+    return prompt.without_last(layout.drafts) if layout.drafts else prompt

@@ -27,7 +27,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import TokenIndex, VisionLayout
 from lightkv.core.numerics import exact
-from lightkv.core.prompt import prompt_index
+from lightkv.core.prompt import given_prompt
 from lightkv.core.stage.plan import Bucket, StagePlan
 from lightkv.core.stage.stage import Readings, Stage
 
@@ -96,11 +96,11 @@ def run_stage(
         size = torch.ones(index.flat.numel(), dtype=torch.float32, device=device)
     size = size.float()
     with timer("scoring"):
-        score = _score(hidden_states, index, stage, plan, readings, size, context)
+        score = _score(hidden_states, layout, index, stage, plan, readings, size, context)
     around = None
     if stage.matcher.needs_surroundings:
         around = Surroundings(
-            hidden_states, prompt_index(layout, device), readings.matcher_attention
+            hidden_states, given_prompt(layout, device), readings.matcher_attention
         )
     work = _StageWork(hidden_states, index, plan, score, size, readings, context, around)
     if stage.matcher.dynamic and plan.removes:
@@ -116,6 +116,7 @@ def run_stage(
 
 def _score(
     hidden_states: torch.Tensor,
+    layout: VisionLayout,
     index: TokenIndex,
     stage: Stage,
     plan: StagePlan,
@@ -136,6 +137,7 @@ def _score(
         None if seen is None else seen.index_select(0, index.origin),
         plan.window if plan.by == "rank" else plan.window.index_select(0, index.origin),
         plan.counts_before,
+        layout,
     )
     return stage.scorer.score(inputs)
 
