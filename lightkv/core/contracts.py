@@ -220,30 +220,6 @@ class PositionInput:
     before: torch.Tensor
 
 
-__all__ = [
-    "PROTECTED",
-    "ROLES",
-    "Aggregator",
-    "AttentionScorer",
-    "Component",
-    "EmbeddingsInput",
-    "MatchInput",
-    "Matcher",
-    "MergeInput",
-    "Merged",
-    "Partition",
-    "Partitioner",
-    "PositionInput",
-    "PositionPolicy",
-    "Role",
-    "ScoreInput",
-    "Scorer",
-    "StageContext",
-    "Surroundings",
-    "VisionScorer",
-    "WindowSpec",
-]
-
 Role = Literal["partitioner", "scorer", "matcher", "aggregator", "positions"]
 ROLES: tuple[Role, ...] = ("partitioner", "scorer", "matcher", "aggregator", "positions")
 

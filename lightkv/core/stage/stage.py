@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.plan import StagePlan, plan_stage
 from lightkv.core.stage.windows import wrong_windows
 from lightkv.core.strict import is_number, python_values
+from lightkv.core.transfer import all_to_device
 
 STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
 
@@ -201,12 +202,7 @@ class Readings:
 
     def to(self, device: torch.device) -> Readings:
         """The same on another device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        return replace(self, **moved)
+        return all_to_device(self, device)
 
     def with_encoder(self, stage: Stage, vision: VisionView | None) -> Readings:
         """With what the components of a stage read off the encoder's view."""

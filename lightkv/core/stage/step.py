@@ -235,7 +235,8 @@ class _StageWork:
         """`[G, n]` what the matcher says of the windows of a bucket."""
         tokens = self.order[bucket.gather]
         blocks = self._blocks(bucket)
-        return torch.cat([self._match_block(tokens[b], bucket.keep, matcher) for b in blocks])
+        inputs = (self._match_input(tokens[block], bucket.keep) for block in blocks)
+        return torch.cat([matcher.match(each) for each in inputs])
 
     def match(self, bucket: Bucket, target: torch.Tensor) -> _Match:
         tokens = self.order[bucket.gather]
@@ -243,9 +244,6 @@ class _StageWork:
         leaves = (target != places).to(torch.uint8)
         survivors = torch.sort(leaves, dim=-1, stable=True).indices[:, : bucket.keep]
         return _Match(bucket, tokens, target, survivors)
-
-    def _match_block(self, tokens: torch.Tensor, keep: int, matcher: Matcher) -> torch.Tensor:
-        return matcher.match(self._match_input(tokens, keep))
 
     def _match_input(self, tokens: torch.Tensor, keep: int) -> MatchInput:
         flat, origin = self.index.flat[tokens], self.index.origin[tokens]
