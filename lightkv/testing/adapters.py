@@ -9,8 +9,9 @@ Use a tiny model with random weights and at least six decoder layers; the suite 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, ClassVar
 
@@ -30,13 +31,33 @@ from lightkv.testing.oracles import (
     on_cache,
     windowed,
 )
-from lightkv.testing.prompts import MIXED, PAIR, Prompt
-
-__all__ = ["MIXED", "PAIR", "AdapterBench", "Inputs", "Prompt"]
 
 Inputs = dict[str, Any]
 BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs with an entry for each position of the prompt."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: text tokens, images, text tokens. Equal prompts must give equal inputs.
+
+    Attributes:
+        before, after: text tokens around the images.
+        images: how many.
+        seed: of ids and pixels.
+    """
+
+    before: int = 3
+    images: int = 1
+    after: int = 5
+    seed: int = 0
+
+
+MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=3))
+"""Different lengths, different numbers of images, one without."""
+
+PAIR = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
+"""An image each and different lengths of text."""
 
 
 class AdapterBench:
@@ -196,6 +217,11 @@ class AdapterBench:
         if capability in self.cannot:
             pytest.skip(f"cannot: {self.cannot[capability]}")
 
+    def model_with(self, attention: str) -> Any:
+        """The model with an attention implementation; skips where the family lacks it."""
+        self.need(attention)
+        return self.make_model(attention)
+
     @staticmethod
     def longer_mask(inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
         """The attention mask with ones for the appended tokens."""
@@ -293,16 +319,44 @@ class AdapterBench:
         **changes: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of a compressed generation, and of the uncompressed model under masks."""
+        out, positions, session = self.traced(model, prompts, pipeline, **changes)
+        tokens = self.new_tokens(out)
+        reference = self.masked_logits(model, prompts, tokens, positions, session, eager=eager)
+        return torch.stack(out.logits, dim=1), reference
+
+    def traced(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Prompt],
+        pipeline: Any,
+        *,
+        beams: int = 1,
+        **changes: Any,
+    ) -> tuple[Any, torch.Tensor, Session]:
+        """What a compressed generation returned, the positions of all its passes, and its session."""
         inputs = self.make_inputs(model, prompts)
+        search = {"num_beams": beams, "output_scores": True} if beams > 1 else {}
         with (
             self.session(model, prompts, pipeline, trace=True, **changes) as session,
             self.record(model, 0) as recorder,
         ):
-            out = self.generate(model, inputs)
-        tokens = self.new_tokens(out)
-        positions = recorder.all_position_ids(tokens.shape[0])
-        reference = self.masked_logits(model, prompts, tokens, positions, session, eager=eager)
-        return torch.stack(out.logits, dim=1), reference
+            out = self.generate(model, inputs, **search)
+        return out, recorder.all_position_ids(len(prompts) * beams), session
+
+    def beam_scores(
+        self, model: nn.Module, pipeline: Any, masked: Callable[..., torch.Tensor], **changes: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, Session]:
+        """`[B, 3]` scores that the best of three beams has in the model under masks, in place of each.
+
+        `masked` is `masked_logits`, or as that. Also the scores `[B]` of the run, and its session.
+        """
+        prompts, beams = self.beam_prompts, 3
+        out, positions, session = self.traced(model, prompts, pipeline, beams=beams, **changes)
+        rows = [prompt for prompt in prompts for _ in range(beams)]
+        every = self.new_tokens(out).repeat_interleave(beams, dim=0)
+        logits = masked(model, rows, every, positions, session, eager=False)
+        chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
+        return chosen.view(len(prompts), beams), out.sequences_scores.float(), session
 
     def converse(
         self,
@@ -322,28 +376,13 @@ class AdapterBench:
         Returns its logits, those of the uncompressed model that is given each row's conversation in
         one pass, without padding, and cannot see what either turn dropped; and the session.
         """
-        turns = [self.make_inputs(model, rows) for rows in (prompts, [later] * len(prompts))]
-        plain = self.generate(model, turns[0]) if outside else None
-        with self.session(model, prompts, pipeline, trace=True, **changes) as session:
-            first = plain or self.generate(model, turns[0])
-            answer = self.new_tokens(first)
-            rows = [
-                self._conversation(model, p, answer[r : r + 1], later)
-                for r, p in enumerate(prompts)
-            ]
-            whole = self.joined(self.extended(model, turns[0], answer), turns[1])
-            pixels = [{k: v for k, v in row.items() if k not in BY_TOKEN} for row in rows]
-            whole |= reduce(partial(AdapterBench.joined, self), pixels)
-            second = self.generate(
-                model,
-                self.later_call(model, whole, turns[1]),
-                past_key_values=first.past_key_values,
-            )
+        turns, rows, second, session = self.two_turns(
+            model, prompts, later, pipeline, outside=outside, **changes
+        )
         alive = self._alive(model, session, turns, (prompts, [later] * len(prompts)))
-        fed, wanted = self.new_tokens(second)[:, :-1], []
+        wanted = []
         layers: Any = self.decoder(model).layers
         for row, inputs in enumerate(rows):
-            inputs = self.extended(model, inputs, fed[row : row + 1])
             valid = self.valid(model, inputs)
             new = torch.ones(1, self.steps - 1, dtype=torch.bool)
             kept = [torch.cat([keys[row : row + 1], new], dim=1) for keys in alive]
@@ -354,12 +393,37 @@ class AdapterBench:
                 wanted.append(out.logits[:, -self.steps :])
         return torch.stack(second.logits, dim=1), torch.cat(wanted), session
 
-    def _conversation(
-        self, model: nn.Module, prompt: Prompt, answer: torch.Tensor, later: Prompt
-    ) -> Inputs:
-        """First prompt, answer `[1, T]` and later prompt of one row in one pass."""
-        first, more = (self.make_inputs(model, [each]) for each in (prompt, later))
-        return self.joined(self.extended(model, first, answer), more)
+    def two_turns(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Prompt],
+        later: Prompt,
+        pipeline: Any,
+        *,
+        outside: bool = False,
+        **changes: Any,
+    ) -> tuple[list[Inputs], list[Inputs], Any, Session]:
+        """The turns of `converse`.
+
+        Returns the inputs of both turns, each row's conversation with all tokens that were fed, for
+        one pass, what the second turn generated, and the session.
+        """
+        turns = [self.make_inputs(model, rows) for rows in (prompts, [later] * len(prompts))]
+        plain = self.generate(model, turns[0]) if outside else None
+        with self.session(model, prompts, pipeline, trace=True, **changes) as session:
+            first = plain or self.generate(model, turns[0])
+            answer, rows = self.new_tokens(first), []
+            for row, prompt in enumerate(prompts):
+                start, more = (self.make_inputs(model, [each]) for each in (prompt, later))
+                rows.append(self.joined(self.extended(model, start, answer[row : row + 1]), more))
+            whole = self.joined(self.extended(model, turns[0], answer), turns[1])
+            pixels = [{k: v for k, v in row.items() if k not in BY_TOKEN} for row in rows]
+            whole |= reduce(partial(AdapterBench.joined, self), pixels)
+            call = self.later_call(model, whole, turns[1])
+            second = self.generate(model, call, past_key_values=first.past_key_values)
+        fed = self.new_tokens(second)[:, :-1]
+        rows = [self.extended(model, row, fed[n : n + 1]) for n, row in enumerate(rows)]
+        return turns, rows, second, session
 
     def _alive(
         self,

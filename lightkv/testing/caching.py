@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial, reduce
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from torch import nn
 from lightkv.core.errors import ModelError
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session
-from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs
+from lightkv.testing.adapters import AdapterBench, Inputs, Prompt
 from lightkv.testing.oracles import causal_mask, masked_layers, stored_by_layer
-from lightkv.testing.prompts import Prompt
 
 CACHE = [{"site": "cache", "ratio": 0.5}]
 EVERYTHING = [{"site": "cache", "scope": "all", "ratio": 0.4}]
@@ -48,8 +46,7 @@ class CacheSiteTests(AdapterBench):
     @both_attentions
     @pytest.mark.parametrize("changes", [{"ratio": 0.0}, {"matcher": "keep-all"}])
     def test_cache_site_identity(self, attention: str, changes: dict[str, Any]) -> None:
-        self.need(attention)
-        model = self.make_model(attention)
+        model = self.model_with(attention)
         self.need_cache_site(model)
         inputs = self.make_inputs(model, self.batch)
         schedule = [{"site": "cache", "ratio": changes.get("ratio", 0.5)}]
@@ -63,20 +60,14 @@ class CacheSiteTests(AdapterBench):
     @pytest.mark.parametrize("schedule", [CACHE, EVERYTHING, BOTH])
     def test_dropped_entries_are_masked_entries(self, attention: str, schedule: Any) -> None:
         """An uncompressed prefill, then decoding that cannot see what each layer dropped."""
-        self.need(attention)
-        model = self.make_model(attention)
+        model = self.model_with(attention)
         self.need_cache_site(model)
         inputs = self.make_inputs(model, self.batch)
         schedule = self._above_first_layer(schedule)
-        with (
-            self.session(model, self.batch, NOISE, schedule=schedule, trace=True) as session,
-            self.record(model, 0) as recorder,
-        ):
-            out = self.generate(model, inputs)
-        tokens = self.new_tokens(out)
-        positions = recorder.all_position_ids(tokens.shape[0])
-        found = torch.stack(out.logits, dim=1)
-        wanted = self.masked_decoding(model, self.batch, tokens, positions, session, attention)
+        out, positions, session = self.traced(model, self.batch, NOISE, schedule=schedule)
+        found, tokens = torch.stack(out.logits, dim=1), self.new_tokens(out)
+        eager = attention == "eager"
+        wanted = self.masked_decoding(model, self.batch, tokens, positions, session, eager=eager)
         torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
         plain = self.logits(model, inputs)
         if "after_layer" not in schedule[0]:
@@ -87,21 +78,10 @@ class CacheSiteTests(AdapterBench):
     def test_cache_site_beams(self) -> None:
         """The score of the best beam is that of the masked model on the same tokens."""
         self.need("beams")
-        model, prompts, beams = self.make_model(), self.beam_prompts, 3
+        model = self.make_model()
         self.need_cache_site(model)
-        inputs = self.make_inputs(model, prompts)
-        with (
-            self.session(model, prompts, NOISE, schedule=CACHE, trace=True) as session,
-            self.record(model, 0) as recorder,
-        ):
-            out = self.generate(model, inputs, num_beams=beams, output_scores=True)
-        tokens = self.new_tokens(out)
-        rows = [prompt for prompt in prompts for _ in range(beams)]
-        positions = recorder.all_position_ids(len(rows))
-        every = tokens.repeat_interleave(beams, dim=0)
-        logits = self.masked_decoding(model, rows, every, positions, session, "sdpa")
-        chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
-        torch.testing.assert_close(chosen[::beams], out.sequences_scores.float(), atol=1e-4, rtol=0)
+        masked, scores, _ = self.beam_scores(model, NOISE, self.masked_decoding, schedule=CACHE)
+        torch.testing.assert_close(masked[:, 0], scores, atol=1e-4, rtol=0)
 
     @pytest.mark.parametrize("pipeline", ["tome-cache", "elastic-cache", "rand"])
     def test_cache_site_batch_equals_single(self, pipeline: str) -> None:
@@ -128,8 +108,13 @@ class CacheSiteTests(AdapterBench):
         model = self.make_model()
         self.need_cache_site(model)
         schedule = self._above_first_layer(schedule)
-        found, wanted, session = self._converse_on_cache(model, self.pair, later, schedule)
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        turns, rows, second, session = self.two_turns(
+            model, self.pair, later, NOISE, schedule=schedule
+        )
+        found = torch.stack(second.logits, dim=1)
+        for row, inputs in enumerate(rows):
+            wanted = self._masked_turns(model, session, turns, later, row, inputs)
+            torch.testing.assert_close(found[row], wanted[0], atol=self.exact, rtol=0)
         assert len(session.reports) == 1 + later.images
 
     def _above_first_layer(self, schedule: Any) -> Any:
@@ -147,7 +132,8 @@ class CacheSiteTests(AdapterBench):
         tokens: torch.Tensor,
         positions: torch.Tensor,
         session: Session,
-        attention: str,
+        *,
+        eager: bool,
     ) -> torch.Tensor:
         """`[B, T, vocabulary]` of the uncompressed model whose generated tokens see what was stored."""
         inputs = self.make_inputs(model, prompts)
@@ -168,40 +154,15 @@ class CacheSiteTests(AdapterBench):
             base[:, prompt:, :prompt] &= stored[layer][:, None, :]
             masks.append(base)
         everything = [torch.ones_like(valid)] * len(layers)
-        eager = attention == "eager"
         with masked_layers(layers, everything, valid, eager=eager, own=masks), torch.no_grad():
             out = self.call(model, whole, position_ids=positions[..., :length], use_cache=False)
         return torch.as_tensor(out.logits[:, prompt - 1 :])
-
-    def _converse_on_cache(
-        self, model: nn.Module, prompts: Sequence[Prompt], later: Prompt, schedule: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, Session]:
-        """As `converse`, for schedules with a stage on the cache."""
-        turns = [self.make_inputs(model, rows) for rows in (prompts, [later] * len(prompts))]
-        with self.session(model, prompts, NOISE, schedule=schedule, trace=True) as session:
-            first = self.generate(model, turns[0])
-            answer = self.new_tokens(first)
-            rows = [
-                self._conversation(model, p, answer[r : r + 1], later)
-                for r, p in enumerate(prompts)
-            ]
-            whole = self.joined(self.extended(model, turns[0], answer), turns[1])
-            pixels = [{k: v for k, v in row.items() if k not in BY_TOKEN} for row in rows]
-            whole |= reduce(partial(AdapterBench.joined, self), pixels)
-            call = self.later_call(model, whole, turns[1])
-            second = self.generate(model, call, past_key_values=first.past_key_values)
-        fed, wanted = self.new_tokens(second)[:, :-1], []
-        for row, inputs in enumerate(rows):
-            inputs = self.extended(model, inputs, fed[row : row + 1])
-            wanted.append(self._masked_turns(model, session, turns, prompts, later, row, inputs))
-        return torch.stack(second.logits, dim=1), torch.cat(wanted), session
 
     def _masked_turns(
         self,
         model: nn.Module,
         session: Session,
         turns: Sequence[Inputs],
-        prompts: Sequence[Prompt],
         later: Prompt,
         row: int,
         inputs: Inputs,
@@ -213,9 +174,7 @@ class CacheSiteTests(AdapterBench):
             (causal_mask(length)[None] if own is None else own[n][:1]).clone()
             for n in range(len(layers))
         ]
-        for number, (turn, rows) in enumerate(
-            zip(turns, (prompts, [later] * len(prompts)), strict=True)
-        ):
+        for number, (turn, rows) in enumerate(zip(turns, (self.pair, [later] * 2), strict=True)):
             vision, valid = self.vision_mask(model, turn, rows), self.valid(model, turn)
             real, start = int(valid[row].sum()), end
             end = start + real + (self.steps if number == 0 else 0)

@@ -13,14 +13,11 @@ from lightkv.core.errors import ConfigError, ModelError, SessionError
 from lightkv.core.needs import needs_class_token
 from lightkv.core.plugins import registry
 from lightkv.core.run.report import RunReport
-from lightkv.testing.adapters import AdapterBench
+from lightkv.testing.adapters import AdapterBench, Prompt
 from lightkv.testing.caching import CacheSiteTests
-from lightkv.testing.calls import CallTests
 from lightkv.testing.oracles import encoder_needs, on_cache, reaching, reads_next_layer, snapshot
-from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
 from lightkv.testing.sessions import SessionTests
-from lightkv.testing.turns import TurnTests
 
 POLICIES = sorted(name for role, name in registry().components if role == "positions")
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -30,7 +27,7 @@ class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTests):
+class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -39,7 +36,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
     @pytest.mark.parametrize("changes", [{"ratio": 0.0}, {"matcher": "keep-all"}])
     def test_identity(self, attention: str, changes: dict[str, Any]) -> None:
         """A schedule of ratio 0, and a matcher that keeps everything, change no bit."""
-        model = _model(self, attention)
+        model = self.model_with(attention)
         inputs = self.make_inputs(model, self.batch)
         plain = self.generate(model, inputs)
         roles = {key: value for key, value in changes.items() if key != "ratio"}
@@ -56,7 +53,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
     def test_drop_equals_mask(self, attention: str, pipeline: str, prompts: str) -> None:
         """Dropping with positions kept is the uncompressed model that cannot see what was dropped."""
         rows = _rows(self, prompts)
-        model = _model(self, attention)
+        model = self.model_with(attention)
         found, wanted = self.drop_and_mask(model, rows, pipeline, eager=attention == "eager")
         torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
         plain = self.logits(model, self.make_inputs(model, rows))
@@ -68,7 +65,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
         self, attention: str, stages: list[tuple[int, float]]
     ) -> None:
         """The same law where layer 0 is compressed already, and where no vision token is left."""
-        model = _model(self, attention)
+        model = self.model_with(attention)
         first = self.first_layer
         schedule = [{"after_layer": first + layer, "ratio": ratio} for layer, ratio in stages]
         matcher = {"name": "top-k", "rounding": "floor"}
@@ -86,7 +83,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
     @pytest.mark.parametrize("pipeline", ["lightkv", "lightkv-release"])
     def test_batch_equals_single(self, attention: str, pipeline: str) -> None:
         """Also with renumbered positions, which a row without images must not notice."""
-        model = _model(self, attention)
+        model = self.model_with(attention)
         with self.session(model, self.batch, pipeline) as session:
             batch = self.logits(model, self.make_inputs(model, self.batch))
             rows = session.last.samples
@@ -298,27 +295,13 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
     def test_beams_share_the_selection_of_their_prompt(self) -> None:
         """The score of the best beam is that of the masked model on the same tokens."""
         self.need("beams")
-        model, prompts, beams = self.make_model(), self.beam_prompts, 3
-        inputs = self.make_inputs(model, prompts)
-        with (
-            self.session(model, prompts, "random", trace=True) as session,
-            self.record(model, 0) as recorder,
-        ):
-            out = self.generate(model, inputs, num_beams=beams, output_scores=True)
-        assert len(session.last.samples) == len(prompts) * beams
-        tokens = self.new_tokens(out)
-        rows = [prompt for prompt in prompts for _ in range(beams)]
-        positions = recorder.all_position_ids(len(prompts) * beams)
-        every = tokens.repeat_interleave(beams, dim=0)
-        logits = self.masked_logits(model, rows, every, positions, session, eager=False)
-        chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
-        for number in range(len(prompts)):
-            group = chosen[number * beams : (number + 1) * beams]
-            # Rows of one prompt agree only if all its beams dropped the same tokens.
-            torch.testing.assert_close(group, group[:1].expand(beams), atol=self.exact, rtol=0)
-            torch.testing.assert_close(
-                group[0], out.sequences_scores[number].float(), atol=1e-4, rtol=0
-            )
+        masked, scores, session = self.beam_scores(self.make_model(), "random", self.masked_logits)
+        assert len(session.last.samples) == masked.numel()
+        # Rows of one prompt agree only if all its beams dropped the same tokens.
+        torch.testing.assert_close(
+            masked, masked[:, :1].expand(masked.shape), atol=self.exact, rtol=0
+        )
+        torch.testing.assert_close(masked[:, 0], scores, atol=1e-4, rtol=0)
 
     def test_sampling_repeats_under_a_seed(self) -> None:
         self.need("sampling")
@@ -368,11 +351,6 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
         assert all(bool(torch.isfinite(grad).all()) for grad in found)
         first: Any = self.decoder(model).layers[0]  # type: ignore[index]
         assert any(bool((p.grad != 0).any()) for p in first.parameters() if p.grad is not None)
-
-
-def _model(suite: AdapterBench, attention: str) -> Any:
-    suite.need(attention)
-    return suite.make_model(attention)
 
 
 def _rows(suite: AdapterBench, prompts: str) -> tuple[Prompt, ...]:

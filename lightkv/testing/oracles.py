@@ -204,14 +204,13 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 def encoder_needs(pipeline: str) -> Needs:
     """What a preset reads of the vision encoder."""
-    roles = get_preset(pipeline).roles()
-    return needs_from(Stage.from_roles(roles, ratio=0.0, windows=2).needs, Source.ENCODER)
+    return needs_from(Stage.preset(pipeline, ratio=0.0, windows=2).needs, Source.ENCODER)
 
 
 def reads_next_layer(pipeline: str) -> bool:
     """Whether a preset reads the attention of the layer after the stage."""
-    stage = Stage.from_roles(get_preset(pipeline).roles(), ratio=0.0, windows=2)
-    return bool(needs_from(stage.needs, Source.NEXT_LAYER))
+    needs = Stage.preset(pipeline, ratio=0.0, windows=2).needs
+    return bool(needs_from(needs, Source.NEXT_LAYER))
 
 
 def on_cache(pipeline: str) -> bool:

@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf.contact import RUNS_HOOKS_AGAIN
-from lightkv.core.errors import LightKVError, ModelError, SessionError
+from lightkv.core.errors import LayoutError, LightKVError, ModelError, SessionError
 from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt
-from lightkv.testing.doubles import Assistant, FedTokens, Numbers, quantised_bytes
 
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
@@ -31,8 +30,7 @@ class ServingTests(AdapterBench):
     @both_attentions
     def test_second_turn_of_text(self, attention: str) -> None:
         """Its tokens see, in each layer, what that layer kept of the image."""
-        self.need(attention)
-        model = self.make_model(attention)
+        model = self.model_with(attention)
         eager = attention == "eager"
         found, wanted, session = self.converse(model, self.pair, TEXT, "random", eager=eager)
         torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
@@ -48,8 +46,7 @@ class ServingTests(AdapterBench):
         Also where the first turn ran without a session: the padding in its cache stays hidden.
         """
         self.need("later image")
-        self.need(attention)
-        model = self.make_model(attention)
+        model = self.model_with(attention)
         eager = attention == "eager"
         found, wanted, session = self.converse(
             model, self.pair, IMAGE, "random", eager=eager, outside=outside
@@ -119,6 +116,27 @@ class ServingTests(AdapterBench):
                 self._step(model, cache)
             assert error.value.field == "past_key_values"
             assert error.value.value is not None
+
+    def test_later_turns_of_unequal_rows(self) -> None:
+        """Rows answer as alone if all that is not cached yet is padded on its left, turn after turn."""
+        self.need("unequal turns")
+        if any(self.windows):
+            pytest.skip("cannot: transformers counts padding as part of a sliding window")
+        model = self.make_model()
+        turns = [
+            [Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2)],
+            [Prompt(3, 0, 2, seed=7), Prompt(3, 0, 6, seed=8)],
+            [Prompt(4, 0, 4, seed=9), Prompt(1, 0, 2, seed=10)],
+        ]
+        together = self._turns(model, turns)
+        for row in range(2):
+            alone = self._turns(model, [[rows[row]] for rows in turns])
+            for found, wanted in zip(together, alone, strict=True):
+                torch.testing.assert_close(found[row], wanted[0], atol=self.exact, rtol=0)
+        with pytest.raises(LayoutError, match="not cached yet") as error:
+            self._turns(model, turns, pad=False)
+        assert error.value.field == "attention_mask"
+        assert "left" in str(error.value.remedy)
 
     # -- caches ------------------------------------------------------------------------------------
 
@@ -383,3 +401,88 @@ class ServingTests(AdapterBench):
         """What to suppress so that generated tokens repeat and look-ups find something."""
         config: Any = model.config
         return [t for t in range(config.get_text_config().vocab_size) if not 30 <= t < 36]
+
+    def _turns(
+        self, model: nn.Module, turns: list[list[Prompt]], *, pad: bool = True
+    ) -> list[torch.Tensor]:
+        """Logits of each turn of a chat on one cache; `pad`: what is not cached, on its left."""
+        found: list[torch.Tensor] = []
+        with self.session(model, turns[0]):
+            whole = call = self.make_inputs(model, turns[0])
+            out = self.generate(model, call)
+            for rows in turns[1:]:
+                found.append(torch.stack(out.logits, dim=1))
+                new = self.make_inputs(model, rows)
+                whole = self.joined(self.extended(model, whole, self.answer(whole, out)), new)
+                cache = out.past_key_values
+                if pad:
+                    whole = _padded_left(whole, self.cache_length(cache))
+                call = self.later_call(model, whole, new)
+                out = self.generate(model, call, past_key_values=cache)
+        return [*found, torch.stack(out.logits, dim=1)]
+
+
+def _padded_left(inputs: Inputs, cached: int) -> Inputs:
+    """The padding behind the first `cached` positions, before everything else that stands there."""
+    order = torch.sort(inputs["attention_mask"][:, cached:], dim=1, stable=True).indices
+    out = dict(inputs)
+    for name in BY_TOKEN:
+        if name in inputs:
+            rest = inputs[name][:, cached:]
+            places = order if rest.dim() == 2 else order[..., None].expand_as(rest)
+            out[name] = torch.cat([inputs[name][:, :cached], rest.gather(1, places)], dim=1)
+    return out
+
+
+# -- in place of a tokenizer and an assistant, and how tests count ----------------------------------
+
+
+class Numbers:
+    """A tokenizer that writes ids."""
+
+    def decode(self, tokens: Any, **_: Any) -> str:
+        return "".join(f"{int(token)} " for token in tokens)
+
+
+class FedTokens:
+    """Counts the passes of a decoder and the tokens fed to it."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        self.passes = self.tokens = 0
+        self._handle = decoder.layers[0].register_forward_pre_hook(self._count)  # type: ignore[index,union-attr]
+
+    def _count(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self.passes += 1
+        self.tokens += args[0].shape[1]
+
+    def close(self) -> None:
+        self._handle.remove()
+
+
+class Assistant:
+    """A copy of a model that drafts three tokens at once; told what to guess, it errs now and then."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = copy.deepcopy(model)
+        settings: Any = self.model.generation_config
+        settings.update(num_assistant_tokens=3, assistant_confidence_threshold=0.0)
+        settings.num_assistant_tokens_schedule = "constant"
+
+    def guess(self, tokens: torch.Tensor) -> None:
+        """Draft `[N]` the tokens of a whole sequence, every third one wrong."""
+
+        def overrule(module: nn.Module, args: Any, output: Any) -> Any:
+            place = output.past_key_values.get_seq_length()
+            if place < len(tokens):
+                output.logits[:, -1] = 0
+                other = 30 if tokens[place] != 30 else 31
+                output.logits[:, -1, tokens[place] if place % 3 else other] = 99
+            return output
+
+        self.model.register_forward_hook(overrule)
+
+
+def quantised_bytes(layer: Any) -> int:
+    """Bytes of the quantised keys of a cache layer (quanto)."""
+    keys = layer._quantized_keys
+    return sum(int(part.nbytes) for part in (keys._data._data, keys._scale, keys._shift))
