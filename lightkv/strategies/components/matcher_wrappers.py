@@ -6,12 +6,12 @@ A wrapper's `of` holds another matcher as a name or `{name: …, parameter: …}
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import Matcher, MatchInput
@@ -23,17 +23,14 @@ from lightkv.core.sizes import Flops, StageSizes
 from lightkv.strategies.components.selection import descending
 
 ComponentSpec = str | dict[str, Any]
+MatcherSpec = Annotated[ComponentSpec, BeforeValidator(partial(checked_spec, "matcher"))]
+"""A matcher as a field of another component; it is known to build."""
 
 
 class MatcherWrapper(Matcher):
     """A matcher over another one: passes on what it needs."""
 
-    of: ComponentSpec
-
-    @field_validator("of", mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        return checked_spec("matcher", value)
+    of: MatcherSpec
 
     @cached_property
     def inner(self) -> Matcher:
