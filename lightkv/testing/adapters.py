@@ -358,6 +358,17 @@ class AdapterBench:
         chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
         return chosen.view(len(prompts), beams), out.sequences_scores.float(), session
 
+    def batch_and_alone(self, model: nn.Module, pipeline: Any, **changes: Any) -> Session:
+        """Each prompt of the batch gives alone what it gives there; the session of the batch."""
+        with self.session(model, self.batch, pipeline, **changes) as session:
+            batch = self.logits(model, self.make_inputs(model, self.batch))
+        for row, prompt in enumerate(self.batch):
+            with self.session(model, [prompt], pipeline, **changes) as single:
+                alone = self.logits(model, self.make_inputs(model, [prompt]))
+            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
+            assert single.last.samples[0] == session.last.samples[row]
+        return session
+
     def converse(
         self,
         model: nn.Module,

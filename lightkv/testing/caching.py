@@ -87,17 +87,9 @@ class CacheSiteTests(AdapterBench):
     def test_cache_site_batch_equals_single(self, pipeline: str) -> None:
         model = self.make_model()
         self.need_cache_site(model)
-        options = {"schedule": [{"site": "cache", "scope": "vision", "ratio": 0.7}]}
-        if pipeline != "tome-cache":
-            options["schedule"][0]["scope"] = "all"
-        with self.session(model, self.batch, pipeline, **options) as session:
-            batch = self.logits(model, self.make_inputs(model, self.batch))
-            rows = session.last.samples
-        for row, prompt in enumerate(self.batch):
-            with self.session(model, [prompt], pipeline, **options) as session:
-                alone = self.logits(model, self.make_inputs(model, [prompt]))
-            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
-            assert session.last.samples[0] == rows[row]
+        scope = "vision" if pipeline == "tome-cache" else "all"
+        options = {"schedule": [{"site": "cache", "scope": scope, "ratio": 0.7}]}
+        self.batch_and_alone(model, pipeline, **options)
 
     @pytest.mark.parametrize("schedule", [CACHE, BOTH])
     @pytest.mark.parametrize("later", [Prompt(3, 0, 4, seed=7), Prompt(2, 1, 3, seed=7)])

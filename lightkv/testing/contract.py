@@ -83,15 +83,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     @pytest.mark.parametrize("pipeline", ["lightkv", "lightkv-release"])
     def test_batch_equals_single(self, attention: str, pipeline: str) -> None:
         """Also with renumbered positions, which a row without images must not notice."""
-        model = self.model_with(attention)
-        with self.session(model, self.batch, pipeline) as session:
-            batch = self.logits(model, self.make_inputs(model, self.batch))
-            rows = session.last.samples
-        for row, prompt in enumerate(self.batch):
-            with self.session(model, [prompt], pipeline) as session:
-                alone = self.logits(model, self.make_inputs(model, [prompt]))
-            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
-            assert session.last.samples[0] == rows[row]
+        self.batch_and_alone(self.model_with(attention), pipeline)
 
     @pytest.mark.parametrize("pipeline", ["lightkv", "fastv"])
     def test_the_last_position_is_untouched(self, pipeline: str) -> None:
@@ -124,14 +116,9 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
             "positions": policy,
             "schedule": [{"after_layer": self.schedule[0]["after_layer"], "ratio": ratio}],
         }
-        with self.session(model, rows, "tome", **roles) as session:
-            batch = self.logits(model, self.make_inputs(model, rows))
-            removed = [row.original - row.vision_tokens[-1] for row in session.last.samples]
+        session = self.batch_and_alone(model, "tome", **roles)
+        removed = [row.original - row.vision_tokens[-1] for row in session.last.samples]
         assert removed == [int(count == max(patches)) for count in patches]
-        for row, prompt in enumerate(rows):
-            with self.session(model, [prompt], "tome", **roles):
-                alone = self.logits(model, self.make_inputs(model, [prompt]))
-            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
 
     def test_decoding_goes_on_at_the_same_positions(self) -> None:
         """Generated tokens get the rotary angles that the uncompressed model gives them."""

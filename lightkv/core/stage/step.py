@@ -6,8 +6,7 @@ from the plan, everything else is index arithmetic on the device. It runs on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,14 +28,7 @@ from lightkv.core.layout import TokenIndex, VisionLayout
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.plan import Bucket, StagePlan
-from lightkv.core.stage.stage import Readings, Stage
-
-Timer = Callable[[str], AbstractContextManager[object]]
-
-
-def no_timer(role: str) -> AbstractContextManager[object]:
-    """The timer of a session that does not profile."""
-    return nullcontext()
+from lightkv.core.stage.stage import Readings, Stage, Timer, no_timer
 
 
 @dataclass(frozen=True)
