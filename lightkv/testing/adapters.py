@@ -217,10 +217,21 @@ class AdapterBench:
         if capability in self.cannot:
             pytest.skip(f"cannot: {self.cannot[capability]}")
 
+    def check_close(self, found: Any, wanted: Any) -> None:
+        """Two ways to compute the same thing differ by no more than `exact`."""
+        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+
     def model_with(self, attention: str) -> Any:
         """The model with an attention implementation; skips where the family lacks it."""
         self.need(attention)
         return self.make_model(attention)
+
+    def model_and_inputs(
+        self, prompts: Sequence[Prompt], attention: str | None = None
+    ) -> tuple[Any, Inputs]:
+        """The model, as `model_with` if an attention implementation is named, and its inputs."""
+        model = self.make_model() if attention is None else self.model_with(attention)
+        return model, self.make_inputs(model, prompts)
 
     @staticmethod
     def longer_mask(inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
@@ -365,7 +376,7 @@ class AdapterBench:
         for row, prompt in enumerate(self.batch):
             with self.session(model, [prompt], pipeline, **changes) as single:
                 alone = self.logits(model, self.make_inputs(model, [prompt]))
-            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
+            self.check_close(batch[row], alone[0])
             assert single.last.samples[0] == session.last.samples[row]
         return session
 

@@ -68,10 +68,10 @@ class CacheSiteTests(AdapterBench):
         found, tokens = torch.stack(out.logits, dim=1), self.new_tokens(out)
         eager = attention == "eager"
         wanted = self.masked_decoding(model, self.batch, tokens, positions, session, eager=eager)
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
         plain = self.logits(model, inputs)
         if "after_layer" not in schedule[0]:
-            torch.testing.assert_close(found[:, 0], plain[:, 0], atol=self.exact, rtol=0)
+            self.check_close(found[:, 0], plain[:, 0])
         assert (found - plain).abs().max() > self.least_effect, "dropping had no effect at all"
         self._check_stored(model, out.past_key_values, session.last)
 
@@ -106,7 +106,7 @@ class CacheSiteTests(AdapterBench):
         found = torch.stack(second.logits, dim=1)
         for row, inputs in enumerate(rows):
             wanted = self._masked_turns(model, session, turns, later, row, inputs)
-            torch.testing.assert_close(found[row], wanted[0], atol=self.exact, rtol=0)
+            self.check_close(found[row], wanted[0])
         assert len(session.reports) == 1 + later.images
 
     def _above_first_layer(self, schedule: Any) -> Any:

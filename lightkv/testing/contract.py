@@ -36,8 +36,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     @pytest.mark.parametrize("changes", [{"ratio": 0.0}, {"matcher": "keep-all"}])
     def test_identity(self, attention: str, changes: dict[str, Any]) -> None:
         """A schedule of ratio 0, and a matcher that keeps everything, change no bit."""
-        model = self.model_with(attention)
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch, attention)
         plain = self.generate(model, inputs)
         roles = {key: value for key, value in changes.items() if key != "ratio"}
         schedule = [{**stage, "ratio": changes.get("ratio", 0.5)} for stage in self.schedule]
@@ -55,7 +54,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
         rows = _rows(self, prompts)
         model = self.model_with(attention)
         found, wanted = self.drop_and_mask(model, rows, pipeline, eager=attention == "eager")
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
         plain = self.logits(model, self.make_inputs(model, rows))
         assert (found - plain).abs().max() > self.least_effect, "dropping had no effect at all"
 
@@ -77,7 +76,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
             schedule=schedule,
             matcher=matcher,
         )
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
 
     @both_attentions
     @pytest.mark.parametrize("pipeline", ["lightkv", "lightkv-release"])
@@ -122,8 +121,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
 
     def test_decoding_goes_on_at_the_same_positions(self) -> None:
         """Generated tokens get the rotary angles that the uncompressed model gives them."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         with self.record(model, -1) as plain:
             self.generate(model, inputs)
         with self.session(model, self.batch), self.record(model, -1) as squeezed:
@@ -137,15 +135,14 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
 
     def test_positions_policies(self) -> None:
         """Renumbering changes the result, a barycentre only where tokens merge."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
 
         def logits(pipeline: str, policy: str) -> torch.Tensor:
             with self.session(model, self.batch, pipeline, positions=policy):
                 return self.logits(model, inputs)
 
         kept, moved = logits("random", "keep"), logits("random", "renumber")
-        torch.testing.assert_close(logits("random", "barycentric"), kept, atol=self.exact, rtol=0)
+        self.check_close(logits("random", "barycentric"), kept)
         merged, mean = logits("lightkv", "keep"), logits("lightkv", "barycentric")
         contiguous = logits("random", "renumber-contiguous")
         with_images = [row for row, prompt in enumerate(self.batch) if prompt.images]
@@ -153,7 +150,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
             assert (kept[row] - moved[row]).abs().max() > self.exact
             assert (merged[row] - mean[row]).abs().max() > self.exact
             assert (moved[row, 1:] - contiguous[row, 1:]).abs().max() > self.exact
-        torch.testing.assert_close(moved[:, 0], contiguous[:, 0], atol=self.exact, rtol=0)
+        self.check_close(moved[:, 0], contiguous[:, 0])
 
     # -- what is left in the cache -----------------------------------------------------------------
 
@@ -191,8 +188,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     # -- what is left in the model -----------------------------------------------------------------
 
     def test_restores_everything(self) -> None:
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         registry()  # importing adapters may register attention functions once
         plain, before = self.logits(model, inputs), snapshot(model)
         with self.session(model, self.batch):
@@ -207,8 +203,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     @pytest.mark.parametrize("inside", ["layer", "self_attn", "mlp"])
     def test_survives_an_error_inside_forward(self, where: int, inside: str) -> None:
         """A failed pass is not reported, and neither the session nor the model is harmed by it."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         plain, before = self.logits(model, inputs), snapshot(model)
         layers: Any = self.decoder(model).layers
         target = layers[where] if inside == "layer" else self.part(layers[where], inside)
@@ -258,8 +253,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
             assert bool(sample.original) == bool(prompt.images)
 
     def test_every_run_is_reported(self) -> None:
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         with self.session(model, self.batch, "random") as session:
             first, second = (self.logits(model, inputs) for _ in range(2))
         assert [report.run for report in session.reports] == [0, 1]
@@ -269,9 +263,8 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
             assert torch.equal(self.logits(model, inputs), first)
 
     def test_prompts_without_images(self) -> None:
-        model = self.make_model()
         prompts = (Prompt(4, 0, 3, seed=1), Prompt(2, 0, 2, seed=2))
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         plain = self.generate(model, inputs)
         with self.session(model, prompts) as session:
             same = self.generate(model, inputs)
@@ -285,15 +278,12 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
         masked, scores, session = self.beam_scores(self.make_model(), "random", self.masked_logits)
         assert len(session.last.samples) == masked.numel()
         # Rows of one prompt agree only if all its beams dropped the same tokens.
-        torch.testing.assert_close(
-            masked, masked[:, :1].expand(masked.shape), atol=self.exact, rtol=0
-        )
+        self.check_close(masked, masked[:, :1].expand(masked.shape))
         torch.testing.assert_close(masked[:, 0], scores, atol=1e-4, rtol=0)
 
     def test_sampling_repeats_under_a_seed(self) -> None:
         self.need("sampling")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch[:1])
+        model, inputs = self.model_and_inputs(self.batch[:1])
 
         def sample() -> torch.Tensor:
             torch.manual_seed(5)

@@ -33,7 +33,7 @@ class ServingTests(AdapterBench):
         model = self.model_with(attention)
         eager = attention == "eager"
         found, wanted, session = self.converse(model, self.pair, TEXT, "random", eager=eager)
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
         assert len(session.reports) == 1
 
     @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ class ServingTests(AdapterBench):
         found, wanted, session = self.converse(
             model, self.pair, IMAGE, "random", eager=eager, outside=outside
         )
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
         assert len(session.reports) == (1 if outside else 2)
         for report in session.reports:
             counts = [sample.vision_tokens for sample in report.samples]
@@ -66,14 +66,11 @@ class ServingTests(AdapterBench):
         plain = self.generate(model, call, past_key_values=cache)
         with self.session(model, self.pair):
             same = self.generate(model, call, past_key_values=first.past_key_values)
-        torch.testing.assert_close(
-            torch.stack(same.logits), torch.stack(plain.logits), atol=self.exact, rtol=0
-        )
+        self.check_close(torch.stack(same.logits), torch.stack(plain.logits))
 
     def test_a_compressed_cache_belongs_to_its_session(self) -> None:
         """Another session refuses it, and outside it takes no more entries."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair[:1])
+        model, inputs = self.model_and_inputs(self.pair[:1])
         with self.session(model, self.pair[:1]):
             first = self.generate(model, inputs)
             call = self._next_turn(model, first, self.pair[:1])
@@ -101,8 +98,7 @@ class ServingTests(AdapterBench):
         assert copied.value.remedy
 
     def test_a_cache_of_another_model_is_refused(self) -> None:
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair[:1])
+        model, inputs = self.model_and_inputs(self.pair[:1])
         made = self.cached(self.generate(model, inputs).past_key_values)
         keys, layers = made[0][0], len(made)
         other = {
@@ -132,7 +128,7 @@ class ServingTests(AdapterBench):
         for row in range(2):
             alone = self._turns(model, [[rows[row]] for rows in turns])
             for found, wanted in zip(together, alone, strict=True):
-                torch.testing.assert_close(found[row], wanted[0], atol=self.exact, rtol=0)
+                self.check_close(found[row], wanted[0])
         with pytest.raises(LayoutError, match="not cached yet") as error:
             self._turns(model, turns, pad=False)
         assert error.value.field == "attention_mask"
@@ -142,8 +138,7 @@ class ServingTests(AdapterBench):
 
     def test_dynamic_cache_of_the_caller(self) -> None:
         self.need("cache objects")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         with self.session(model, self.batch):
             plain = self.generate(model, inputs)
             own = self.generate(model, inputs, past_key_values=self._cache(model))
@@ -157,8 +152,7 @@ class ServingTests(AdapterBench):
         """Compression compounds: its bytes shrink as its entries do, and little is lost."""
         self.need("quantised cache")
         pytest.importorskip("optimum.quanto")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair)
+        model, inputs = self.model_and_inputs(self.pair)
         settings = {"backend": "quanto", "nbits": 4, "residual_length": 8, "q_group_size": 16}
         options = {"cache_implementation": "quantized", "cache_config": settings}
         if any(self.windows):
@@ -199,8 +193,7 @@ class ServingTests(AdapterBench):
     def test_a_static_cache_is_refused(self) -> None:
         """All its layers have one length, and what is in it cannot be taken out."""
         self.need("cache objects")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair)
+        model, inputs = self.model_and_inputs(self.pair)
         with self.session(model, self.pair), pytest.raises(SessionError) as error:
             self.generate(model, inputs, cache_implementation="static")
         assert error.value.field == "past_key_values"
@@ -209,9 +202,8 @@ class ServingTests(AdapterBench):
     def test_a_cropped_cache_goes_on_where_it_was_cut(self) -> None:
         """Tokens that the caller takes back are gone in every layer."""
         self.need("cropping")
-        model = self.make_model()
         prompts = self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         with self.session(model, prompts, "fastv"):
             found = []
             for extra in (2, 0):
@@ -224,7 +216,7 @@ class ServingTests(AdapterBench):
                 call = self._next_turn(model, first, prompts)
                 out = self.generate(model, call, past_key_values=cache)
                 found.append(torch.stack(out.logits))
-            torch.testing.assert_close(*found, atol=self.exact, rtol=0)
+            self.check_close(*found)
             # All text since the image, of both turns, and two tokens more.
             vision = self.vision_mask(model, inputs, prompts)[0]
             text = call["attention_mask"].shape[1] - 1 - int(vision.nonzero().max())
@@ -242,9 +234,8 @@ class ServingTests(AdapterBench):
         self.need("assisted")
         if draft == "assistant":
             self.need("assistant")
-        model = self.make_model()
         prompts = self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         few = self._few_tokens(model)
         if draft == "lookup":
             options: dict[str, Any] = {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}
@@ -258,9 +249,7 @@ class ServingTests(AdapterBench):
             fast = self.generate(model, inputs, suppress_tokens=few, max_new_tokens=12, **options)
             fed.close()
         assert torch.equal(plain.sequences, fast.sequences)
-        torch.testing.assert_close(
-            torch.stack(plain.logits), torch.stack(fast.logits), atol=self.exact, rtol=0
-        )
+        self.check_close(torch.stack(plain.logits), torch.stack(fast.logits))
         if draft == "assistant":
             assert fed.passes < 12, "no draft was ever accepted"
             assert fed.tokens > fast.sequences.shape[1] - 1, "no draft was ever rejected"
@@ -285,9 +274,8 @@ class ServingTests(AdapterBench):
         self.need("streaming")
         from transformers import TextIteratorStreamer
 
-        model = self.make_model()
         prompts = self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         streamer = TextIteratorStreamer(Numbers(), skip_prompt="input_ids" in inputs, timeout=60)
         with self.session(model, prompts):
             whole = self.generate(model, inputs)
@@ -331,8 +319,7 @@ class ServingTests(AdapterBench):
         torch.testing.assert_close(*found)
 
     def test_labels_are_refused(self) -> None:
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair)
+        model, inputs = self.model_and_inputs(self.pair)
         labels = inputs["attention_mask"]
         with self.session(model, self.pair), pytest.raises(SessionError) as error:
             self.call(model, inputs, labels=labels)
@@ -343,8 +330,7 @@ class ServingTests(AdapterBench):
     def test_placeholders_that_do_not_match_the_pixels(self) -> None:
         """One too few, or one picture too few: lightkv says so before transformers does."""
         self.need("placeholders")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair[:1])
+        model, inputs = self.model_and_inputs(self.pair[:1])
         two = self.make_inputs(model, [replace(self.pair[0], images=2)])
         fewer = {name: (two if name in BY_TOKEN else inputs)[name] for name in inputs}
         spoiled = self.spoiled(model, inputs, self.pair[:1])
@@ -364,9 +350,8 @@ class ServingTests(AdapterBench):
 
     def test_embeddings_need_ids_or_spans(self) -> None:
         self.need("embeddings")
-        model = self.make_model()
         prompts = self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         plain: Any = model
         embeddings = plain.get_input_embeddings()(inputs.pop("input_ids"))
         with self.session(model, prompts), pytest.raises(LightKVError) as error:

@@ -25,8 +25,7 @@ class SessionTests(AdapterBench):
 
     def test_a_model_in_a_session_is_not_copied(self) -> None:
         """Half of the copy would be attached. The original goes on, and later copies are plain."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch[:1])
+        model, inputs = self.model_and_inputs(self.batch[:1])
         plain = self.logits(model, inputs)
         ways: tuple[Any, ...] = (
             copy.deepcopy,
@@ -87,8 +86,7 @@ class SessionTests(AdapterBench):
     def test_generating_without_a_cache_is_refused(self) -> None:
         """Each step would be compressed anew. A single pass without one is fine."""
         self.need("streaming")  # the generate of transformers
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair)
+        model, inputs = self.model_and_inputs(self.pair)
         if "inputs_embeds" in inputs:
             # transformers keeps a cache all the same.
             with self.session(model, self.pair, "fastv") as session:
@@ -104,20 +102,20 @@ class SessionTests(AdapterBench):
             assert not session.reports
             one = self.call(model, inputs, use_cache=False).logits[:, -1]
             two = self.call(model, inputs, use_cache=True).logits[:, -1]
-        torch.testing.assert_close(one, two, atol=self.exact, rtol=0)
+        self.check_close(one, two)
 
     @pytest.mark.parametrize("pipeline", ["fastv", "lightkv"])
     def test_logits_that_a_caller_wishes_for_are_no_drafts(self, pipeline: str) -> None:
         """How many logits are wanted changes nothing of what is scored as prompt."""
         self.need("streaming")
-        model, prompts = self.make_model(), self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
+        prompts = self.pair[:1]
+        model, inputs = self.model_and_inputs(prompts)
         found = []
         with self.session(model, prompts, pipeline):
             for wanted in (1, 3):
                 out = self.generate(model, inputs, logits_to_keep=wanted)
                 found.append(torch.stack(out.logits))
-        torch.testing.assert_close(*found, atol=self.exact, rtol=0)
+        self.check_close(*found)
 
     def test_embeddings_alone_need_spans(self) -> None:
         """Without ids and pixels they may hold a picture; told that there is none, they are text."""
