@@ -352,8 +352,7 @@ class ServingTests(AdapterBench):
         self.need("embeddings")
         prompts = self.pair[:1]
         model, inputs = self.model_and_inputs(prompts)
-        plain: Any = model
-        embeddings = plain.get_input_embeddings()(inputs.pop("input_ids"))
+        embeddings = model.get_input_embeddings()(inputs.pop("input_ids"))
         with self.session(model, prompts), pytest.raises(LightKVError) as error:
             model(inputs_embeds=embeddings, **inputs)
         assert error.value.field == "input_ids"

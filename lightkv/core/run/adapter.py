@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -135,11 +134,13 @@ def find_adapter(model: nn.Module, adapter: Adapter | str | None = None) -> Adap
     for each in reversed(list(adapters.values())):
         if each.matches(model):
             return each
+    named = (each for each in adapters.values() if each.models)
+    families = ", ".join(f"{each.name} ({each.models})" for each in named)
     raise ModelError(
         f"no adapter serves {type(model).__name__}",
         field="model",
         value=type(model).__name__,
-        remedy=f"there are adapters for: {_families(adapters)}. For any other decoder use "
+        remedy=f"there are adapters for: {families}. For any other decoder use "
         "adapter='generic' and give the vision spans (layout=VisionLayout.from_spans(...)), or "
         "write an adapter (docs/writing-an-adapter.md)",
     )
@@ -155,7 +156,3 @@ def _registered() -> dict[str, Adapter]:
         else:
             found.refuse("adapter", name)
     return adapters
-
-
-def _families(adapters: Mapping[str, Adapter]) -> str:
-    return ", ".join(f"{each.name} ({each.models})" for each in adapters.values() if each.models)

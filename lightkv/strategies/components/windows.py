@@ -92,7 +92,7 @@ class Windows(Partitioner):
             bands = self._bands(sample, number, cut, groups, (space, time))
             window = offset + _windows_of(tokens.coordinates[here], bands)
             label[here] = np.where(tokens.separator[here], PROTECTED, window)
-            offset += _count(bands)
+            offset += int(np.prod([max(axis) + 1 for axis in bands]))
             all_bands.append(bands)
         if self.budget == "window":
             return Partition(label, bands=tuple(all_bands))
@@ -213,11 +213,6 @@ def _largest(cells: IntArray, share: npt.NDArray[np.float64], bands: Bands) -> i
     if not cells.size:
         return 0
     return round(float(np.bincount(_windows_of(cells, bands), weights=share).max()))
-
-
-def _count(bands: Bands) -> int:
-    """Windows that bands make."""
-    return int(np.prod([max(axis) + 1 for axis in bands]))
 
 
 def _current(groups: Groups) -> npt.NDArray[np.float64]:
