@@ -9,7 +9,7 @@ Use a tiny model with random weights and at least six decoder layers; the suite 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -21,14 +21,15 @@ from torch import nn
 
 from lightkv.core.errors import SessionError
 from lightkv.core.plugins import get_preset
+from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, compress
 from lightkv.testing.oracles import (
     Recorder,
-    alive_by_layer,
     causal_mask,
     encoder_needs,
     masked_layers,
     on_cache,
+    stored_by_layer,
     windowed,
 )
 
@@ -300,25 +301,30 @@ class AdapterBench:
     ) -> torch.Tensor:
         """`[B, T, vocabulary]` of the uncompressed model that cannot see what the run dropped.
 
+        What a stage on the cache dropped is hidden from the generated tokens `tokens` only.
         Call it after the session, which must have traced its last run with these prompts as rows.
         `tokens` `[B, T]` were generated; `positions` were recorded.
         """
-        inputs, report = self.make_inputs(model, prompts), session.last
-        assert report.trace is not None
-        layers: Any = self.decoder(model).layers
-        stages = session.pipeline.schedule.after_layers
-        vision = self.vision_mask(model, inputs, prompts)
-        alive = alive_by_layer(vision, stages, report.trace, len(layers))
-        fed = tokens[:, :-1]
-        added = torch.ones(fed.shape, dtype=torch.bool)
-        alive = [torch.cat([keys, added], dim=1) for keys in alive]
-        whole = self.extended(model, inputs, fed)
+        inputs = self.make_inputs(model, prompts)
+        vision, prompt_valid = self.vision_mask(model, inputs, prompts), self.valid(model, inputs)
+        whole = self.extended(model, inputs, tokens[:, :-1])
         valid = self.valid(model, whole)
-        length = valid.shape[1]
         own = self.own_masks(model, whole)
-        with masked_layers(layers, alive, valid, eager=eager, own=own), torch.no_grad():
+        length, prompt = valid.shape[1], prompt_valid.shape[1]
+        layers: Any = self.decoder(model).layers
+        seen, stored = stored_by_layer(
+            vision, prompt_valid, session.pipeline.schedule.after_layers, session.last, len(layers)
+        )
+        masks = []
+        for layer in range(len(layers)):
+            base = causal_mask(length)[None] if own is None else own[layer]
+            base = base.expand(len(prompts), -1, -1).clone()
+            base[:, :prompt, :prompt] &= seen[layer][:, None, :]
+            base[:, prompt:, :prompt] &= stored[layer][:, None, :]
+            masks.append(base)
+        with masked_layers(layers, masks, valid, eager=eager), torch.no_grad():
             out = self.call(model, whole, position_ids=positions[..., :length], use_cache=False)
-        return torch.as_tensor(out.logits[:, self.valid(model, inputs).shape[1] - 1 :])
+        return torch.as_tensor(out.logits[:, prompt - 1 :])
 
     def drop_and_mask(
         self,
@@ -355,17 +361,17 @@ class AdapterBench:
         return out, recorder.all_position_ids(len(prompts) * beams), session
 
     def beam_scores(
-        self, model: nn.Module, pipeline: Any, masked: Callable[..., torch.Tensor], **changes: Any
+        self, model: nn.Module, pipeline: Any, **changes: Any
     ) -> tuple[torch.Tensor, torch.Tensor, Session]:
         """`[B, 3]` scores that the best of three beams has in the model under masks, in place of each.
 
-        `masked` is `masked_logits`, or as that. Also the scores `[B]` of the run, and its session.
+        Also the scores `[B]` of the run, and its session.
         """
         prompts, beams = self.beam_prompts, 3
         out, positions, session = self.traced(model, prompts, pipeline, beams=beams, **changes)
         rows = [prompt for prompt in prompts for _ in range(beams)]
         every = self.new_tokens(out).repeat_interleave(beams, dim=0)
-        logits = masked(model, rows, every, positions, session, eager=False)
+        logits = self.masked_logits(model, rows, every, positions, session, eager=False)
         chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
         return chosen.view(len(prompts), beams), out.sequences_scores.float(), session
 
@@ -398,39 +404,8 @@ class AdapterBench:
         Returns its logits, those of the uncompressed model that is given each row's conversation in
         one pass, without padding, and cannot see what either turn dropped; and the session.
         """
-        turns, rows, second, session = self.two_turns(
-            model, prompts, later, pipeline, outside=outside, **changes
-        )
-        alive = self._alive(model, session, turns, (prompts, [later] * len(prompts)))
-        wanted = []
-        layers: Any = self.decoder(model).layers
-        for row, inputs in enumerate(rows):
-            valid = self.valid(model, inputs)
-            new = torch.ones(1, self.steps - 1, dtype=torch.bool)
-            kept = [torch.cat([keys[row : row + 1], new], dim=1) for keys in alive]
-            kept = [keys[:, -valid.shape[1] :] for keys in kept]
-            own = self.own_masks(model, inputs)
-            with masked_layers(layers, kept, valid, eager=eager, own=own), torch.no_grad():
-                out = self.call(model, inputs, use_cache=False)
-                wanted.append(out.logits[:, -self.steps :])
-        return torch.stack(second.logits, dim=1), torch.cat(wanted), session
-
-    def two_turns(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Prompt],
-        later: Prompt,
-        pipeline: Any,
-        *,
-        outside: bool = False,
-        **changes: Any,
-    ) -> tuple[list[Inputs], list[Inputs], Any, Session]:
-        """The turns of `converse`.
-
-        Returns the inputs of both turns, each row's conversation with all tokens that were fed, for
-        one pass, what the second turn generated, and the session.
-        """
-        turns = [self.make_inputs(model, rows) for rows in (prompts, [later] * len(prompts))]
+        told = (prompts, [later] * len(prompts))
+        turns = [self.make_inputs(model, rows) for rows in told]
         plain = self.generate(model, turns[0]) if outside else None
         with self.session(model, prompts, pipeline, trace=True, **changes) as session:
             first = plain or self.generate(model, turns[0])
@@ -443,30 +418,61 @@ class AdapterBench:
             whole |= reduce(partial(AdapterBench.joined, self), pixels)
             call = self.later_call(model, whole, turns[1])
             second = self.generate(model, call, past_key_values=first.past_key_values)
-        fed = self.new_tokens(second)[:, :-1]
-        rows = [self.extended(model, row, fed[n : n + 1]) for n, row in enumerate(rows)]
-        return turns, rows, second, session
+        visions = [self.vision_mask(model, *turn) for turn in zip(turns, told, strict=True)]
+        fed, wanted = self.new_tokens(second)[:, :-1], []
+        for row, inputs in enumerate(rows):
+            inputs = self.extended(model, inputs, fed[row : row + 1])
+            masks = self._masks_of_turns(model, session, turns, visions, row, inputs)
+            layers: Any = self.decoder(model).layers
+            with (
+                masked_layers(layers, masks, self.valid(model, inputs), eager=eager),
+                torch.no_grad(),
+            ):
+                out = self.call(model, inputs, use_cache=False)
+            wanted.append(out.logits[:, -self.steps :])
+        return torch.stack(second.logits, dim=1), torch.cat(wanted), session
 
-    def _alive(
+    def _masks_of_turns(
         self,
         model: nn.Module,
         session: Session,
         turns: Sequence[Inputs],
-        prompts: Sequence[Sequence[Prompt]],
+        visions: Sequence[torch.Tensor],
+        row: int,
+        inputs: Inputs,
     ) -> list[torch.Tensor]:
-        """Per layer `[B, N]` what both turns left, the first answer between them."""
-        stages, count = session.pipeline.schedule.after_layers, len(self.decoder(model).layers)  # type: ignore[arg-type]
-        # The latest reports are those of the turns with images, latest first.
-        reports, parts = list(session.reports), []
-        for inputs, rows in reversed(list(zip(turns, prompts, strict=True))):
-            vision = self.vision_mask(model, inputs, rows)
-            trace = reports.pop().trace if reports and bool(vision.any()) else None
-            whole = [torch.ones_like(vision)] * count
-            parts.append(whole if trace is None else alive_by_layer(vision, stages, trace, count))
-        answer = torch.ones(len(prompts[0]), self.steps, dtype=torch.bool)
-        return [
-            torch.cat([one, answer, two], dim=1) for one, two in zip(*reversed(parts), strict=True)
-        ]
+        """Per layer `[1, N, N]` what a conversation sees in which each turn sees what is left of others.
+
+        `inputs` is the conversation of a row in one pass; `visions` are the vision tokens of its turns.
+        """
+        length, own = self.valid(model, inputs).shape[1], self.own_masks(model, inputs)
+        count = session.pipeline.num_layers
+        whole = [causal_mask(length)[None]] * count if own is None else own
+        masks = [mask[:1].clone() for mask in whole]
+        # The latest reports are those of the turns with images.
+        reports, found = list(session.reports), dict[int, RunReport]()
+        for number in reversed(range(len(turns))):
+            if reports and bool(visions[number].any()):
+                found[number] = reports.pop()
+        end = 0
+        for number, (turn, vision) in enumerate(zip(turns, visions, strict=True)):
+            valid = self.valid(model, turn)
+            real, start = int(valid[row].sum()), end
+            end = start + real + self.steps
+            if number not in found:
+                continue
+            layout: Any = found[number].layout
+            # `generate` feeds the last answered token, which no pass has seen yet, with the new turn.
+            lead = layout.length - vision.shape[1]
+            vision = nn.functional.pad(vision, (lead, 0))
+            valid = nn.functional.pad(valid, (lead, 0), value=True)
+            start, real = start - lead, real + lead
+            stages = session.pipeline.schedule.after_layers
+            seen, stored = stored_by_layer(vision, valid, stages, found[number], count)
+            for layer, mask in enumerate(masks):
+                mask[:, : start + real, start : start + real] &= seen[layer][row, -real:]
+                mask[:, start + real :, start : start + real] &= stored[layer][row, -real:]
+        return masks
 
 
 def joined(first: torch.Tensor, later: torch.Tensor, axis: int) -> torch.Tensor:

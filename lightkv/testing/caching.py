@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,9 +10,7 @@ from torch import nn
 
 from lightkv.core.errors import ModelError
 from lightkv.core.run.report import RunReport
-from lightkv.core.run.session import Session
-from lightkv.testing.adapters import AdapterBench, Inputs, Prompt
-from lightkv.testing.oracles import causal_mask, masked_layers, stored_by_layer
+from lightkv.testing.adapters import AdapterBench, Prompt
 
 CACHE = [{"site": "cache", "ratio": 0.5}]
 EVERYTHING = [{"site": "cache", "scope": "all", "ratio": 0.4}]
@@ -67,7 +64,7 @@ class CacheSiteTests(AdapterBench):
         out, positions, session = self.traced(model, self.batch, NOISE, schedule=schedule)
         found, tokens = torch.stack(out.logits, dim=1), self.new_tokens(out)
         eager = attention == "eager"
-        wanted = self.masked_decoding(model, self.batch, tokens, positions, session, eager=eager)
+        wanted = self.masked_logits(model, self.batch, tokens, positions, session, eager=eager)
         self.check_close(found, wanted)
         plain = self.logits(model, inputs)
         if "after_layer" not in schedule[0]:
@@ -80,7 +77,7 @@ class CacheSiteTests(AdapterBench):
         self.need("beams")
         model = self.make_model()
         self.need_cache_site(model)
-        masked, scores, _ = self.beam_scores(model, NOISE, self.masked_decoding, schedule=CACHE)
+        masked, scores, _ = self.beam_scores(model, NOISE, schedule=CACHE)
         torch.testing.assert_close(masked[:, 0], scores, atol=1e-4, rtol=0)
 
     @pytest.mark.parametrize("pipeline", ["tome-cache", "elastic-cache", "rand"])
@@ -100,13 +97,10 @@ class CacheSiteTests(AdapterBench):
         model = self.make_model()
         self.need_cache_site(model)
         schedule = self._above_first_layer(schedule)
-        turns, rows, second, session = self.two_turns(
-            model, self.pair, later, NOISE, schedule=schedule
+        found, wanted, session = self.converse(
+            model, self.pair, later, NOISE, eager=False, schedule=schedule
         )
-        found = torch.stack(second.logits, dim=1)
-        for row, inputs in enumerate(rows):
-            wanted = self._masked_turns(model, session, turns, later, row, inputs)
-            self.check_close(found[row], wanted[0])
+        self.check_close(found, wanted)
         assert len(session.reports) == 1 + later.images
 
     def _above_first_layer(self, schedule: Any) -> Any:
@@ -114,82 +108,6 @@ class CacheSiteTests(AdapterBench):
         if all(stage.get("after_layer", 9) >= self.first_layer for stage in schedule):
             return schedule
         return [{**schedule[0], "after_layer": self.first_layer}, *schedule[1:]]
-
-    # -- references --------------------------------------------------------------------------------
-
-    def masked_decoding(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Prompt],
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        session: Session,
-        *,
-        eager: bool,
-    ) -> torch.Tensor:
-        """`[B, T, vocabulary]` of the uncompressed model whose generated tokens see what was stored."""
-        inputs = self.make_inputs(model, prompts)
-        vision, prompt_valid = self.vision_mask(model, inputs, prompts), self.valid(model, inputs)
-        whole = self.extended(model, inputs, tokens[:, :-1])
-        valid = self.valid(model, whole)
-        own = self.own_masks(model, whole)
-        length, prompt = valid.shape[1], prompt_valid.shape[1]
-        layers: Any = self.decoder(model).layers
-        seen, stored = stored_by_layer(
-            vision, prompt_valid, session.pipeline.schedule.after_layers, session.last, len(layers)
-        )
-        masks = []
-        for layer in range(len(layers)):
-            base = causal_mask(length)[None] if own is None else own[layer]
-            base = base.expand(len(prompts), -1, -1).clone()
-            base[:, :prompt, :prompt] &= seen[layer][:, None, :]
-            base[:, prompt:, :prompt] &= stored[layer][:, None, :]
-            masks.append(base)
-        everything = [torch.ones_like(valid)] * len(layers)
-        with masked_layers(layers, everything, valid, eager=eager, own=masks), torch.no_grad():
-            out = self.call(model, whole, position_ids=positions[..., :length], use_cache=False)
-        return torch.as_tensor(out.logits[:, prompt - 1 :])
-
-    def _masked_turns(
-        self,
-        model: nn.Module,
-        session: Session,
-        turns: Sequence[Inputs],
-        later: Prompt,
-        row: int,
-        inputs: Inputs,
-    ) -> torch.Tensor:
-        """Last logits of a conversation in which each turn sees what the turns before it stored."""
-        layers: Any = self.decoder(model).layers
-        length, end, own = inputs["attention_mask"].shape[1], 0, self.own_masks(model, inputs)
-        masks = [
-            (causal_mask(length)[None] if own is None else own[n][:1]).clone()
-            for n in range(len(layers))
-        ]
-        for number, (turn, rows) in enumerate(zip(turns, (self.pair, [later] * 2), strict=True)):
-            vision, valid = self.vision_mask(model, turn, rows), self.valid(model, turn)
-            real, start = int(valid[row].sum()), end
-            end = start + real + (self.steps if number == 0 else 0)
-            if number >= len(session.reports):
-                continue
-            report = session.reports[number]
-            assert report.cache_trace is not None
-            done = report.cache_trace[0]
-            assert done is not None
-            # `generate` feeds the last answered token, which no pass has seen yet, with the new turn.
-            lead = done.before.length - vision.shape[1]
-            vision = nn.functional.pad(vision, (lead, 0))
-            valid = nn.functional.pad(valid, (lead, 0), value=True)
-            start, real = start - lead, real + lead
-            stages = session.pipeline.schedule.after_layers
-            seen, stored = stored_by_layer(vision, valid, stages, report, len(layers))
-            for layer, mask in enumerate(masks):
-                mask[:, start : start + real, start : start + real] &= seen[layer][row, -real:]
-                mask[:, start + real :, start : start + real] &= stored[layer][row, -real:]
-        ones = [torch.ones(1, length, dtype=torch.bool)] * len(layers)
-        with masked_layers(layers, ones, ones[0], eager=False, own=masks), torch.no_grad():
-            out = self.call(model, inputs, use_cache=False)
-        return torch.as_tensor(out.logits[:, -self.steps :])
 
     def _check_stored(self, model: nn.Module, cache: Any, report: RunReport) -> None:
         """Bytes and entries that the report claims are those of the tensors."""

@@ -275,7 +275,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     def test_beams_share_the_selection_of_their_prompt(self) -> None:
         """The score of the best beam is that of the masked model on the same tokens."""
         self.need("beams")
-        masked, scores, session = self.beam_scores(self.make_model(), "random", self.masked_logits)
+        masked, scores, session = self.beam_scores(self.make_model(), "random")
         assert len(session.last.samples) == masked.numel()
         # Rows of one prompt agree only if all its beams dropped the same tokens.
         self.check_close(masked, masked[:, :1].expand(masked.shape))

@@ -96,25 +96,17 @@ def windowed(mask: torch.Tensor, window: int | None) -> torch.Tensor:
 
 @contextmanager
 def masked_layers(
-    layers: Sequence[nn.Module],
-    alive: Sequence[torch.Tensor],
-    valid: torch.Tensor,
-    *,
-    eager: bool,
-    own: Sequence[torch.Tensor] | None = None,
+    layers: Sequence[nn.Module], masks: Sequence[torch.Tensor], valid: torch.Tensor, *, eager: bool
 ) -> Iterator[None]:
-    """Hide dropped key columns from attention in each layer; nothing is removed.
+    """Hide key columns from attention in each layer; nothing is removed.
 
     Args:
         layers: the decoder layers.
-        alive: per layer `[B, N]`.
+        masks: per layer `[B or 1, N, N]` true where a row may see a column.
         valid: `[B, N]` false at padding.
         eager: whether attention takes float masks.
-        own: per layer `[B or 1, N, N]` the model's own mask, causal if None.
     """
-    length = valid.shape[1]
-    masks = [causal_mask(length)[None]] * len(layers) if own is None else own
-    itself = torch.eye(length, dtype=torch.bool)
+    itself = torch.eye(valid.shape[1], dtype=torch.bool)
 
     def replace(mask: torch.Tensor, module: nn.Module, args: Any, kwargs: Kwargs) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -125,9 +117,9 @@ def masked_layers(
         return args, {**kwargs, "attention_mask": given.to(hidden.device)}
 
     with ExitStack() as stack:
-        for layer, keys, seen in zip(layers, alive, masks, strict=True):
+        for layer, seen in zip(layers, masks, strict=True):
             # Rows of dropped tokens see themselves, or their softmax would be over nothing.
-            mask = (seen[:, None] & (keys & valid)[:, None, None, :]) | itself
+            mask = (seen[:, None] & valid[:, None, None, :]) | itself
             handle = _with_kwargs(layer, partial(replace, mask))
             stack.callback(handle.remove)
         yield
