@@ -312,9 +312,7 @@ class AdapterBench:
         own = self.own_masks(model, whole)
         length, prompt = valid.shape[1], prompt_valid.shape[1]
         layers: Any = self.decoder(model).layers
-        seen, stored = stored_by_layer(
-            vision, prompt_valid, session.pipeline.schedule.after_layers, session.last, len(layers)
-        )
+        seen, stored = stored_by_layer(vision, prompt_valid, session.last)
         masks = []
         for layer in range(len(layers)):
             base = causal_mask(length)[None] if own is None else own[layer]
@@ -467,8 +465,7 @@ class AdapterBench:
             vision = nn.functional.pad(vision, (lead, 0))
             valid = nn.functional.pad(valid, (lead, 0), value=True)
             start, real = start - lead, real + lead
-            stages = session.pipeline.schedule.after_layers
-            seen, stored = stored_by_layer(vision, valid, stages, found[number], count)
+            seen, stored = stored_by_layer(vision, valid, found[number])
             for layer, mask in enumerate(masks):
                 mask[:, : start + real, start : start + real] &= seen[layer][row, -real:]
                 mask[:, start + real :, start : start + real] &= stored[layer][row, -real:]

@@ -11,74 +11,51 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightkv.core.assignment import Assignment
 from lightkv.core.needs import Needs, Source, needs_from
 from lightkv.core.plugins import get_preset
 from lightkv.core.run.report import RunReport
+from lightkv.core.stage.cache_entries import CachedLayer
 from lightkv.core.stage.stage import Stage
 
 Kwargs = dict[str, Any]
 _with_kwargs: Callable[..., Any] = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
 
 
-def alive_by_layer(
-    vision: torch.Tensor,
-    after_layers: Sequence[int],
-    trace: Sequence[Assignment],
-    num_layers: int,
-) -> list[torch.Tensor]:
-    """Per layer `[B, N]` true where a position of the uncompressed sequence is still there.
-
-    Args:
-        vision: `[B, N]` true at the vision tokens.
-        after_layers: λ of each stage that ran.
-        trace: its assignment, in the same order.
-        num_layers: decoder layers.
-    """
-    places = torch.nonzero(vision.flatten()).flatten()
-    stages = dict(zip(after_layers, trace, strict=True))
-    alive, out = torch.ones_like(vision), []
-    for layer in range(num_layers):
-        if layer in stages:
-            places = places[stages[layer].survivor.to(places.device)]
-            alive = ~vision
-            alive.view(-1)[places] = True
-        out.append(alive)
-    return out
-
-
 def stored_by_layer(
-    vision: torch.Tensor,
-    valid: torch.Tensor,
-    after_layers: Sequence[int],
-    report: RunReport,
-    num_layers: int,
+    vision: torch.Tensor, valid: torch.Tensor, report: RunReport
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Per layer `[B, N]` which positions of a prompt the layer saw, and which it stored.
 
     Args:
         vision: `[B, N]` true at the vision tokens.
         valid: `[B, N]` false at padding.
-        after_layers: λ of the stages between layers.
         report: of the traced prefill.
-        num_layers: decoder layers.
     """
     assert report.trace is not None
+    assert report.after_layers is not None
     assert report.cache_trace is not None
-    seen = alive_by_layer(vision, after_layers, report.trace, num_layers)
-    stored = []
-    for alive, done in zip(seen, report.cache_trace, strict=True):
-        if done is None:
-            stored.append(alive)
-            continue
-        left = torch.zeros_like(vision)
-        real, kept = done.layout.valid_mask(), done.kept.to(vision.device)
-        for row in range(vision.shape[0]):
-            # The layer's own sequence lists what it saw in order, behind its padding.
-            places = torch.nonzero(alive[row] & valid[row]).flatten()
-            left[row, places[kept[row][real[row]] - done.before.pads[row]]] = True
-        stored.append(left)
+    stages = dict(zip(report.after_layers, report.trace, strict=True))
+    places = torch.nonzero(vision.flatten()).flatten()
+    alive, seen, stored = torch.ones_like(vision), [], []
+    for layer, done in enumerate(report.cache_trace):
+        if layer in stages:
+            places = places[stages[layer].survivor.to(places.device)]
+            alive = ~vision
+            alive.view(-1)[places] = True
+        seen.append(alive)
+        stored.append(alive if done is None else _left(alive & valid, done))
     return seen, stored
+
+
+def _left(seen: torch.Tensor, done: CachedLayer) -> torch.Tensor:
+    """`[B, N]` which of the positions that a layer saw are left in its cache."""
+    left = torch.zeros_like(seen)
+    real, kept = done.layout.valid_mask(), done.kept.to(seen.device)
+    for row in range(seen.shape[0]):
+        # The layer's own sequence lists what it saw in order, behind its padding.
+        places = torch.nonzero(seen[row]).flatten()
+        left[row, places[kept[row][real[row]] - done.before.pads[row]]] = True
+    return left
 
 
 def causal_mask(length: int) -> torch.Tensor:

@@ -11,7 +11,15 @@ from typing import Any
 import torch
 
 from lightkv.core.attention import AttentionView
-from lightkv.core.contracts import Aggregator, Component, Matcher, Partitioner, Scorer, WindowSpec
+from lightkv.core.contracts import (
+    Aggregator,
+    Component,
+    Matcher,
+    Partitioner,
+    Scorer,
+    WindowSpec,
+    wrong_windows,
+)
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
@@ -20,7 +28,6 @@ from lightkv.core.numerics import as_here, exact
 from lightkv.core.plugins import build_component, get_preset
 from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.plan import StagePlan, plan_stage
-from lightkv.core.stage.windows import wrong_windows
 from lightkv.core.strict import is_number, python_values
 from lightkv.core.transfer import all_to_device
 
