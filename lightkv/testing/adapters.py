@@ -36,6 +36,7 @@ from lightkv.testing.oracles import (
 Inputs = dict[str, Any]
 BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs with an entry for each position of the prompt."""
+both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 
 @dataclass(frozen=True)

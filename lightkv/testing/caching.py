@@ -10,14 +10,12 @@ from torch import nn
 
 from lightkv.core.errors import ModelError
 from lightkv.core.run.report import RunReport
-from lightkv.testing.adapters import AdapterBench, Prompt
+from lightkv.testing.adapters import AdapterBench, Prompt, both_attentions
 
 CACHE = [{"site": "cache", "ratio": 0.5}]
 EVERYTHING = [{"site": "cache", "scope": "all", "ratio": 0.4}]
 BOTH = [{"after_layer": 2, "ratio": 0.3}, {"site": "cache", "ratio": 0.5}]
 NOISE = {"partitioner": {"name": "whole", "scope": "sample"}, "scorer": "noise", "matcher": "top-k"}
-
-both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 
 class CacheSiteTests(AdapterBench):

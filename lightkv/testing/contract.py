@@ -13,14 +13,13 @@ from lightkv.core.errors import ConfigError, ModelError, SessionError
 from lightkv.core.needs import needs_class_token
 from lightkv.core.plugins import registry
 from lightkv.core.run.report import RunReport
-from lightkv.testing.adapters import AdapterBench, Prompt
+from lightkv.testing.adapters import AdapterBench, Prompt, both_attentions
 from lightkv.testing.caching import CacheSiteTests
 from lightkv.testing.oracles import encoder_needs, on_cache, reaching, reads_next_layer, snapshot
 from lightkv.testing.serving import ServingTests
 from lightkv.testing.sessions import SessionTests
 
 POLICIES = sorted(name for role, name in registry().components if role == "positions")
-both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 
 class Boom(Exception):

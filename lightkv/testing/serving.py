@@ -14,9 +14,7 @@ from torch import nn
 
 from lightkv.adapters.hf.contact import RUNS_HOOKS_AGAIN
 from lightkv.core.errors import LayoutError, LightKVError, ModelError, SessionError
-from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt
-
-both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt, both_attentions
 
 TEXT, IMAGE = Prompt(3, 0, 4, seed=7), Prompt(2, 1, 3, seed=7)
 """What may come next."""
@@ -36,10 +34,8 @@ class ServingTests(AdapterBench):
         self.check_close(found, wanted)
         assert len(session.reports) == 1
 
-    @pytest.mark.parametrize(
-        ("attention", "outside"),
-        [("eager", False), ("sdpa", False), ("eager", True), ("sdpa", True)],
-    )
+    @both_attentions
+    @pytest.mark.parametrize("outside", [False, True])
     def test_second_turn_with_a_new_image(self, attention: str, outside: bool) -> None:
         """It is compressed as the first was, and sees what is left of that.
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightkv.core.cost.flops import DecoderShape
-from lightkv.core.errors import ModelError, nearest
+from lightkv.core.errors import ModelError, check_known
 from lightkv.core.heads import HeadGroup
 from lightkv.core.plugins import registry
 
@@ -123,14 +123,9 @@ def find_adapter(model: nn.Module, adapter: Adapter | str | None = None) -> Adap
         return adapter
     adapters = _registered()
     if isinstance(adapter, str):
-        if adapter in adapters:
-            return adapters[adapter]
-        raise ModelError(
-            "there is no adapter of that name",
-            field="adapter",
-            value=adapter,
-            remedy=f"{nearest(adapter, adapters)}There are: {', '.join(sorted(adapters))}",
-        )
+        what = "there is no adapter of that name"
+        check_known(ModelError, what, "adapter", adapter, sorted(adapters))
+        return adapters[adapter]
     for each in reversed(list(adapters.values())):
         if each.matches(model):
             return each

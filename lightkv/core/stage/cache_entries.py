@@ -57,8 +57,8 @@ class CachedLayer:
         """Vision entries left in each row; with text in play this waits for the device."""
         if not self.whole:
             return list(self.layout.vision_counts)
-        entries = [length_of(self.layout, row) for row in range(self.layout.batch_size)]
         if self.kept.is_meta:
+            entries = [self.layout.length - pad for pad in self.layout.pads]
             return [
                 round(left * seen / (seen + text)) if seen + text else 0
                 for left, seen, text in zip(
@@ -69,11 +69,6 @@ class CachedLayer:
         vision = self.before.vision_mask(device).gather(1, self.kept)
         counts = (vision & self.layout.valid_mask(device)).sum(dim=1)
         return [int(count) for count in counts.tolist()]
-
-
-def length_of(layout: VisionLayout, row: int) -> int:
-    """Real tokens of a row."""
-    return layout.length - layout.pads[row]
 
 
 def entries_layout(layout: VisionLayout, scope: Scope) -> VisionLayout:
