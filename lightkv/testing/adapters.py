@@ -374,6 +374,20 @@ class AdapterBench:
         chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
         return chosen.view(len(prompts), beams), out.sequences_scores.float(), session
 
+    def check_identity(
+        self, model: nn.Module, pipeline: str, schedule: Any, changes: dict[str, Any]
+    ) -> None:
+        """Stages of ratio 0, and a matcher that keeps everything (`changes`), change no bit."""
+        inputs = self.make_inputs(model, self.batch)
+        schedule = [{**stage, "ratio": changes.get("ratio", 0.5)} for stage in schedule]
+        roles = {key: value for key, value in changes.items() if key != "ratio"}
+        plain = self.generate(model, inputs)
+        with self.session(model, self.batch, pipeline, schedule=schedule, **roles) as session:
+            same = self.generate(model, inputs)
+        assert torch.equal(torch.stack(plain.logits), torch.stack(same.logits))
+        assert torch.equal(plain.sequences, same.sequences)
+        assert session.last.retention == 1.0
+
     def batch_and_alone(self, model: nn.Module, pipeline: Any, **changes: Any) -> Session:
         """Each prompt of the batch gives alone what it gives there; the session of the batch."""
         with self.session(model, self.batch, pipeline, **changes) as session:

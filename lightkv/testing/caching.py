@@ -43,13 +43,7 @@ class CacheSiteTests(AdapterBench):
     def test_cache_site_identity(self, attention: str, changes: dict[str, Any]) -> None:
         model = self.model_with(attention)
         self.need_cache_site(model)
-        inputs = self.make_inputs(model, self.batch)
-        schedule = [{"site": "cache", "ratio": changes.get("ratio", 0.5)}]
-        roles = {key: value for key, value in changes.items() if key != "ratio"}
-        plain = self.logits(model, inputs)
-        with self.session(model, self.batch, "tome-cache", schedule=schedule, **roles) as session:
-            assert torch.equal(self.logits(model, inputs), plain)
-        assert session.last.retention == 1.0
+        self.check_identity(model, "tome-cache", CACHE, changes)
 
     @both_attentions
     @pytest.mark.parametrize("schedule", [CACHE, EVERYTHING, BOTH])

@@ -34,16 +34,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     @both_attentions
     @pytest.mark.parametrize("changes", [{"ratio": 0.0}, {"matcher": "keep-all"}])
     def test_identity(self, attention: str, changes: dict[str, Any]) -> None:
-        """A schedule of ratio 0, and a matcher that keeps everything, change no bit."""
-        model, inputs = self.model_and_inputs(self.batch, attention)
-        plain = self.generate(model, inputs)
-        roles = {key: value for key, value in changes.items() if key != "ratio"}
-        schedule = [{**stage, "ratio": changes.get("ratio", 0.5)} for stage in self.schedule]
-        with self.session(model, self.batch, "lightkv", schedule=schedule, **roles) as session:
-            same = self.generate(model, inputs)
-        assert torch.equal(torch.stack(plain.logits), torch.stack(same.logits))
-        assert torch.equal(plain.sequences, same.sequences)
-        assert session.last.retention == 1.0
+        self.check_identity(self.model_with(attention), "lightkv", self.schedule, changes)
 
     @both_attentions
     @pytest.mark.parametrize("pipeline", ["random", "fastv"])
