@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property, partial
+from operator import attrgetter
 from typing import Annotated, Any
 
 import numpy as np
@@ -27,6 +28,11 @@ MatcherSpec = Annotated[ComponentSpec, BeforeValidator(partial(checked_spec, "ma
 """A matcher as a field of another component; it is known to build."""
 
 
+def _of_inner(name: str) -> Any:
+    """A property that a wrapper takes from the matcher inside."""
+    return property(attrgetter(f"inner.{name}"))
+
+
 class MatcherWrapper(Matcher):
     """A matcher over another one: passes on what it needs."""
 
@@ -39,25 +45,11 @@ class MatcherWrapper(Matcher):
         assert isinstance(built, Matcher)
         return built
 
-    @property
-    def max_ratio(self) -> float:  # type: ignore[override]
-        return self.inner.max_ratio
-
-    @property
-    def needs_surroundings(self) -> bool:  # type: ignore[override]
-        return self.inner.needs_surroundings
-
-    @property
-    def knows_inner(self) -> bool:  # type: ignore[override]
-        return self.inner.knows_inner
-
-    @property
-    def drops(self) -> bool:  # type: ignore[override]
-        return self.inner.drops
-
-    @property
-    def dynamic(self) -> bool:
-        return self.inner.dynamic
+    max_ratio = _of_inner("max_ratio")
+    needs_surroundings = _of_inner("needs_surroundings")
+    knows_inner = _of_inner("knows_inner")
+    drops = _of_inner("drops")
+    dynamic = _of_inner("dynamic")
 
     def needs(self) -> Needs:
         return self.inner.needs()
