@@ -17,7 +17,7 @@ _ROOMS = """
 core core: finite>numerics precision>numerics places>layout layout_checks>layout vision>encoder
 core core: inputs>contracts roles>contracts
 core core.stage: stage plan work>step cache>cache_entries functional
-core core.pipeline: entries>stage_spec schedule solver recipe pipeline building>pipeline
+core core.pipeline: entries>stage_spec schedule solver recipe building>pipeline
 core core.cost: flops costs>flops counting
 core core.run: adapter engine session profile reports tracing report report_table>report
 core core.run: gap>report
@@ -42,14 +42,17 @@ cli cli: command_show>show command_strategies>strategies command_tune>tune
 cli cli.plan: command_plan>command planning>options sweep plotting>plot tracing>trace
 lab checkpoints: prompts imaging>pictures
 lab lab: records>outcomes
-lab lab.grids: grid>schema forms>changes combining>expand planning>cells repeats>cells
+lab lab.grids: grid>schema forms>schema combining>expand planning>cells repeats>cells
 lab lab.grids: database>store store resuming>resume runner>run pool>pools ray_runner>ray_pool
 lab lab.grids: work>worker summaries>table
 lab lab.search: tuner tuning>tune wishes>tune candidates searching>smallest racing>smallest
 lab lab.search: margins>loss_bounds evaluating>evaluator evidence>result
+lab.pictures lab.pictures: api>show arguments>show
+lab.tasks lab.tasks: agreement>build perplexity>build
 lab integrations: lmms>lmms_eval
 lab.lmms integrations.lmms_eval: decoding>generation numbers>generation model prompts settings
-lab.reporting lab.reporting: words>formatting
+lab.reporting lab: bootstrap>stats
+lab.reporting lab.reporting: words>formatting api>page drawing>figures quality>figures
 """
 """Old package, new package: modules of the old one as `name`, or `old name>new name`."""
 _TRAINING = "train packing pointer state tower deepen build_digits"
@@ -84,13 +87,6 @@ MOVED = _table()
 
 NAMES = {
     "lightkv.core.stage": {"Stage": "lightkv"},
-    "lightkv.core.pipeline": {
-        "Pipeline": "lightkv",
-        "PipelineSpec": "lightkv",
-        "Recipe": "lightkv",
-        "StageSpec": "lightkv",
-        "resolve_spec": "lightkv.core.pipeline.pipeline",
-    },
     "lightkv.adapters.hf": {
         "HFAdapter": AUTHORS,
         "decoder_shape": "lightkv.adapters.hf.family",

@@ -1,5 +1,7 @@
 """What is composed and when it acts: specs, schedules, and the pipeline built for a decoder."""
 
-from lightkv._moved import names_of
+from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec, resolve_spec
+from lightkv.core.pipeline.recipe import Recipe
+from lightkv.core.pipeline.stage_spec import StageSpec
 
-__getattr__ = names_of(__name__)
+__all__ = ["Pipeline", "PipelineSpec", "Recipe", "StageSpec", "resolve_spec"]
