@@ -13,61 +13,48 @@ from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
-_ROOMS = (
-    ("core", "core", "finite>numerics precision>numerics places>layout layout_checks>layout"),
-    ("core", "core", "vision>encoder inputs>contracts roles>contracts"),
-    ("core", "core.stage", "stage plan work>step cache>cache_entries functional"),
-    ("core", "core.pipeline", "entries>stage_spec schedule solver recipe"),
-    ("core", "core.pipeline", "building>pipeline"),
-    ("core", "core.cost", "flops costs>flops counting"),
-    ("core", "core.run", "adapter engine session profile reports tracing"),
-    ("core", "core.run", "report report_table>report gap>report"),
-    ("adapters", "adapters.families", "eve fuyu gemma3 generic glm4v idefics3 internvl"),
-    ("adapters", "adapters.families", "internvl_chat llava llava_next llava_next_video"),
-    ("adapters", "adapters.families", "llava_onevision mistral3 paligemma qwen3_vl qwen_vl"),
-    ("adapters", "adapters.families", "video_llava"),
-    ("adapters", "adapters.pictures", "placing patches tiles"),
-    ("adapters", "adapters.hf", "contact hf>adapter attachment inputs callers masks rotary"),
-    (
-        "adapters",
-        "adapters.hf",
-        "capture>features passes>forward passing>pass_lock tap>interface_tap",
-    ),
-    ("adapters", "adapters.hf", "records>cache_record cache_checks guard>cache_guard"),
-    ("adapters", "adapters.hf", "eviction>cache_site watch>attention_tap peek>next_layer"),
-    ("adapters", "adapters.hf", "encoder ranks>tensor_parallel selfcheck uncopied>not_copyable"),
-    ("adapters", "adapters.hf", "compiled>hook_checks checkpointing>hook_checks"),
-    ("adapters", "adapters.remote", "remote>adapter remote_tap>projection_tap tuple_cache"),
-    ("strategies", "strategies.components", "windows bipartite selection clusters magnitude tiles"),
-    ("strategies", "strategies.components", "guided guidance>attention_scorers matcher_wrappers"),
-    ("strategies", "strategies.components", "wrappers>scorer_wrappers encoder>class_attention"),
-    ("strategies", "strategies.components", "adaptive>adaptive_bipartite"),
-    ("strategies", "strategies", "common>components"),
-    ("cli", "checkpoints", "loading>load descriptions>published"),
-    ("cli", "cli", "command_ablate>ablate command_demo>demo command_report>report"),
-    ("cli", "cli", "command_run>run command_show>show command_strategies>strategies"),
-    ("cli", "cli", "command_tune>tune"),
-    ("cli", "cli.plan", "command_plan>command planning>options sweep plotting>plot tracing>trace"),
-    ("lab", "checkpoints", "prompts imaging>pictures"),
-    ("lab", "lab", "records>outcomes"),
-    ("lab", "lab.grids", "grid>schema forms>schema combining>expand planning>cells"),
-    ("lab", "lab.grids", "repeats>cells database>store store resuming>resume"),
-    ("lab", "lab.grids", "runner>run pool>pools ray_runner>ray_pool work>worker summaries>table"),
-    ("lab", "lab.search", "tuner tuning>tune wishes>tune candidates searching>smallest"),
-    ("lab", "lab.search", "racing>smallest margins>loss_bounds evaluating>evaluator"),
-    ("lab", "lab.search", "evidence>result"),
-    ("lab.pictures", "lab.pictures", "api>show arguments>show"),
-    ("lab.tasks", "lab.tasks", "agreement>build perplexity>build"),
-    ("lab", "integrations", "lmms>lmms_eval"),
-    (
-        "lab.lmms",
-        "integrations.lmms_eval",
-        "decoding>generation numbers>generation model prompts settings",
-    ),
-    ("lab.reporting", "lab", "bootstrap>stats"),
-    ("lab.reporting", "lab.reporting", "words>formatting api>page drawing>figures quality>figures"),
-)
-"""Old package, new package, and modules of the old one as `name`, or `old name>new name`."""
+_ROOMS = """
+core core: finite>numerics precision>numerics places>layout layout_checks>layout vision>encoder
+core core: inputs>contracts roles>contracts
+core core.stage: stage plan work>step cache>cache_entries functional
+core core.pipeline: entries>stage_spec schedule solver recipe building>pipeline
+core core.cost: flops costs>flops counting
+core core.run: adapter engine session profile reports tracing report report_table>report
+core core.run: gap>report
+adapters adapters.families: eve fuyu gemma3 generic glm4v idefics3 internvl internvl_chat llava
+adapters adapters.families: llava_next llava_next_video llava_onevision mistral3 paligemma
+adapters adapters.families: qwen3_vl qwen_vl video_llava
+adapters adapters.pictures: placing patches tiles
+adapters adapters.hf: contact hf>adapter attachment inputs callers masks rotary capture>features
+adapters adapters.hf: passes>forward passing>pass_lock tap>interface_tap records>cache_record
+adapters adapters.hf: cache_checks guard>cache_guard eviction>cache_site watch>attention_tap
+adapters adapters.hf: peek>next_layer encoder ranks>tensor_parallel selfcheck
+adapters adapters.hf: uncopied>not_copyable compiled>hook_checks checkpointing>hook_checks
+adapters adapters.remote: remote>adapter remote_tap>projection_tap tuple_cache
+strategies strategies.components: windows bipartite selection clusters magnitude tiles guided
+strategies strategies.components: guidance>attention_scorers matcher_wrappers
+strategies strategies.components: wrappers>scorer_wrappers encoder>class_attention
+strategies strategies.components: adaptive>adaptive_bipartite
+strategies strategies: common>components
+cli checkpoints: loading>load descriptions>published
+cli cli: command_ablate>ablate command_demo>demo command_report>report command_run>run
+cli cli: command_show>show command_strategies>strategies command_tune>tune
+cli cli.plan: command_plan>command planning>options sweep plotting>plot tracing>trace
+lab checkpoints: prompts imaging>pictures
+lab lab: records>outcomes
+lab lab.grids: grid>schema forms>schema combining>expand planning>cells repeats>cells
+lab lab.grids: database>store store resuming>resume runner>run pool>pools ray_runner>ray_pool
+lab lab.grids: work>worker summaries>table
+lab lab.search: tuner tuning>tune wishes>tune candidates searching>smallest racing>smallest
+lab lab.search: margins>loss_bounds evaluating>evaluator evidence>result
+lab.pictures lab.pictures: api>show arguments>show
+lab.tasks lab.tasks: agreement>build perplexity>build
+lab integrations: lmms>lmms_eval
+lab.lmms integrations.lmms_eval: decoding>generation numbers>generation model prompts settings
+lab.reporting lab: bootstrap>stats
+lab.reporting lab.reporting: words>formatting api>page drawing>figures quality>figures
+"""
+"""Old package, new package: modules of the old one as `name`, or `old name>new name`."""
 _TRAINING = "train packing pointer state tower deepen build_digits"
 """Of `lightkv.demo`; they are no longer in the package."""
 
@@ -86,7 +73,9 @@ _OF_AUTHORS = {
 
 def _table() -> dict[str, str]:
     found = {f"lightkv.demo.{name}": f"training.{name}" for name in _TRAINING.split()}
-    for old_room, new_room, names in _ROOMS:
+    for line in _ROOMS.strip().splitlines():
+        rooms, _, names = line.partition(":")
+        old_room, new_room = rooms.split()
         for name in names.split():
             old, _, new = name.partition(">")
             found[f"lightkv.{old_room}.{old}"] = f"lightkv.{new_room}.{new or old}"

@@ -7,241 +7,156 @@ may move from one version to the next. What maps Hugging Face models is imported
 because it brings transformers.
 """
 
+# ruff: noqa: I001 - to sort them, ruff would take names of one module apart
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lightkv.core.attention import AttentionView, Block
+from lightkv.core.attention import AttentionView as AttentionView, Block as Block
 from lightkv.core.contracts import (
-    PROTECTED,
-    Aggregator,
-    AttentionScorer,
-    Component,
-    EmbeddingsInput,
-    Matcher,
-    MatchInput,
-    Merged,
-    MergeInput,
-    Partition,
-    Partitioner,
-    PositionInput,
-    PositionPolicy,
-    ScoreInput,
-    Scorer,
-    StageContext,
-    Surroundings,
-    VisionScorer,
-    WindowSpec,
+    PROTECTED as PROTECTED,
+    Aggregator as Aggregator,
+    AttentionScorer as AttentionScorer,
+    Component as Component,
+    EmbeddingsInput as EmbeddingsInput,
+    Matcher as Matcher,
+    MatchInput as MatchInput,
+    Merged as Merged,
+    MergeInput as MergeInput,
+    Partition as Partition,
+    Partitioner as Partitioner,
+    PositionInput as PositionInput,
+    PositionPolicy as PositionPolicy,
+    ScoreInput as ScoreInput,
+    Scorer as Scorer,
+    StageContext as StageContext,
+    Surroundings as Surroundings,
+    VisionScorer as VisionScorer,
+    WindowSpec as WindowSpec,
 )
-from lightkv.core.cost.flops import DecoderShape
-from lightkv.core.encoder import VisionView
+from lightkv.core.cost.flops import DecoderShape as DecoderShape
+from lightkv.core.encoder import VisionView as VisionView
 from lightkv.core.errors import (
-    ConfigError,
-    LayoutError,
-    LightKVError,
-    ModelError,
-    NumericError,
-    PluginError,
-    SessionError,
-    UnknownNameError,
+    ConfigError as ConfigError,
+    LayoutError as LayoutError,
+    LightKVError as LightKVError,
+    ModelError as ModelError,
+    NumericError as NumericError,
+    PluginError as PluginError,
+    SessionError as SessionError,
+    UnknownNameError as UnknownNameError,
 )
-from lightkv.core.heads import HeadGroup
-from lightkv.core.hookspecs import hookimpl
+from lightkv.core.heads import HeadGroup as HeadGroup
+from lightkv.core.hookspecs import hookimpl as hookimpl
 from lightkv.core.layout import (
-    SEPARATOR,
-    Bands,
-    Groups,
-    IntArray,
-    SampleLayout,
-    TokenTable,
-    View,
-    VisionLayout,
+    SEPARATOR as SEPARATOR,
+    Bands as Bands,
+    Groups as Groups,
+    IntArray as IntArray,
+    SampleLayout as SampleLayout,
+    TokenTable as TokenTable,
+    View as View,
+    VisionLayout as VisionLayout,
 )
-from lightkv.core.needs import Need, Needs, Source, needs_from
-from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.core.pipeline.stage_spec import StageSpec
-from lightkv.core.plugins import build_component, checked_spec, get_preset, registry
-from lightkv.core.prompt import PromptIndex, prompt_index
-from lightkv.core.run.adapter import Adapter, Attachment
-from lightkv.core.run.engine import Engine
-from lightkv.core.run.prefill import Prefill
-from lightkv.core.sizes import Flops, StageSizes
-from lightkv.core.strict import Seed
-from lightkv.core.transfer import to_device
+from lightkv.core.needs import (
+    Need as Need,
+    Needs as Needs,
+    Source as Source,
+    needs_from as needs_from,
+)
+from lightkv.core.pipeline.pipeline import PipelineSpec as PipelineSpec, Recipe as Recipe
+from lightkv.core.pipeline.stage_spec import StageSpec as StageSpec
+from lightkv.core.plugins import (
+    build_component as build_component,
+    checked_spec as checked_spec,
+    get_preset as get_preset,
+    registry as registry,
+)
+from lightkv.core.prompt import PromptIndex as PromptIndex, prompt_index as prompt_index
+from lightkv.core.run.adapter import Adapter as Adapter, Attachment as Attachment
+from lightkv.core.run.engine import Engine as Engine
+from lightkv.core.run.prefill import Prefill as Prefill
+from lightkv.core.sizes import Flops as Flops, StageSizes as StageSizes
+from lightkv.core.strict import Seed as Seed
+from lightkv.core.transfer import to_device as to_device
 from lightkv.strategies.components.aggregators import (
-    Drop,
-    WeightedMean,
-    slot_numbers,
-    slot_shares,
-    weighted_sum,
+    Drop as Drop,
+    WeightedMean as WeightedMean,
+    slot_numbers as slot_numbers,
+    slot_shares as slot_shares,
+    weighted_sum as weighted_sum,
 )
-from lightkv.strategies.components.bipartite import Bipartite
-from lightkv.strategies.components.magnitude import length, power_of_two, unit
-from lightkv.strategies.components.matcher_wrappers import MatcherWrapper
-from lightkv.strategies.components.positions import Keep, Renumber
-from lightkv.strategies.components.scorer_wrappers import ScorerWrapper
+from lightkv.strategies.components.bipartite import Bipartite as Bipartite
+from lightkv.strategies.components.magnitude import (
+    length as length,
+    power_of_two as power_of_two,
+    unit as unit,
+)
+from lightkv.strategies.components.matcher_wrappers import MatcherWrapper as MatcherWrapper
+from lightkv.strategies.components.positions import Keep as Keep, Renumber as Renumber
+from lightkv.strategies.components.scorer_wrappers import ScorerWrapper as ScorerWrapper
 from lightkv.strategies.components.selection import (
-    descending,
-    first_largest,
-    kept_only,
-    ranks,
-    rounded_keep,
-    rows,
+    descending as descending,
+    first_largest as first_largest,
+    kept_only as kept_only,
+    ranks as ranks,
+    rounded_keep as rounded_keep,
+    rows as rows,
 )
-from lightkv.strategies.components.similarity import cosine, cosine_runs, most_similar
-from lightkv.strategies.components.top_k import TopK
-from lightkv.strategies.components.windows import Whole, Windows
+from lightkv.strategies.components.similarity import (
+    cosine as cosine,
+    cosine_runs as cosine_runs,
+    most_similar as most_similar,
+)
+from lightkv.strategies.components.top_k import TopK as TopK
+from lightkv.strategies.components.windows import Whole as Whole, Windows as Windows
 
 if TYPE_CHECKING:
-    from lightkv.adapters.families.llava import square_picture
-    from lightkv.adapters.hf.adapter import HFAdapter
-    from lightkv.adapters.hf.inputs import ModelInputs
-    from lightkv.adapters.hf.vision_tower import Encoder, clip_encoder, patches_per_side
-    from lightkv.adapters.pictures.any_resolution import unpadded_grid
-    from lightkv.adapters.pictures.placing import (
-        Picture,
-        Pictures,
-        PictureView,
-        Placeholders,
-        layout_of,
-        runs,
-        uniform,
+    from lightkv.adapters.families.llava import square_picture as square_picture
+    from lightkv.adapters.hf.adapter import HFAdapter as HFAdapter
+    from lightkv.adapters.hf.inputs import ModelInputs as ModelInputs
+    from lightkv.adapters.hf.vision_tower import (
+        Encoder as Encoder,
+        clip_encoder as clip_encoder,
+        patches_per_side as patches_per_side,
     )
-    from lightkv.adapters.pictures.tiles import tiled_pictures
-    from lightkv.adapters.remote.adapter import RemoteAdapter
+    from lightkv.adapters.pictures.any_resolution import unpadded_grid as unpadded_grid
+    from lightkv.adapters.pictures.placing import (
+        Picture as Picture,
+        Pictures as Pictures,
+        PictureView as PictureView,
+        Placeholders as Placeholders,
+        layout_of as layout_of,
+        runs as runs,
+        uniform as uniform,
+    )
+    from lightkv.adapters.pictures.tiles import tiled_pictures as tiled_pictures
+    from lightkv.adapters.remote.adapter import RemoteAdapter as RemoteAdapter
 
 _OF_ADAPTERS = {
-    "Encoder": "hf.vision_tower",
-    "HFAdapter": "hf.adapter",
-    "ModelInputs": "hf.inputs",
-    "Picture": "pictures.placing",
-    "PictureView": "pictures.placing",
-    "Pictures": "pictures.placing",
-    "Placeholders": "pictures.placing",
-    "RemoteAdapter": "remote.adapter",
-    "clip_encoder": "hf.vision_tower",
-    "layout_of": "pictures.placing",
-    "patches_per_side": "hf.vision_tower",
-    "runs": "pictures.placing",
-    "square_picture": "families.llava",
-    "tiled_pictures": "pictures.tiles",
-    "uniform": "pictures.placing",
-    "unpadded_grid": "pictures.any_resolution",
+    "families.llava": "square_picture",
+    "hf.adapter": "HFAdapter",
+    "hf.inputs": "ModelInputs",
+    "hf.vision_tower": "Encoder clip_encoder patches_per_side",
+    "pictures.any_resolution": "unpadded_grid",
+    "pictures.placing": "Picture PictureView Pictures Placeholders layout_of runs uniform",
+    "pictures.tiles": "tiled_pictures",
+    "remote.adapter": "RemoteAdapter",
 }
-"""Name → module of `lightkv.adapters`, imported when first asked for."""
+"""Module of `lightkv.adapters` → its names, imported when first asked for."""
+_LATER = {name: module for module, names in _OF_ADAPTERS.items() for name in names.split()}
 
-__all__ = [
-    "PROTECTED",
-    "SEPARATOR",
-    "Adapter",
-    "Aggregator",
-    "Attachment",
-    "AttentionScorer",
-    "AttentionView",
-    "Bands",
-    "Bipartite",
-    "Block",
-    "Component",
-    "ConfigError",
-    "DecoderShape",
-    "Drop",
-    "EmbeddingsInput",
-    "Encoder",
-    "Engine",
-    "Flops",
-    "Groups",
-    "HFAdapter",
-    "HeadGroup",
-    "IntArray",
-    "Keep",
-    "LayoutError",
-    "LightKVError",
-    "MatchInput",
-    "Matcher",
-    "MatcherWrapper",
-    "MergeInput",
-    "Merged",
-    "ModelError",
-    "ModelInputs",
-    "Need",
-    "Needs",
-    "NumericError",
-    "Partition",
-    "Partitioner",
-    "Picture",
-    "PictureView",
-    "Pictures",
-    "PipelineSpec",
-    "Placeholders",
-    "PluginError",
-    "PositionInput",
-    "PositionPolicy",
-    "Prefill",
-    "PromptIndex",
-    "Recipe",
-    "RemoteAdapter",
-    "Renumber",
-    "SampleLayout",
-    "ScoreInput",
-    "Scorer",
-    "ScorerWrapper",
-    "Seed",
-    "SessionError",
-    "Source",
-    "StageContext",
-    "StageSizes",
-    "StageSpec",
-    "Surroundings",
-    "TokenTable",
-    "TopK",
-    "UnknownNameError",
-    "View",
-    "VisionLayout",
-    "VisionScorer",
-    "VisionView",
-    "WeightedMean",
-    "Whole",
-    "WindowSpec",
-    "Windows",
-    "build_component",
-    "checked_spec",
-    "clip_encoder",
-    "cosine",
-    "cosine_runs",
-    "descending",
-    "first_largest",
-    "get_preset",
-    "hookimpl",
-    "kept_only",
-    "layout_of",
-    "length",
-    "most_similar",
-    "needs_from",
-    "patches_per_side",
-    "power_of_two",
-    "prompt_index",
-    "ranks",
-    "registry",
-    "rounded_keep",
-    "rows",
-    "runs",
-    "slot_numbers",
-    "slot_shares",
-    "square_picture",
-    "tiled_pictures",
-    "to_device",
-    "uniform",
-    "unit",
-    "unpadded_grid",
-    "weighted_sum",
-]
+_TOOLS = ("Any", "TYPE_CHECKING", "annotations", "importlib")
+__all__ = sorted(  # type checkers know what is public by `import name as name`
+    name for name in (*globals(), *_LATER) if not name.startswith("_") and name not in _TOOLS
+)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OF_ADAPTERS:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"lightkv.adapters.{_OF_ADAPTERS[name]}"), name)
+    return getattr(importlib.import_module(f"lightkv.adapters.{_LATER[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -27,7 +27,7 @@ from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, VisionLay
 from lightkv.core.needs import Needs, check_needs
 from lightkv.core.prompt import PromptIndex, given_prompt, prompt_index
 from lightkv.core.sizes import Flops, StageSizes
-from lightkv.core.strict import Strict, message_of
+from lightkv.core.strict import Strict, is_whole, message_of
 
 
 @dataclass(frozen=True)
@@ -237,35 +237,14 @@ class PositionInput:
     before: torch.Tensor
 
 
-__all__ = [
-    "PROTECTED",
-    "ROLES",
-    "Aggregator",
-    "AttentionScorer",
-    "Component",
-    "EmbeddingsInput",
-    "MatchInput",
-    "Matcher",
-    "MergeInput",
-    "Merged",
-    "Partition",
-    "Partitioner",
-    "PositionInput",
-    "PositionPolicy",
-    "Role",
-    "ScoreInput",
-    "Scorer",
-    "StageContext",
-    "Surroundings",
-    "VisionScorer",
-    "WindowSpec",
-]
-
 Role = Literal["partitioner", "scorer", "matcher", "aggregator", "positions"]
 ROLES: tuple[Role, ...] = ("partitioner", "scorer", "matcher", "aggregator", "positions")
 
 WindowSpec = int | dict[Literal["space", "time"], int] | None
 """Windows per side (`4` = 4 × 4 in each frame), `{space: 4, time: 2}`, or None."""
+
+MOST_WINDOWS = 65_536
+"""Windows per side: more than any grid has rows or columns, or any cache entries."""
 
 PROTECTED = -1
 """Window label of a token that no component may touch in this stage."""
@@ -339,6 +318,21 @@ def check_component(cls: type[Component]) -> None:
                 remedy=f"rename the method to {new!r}",
             )
     check_needs(getattr(cls, "requires", frozenset()), f"{where}, requires")
+
+
+def wrong_windows(windows: object) -> str | None:
+    """What is wrong with a `windows` entry, None if nothing is."""
+    sides = windows.values() if isinstance(windows, dict) else [1 if windows is None else windows]
+    if not all(is_whole(side) and 1 <= side <= MOST_WINDOWS for side in sides):
+        return f"windows per side must be whole numbers from 1 to {MOST_WINDOWS:,}"
+    return None
+
+
+def window_sides(windows: WindowSpec) -> tuple[int, int]:
+    """Windows per side over space and over time, 0 where that is not said."""
+    if isinstance(windows, dict):
+        return windows.get("space", 1), windows.get("time", 0)
+    return windows or 0, 0
 
 
 # -- who may interact with whom ---------------------------------------------------------------

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from lightkv.core.errors import LayoutError
-from lightkv.core.transfer import to_device
+from lightkv.core.transfer import all_to_device, to_device
 
 IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -144,6 +144,18 @@ class Groups:
             for v in sample.views
         )
         return cls(np.arange(count, dtype=np.int64), np.ones(count, dtype=np.int64), bands)
+
+    def owners(self, label: IntArray) -> IntArray:
+        """`[number of groups]` of a label `[V₀]` of the original tokens: that of each group."""
+        owner = np.zeros(self.population.size, dtype=np.int64)
+        owner[self.label] = label
+        return owner
+
+    def totals(self, label: IntArray, count: int) -> IntArray:
+        """`[count]` survivors under each label, of labels `[V₀]` that cut through no group."""
+        total = np.zeros(count, dtype=np.int64)
+        np.add.at(total, self.owners(label), self.population)
+        return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -390,8 +402,7 @@ class TokenIndex:
     text: torch.Tensor
 
     def to(self, device: torch.device) -> TokenIndex:
-        tables = (self.flat, self.origin, self.text)
-        return TokenIndex(*(to_device(table, device) for table in tables))
+        return all_to_device(self, device)
 
 
 def initial_index(samples: Sequence[SampleLayout], length: int) -> TokenIndex:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
+
+Tables = TypeVar("Tables")
 
 
 def to_device(values: torch.Tensor | Sequence[int], device: torch.device | str) -> torch.Tensor:
@@ -16,3 +20,14 @@ def to_device(values: torch.Tensor | Sequence[int], device: torch.device | str) 
     device = torch.device(device)
     tensor = values if isinstance(values, torch.Tensor) else torch.tensor(values, dtype=torch.long)
     return tensor.to(device, non_blocking=tensor.device.type == "cpu" and device.type != "cpu")
+
+
+def all_to_device(tables: Tables, device: torch.device) -> Tables:
+    """A dataclass with its tensors on `device`; what else it holds stays."""
+    record: Any = tables
+    moved = {
+        each.name: to_device(value, device)
+        for each in fields(record)
+        if isinstance(value := getattr(record, each.name), torch.Tensor)
+    }
+    return replace(record, **moved)  # type: ignore[no-any-return]

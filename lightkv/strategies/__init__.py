@@ -6,98 +6,68 @@ registered here, through the hooks that a stranger's plugin uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterable
+from types import ModuleType
 
 from lightkv.core.contracts import Component
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.core.plugins import defined_in
-from lightkv.strategies import (
-    dart,
-    divprune,
-    elastic_cache,
-    fastervlm,
-    fastv,
-    hired,
-    lightkv,
-    lightkv_plus,
-    lightkv_release,
-    pitome,
-    prumerge,
-    pyramiddrop,
-    rand,
-    random,
-    sparsevlm,
-    tofu,
-    tome,
-    tome_cache,
-    visionzip,
-    vispruner,
-)
-from lightkv.strategies.components import (
-    adaptive_bipartite,
-    aggregators,
-    attention_scorers,
-    bipartite,
-    class_attention,
-    guided,
-    matcher_wrappers,
-    plain_scorers,
-    positions,
-    scorer_wrappers,
-    tiles,
-    top_k,
-    windows,
-)
 
 COMPONENTS = (
-    windows,
-    tiles,
-    plain_scorers,
-    attention_scorers,
-    class_attention,
-    scorer_wrappers,
-    top_k,
-    bipartite,
-    guided,
-    adaptive_bipartite,
-    matcher_wrappers,
-    aggregators,
-    positions,
+    "components.windows",
+    "components.tiles",
+    "components.plain_scorers",
+    "components.attention_scorers",
+    "components.class_attention",
+    "components.scorer_wrappers",
+    "components.top_k",
+    "components.bipartite",
+    "components.guided",
+    "components.adaptive_bipartite",
+    "components.matcher_wrappers",
+    "components.aggregators",
+    "components.positions",
 )
 METHODS = (
-    lightkv,
-    lightkv_release,
-    lightkv_plus,
-    fastv,
-    pitome,
-    tofu,
-    pyramiddrop,
-    sparsevlm,
-    dart,
-    tome,
-    random,
-    hired,
-    visionzip,
-    prumerge,
-    divprune,
-    vispruner,
-    fastervlm,
-    rand,
-    tome_cache,
-    elastic_cache,
+    "lightkv",
+    "lightkv_release",
+    "lightkv_plus",
+    "fastv",
+    "pitome",
+    "tofu",
+    "pyramiddrop",
+    "sparsevlm",
+    "dart",
+    "tome",
+    "random",
+    "hired",
+    "visionzip",
+    "prumerge",
+    "divprune",
+    "vispruner",
+    "fastervlm",
+    "rand",
+    "tome_cache",
+    "elastic_cache",
 )
+"""In the order in which `lightkv strategies` lists them."""
+
+
+def _modules(names: Iterable[str]) -> list[ModuleType]:
+    return [importlib.import_module(f"{__name__}.{name}") for name in names]
 
 
 @hookimpl
 def lightkv_components(register: Callable[[type[Component]], None]) -> None:
-    for module in (*COMPONENTS, *METHODS):
+    for module in _modules((*COMPONENTS, *METHODS)):
         for component in defined_in(module, Component):
             register(component)
 
 
 @hookimpl
 def lightkv_presets(register: Callable[[PipelineSpec], None]) -> None:
-    for module in METHODS:
+    for module in _modules(METHODS):
         for preset in getattr(module, "PRESETS", None) or (module.PRESET,):
             register(preset)

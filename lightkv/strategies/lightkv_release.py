@@ -46,8 +46,9 @@ class PseudoSquare(Partitioner):
                 value=windows,
                 remedy="use a number such as 4, or the partitioner 'windows'",
             )
-        image = labels_by_image(sample)
-        counts = _tokens_per_image(image, groups)
+        # The coarsest groups that stay known after windows by rank; none of them spans images.
+        image = sample.tokens.image
+        counts = groups.totals(image, int(image.max()) + 1 if image.size else 0)
         if counts.size and counts.min() < self.threshold * windows**2:
             label = np.full(int(counts.sum()), PROTECTED, dtype=np.int64)
         else:
@@ -55,22 +56,6 @@ class PseudoSquare(Partitioner):
             parts = [part + i * windows**2 for i, part in enumerate(parts)]
             label = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
         return Partition(label, by="rank", known=image)
-
-
-def labels_by_image(sample: SampleLayout) -> IntArray:
-    """`[V]` image of each token: the coarsest groups that stay known after windows by rank."""
-    return sample.tokens.image
-
-
-def _tokens_per_image(image: IntArray, groups: Groups) -> IntArray:
-    """`[images]` current tokens of each image; groups of this method never span images."""
-    if image.size == 0:
-        return np.zeros(0, dtype=np.int64)
-    owner = np.zeros(groups.population.size, dtype=np.int64)
-    owner[groups.label] = image
-    counts = np.zeros(int(image.max()) + 1, dtype=np.int64)
-    np.add.at(counts, owner, groups.population)
-    return counts
 
 
 def pseudo_square_labels(count: int, windows: int) -> IntArray:

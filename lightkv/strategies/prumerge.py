@@ -93,7 +93,9 @@ class Outliers(Matcher):
     def _wanted(self, score: torch.Tensor) -> torch.Tensor:
         """`[G, n]` 2 at outliers, 1 at spatial samples, 0 elsewhere: the released code's choice."""
         population = score.shape[1]
-        low, high = _quantile(score, 0.25), _quantile(score, 0.75)
+        low, high = (
+            torch.quantile(score.float(), share, dim=1, keepdim=True) for share in (0.25, 0.75)
+        )
         outliers = score > high + 1.5 * (high - low)
         number = outliers.sum(dim=1, keepdim=True)
         wanted = 2 * (ranks(score) < number).long()
@@ -104,11 +106,6 @@ class Outliers(Matcher):
             sampled = (places % spacing == 0) & (places < population - 1)
             wanted = torch.maximum(wanted, sampled.long())
         return wanted
-
-
-def _quantile(score: torch.Tensor, share: float) -> torch.Tensor:
-    """`[G, 1]` quantile of each row of `[G, n]`, linear between neighbours."""
-    return torch.quantile(score.float(), share, dim=1, keepdim=True)
 
 
 def _score(inputs: MatchInput) -> torch.Tensor:
@@ -156,7 +153,9 @@ class NeighbourSum(Aggregator):
             inputs.from_encoder, inputs.score.float(), inputs.survivors, inputs.target
         )
         tokens = torch.matmul(weights, inputs.tokens.float()).to(inputs.tokens.dtype)
-        return Merged(tokens, self._shares(inputs, weights))
+        # The weight of each token in the slot that the assignment names.
+        flows = inputs.target.unsqueeze(1) == inputs.survivors.unsqueeze(-1)
+        return Merged(tokens, torch.where(flows, weights, 0.0).sum(dim=1))
 
     def _weights(
         self,
@@ -183,11 +182,6 @@ class NeighbourSum(Aggregator):
             empty = total == 0
             weights = torch.where(empty, own, weights / torch.where(empty, 1.0, total))
         return weights
-
-    def _shares(self, inputs: MergeInput, weights: torch.Tensor) -> torch.Tensor:
-        """`[G, n]` weight of each token in the slot that the assignment names."""
-        flows = inputs.target.unsqueeze(1) == inputs.survivors.unsqueeze(-1)
-        return torch.where(flows, weights, 0.0).sum(dim=1)
 
 
 def _preset(name: str, spatial: bool, retention: float) -> PipelineSpec:

@@ -9,23 +9,17 @@ where they stand. Score: attention of the last token, mean over heads, with quer
 
 from __future__ import annotations
 
-import torch
-
-from lightkv.core.attention import AttentionView
-from lightkv.core.contracts import AttentionScorer
 from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.attention_scorers import LastToken
 
 
-class NextLastToken(AttentionScorer):
+class NextLastToken(LastToken):
     """ξ_i = mean over heads of the last token's attention to token i in the layer after the stage."""
 
     name = "next-last-token"
     source = "PyramidDrop, arXiv 2410.17247 (released code: projections of the next layer)"
     requires = frozenset({Need.NEXT_LAST_ROW})
-
-    def read_attention(self, attention: AttentionView) -> torch.Tensor:
-        return attention.heads.mean(attention.last_row())
 
 
 PRESET = PipelineSpec(

@@ -10,12 +10,10 @@ Needs pytest and hypothesis. `StrategySuite` checks a preset without a model,
 adapter on a tiny model with random weights.
 """
 
-from lightkv.testing.adapters import AdapterBench
+from lightkv.testing.adapters import AdapterBench, Prompt
 from lightkv.testing.cases import Case, Chain, cases
 from lightkv.testing.contract import AdapterSuite
-from lightkv.testing.order import OrderFreeSuite
-from lightkv.testing.prompts import Prompt
-from lightkv.testing.strategies import StrategySuite, check_strategy
+from lightkv.testing.strategies import OrderFreeSuite, StrategySuite, check_strategy
 
 __all__ = [
     "AdapterBench",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, ClassVar
 
@@ -20,23 +21,45 @@ from torch import nn
 
 from lightkv.core.errors import SessionError
 from lightkv.core.plugins import get_preset
+from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, compress
 from lightkv.testing.oracles import (
     Recorder,
-    alive_by_layer,
     causal_mask,
     encoder_needs,
     masked_layers,
     on_cache,
+    stored_by_layer,
     windowed,
 )
-from lightkv.testing.prompts import MIXED, PAIR, Prompt
-
-__all__ = ["MIXED", "PAIR", "AdapterBench", "Inputs", "Prompt"]
 
 Inputs = dict[str, Any]
 BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "mm_token_type_ids")
 """Inputs with an entry for each position of the prompt."""
+both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt: text tokens, images, text tokens. Equal prompts must give equal inputs.
+
+    Attributes:
+        before, after: text tokens around the images.
+        images: how many.
+        seed: of ids and pixels.
+    """
+
+    before: int = 3
+    images: int = 1
+    after: int = 5
+    seed: int = 0
+
+
+MIXED = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2), Prompt(4, 0, 2, seed=3))
+"""Different lengths, different numbers of images, one without."""
+
+PAIR = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
+"""An image each and different lengths of text."""
 
 
 class AdapterBench:
@@ -196,6 +219,22 @@ class AdapterBench:
         if capability in self.cannot:
             pytest.skip(f"cannot: {self.cannot[capability]}")
 
+    def check_close(self, found: Any, wanted: Any) -> None:
+        """Two ways to compute the same thing differ by no more than `exact`."""
+        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+
+    def model_with(self, attention: str) -> Any:
+        """The model with an attention implementation; skips where the family lacks it."""
+        self.need(attention)
+        return self.make_model(attention)
+
+    def model_and_inputs(
+        self, prompts: Sequence[Prompt], attention: str | None = None
+    ) -> tuple[Any, Inputs]:
+        """The model, as `model_with` if an attention implementation is named, and its inputs."""
+        model = self.make_model() if attention is None else self.model_with(attention)
+        return model, self.make_inputs(model, prompts)
+
     @staticmethod
     def longer_mask(inputs: Inputs, tokens: torch.Tensor) -> torch.Tensor:
         """The attention mask with ones for the appended tokens."""
@@ -263,25 +302,28 @@ class AdapterBench:
     ) -> torch.Tensor:
         """`[B, T, vocabulary]` of the uncompressed model that cannot see what the run dropped.
 
+        What a stage on the cache dropped is hidden from the generated tokens `tokens` only.
         Call it after the session, which must have traced its last run with these prompts as rows.
         `tokens` `[B, T]` were generated; `positions` were recorded.
         """
-        inputs, report = self.make_inputs(model, prompts), session.last
-        assert report.trace is not None
-        layers: Any = self.decoder(model).layers
-        stages = session.pipeline.schedule.after_layers
-        vision = self.vision_mask(model, inputs, prompts)
-        alive = alive_by_layer(vision, stages, report.trace, len(layers))
-        fed = tokens[:, :-1]
-        added = torch.ones(fed.shape, dtype=torch.bool)
-        alive = [torch.cat([keys, added], dim=1) for keys in alive]
-        whole = self.extended(model, inputs, fed)
+        inputs = self.make_inputs(model, prompts)
+        vision, prompt_valid = self.vision_mask(model, inputs, prompts), self.valid(model, inputs)
+        whole = self.extended(model, inputs, tokens[:, :-1])
         valid = self.valid(model, whole)
-        length = valid.shape[1]
         own = self.own_masks(model, whole)
-        with masked_layers(layers, alive, valid, eager=eager, own=own), torch.no_grad():
+        length, prompt = valid.shape[1], prompt_valid.shape[1]
+        layers: Any = self.decoder(model).layers
+        seen, stored = stored_by_layer(vision, prompt_valid, session.last)
+        masks = []
+        for layer in range(len(layers)):
+            base = causal_mask(length)[None] if own is None else own[layer]
+            base = base.expand(len(prompts), -1, -1).clone()
+            base[:, :prompt, :prompt] &= seen[layer][:, None, :]
+            base[:, prompt:, :prompt] &= stored[layer][:, None, :]
+            masks.append(base)
+        with masked_layers(layers, masks, valid, eager=eager), torch.no_grad():
             out = self.call(model, whole, position_ids=positions[..., :length], use_cache=False)
-        return torch.as_tensor(out.logits[:, self.valid(model, inputs).shape[1] - 1 :])
+        return torch.as_tensor(out.logits[:, prompt - 1 :])
 
     def drop_and_mask(
         self,
@@ -293,16 +335,69 @@ class AdapterBench:
         **changes: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of a compressed generation, and of the uncompressed model under masks."""
+        out, positions, session = self.traced(model, prompts, pipeline, **changes)
+        tokens = self.new_tokens(out)
+        reference = self.masked_logits(model, prompts, tokens, positions, session, eager=eager)
+        return torch.stack(out.logits, dim=1), reference
+
+    def traced(
+        self,
+        model: nn.Module,
+        prompts: Sequence[Prompt],
+        pipeline: Any,
+        *,
+        beams: int = 1,
+        **changes: Any,
+    ) -> tuple[Any, torch.Tensor, Session]:
+        """What a compressed generation returned, the positions of all its passes, and its session."""
         inputs = self.make_inputs(model, prompts)
+        search = {"num_beams": beams, "output_scores": True} if beams > 1 else {}
         with (
             self.session(model, prompts, pipeline, trace=True, **changes) as session,
             self.record(model, 0) as recorder,
         ):
-            out = self.generate(model, inputs)
-        tokens = self.new_tokens(out)
-        positions = recorder.all_position_ids(tokens.shape[0])
-        reference = self.masked_logits(model, prompts, tokens, positions, session, eager=eager)
-        return torch.stack(out.logits, dim=1), reference
+            out = self.generate(model, inputs, **search)
+        return out, recorder.all_position_ids(len(prompts) * beams), session
+
+    def beam_scores(
+        self, model: nn.Module, pipeline: Any, **changes: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, Session]:
+        """`[B, 3]` scores that the best of three beams has in the model under masks, in place of each.
+
+        Also the scores `[B]` of the run, and its session.
+        """
+        prompts, beams = self.beam_prompts, 3
+        out, positions, session = self.traced(model, prompts, pipeline, beams=beams, **changes)
+        rows = [prompt for prompt in prompts for _ in range(beams)]
+        every = self.new_tokens(out).repeat_interleave(beams, dim=0)
+        logits = self.masked_logits(model, rows, every, positions, session, eager=False)
+        chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
+        return chosen.view(len(prompts), beams), out.sequences_scores.float(), session
+
+    def check_identity(
+        self, model: nn.Module, pipeline: str, schedule: Any, changes: dict[str, Any]
+    ) -> None:
+        """Stages of ratio 0, and a matcher that keeps everything (`changes`), change no bit."""
+        inputs = self.make_inputs(model, self.batch)
+        schedule = [{**stage, "ratio": changes.get("ratio", 0.5)} for stage in schedule]
+        roles = {key: value for key, value in changes.items() if key != "ratio"}
+        plain = self.generate(model, inputs)
+        with self.session(model, self.batch, pipeline, schedule=schedule, **roles) as session:
+            same = self.generate(model, inputs)
+        assert torch.equal(torch.stack(plain.logits), torch.stack(same.logits))
+        assert torch.equal(plain.sequences, same.sequences)
+        assert session.last.retention == 1.0
+
+    def batch_and_alone(self, model: nn.Module, pipeline: Any, **changes: Any) -> Session:
+        """Each prompt of the batch gives alone what it gives there; the session of the batch."""
+        with self.session(model, self.batch, pipeline, **changes) as session:
+            batch = self.logits(model, self.make_inputs(model, self.batch))
+        for row, prompt in enumerate(self.batch):
+            with self.session(model, [prompt], pipeline, **changes) as single:
+                alone = self.logits(model, self.make_inputs(model, [prompt]))
+            self.check_close(batch[row], alone[0])
+            assert single.last.samples[0] == session.last.samples[row]
+        return session
 
     def converse(
         self,
@@ -322,65 +417,74 @@ class AdapterBench:
         Returns its logits, those of the uncompressed model that is given each row's conversation in
         one pass, without padding, and cannot see what either turn dropped; and the session.
         """
-        turns = [self.make_inputs(model, rows) for rows in (prompts, [later] * len(prompts))]
+        told = (prompts, [later] * len(prompts))
+        turns = [self.make_inputs(model, rows) for rows in told]
         plain = self.generate(model, turns[0]) if outside else None
         with self.session(model, prompts, pipeline, trace=True, **changes) as session:
             first = plain or self.generate(model, turns[0])
-            answer = self.new_tokens(first)
-            rows = [
-                self._conversation(model, p, answer[r : r + 1], later)
-                for r, p in enumerate(prompts)
-            ]
+            answer, rows = self.new_tokens(first), []
+            for row, prompt in enumerate(prompts):
+                start, more = (self.make_inputs(model, [each]) for each in (prompt, later))
+                rows.append(self.joined(self.extended(model, start, answer[row : row + 1]), more))
             whole = self.joined(self.extended(model, turns[0], answer), turns[1])
             pixels = [{k: v for k, v in row.items() if k not in BY_TOKEN} for row in rows]
             whole |= reduce(partial(AdapterBench.joined, self), pixels)
-            second = self.generate(
-                model,
-                self.later_call(model, whole, turns[1]),
-                past_key_values=first.past_key_values,
-            )
-        alive = self._alive(model, session, turns, (prompts, [later] * len(prompts)))
+            call = self.later_call(model, whole, turns[1])
+            second = self.generate(model, call, past_key_values=first.past_key_values)
+        visions = [self.vision_mask(model, *turn) for turn in zip(turns, told, strict=True)]
         fed, wanted = self.new_tokens(second)[:, :-1], []
-        layers: Any = self.decoder(model).layers
         for row, inputs in enumerate(rows):
             inputs = self.extended(model, inputs, fed[row : row + 1])
-            valid = self.valid(model, inputs)
-            new = torch.ones(1, self.steps - 1, dtype=torch.bool)
-            kept = [torch.cat([keys[row : row + 1], new], dim=1) for keys in alive]
-            kept = [keys[:, -valid.shape[1] :] for keys in kept]
-            own = self.own_masks(model, inputs)
-            with masked_layers(layers, kept, valid, eager=eager, own=own), torch.no_grad():
+            masks = self._masks_of_turns(model, session, turns, visions, row, inputs)
+            layers: Any = self.decoder(model).layers
+            with (
+                masked_layers(layers, masks, self.valid(model, inputs), eager=eager),
+                torch.no_grad(),
+            ):
                 out = self.call(model, inputs, use_cache=False)
-                wanted.append(out.logits[:, -self.steps :])
+            wanted.append(out.logits[:, -self.steps :])
         return torch.stack(second.logits, dim=1), torch.cat(wanted), session
 
-    def _conversation(
-        self, model: nn.Module, prompt: Prompt, answer: torch.Tensor, later: Prompt
-    ) -> Inputs:
-        """First prompt, answer `[1, T]` and later prompt of one row in one pass."""
-        first, more = (self.make_inputs(model, [each]) for each in (prompt, later))
-        return self.joined(self.extended(model, first, answer), more)
-
-    def _alive(
+    def _masks_of_turns(
         self,
         model: nn.Module,
         session: Session,
         turns: Sequence[Inputs],
-        prompts: Sequence[Sequence[Prompt]],
+        visions: Sequence[torch.Tensor],
+        row: int,
+        inputs: Inputs,
     ) -> list[torch.Tensor]:
-        """Per layer `[B, N]` what both turns left, the first answer between them."""
-        stages, count = session.pipeline.schedule.after_layers, len(self.decoder(model).layers)  # type: ignore[arg-type]
-        # The latest reports are those of the turns with images, latest first.
-        reports, parts = list(session.reports), []
-        for inputs, rows in reversed(list(zip(turns, prompts, strict=True))):
-            vision = self.vision_mask(model, inputs, rows)
-            trace = reports.pop().trace if reports and bool(vision.any()) else None
-            whole = [torch.ones_like(vision)] * count
-            parts.append(whole if trace is None else alive_by_layer(vision, stages, trace, count))
-        answer = torch.ones(len(prompts[0]), self.steps, dtype=torch.bool)
-        return [
-            torch.cat([one, answer, two], dim=1) for one, two in zip(*reversed(parts), strict=True)
-        ]
+        """Per layer `[1, N, N]` what a conversation sees in which each turn sees what is left of others.
+
+        `inputs` is the conversation of a row in one pass; `visions` are the vision tokens of its turns.
+        """
+        length, own = self.valid(model, inputs).shape[1], self.own_masks(model, inputs)
+        count = session.pipeline.num_layers
+        whole = [causal_mask(length)[None]] * count if own is None else own
+        masks = [mask[:1].clone() for mask in whole]
+        # The latest reports are those of the turns with images.
+        reports, found = list(session.reports), dict[int, RunReport]()
+        for number in reversed(range(len(turns))):
+            if reports and bool(visions[number].any()):
+                found[number] = reports.pop()
+        end = 0
+        for number, (turn, vision) in enumerate(zip(turns, visions, strict=True)):
+            valid = self.valid(model, turn)
+            real, start = int(valid[row].sum()), end
+            end = start + real + self.steps
+            if number not in found:
+                continue
+            layout: Any = found[number].layout
+            # `generate` feeds the last answered token, which no pass has seen yet, with the new turn.
+            lead = layout.length - vision.shape[1]
+            vision = nn.functional.pad(vision, (lead, 0))
+            valid = nn.functional.pad(valid, (lead, 0), value=True)
+            start, real = start - lead, real + lead
+            seen, stored = stored_by_layer(vision, valid, found[number])
+            for layer, mask in enumerate(masks):
+                mask[:, : start + real, start : start + real] &= seen[layer][row, -real:]
+                mask[:, start + real :, start : start + real] &= stored[layer][row, -real:]
+        return masks
 
 
 def joined(first: torch.Tensor, later: torch.Tensor, axis: int) -> torch.Tensor:

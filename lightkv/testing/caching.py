@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial, reduce
 from typing import Any
 
 import pytest
@@ -12,17 +10,12 @@ from torch import nn
 
 from lightkv.core.errors import ModelError
 from lightkv.core.run.report import RunReport
-from lightkv.core.run.session import Session
-from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs
-from lightkv.testing.oracles import causal_mask, masked_layers, stored_by_layer
-from lightkv.testing.prompts import Prompt
+from lightkv.testing.adapters import AdapterBench, Prompt, both_attentions
 
 CACHE = [{"site": "cache", "ratio": 0.5}]
 EVERYTHING = [{"site": "cache", "scope": "all", "ratio": 0.4}]
 BOTH = [{"after_layer": 2, "ratio": 0.3}, {"site": "cache", "ratio": 0.5}]
 NOISE = {"partitioner": {"name": "whole", "scope": "sample"}, "scorer": "noise", "matcher": "top-k"}
-
-both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 
 class CacheSiteTests(AdapterBench):
@@ -48,76 +41,44 @@ class CacheSiteTests(AdapterBench):
     @both_attentions
     @pytest.mark.parametrize("changes", [{"ratio": 0.0}, {"matcher": "keep-all"}])
     def test_cache_site_identity(self, attention: str, changes: dict[str, Any]) -> None:
-        self.need(attention)
-        model = self.make_model(attention)
+        model = self.model_with(attention)
         self.need_cache_site(model)
-        inputs = self.make_inputs(model, self.batch)
-        schedule = [{"site": "cache", "ratio": changes.get("ratio", 0.5)}]
-        roles = {key: value for key, value in changes.items() if key != "ratio"}
-        plain = self.logits(model, inputs)
-        with self.session(model, self.batch, "tome-cache", schedule=schedule, **roles) as session:
-            assert torch.equal(self.logits(model, inputs), plain)
-        assert session.last.retention == 1.0
+        self.check_identity(model, "tome-cache", CACHE, changes)
 
     @both_attentions
     @pytest.mark.parametrize("schedule", [CACHE, EVERYTHING, BOTH])
     def test_dropped_entries_are_masked_entries(self, attention: str, schedule: Any) -> None:
         """An uncompressed prefill, then decoding that cannot see what each layer dropped."""
-        self.need(attention)
-        model = self.make_model(attention)
+        model = self.model_with(attention)
         self.need_cache_site(model)
         inputs = self.make_inputs(model, self.batch)
         schedule = self._above_first_layer(schedule)
-        with (
-            self.session(model, self.batch, NOISE, schedule=schedule, trace=True) as session,
-            self.record(model, 0) as recorder,
-        ):
-            out = self.generate(model, inputs)
-        tokens = self.new_tokens(out)
-        positions = recorder.all_position_ids(tokens.shape[0])
-        found = torch.stack(out.logits, dim=1)
-        wanted = self.masked_decoding(model, self.batch, tokens, positions, session, attention)
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        out, positions, session = self.traced(model, self.batch, NOISE, schedule=schedule)
+        found, tokens = torch.stack(out.logits, dim=1), self.new_tokens(out)
+        eager = attention == "eager"
+        wanted = self.masked_logits(model, self.batch, tokens, positions, session, eager=eager)
+        self.check_close(found, wanted)
         plain = self.logits(model, inputs)
         if "after_layer" not in schedule[0]:
-            torch.testing.assert_close(found[:, 0], plain[:, 0], atol=self.exact, rtol=0)
+            self.check_close(found[:, 0], plain[:, 0])
         assert (found - plain).abs().max() > self.least_effect, "dropping had no effect at all"
         self._check_stored(model, out.past_key_values, session.last)
 
     def test_cache_site_beams(self) -> None:
         """The score of the best beam is that of the masked model on the same tokens."""
         self.need("beams")
-        model, prompts, beams = self.make_model(), self.beam_prompts, 3
+        model = self.make_model()
         self.need_cache_site(model)
-        inputs = self.make_inputs(model, prompts)
-        with (
-            self.session(model, prompts, NOISE, schedule=CACHE, trace=True) as session,
-            self.record(model, 0) as recorder,
-        ):
-            out = self.generate(model, inputs, num_beams=beams, output_scores=True)
-        tokens = self.new_tokens(out)
-        rows = [prompt for prompt in prompts for _ in range(beams)]
-        positions = recorder.all_position_ids(len(rows))
-        every = tokens.repeat_interleave(beams, dim=0)
-        logits = self.masked_decoding(model, rows, every, positions, session, "sdpa")
-        chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
-        torch.testing.assert_close(chosen[::beams], out.sequences_scores.float(), atol=1e-4, rtol=0)
+        masked, scores, _ = self.beam_scores(model, NOISE, schedule=CACHE)
+        torch.testing.assert_close(masked[:, 0], scores, atol=1e-4, rtol=0)
 
     @pytest.mark.parametrize("pipeline", ["tome-cache", "elastic-cache", "rand"])
     def test_cache_site_batch_equals_single(self, pipeline: str) -> None:
         model = self.make_model()
         self.need_cache_site(model)
-        options = {"schedule": [{"site": "cache", "scope": "vision", "ratio": 0.7}]}
-        if pipeline != "tome-cache":
-            options["schedule"][0]["scope"] = "all"
-        with self.session(model, self.batch, pipeline, **options) as session:
-            batch = self.logits(model, self.make_inputs(model, self.batch))
-            rows = session.last.samples
-        for row, prompt in enumerate(self.batch):
-            with self.session(model, [prompt], pipeline, **options) as session:
-                alone = self.logits(model, self.make_inputs(model, [prompt]))
-            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
-            assert session.last.samples[0] == rows[row]
+        scope = "vision" if pipeline == "tome-cache" else "all"
+        options = {"schedule": [{"site": "cache", "scope": scope, "ratio": 0.7}]}
+        self.batch_and_alone(model, pipeline, **options)
 
     @pytest.mark.parametrize("schedule", [CACHE, BOTH])
     @pytest.mark.parametrize("later", [Prompt(3, 0, 4, seed=7), Prompt(2, 1, 3, seed=7)])
@@ -128,8 +89,10 @@ class CacheSiteTests(AdapterBench):
         model = self.make_model()
         self.need_cache_site(model)
         schedule = self._above_first_layer(schedule)
-        found, wanted, session = self._converse_on_cache(model, self.pair, later, schedule)
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        found, wanted, session = self.converse(
+            model, self.pair, later, NOISE, eager=False, schedule=schedule
+        )
+        self.check_close(found, wanted)
         assert len(session.reports) == 1 + later.images
 
     def _above_first_layer(self, schedule: Any) -> Any:
@@ -137,108 +100,6 @@ class CacheSiteTests(AdapterBench):
         if all(stage.get("after_layer", 9) >= self.first_layer for stage in schedule):
             return schedule
         return [{**schedule[0], "after_layer": self.first_layer}, *schedule[1:]]
-
-    # -- references --------------------------------------------------------------------------------
-
-    def masked_decoding(
-        self,
-        model: nn.Module,
-        prompts: Sequence[Prompt],
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        session: Session,
-        attention: str,
-    ) -> torch.Tensor:
-        """`[B, T, vocabulary]` of the uncompressed model whose generated tokens see what was stored."""
-        inputs = self.make_inputs(model, prompts)
-        vision, prompt_valid = self.vision_mask(model, inputs, prompts), self.valid(model, inputs)
-        whole = self.extended(model, inputs, tokens[:, :-1])
-        valid = self.valid(model, whole)
-        own = self.own_masks(model, whole)
-        length, prompt = valid.shape[1], prompt_valid.shape[1]
-        layers: Any = self.decoder(model).layers
-        seen, stored = stored_by_layer(
-            vision, prompt_valid, session.pipeline.schedule.after_layers, session.last, len(layers)
-        )
-        masks = []
-        for layer in range(len(layers)):
-            base = causal_mask(length)[None] if own is None else own[layer]
-            base = base.expand(len(prompts), -1, -1).clone()
-            base[:, :prompt, :prompt] &= seen[layer][:, None, :]
-            base[:, prompt:, :prompt] &= stored[layer][:, None, :]
-            masks.append(base)
-        everything = [torch.ones_like(valid)] * len(layers)
-        eager = attention == "eager"
-        with masked_layers(layers, everything, valid, eager=eager, own=masks), torch.no_grad():
-            out = self.call(model, whole, position_ids=positions[..., :length], use_cache=False)
-        return torch.as_tensor(out.logits[:, prompt - 1 :])
-
-    def _converse_on_cache(
-        self, model: nn.Module, prompts: Sequence[Prompt], later: Prompt, schedule: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, Session]:
-        """As `converse`, for schedules with a stage on the cache."""
-        turns = [self.make_inputs(model, rows) for rows in (prompts, [later] * len(prompts))]
-        with self.session(model, prompts, NOISE, schedule=schedule, trace=True) as session:
-            first = self.generate(model, turns[0])
-            answer = self.new_tokens(first)
-            rows = [
-                self._conversation(model, p, answer[r : r + 1], later)
-                for r, p in enumerate(prompts)
-            ]
-            whole = self.joined(self.extended(model, turns[0], answer), turns[1])
-            pixels = [{k: v for k, v in row.items() if k not in BY_TOKEN} for row in rows]
-            whole |= reduce(partial(AdapterBench.joined, self), pixels)
-            call = self.later_call(model, whole, turns[1])
-            second = self.generate(model, call, past_key_values=first.past_key_values)
-        fed, wanted = self.new_tokens(second)[:, :-1], []
-        for row, inputs in enumerate(rows):
-            inputs = self.extended(model, inputs, fed[row : row + 1])
-            wanted.append(self._masked_turns(model, session, turns, prompts, later, row, inputs))
-        return torch.stack(second.logits, dim=1), torch.cat(wanted), session
-
-    def _masked_turns(
-        self,
-        model: nn.Module,
-        session: Session,
-        turns: Sequence[Inputs],
-        prompts: Sequence[Prompt],
-        later: Prompt,
-        row: int,
-        inputs: Inputs,
-    ) -> torch.Tensor:
-        """Last logits of a conversation in which each turn sees what the turns before it stored."""
-        layers: Any = self.decoder(model).layers
-        length, end, own = inputs["attention_mask"].shape[1], 0, self.own_masks(model, inputs)
-        masks = [
-            (causal_mask(length)[None] if own is None else own[n][:1]).clone()
-            for n in range(len(layers))
-        ]
-        for number, (turn, rows) in enumerate(
-            zip(turns, (prompts, [later] * len(prompts)), strict=True)
-        ):
-            vision, valid = self.vision_mask(model, turn, rows), self.valid(model, turn)
-            real, start = int(valid[row].sum()), end
-            end = start + real + (self.steps if number == 0 else 0)
-            if number >= len(session.reports):
-                continue
-            report = session.reports[number]
-            assert report.cache_trace is not None
-            done = report.cache_trace[0]
-            assert done is not None
-            # `generate` feeds the last answered token, which no pass has seen yet, with the new turn.
-            lead = done.before.length - vision.shape[1]
-            vision = nn.functional.pad(vision, (lead, 0))
-            valid = nn.functional.pad(valid, (lead, 0), value=True)
-            start, real = start - lead, real + lead
-            stages = session.pipeline.schedule.after_layers
-            seen, stored = stored_by_layer(vision, valid, stages, report, len(layers))
-            for layer, mask in enumerate(masks):
-                mask[:, start : start + real, start : start + real] &= seen[layer][row, -real:]
-                mask[:, start + real :, start : start + real] &= stored[layer][row, -real:]
-        ones = [torch.ones(1, length, dtype=torch.bool)] * len(layers)
-        with masked_layers(layers, ones, ones[0], eager=False, own=masks), torch.no_grad():
-            out = self.call(model, inputs, use_cache=False)
-        return torch.as_tensor(out.logits[:, -self.steps :])
 
     def _check_stored(self, model: nn.Module, cache: Any, report: RunReport) -> None:
         """Bytes and entries that the report claims are those of the tensors."""

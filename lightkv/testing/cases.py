@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lightkv.core.contracts import StageContext, WindowSpec
 from lightkv.core.encoder import VisionView
 from lightkv.core.layout import SampleLayout, View, VisionLayout
-from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.stage.functional import compress_stage
 from lightkv.core.stage.stage import Stage
 from lightkv.core.stage.step import StageResult
@@ -88,10 +88,7 @@ class Case:
     def hidden(self, row: int | None = None) -> torch.Tensor:
         """`[B, N, D]` hidden states of the batch, or `[1, n, D]` of one row alone."""
         if row is not None:
-            generator = torch.Generator().manual_seed(self.seed * 1000 + row)
-            return torch.randn(
-                1, self.shapes[row].length, WIDTH, generator=generator, dtype=torch.float32
-            )
+            return drawn(self.seed * 1000 + row, 1, self.shapes[row].length, WIDTH)
         # What stands in the padding must not matter, so it is large.
         out = torch.full((len(self.shapes), self.length, WIDTH), 30.0, dtype=torch.float32)
         for number, shape in enumerate(self.shapes):
@@ -99,14 +96,16 @@ class Case:
         return out
 
 
+def drawn(seed: int, *shape: int) -> torch.Tensor:
+    """Normal numbers on the host that follow from a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float32)
+
+
 def attention(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Query `[B, 4, N, 4]` and key `[B, 2, N, 4]` that follow from the hidden states alone."""
     batch, length, width = hidden.shape
-    generator = torch.Generator().manual_seed(7)
-    weights = torch.randn(
-        width, (HEADS + KV_HEADS) * HEAD_DIM, generator=generator, dtype=torch.float32
-    )
-    both = hidden @ weights.to(device=hidden.device, dtype=hidden.dtype)
+    both = hidden @ drawn(7, width, (HEADS + KV_HEADS) * HEAD_DIM).to(hidden)
     both = both.view(batch, length, HEADS + KV_HEADS, HEAD_DIM).transpose(1, 2)
     return both[:, :HEADS], both[:, HEADS:]
 
@@ -130,19 +129,13 @@ class SyntheticVision(VisionView):
 
     def _mixed(self, seed: int, width: int) -> torch.Tensor:
         """`[V₀, width]` a fixed random projection of the tokens."""
-        generator = torch.Generator().manual_seed(seed)
-        weights = torch.randn(
-            self._tokens.shape[-1], width, generator=generator, dtype=torch.float32
-        )
-        return self._tokens @ weights.to(device=self._tokens.device, dtype=self._tokens.dtype)
+        return self._tokens @ drawn(seed, self._tokens.shape[-1], width).to(self._tokens)
 
     def keys(self, layer: int) -> torch.Tensor:
         return self._mixed(100 + layer, HEADS * HEAD_DIM).unflatten(-1, (HEADS, HEAD_DIM)).detach()
 
     def cls_query(self, layer: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(200 + layer)
-        query = torch.randn(HEADS, HEAD_DIM, generator=generator, dtype=torch.float32)
-        query = query.to(self._tokens)
+        query = drawn(200 + layer, HEADS, HEAD_DIM).to(self._tokens)
         return query.expand(self._tokens.shape[0], -1, -1)
 
     def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
@@ -158,10 +151,7 @@ class SyntheticVision(VisionView):
         return self._mixed(300, VISION_WIDTH)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(400)
-        weights = torch.randn(
-            VISION_WIDTH, self._tokens.shape[-1], generator=generator, dtype=torch.float32
-        )
+        weights = drawn(400, VISION_WIDTH, self._tokens.shape[-1])
         return torch.tanh(features @ weights.to(features)).to(self._tokens.dtype)
 
 
@@ -217,11 +207,6 @@ class Chain:
     @property
     def last(self) -> StageResult:
         return self.steps[-1].result
-
-
-def spec_of(preset: PipelineSpec | str | dict[str, object]) -> PipelineSpec:
-    """The spec behind whatever a suite was given."""
-    return resolve_spec(preset)
 
 
 def stages_of(

@@ -13,24 +13,20 @@ from lightkv.core.errors import ConfigError, ModelError, SessionError
 from lightkv.core.needs import needs_class_token
 from lightkv.core.plugins import registry
 from lightkv.core.run.report import RunReport
-from lightkv.testing.adapters import AdapterBench
+from lightkv.testing.adapters import Prompt, both_attentions
 from lightkv.testing.caching import CacheSiteTests
-from lightkv.testing.calls import CallTests
 from lightkv.testing.oracles import encoder_needs, on_cache, reaching, reads_next_layer, snapshot
-from lightkv.testing.prompts import Prompt
 from lightkv.testing.serving import ServingTests
 from lightkv.testing.sessions import SessionTests
-from lightkv.testing.turns import TurnTests
 
 POLICIES = sorted(name for role, name in registry().components if role == "positions")
-both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 
 class Boom(Exception):
     """Raised inside a session by the tests."""
 
 
-class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTests):
+class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     """The contract of an adapter."""
 
     # -- what is computed ------------------------------------------------------------------------
@@ -38,27 +34,17 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
     @both_attentions
     @pytest.mark.parametrize("changes", [{"ratio": 0.0}, {"matcher": "keep-all"}])
     def test_identity(self, attention: str, changes: dict[str, Any]) -> None:
-        """A schedule of ratio 0, and a matcher that keeps everything, change no bit."""
-        model = _model(self, attention)
-        inputs = self.make_inputs(model, self.batch)
-        plain = self.generate(model, inputs)
-        roles = {key: value for key, value in changes.items() if key != "ratio"}
-        schedule = [{**stage, "ratio": changes.get("ratio", 0.5)} for stage in self.schedule]
-        with self.session(model, self.batch, "lightkv", schedule=schedule, **roles) as session:
-            same = self.generate(model, inputs)
-        assert torch.equal(torch.stack(plain.logits), torch.stack(same.logits))
-        assert torch.equal(plain.sequences, same.sequences)
-        assert session.last.retention == 1.0
+        self.check_identity(self.model_with(attention), "lightkv", self.schedule, changes)
 
     @both_attentions
     @pytest.mark.parametrize("pipeline", ["random", "fastv"])
-    @pytest.mark.parametrize("prompts", ["first", "all"])
-    def test_drop_equals_mask(self, attention: str, pipeline: str, prompts: str) -> None:
+    @pytest.mark.parametrize("count", [1, None], ids=["first", "all"])
+    def test_drop_equals_mask(self, attention: str, pipeline: str, count: int | None) -> None:
         """Dropping with positions kept is the uncompressed model that cannot see what was dropped."""
-        rows = _rows(self, prompts)
-        model = _model(self, attention)
+        rows = self.batch[:count]
+        model = self.model_with(attention)
         found, wanted = self.drop_and_mask(model, rows, pipeline, eager=attention == "eager")
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
         plain = self.logits(model, self.make_inputs(model, rows))
         assert (found - plain).abs().max() > self.least_effect, "dropping had no effect at all"
 
@@ -68,7 +54,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
         self, attention: str, stages: list[tuple[int, float]]
     ) -> None:
         """The same law where layer 0 is compressed already, and where no vision token is left."""
-        model = _model(self, attention)
+        model = self.model_with(attention)
         first = self.first_layer
         schedule = [{"after_layer": first + layer, "ratio": ratio} for layer, ratio in stages]
         matcher = {"name": "top-k", "rounding": "floor"}
@@ -80,21 +66,13 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
             schedule=schedule,
             matcher=matcher,
         )
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
 
     @both_attentions
     @pytest.mark.parametrize("pipeline", ["lightkv", "lightkv-release"])
     def test_batch_equals_single(self, attention: str, pipeline: str) -> None:
         """Also with renumbered positions, which a row without images must not notice."""
-        model = _model(self, attention)
-        with self.session(model, self.batch, pipeline) as session:
-            batch = self.logits(model, self.make_inputs(model, self.batch))
-            rows = session.last.samples
-        for row, prompt in enumerate(self.batch):
-            with self.session(model, [prompt], pipeline) as session:
-                alone = self.logits(model, self.make_inputs(model, [prompt]))
-            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
-            assert session.last.samples[0] == rows[row]
+        self.batch_and_alone(self.model_with(attention), pipeline)
 
     @pytest.mark.parametrize("pipeline", ["lightkv", "fastv"])
     def test_the_last_position_is_untouched(self, pipeline: str) -> None:
@@ -127,19 +105,13 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
             "positions": policy,
             "schedule": [{"after_layer": self.schedule[0]["after_layer"], "ratio": ratio}],
         }
-        with self.session(model, rows, "tome", **roles) as session:
-            batch = self.logits(model, self.make_inputs(model, rows))
-            removed = [row.original - row.vision_tokens[-1] for row in session.last.samples]
+        session = self.batch_and_alone(model, "tome", **roles)
+        removed = [row.original - row.vision_tokens[-1] for row in session.last.samples]
         assert removed == [int(count == max(patches)) for count in patches]
-        for row, prompt in enumerate(rows):
-            with self.session(model, [prompt], "tome", **roles):
-                alone = self.logits(model, self.make_inputs(model, [prompt]))
-            torch.testing.assert_close(batch[row], alone[0], atol=self.exact, rtol=0)
 
     def test_decoding_goes_on_at_the_same_positions(self) -> None:
         """Generated tokens get the rotary angles that the uncompressed model gives them."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         with self.record(model, -1) as plain:
             self.generate(model, inputs)
         with self.session(model, self.batch), self.record(model, -1) as squeezed:
@@ -153,15 +125,14 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
 
     def test_positions_policies(self) -> None:
         """Renumbering changes the result, a barycentre only where tokens merge."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
 
         def logits(pipeline: str, policy: str) -> torch.Tensor:
             with self.session(model, self.batch, pipeline, positions=policy):
                 return self.logits(model, inputs)
 
         kept, moved = logits("random", "keep"), logits("random", "renumber")
-        torch.testing.assert_close(logits("random", "barycentric"), kept, atol=self.exact, rtol=0)
+        self.check_close(logits("random", "barycentric"), kept)
         merged, mean = logits("lightkv", "keep"), logits("lightkv", "barycentric")
         contiguous = logits("random", "renumber-contiguous")
         with_images = [row for row, prompt in enumerate(self.batch) if prompt.images]
@@ -169,15 +140,15 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
             assert (kept[row] - moved[row]).abs().max() > self.exact
             assert (merged[row] - mean[row]).abs().max() > self.exact
             assert (moved[row, 1:] - contiguous[row, 1:]).abs().max() > self.exact
-        torch.testing.assert_close(moved[:, 0], contiguous[:, 0], atol=self.exact, rtol=0)
+        self.check_close(moved[:, 0], contiguous[:, 0])
 
     # -- what is left in the cache -----------------------------------------------------------------
 
-    @pytest.mark.parametrize("prompts", ["first", "all"])
+    @pytest.mark.parametrize("count", [1, None], ids=["first", "all"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-    def test_cache_truth(self, dtype: torch.dtype, prompts: str) -> None:
+    def test_cache_truth(self, dtype: torch.dtype, count: int | None) -> None:
         """The bytes that the report claims are those of the tensors; low precision stays finite."""
-        rows = _rows(self, prompts)
+        rows = self.batch[:count]
         model = self.make_model(dtype=dtype)
         with self.session(model, rows, "lightkv") as session, torch.no_grad():
             out = self.call(model, self.make_inputs(model, rows), use_cache=True)
@@ -207,8 +178,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
     # -- what is left in the model -----------------------------------------------------------------
 
     def test_restores_everything(self) -> None:
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         registry()  # importing adapters may register attention functions once
         plain, before = self.logits(model, inputs), snapshot(model)
         with self.session(model, self.batch):
@@ -223,8 +193,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
     @pytest.mark.parametrize("inside", ["layer", "self_attn", "mlp"])
     def test_survives_an_error_inside_forward(self, where: int, inside: str) -> None:
         """A failed pass is not reported, and neither the session nor the model is harmed by it."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         plain, before = self.logits(model, inputs), snapshot(model)
         layers: Any = self.decoder(model).layers
         target = layers[where] if inside == "layer" else self.part(layers[where], inside)
@@ -274,8 +243,7 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
             assert bool(sample.original) == bool(prompt.images)
 
     def test_every_run_is_reported(self) -> None:
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         with self.session(model, self.batch, "random") as session:
             first, second = (self.logits(model, inputs) for _ in range(2))
         assert [report.run for report in session.reports] == [0, 1]
@@ -285,9 +253,8 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
             assert torch.equal(self.logits(model, inputs), first)
 
     def test_prompts_without_images(self) -> None:
-        model = self.make_model()
         prompts = (Prompt(4, 0, 3, seed=1), Prompt(2, 0, 2, seed=2))
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         plain = self.generate(model, inputs)
         with self.session(model, prompts) as session:
             same = self.generate(model, inputs)
@@ -298,32 +265,15 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
     def test_beams_share_the_selection_of_their_prompt(self) -> None:
         """The score of the best beam is that of the masked model on the same tokens."""
         self.need("beams")
-        model, prompts, beams = self.make_model(), self.beam_prompts, 3
-        inputs = self.make_inputs(model, prompts)
-        with (
-            self.session(model, prompts, "random", trace=True) as session,
-            self.record(model, 0) as recorder,
-        ):
-            out = self.generate(model, inputs, num_beams=beams, output_scores=True)
-        assert len(session.last.samples) == len(prompts) * beams
-        tokens = self.new_tokens(out)
-        rows = [prompt for prompt in prompts for _ in range(beams)]
-        positions = recorder.all_position_ids(len(prompts) * beams)
-        every = tokens.repeat_interleave(beams, dim=0)
-        logits = self.masked_logits(model, rows, every, positions, session, eager=False)
-        chosen = logits.float().log_softmax(-1).gather(2, every[..., None])[..., 0].mean(dim=1)
-        for number in range(len(prompts)):
-            group = chosen[number * beams : (number + 1) * beams]
-            # Rows of one prompt agree only if all its beams dropped the same tokens.
-            torch.testing.assert_close(group, group[:1].expand(beams), atol=self.exact, rtol=0)
-            torch.testing.assert_close(
-                group[0], out.sequences_scores[number].float(), atol=1e-4, rtol=0
-            )
+        masked, scores, session = self.beam_scores(self.make_model(), "random")
+        assert len(session.last.samples) == masked.numel()
+        # Rows of one prompt agree only if all its beams dropped the same tokens.
+        self.check_close(masked, masked[:, :1].expand(masked.shape))
+        torch.testing.assert_close(masked[:, 0], scores, atol=1e-4, rtol=0)
 
     def test_sampling_repeats_under_a_seed(self) -> None:
         self.need("sampling")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch[:1])
+        model, inputs = self.model_and_inputs(self.batch[:1])
 
         def sample() -> torch.Tensor:
             torch.manual_seed(5)
@@ -368,15 +318,6 @@ class AdapterSuite(ServingTests, TurnTests, CallTests, CacheSiteTests, SessionTe
         assert all(bool(torch.isfinite(grad).all()) for grad in found)
         first: Any = self.decoder(model).layers[0]  # type: ignore[index]
         assert any(bool((p.grad != 0).any()) for p in first.parameters() if p.grad is not None)
-
-
-def _model(suite: AdapterBench, attention: str) -> Any:
-    suite.need(attention)
-    return suite.make_model(attention)
-
-
-def _rows(suite: AdapterBench, prompts: str) -> tuple[Prompt, ...]:
-    return suite.batch[:1] if prompts == "first" else suite.batch
 
 
 def _check_samples(

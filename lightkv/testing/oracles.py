@@ -11,74 +11,51 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightkv.core.assignment import Assignment
 from lightkv.core.needs import Needs, Source, needs_from
 from lightkv.core.plugins import get_preset
 from lightkv.core.run.report import RunReport
+from lightkv.core.stage.cache_entries import CachedLayer
 from lightkv.core.stage.stage import Stage
 
 Kwargs = dict[str, Any]
 _with_kwargs: Callable[..., Any] = partial(nn.Module.register_forward_pre_hook, with_kwargs=True)
 
 
-def alive_by_layer(
-    vision: torch.Tensor,
-    after_layers: Sequence[int],
-    trace: Sequence[Assignment],
-    num_layers: int,
-) -> list[torch.Tensor]:
-    """Per layer `[B, N]` true where a position of the uncompressed sequence is still there.
-
-    Args:
-        vision: `[B, N]` true at the vision tokens.
-        after_layers: λ of each stage that ran.
-        trace: its assignment, in the same order.
-        num_layers: decoder layers.
-    """
-    places = torch.nonzero(vision.flatten()).flatten()
-    stages = dict(zip(after_layers, trace, strict=True))
-    alive, out = torch.ones_like(vision), []
-    for layer in range(num_layers):
-        if layer in stages:
-            places = places[stages[layer].survivor.to(places.device)]
-            alive = ~vision
-            alive.view(-1)[places] = True
-        out.append(alive)
-    return out
-
-
 def stored_by_layer(
-    vision: torch.Tensor,
-    valid: torch.Tensor,
-    after_layers: Sequence[int],
-    report: RunReport,
-    num_layers: int,
+    vision: torch.Tensor, valid: torch.Tensor, report: RunReport
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Per layer `[B, N]` which positions of a prompt the layer saw, and which it stored.
 
     Args:
         vision: `[B, N]` true at the vision tokens.
         valid: `[B, N]` false at padding.
-        after_layers: λ of the stages between layers.
         report: of the traced prefill.
-        num_layers: decoder layers.
     """
     assert report.trace is not None
+    assert report.after_layers is not None
     assert report.cache_trace is not None
-    seen = alive_by_layer(vision, after_layers, report.trace, num_layers)
-    stored = []
-    for alive, done in zip(seen, report.cache_trace, strict=True):
-        if done is None:
-            stored.append(alive)
-            continue
-        left = torch.zeros_like(vision)
-        real, kept = done.layout.valid_mask(), done.kept.to(vision.device)
-        for row in range(vision.shape[0]):
-            # The layer's own sequence lists what it saw in order, behind its padding.
-            places = torch.nonzero(alive[row] & valid[row]).flatten()
-            left[row, places[kept[row][real[row]] - done.before.pads[row]]] = True
-        stored.append(left)
+    stages = dict(zip(report.after_layers, report.trace, strict=True))
+    places = torch.nonzero(vision.flatten()).flatten()
+    alive, seen, stored = torch.ones_like(vision), [], []
+    for layer, done in enumerate(report.cache_trace):
+        if layer in stages:
+            places = places[stages[layer].survivor.to(places.device)]
+            alive = ~vision
+            alive.view(-1)[places] = True
+        seen.append(alive)
+        stored.append(alive if done is None else _left(alive & valid, done))
     return seen, stored
+
+
+def _left(seen: torch.Tensor, done: CachedLayer) -> torch.Tensor:
+    """`[B, N]` which of the positions that a layer saw are left in its cache."""
+    left = torch.zeros_like(seen)
+    real, kept = done.layout.valid_mask(), done.kept.to(seen.device)
+    for row in range(seen.shape[0]):
+        # The layer's own sequence lists what it saw in order, behind its padding.
+        places = torch.nonzero(seen[row]).flatten()
+        left[row, places[kept[row][real[row]] - done.before.pads[row]]] = True
+    return left
 
 
 def causal_mask(length: int) -> torch.Tensor:
@@ -96,25 +73,17 @@ def windowed(mask: torch.Tensor, window: int | None) -> torch.Tensor:
 
 @contextmanager
 def masked_layers(
-    layers: Sequence[nn.Module],
-    alive: Sequence[torch.Tensor],
-    valid: torch.Tensor,
-    *,
-    eager: bool,
-    own: Sequence[torch.Tensor] | None = None,
+    layers: Sequence[nn.Module], masks: Sequence[torch.Tensor], valid: torch.Tensor, *, eager: bool
 ) -> Iterator[None]:
-    """Hide dropped key columns from attention in each layer; nothing is removed.
+    """Hide key columns from attention in each layer; nothing is removed.
 
     Args:
         layers: the decoder layers.
-        alive: per layer `[B, N]`.
+        masks: per layer `[B or 1, N, N]` true where a row may see a column.
         valid: `[B, N]` false at padding.
         eager: whether attention takes float masks.
-        own: per layer `[B or 1, N, N]` the model's own mask, causal if None.
     """
-    length = valid.shape[1]
-    masks = [causal_mask(length)[None]] * len(layers) if own is None else own
-    itself = torch.eye(length, dtype=torch.bool)
+    itself = torch.eye(valid.shape[1], dtype=torch.bool)
 
     def replace(mask: torch.Tensor, module: nn.Module, args: Any, kwargs: Kwargs) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
@@ -125,9 +94,9 @@ def masked_layers(
         return args, {**kwargs, "attention_mask": given.to(hidden.device)}
 
     with ExitStack() as stack:
-        for layer, keys, seen in zip(layers, alive, masks, strict=True):
+        for layer, seen in zip(layers, masks, strict=True):
             # Rows of dropped tokens see themselves, or their softmax would be over nothing.
-            mask = (seen[:, None] & (keys & valid)[:, None, None, :]) | itself
+            mask = (seen[:, None] & valid[:, None, None, :]) | itself
             handle = _with_kwargs(layer, partial(replace, mask))
             stack.callback(handle.remove)
         yield
@@ -204,14 +173,13 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
 
 def encoder_needs(pipeline: str) -> Needs:
     """What a preset reads of the vision encoder."""
-    roles = get_preset(pipeline).roles()
-    return needs_from(Stage.from_roles(roles, ratio=0.0, windows=2).needs, Source.ENCODER)
+    return needs_from(Stage.preset(pipeline, ratio=0.0, windows=2).needs, Source.ENCODER)
 
 
 def reads_next_layer(pipeline: str) -> bool:
     """Whether a preset reads the attention of the layer after the stage."""
-    stage = Stage.from_roles(get_preset(pipeline).roles(), ratio=0.0, windows=2)
-    return bool(needs_from(stage.needs, Source.NEXT_LAYER))
+    needs = Stage.preset(pipeline, ratio=0.0, windows=2).needs
+    return bool(needs_from(needs, Source.NEXT_LAYER))
 
 
 def on_cache(pipeline: str) -> bool:

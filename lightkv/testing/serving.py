@@ -13,11 +13,8 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf.contact import RUNS_HOOKS_AGAIN
-from lightkv.core.errors import LightKVError, ModelError, SessionError
-from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt
-from lightkv.testing.doubles import Assistant, FedTokens, Numbers, quantised_bytes
-
-both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+from lightkv.core.errors import LayoutError, LightKVError, ModelError, SessionError
+from lightkv.testing.adapters import BY_TOKEN, AdapterBench, Inputs, Prompt, both_attentions
 
 TEXT, IMAGE = Prompt(3, 0, 4, seed=7), Prompt(2, 1, 3, seed=7)
 """What may come next."""
@@ -31,30 +28,26 @@ class ServingTests(AdapterBench):
     @both_attentions
     def test_second_turn_of_text(self, attention: str) -> None:
         """Its tokens see, in each layer, what that layer kept of the image."""
-        self.need(attention)
-        model = self.make_model(attention)
+        model = self.model_with(attention)
         eager = attention == "eager"
         found, wanted, session = self.converse(model, self.pair, TEXT, "random", eager=eager)
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
         assert len(session.reports) == 1
 
-    @pytest.mark.parametrize(
-        ("attention", "outside"),
-        [("eager", False), ("sdpa", False), ("eager", True), ("sdpa", True)],
-    )
+    @both_attentions
+    @pytest.mark.parametrize("outside", [False, True])
     def test_second_turn_with_a_new_image(self, attention: str, outside: bool) -> None:
         """It is compressed as the first was, and sees what is left of that.
 
         Also where the first turn ran without a session: the padding in its cache stays hidden.
         """
         self.need("later image")
-        self.need(attention)
-        model = self.make_model(attention)
+        model = self.model_with(attention)
         eager = attention == "eager"
         found, wanted, session = self.converse(
             model, self.pair, IMAGE, "random", eager=eager, outside=outside
         )
-        torch.testing.assert_close(found, wanted, atol=self.exact, rtol=0)
+        self.check_close(found, wanted)
         assert len(session.reports) == (1 if outside else 2)
         for report in session.reports:
             counts = [sample.vision_tokens for sample in report.samples]
@@ -69,14 +62,11 @@ class ServingTests(AdapterBench):
         plain = self.generate(model, call, past_key_values=cache)
         with self.session(model, self.pair):
             same = self.generate(model, call, past_key_values=first.past_key_values)
-        torch.testing.assert_close(
-            torch.stack(same.logits), torch.stack(plain.logits), atol=self.exact, rtol=0
-        )
+        self.check_close(torch.stack(same.logits), torch.stack(plain.logits))
 
     def test_a_compressed_cache_belongs_to_its_session(self) -> None:
         """Another session refuses it, and outside it takes no more entries."""
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair[:1])
+        model, inputs = self.model_and_inputs(self.pair[:1])
         with self.session(model, self.pair[:1]):
             first = self.generate(model, inputs)
             call = self._next_turn(model, first, self.pair[:1])
@@ -104,8 +94,7 @@ class ServingTests(AdapterBench):
         assert copied.value.remedy
 
     def test_a_cache_of_another_model_is_refused(self) -> None:
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair[:1])
+        model, inputs = self.model_and_inputs(self.pair[:1])
         made = self.cached(self.generate(model, inputs).past_key_values)
         keys, layers = made[0][0], len(made)
         other = {
@@ -120,12 +109,32 @@ class ServingTests(AdapterBench):
             assert error.value.field == "past_key_values"
             assert error.value.value is not None
 
+    def test_later_turns_of_unequal_rows(self) -> None:
+        """Rows answer as alone if all that is not cached yet is padded on its left, turn after turn."""
+        self.need("unequal turns")
+        if any(self.windows):
+            pytest.skip("cannot: transformers counts padding as part of a sliding window")
+        model = self.make_model()
+        turns = [
+            [Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2)],
+            [Prompt(3, 0, 2, seed=7), Prompt(3, 0, 6, seed=8)],
+            [Prompt(4, 0, 4, seed=9), Prompt(1, 0, 2, seed=10)],
+        ]
+        together = self._turns(model, turns)
+        for row in range(2):
+            alone = self._turns(model, [[rows[row]] for rows in turns])
+            for found, wanted in zip(together, alone, strict=True):
+                self.check_close(found[row], wanted[0])
+        with pytest.raises(LayoutError, match="not cached yet") as error:
+            self._turns(model, turns, pad=False)
+        assert error.value.field == "attention_mask"
+        assert "left" in str(error.value.remedy)
+
     # -- caches ------------------------------------------------------------------------------------
 
     def test_dynamic_cache_of_the_caller(self) -> None:
         self.need("cache objects")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.batch)
+        model, inputs = self.model_and_inputs(self.batch)
         with self.session(model, self.batch):
             plain = self.generate(model, inputs)
             own = self.generate(model, inputs, past_key_values=self._cache(model))
@@ -139,8 +148,7 @@ class ServingTests(AdapterBench):
         """Compression compounds: its bytes shrink as its entries do, and little is lost."""
         self.need("quantised cache")
         pytest.importorskip("optimum.quanto")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair)
+        model, inputs = self.model_and_inputs(self.pair)
         settings = {"backend": "quanto", "nbits": 4, "residual_length": 8, "q_group_size": 16}
         options = {"cache_implementation": "quantized", "cache_config": settings}
         if any(self.windows):
@@ -181,8 +189,7 @@ class ServingTests(AdapterBench):
     def test_a_static_cache_is_refused(self) -> None:
         """All its layers have one length, and what is in it cannot be taken out."""
         self.need("cache objects")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair)
+        model, inputs = self.model_and_inputs(self.pair)
         with self.session(model, self.pair), pytest.raises(SessionError) as error:
             self.generate(model, inputs, cache_implementation="static")
         assert error.value.field == "past_key_values"
@@ -191,9 +198,8 @@ class ServingTests(AdapterBench):
     def test_a_cropped_cache_goes_on_where_it_was_cut(self) -> None:
         """Tokens that the caller takes back are gone in every layer."""
         self.need("cropping")
-        model = self.make_model()
         prompts = self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         with self.session(model, prompts, "fastv"):
             found = []
             for extra in (2, 0):
@@ -206,7 +212,7 @@ class ServingTests(AdapterBench):
                 call = self._next_turn(model, first, prompts)
                 out = self.generate(model, call, past_key_values=cache)
                 found.append(torch.stack(out.logits))
-            torch.testing.assert_close(*found, atol=self.exact, rtol=0)
+            self.check_close(*found)
             # All text since the image, of both turns, and two tokens more.
             vision = self.vision_mask(model, inputs, prompts)[0]
             text = call["attention_mask"].shape[1] - 1 - int(vision.nonzero().max())
@@ -224,9 +230,8 @@ class ServingTests(AdapterBench):
         self.need("assisted")
         if draft == "assistant":
             self.need("assistant")
-        model = self.make_model()
         prompts = self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         few = self._few_tokens(model)
         if draft == "lookup":
             options: dict[str, Any] = {"prompt_lookup_num_tokens": 2, "max_matching_ngram_size": 1}
@@ -240,9 +245,7 @@ class ServingTests(AdapterBench):
             fast = self.generate(model, inputs, suppress_tokens=few, max_new_tokens=12, **options)
             fed.close()
         assert torch.equal(plain.sequences, fast.sequences)
-        torch.testing.assert_close(
-            torch.stack(plain.logits), torch.stack(fast.logits), atol=self.exact, rtol=0
-        )
+        self.check_close(torch.stack(plain.logits), torch.stack(fast.logits))
         if draft == "assistant":
             assert fed.passes < 12, "no draft was ever accepted"
             assert fed.tokens > fast.sequences.shape[1] - 1, "no draft was ever rejected"
@@ -267,9 +270,8 @@ class ServingTests(AdapterBench):
         self.need("streaming")
         from transformers import TextIteratorStreamer
 
-        model = self.make_model()
         prompts = self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
+        model, inputs = self.model_and_inputs(prompts)
         streamer = TextIteratorStreamer(Numbers(), skip_prompt="input_ids" in inputs, timeout=60)
         with self.session(model, prompts):
             whole = self.generate(model, inputs)
@@ -313,8 +315,7 @@ class ServingTests(AdapterBench):
         torch.testing.assert_close(*found)
 
     def test_labels_are_refused(self) -> None:
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair)
+        model, inputs = self.model_and_inputs(self.pair)
         labels = inputs["attention_mask"]
         with self.session(model, self.pair), pytest.raises(SessionError) as error:
             self.call(model, inputs, labels=labels)
@@ -325,8 +326,7 @@ class ServingTests(AdapterBench):
     def test_placeholders_that_do_not_match_the_pixels(self) -> None:
         """One too few, or one picture too few: lightkv says so before transformers does."""
         self.need("placeholders")
-        model = self.make_model()
-        inputs = self.make_inputs(model, self.pair[:1])
+        model, inputs = self.model_and_inputs(self.pair[:1])
         two = self.make_inputs(model, [replace(self.pair[0], images=2)])
         fewer = {name: (two if name in BY_TOKEN else inputs)[name] for name in inputs}
         spoiled = self.spoiled(model, inputs, self.pair[:1])
@@ -346,11 +346,9 @@ class ServingTests(AdapterBench):
 
     def test_embeddings_need_ids_or_spans(self) -> None:
         self.need("embeddings")
-        model = self.make_model()
         prompts = self.pair[:1]
-        inputs = self.make_inputs(model, prompts)
-        plain: Any = model
-        embeddings = plain.get_input_embeddings()(inputs.pop("input_ids"))
+        model, inputs = self.model_and_inputs(prompts)
+        embeddings = model.get_input_embeddings()(inputs.pop("input_ids"))
         with self.session(model, prompts), pytest.raises(LightKVError) as error:
             model(inputs_embeds=embeddings, **inputs)
         assert error.value.field == "input_ids"
@@ -383,3 +381,88 @@ class ServingTests(AdapterBench):
         """What to suppress so that generated tokens repeat and look-ups find something."""
         config: Any = model.config
         return [t for t in range(config.get_text_config().vocab_size) if not 30 <= t < 36]
+
+    def _turns(
+        self, model: nn.Module, turns: list[list[Prompt]], *, pad: bool = True
+    ) -> list[torch.Tensor]:
+        """Logits of each turn of a chat on one cache; `pad`: what is not cached, on its left."""
+        found: list[torch.Tensor] = []
+        with self.session(model, turns[0]):
+            whole = call = self.make_inputs(model, turns[0])
+            out = self.generate(model, call)
+            for rows in turns[1:]:
+                found.append(torch.stack(out.logits, dim=1))
+                new = self.make_inputs(model, rows)
+                whole = self.joined(self.extended(model, whole, self.answer(whole, out)), new)
+                cache = out.past_key_values
+                if pad:
+                    whole = _padded_left(whole, self.cache_length(cache))
+                call = self.later_call(model, whole, new)
+                out = self.generate(model, call, past_key_values=cache)
+        return [*found, torch.stack(out.logits, dim=1)]
+
+
+def _padded_left(inputs: Inputs, cached: int) -> Inputs:
+    """The padding behind the first `cached` positions, before everything else that stands there."""
+    order = torch.sort(inputs["attention_mask"][:, cached:], dim=1, stable=True).indices
+    out = dict(inputs)
+    for name in BY_TOKEN:
+        if name in inputs:
+            rest = inputs[name][:, cached:]
+            places = order if rest.dim() == 2 else order[..., None].expand_as(rest)
+            out[name] = torch.cat([inputs[name][:, :cached], rest.gather(1, places)], dim=1)
+    return out
+
+
+# -- in place of a tokenizer and an assistant, and how tests count ----------------------------------
+
+
+class Numbers:
+    """A tokenizer that writes ids."""
+
+    def decode(self, tokens: Any, **_: Any) -> str:
+        return "".join(f"{int(token)} " for token in tokens)
+
+
+class FedTokens:
+    """Counts the passes of a decoder and the tokens fed to it."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        self.passes = self.tokens = 0
+        self._handle = decoder.layers[0].register_forward_pre_hook(self._count)  # type: ignore[index,union-attr]
+
+    def _count(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
+        self.passes += 1
+        self.tokens += args[0].shape[1]
+
+    def close(self) -> None:
+        self._handle.remove()
+
+
+class Assistant:
+    """A copy of a model that drafts three tokens at once; told what to guess, it errs now and then."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = copy.deepcopy(model)
+        settings: Any = self.model.generation_config
+        settings.update(num_assistant_tokens=3, assistant_confidence_threshold=0.0)
+        settings.num_assistant_tokens_schedule = "constant"
+
+    def guess(self, tokens: torch.Tensor) -> None:
+        """Draft `[N]` the tokens of a whole sequence, every third one wrong."""
+
+        def overrule(module: nn.Module, args: Any, output: Any) -> Any:
+            place = output.past_key_values.get_seq_length()
+            if place < len(tokens):
+                output.logits[:, -1] = 0
+                other = 30 if tokens[place] != 30 else 31
+                output.logits[:, -1, tokens[place] if place % 3 else other] = 99
+            return output
+
+        self.model.register_forward_hook(overrule)
+
+
+def quantised_bytes(layer: Any) -> int:
+    """Bytes of the quantised keys of a cache layer (quanto)."""
+    keys = layer._quantized_keys
+    return sum(int(part.nbytes) for part in (keys._data._data, keys._scale, keys._shift))

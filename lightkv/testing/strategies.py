@@ -10,7 +10,8 @@ without images, prompts that end in their image and left padding, and runs a cha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any, ClassVar
 
@@ -23,16 +24,27 @@ from hypothesis import strategies as st
 from lightkv.core.assignment import Assignment
 from lightkv.core.contracts import PROTECTED, WindowSpec
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline.pipeline import PipelineSpec
+from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
 from lightkv.core.stage.plan import partition_of
 from lightkv.core.stage.stage import Stage
-from lightkv.testing.cases import Case, Chain, Step, cases, rows_of, spec_of, stages_of
-from lightkv.testing.cases import takes_windows as _takes_windows
-
-_INHERITED = settings(
-    deadline=None,
-    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
+from lightkv.core.stage.step import StageResult
+from lightkv.testing.cases import (
+    Case,
+    Chain,
+    SampleShape,
+    Step,
+    cases,
+    rows_of,
+    stages_of,
+    takes_windows,
 )
+
+
+def law(test: Callable[..., None]) -> Callable[..., None]:
+    """A test of many drawn batches that suites inherit."""
+    checks = [HealthCheck.differing_executors, HealthCheck.too_slow]
+    return settings(deadline=None, suppress_health_check=checks)(given(data=st.data())(test))
 
 
 class StrategySuite:
@@ -56,7 +68,7 @@ class StrategySuite:
 
     @property
     def spec(self) -> PipelineSpec:
-        return spec_of(self.preset)
+        return resolve_spec(self.preset)
 
     def case(self, data: st.DataObject) -> Case:
         """A batch that suits the preset."""
@@ -64,7 +76,7 @@ class StrategySuite:
         return data.draw(
             cases(
                 windows=self.windows,
-                windowed=_takes_windows(self.spec),
+                windowed=takes_windows(self.spec),
                 temporal=self.temporal,
                 max_ratio=probe.matcher.max_ratio,
                 stages=self.stages,
@@ -79,42 +91,36 @@ class StrategySuite:
 
     # -- the laws ------------------------------------------------------------------------------
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_budget_is_met_in_every_window(self, data: st.DataObject) -> None:
         for step in self.chain(self.case(data)).steps:
             check_budget(step)
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_conservation(self, data: st.DataObject) -> None:
         for step in self.chain(self.case(data)).steps:
             check_assignment(step)
             if step.stage.aggregator.convex:
                 check_convexity(step, self.tolerance)
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_text_is_untouched_and_order_kept(self, data: st.DataObject) -> None:
         for step in self.chain(self.case(data)).steps:
             check_text(step)
             check_order(step)
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_the_last_position_is_untouched(self, data: st.DataObject) -> None:
         """The next token is read off it, also where a prompt ends in its image."""
         for step in self.chain(self.case(data)).steps:
             check_last(step)
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_layout_tells_the_truth(self, data: st.DataObject) -> None:
         for step in self.chain(self.case(data)).steps:
             check_layout(step)
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_shapes_follow_from_layouts(self, data: st.DataObject) -> None:
         """The chain runs on the meta device, where no tensor has a value, and gives the same shapes.
 
@@ -132,8 +138,7 @@ class StrategySuite:
             assert one.result.layout.key == other.result.layout.key
             assert one.result.size.shape == other.result.size.shape
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_samples_do_not_see_each_other(self, data: st.DataObject) -> None:
         case = self.case(data)
         batch = self.chain(case).last
@@ -150,8 +155,7 @@ class StrategySuite:
             own = alone.layout.token_index(mine.device).origin
             assert torch.equal(chosen[torch.from_numpy(here)] - first, own)
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_repeats_exactly(self, data: st.DataObject) -> None:
         case = self.case(data)
         torch.manual_seed(1)
@@ -161,8 +165,7 @@ class StrategySuite:
         assert torch.equal(first.hidden_states, second.hidden_states)
         assert torch.equal(first.assignment.slot, second.assignment.slot)
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_ratio_zero_is_the_identity(self, data: st.DataObject) -> None:
         case = self.case(data)
         hidden, layout = case.hidden(), case.layout()
@@ -171,8 +174,7 @@ class StrategySuite:
         assert last.layout.vision_counts == layout.vision_counts
         assert torch.equal(last.assignment.slot, torch.arange(last.assignment.slot.numel()))
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_provenance_composes(self, data: st.DataObject) -> None:
         chain = self.chain(self.case(data))
         first, last = chain.steps[0], chain.steps[-1].result
@@ -189,8 +191,7 @@ class StrategySuite:
             tolerance = self.tolerance * len(chain.steps)
             torch.testing.assert_close(made, found, atol=tolerance, rtol=tolerance)
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_inputs_stay_as_they_were(self, data: st.DataObject) -> None:
         case = self.case(data)
         hidden, layout = case.hidden(), case.layout()
@@ -199,8 +200,7 @@ class StrategySuite:
         assert torch.equal(hidden, before[0])
         assert layout.key == before[1]
 
-    @_INHERITED
-    @given(data=st.data())
+    @law
     def test_half_precision_and_gradients(self, data: st.DataObject) -> None:
         case = self.case(data)
         for dtype in (torch.bfloat16, torch.float16):
@@ -218,11 +218,30 @@ class StrategySuite:
         assert PipelineSpec.from_yaml(spec.to_yaml()) == spec
 
 
+class OrderFreeSuite(StrategySuite):
+    """`StrategySuite` for methods that choose by value alone: top-k by a score, cover by distance.
+
+    Shuffling the tokens of every image must shuffle nothing but the survivors' places. Methods that
+    look at the place in the raster (windows, alternating sides, strided samples) are no such methods.
+    """
+
+    @law
+    def test_order_within_an_image_does_not_matter(self, data: st.DataObject) -> None:
+        case = shuffled_freely(self.case(data))
+        hidden, layout = case.hidden(), case.layout()
+        shuffled = shuffle(hidden, layout, data.draw(st.integers(0, 1000)))
+        one = Chain.run(self.stages_for(case), hidden, layout).last
+        other = Chain.run(self.stages_for(case), shuffled, layout).last
+        assert one.layout.vision_counts == other.layout.vision_counts
+        for first, second in zip(_survivors(one), _survivors(other), strict=True):
+            torch.testing.assert_close(first, second, atol=self.tolerance, rtol=self.tolerance)
+
+
 def check_strategy(
     preset: PipelineSpec | str | dict[str, Any], case: Case, *, tolerance: float = 1e-5
 ) -> Chain:
     """Run a chain on one batch and check every law that needs no second run."""
-    spec = spec_of(preset)
+    spec = resolve_spec(preset)
     chain = Chain.run(stages_of(spec, case.windows, case.ratio), case.hidden(), case.layout())
     for step in chain.steps:
         check_budget(step)
@@ -381,3 +400,47 @@ def check_layout(step: Step) -> None:
     came_from = (result.kept + offsets).flatten()
     assert torch.equal(came_from[index.text], old.text)
     assert torch.equal(came_from[index.flat], old.flat[result.assignment.survivor])
+
+
+# -- places that do not matter ---------------------------------------------------------------
+
+
+def shuffled_freely(case: Case) -> Case:
+    """The case with plain grids and text at the end: separators and last positions stay in place.
+
+    Without text behind the image a scorer that asks the text finds all tokens alike.
+    """
+    shapes = tuple(
+        SampleShape(
+            (*shape.texts[:-1], max(1, shape.texts[-1])),
+            tuple((*grid[:3], False) for grid in shape.grids),
+        )
+        for shape in case.shapes
+    )
+    return replace(case, shapes=shapes)
+
+
+def shuffle(hidden: torch.Tensor, layout: VisionLayout, seed: int) -> torch.Tensor:
+    """`[B, N, D]` with the tokens of each view in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    flat, start = layout.token_index(hidden.device).flat, 0
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    out = rows.clone()
+    for sample in layout.samples:
+        for view in sample.views:
+            places = flat[start : start + view.positions.size]
+            out[places] = rows[places[torch.randperm(places.numel(), generator=generator)]]
+            start += places.numel()
+    return out.view_as(hidden)
+
+
+def _survivors(result: StageResult) -> list[torch.Tensor]:
+    """The vision tokens of each row, ordered by their values."""
+    hidden, layout = result.hidden_states, result.layout
+    index = layout.token_index(hidden.device)
+    tokens = hidden.reshape(-1, hidden.shape[-1])[index.flat]
+    owner = torch.from_numpy(rows_of(layout.vision_counts))
+    found = [tokens[owner == row] for row in range(layout.batch_size)]
+    # One coordinate may be saturated in many tokens; a mixture of all tells them apart.
+    mixture = torch.linspace(0.3, 1.7, hidden.shape[-1])
+    return [each[(each * mixture).sum(dim=1).argsort()] for each in found]

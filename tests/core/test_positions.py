@@ -8,15 +8,16 @@ from hypothesis import given
 
 from lightkv import VisionLayout
 from lightkv.core.contracts import PositionInput
+from lightkv.core.pipeline.pipeline import resolve_spec
 from lightkv.core.plugins import build_component
 from lightkv.testing import Chain, cases
-from lightkv.testing.cases import spec_of, stages_of
+from lightkv.testing.cases import stages_of
 
 CPU = torch.device("cpu")
 
 
 def step_of(case, preset="lightkv"):
-    spec = spec_of(preset)
+    spec = resolve_spec(preset)
     stages = stages_of(spec, case.windows[:1], case.ratio)
     return Chain.run(stages, case.hidden(), case.layout()).steps[0]
 
@@ -73,7 +74,7 @@ def test_barycentric_is_the_weighted_mean_position(case):
 def test_a_batch_that_lost_all_vision_tokens(name):
     """Nothing is left to give a position to, and the text still has one."""
     layout = VisionLayout.from_spans([[(1, (1, 1, 1))]], length=4)
-    stages = stages_of(spec_of("fastv"), [None], 0.9)
+    stages = stages_of(resolve_spec("fastv"), [None], 0.9)
     step = Chain.run(stages, torch.randn(1, 4, 8), layout).steps[0]
     assert step.result.layout.vision_counts == (0,)
     found = build_component("positions", name).positions(inputs_of(step))

@@ -15,7 +15,7 @@ from lightkv.core.attention import QueryKeyView
 from lightkv.core.contracts import StageContext
 from lightkv.core.errors import ConfigError
 from lightkv.core.numerics import exact
-from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec
+from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec, resolve_spec
 from lightkv.core.plugins import registry
 from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
@@ -25,7 +25,6 @@ from lightkv.testing.cases import (
     SampleShape,
     SyntheticVision,
     attention,
-    spec_of,
     stages_of,
     takes_windows,
 )
@@ -149,7 +148,7 @@ VARIANTS = [
     ids=lambda value: value if isinstance(value, str) else " ".join(map(str, value)),
 )
 def test_presets(preset, roles, around):
-    spec = spec_of(preset).model_copy(update=roles)
+    spec = resolve_spec(preset).model_copy(update=roles)
     case = Case(BATCH, ((2, 1) if takes_windows(spec) else (None, None)), 0.5, 3)
     stages = stages_of(spec, case.windows, case.ratio)
     plain, found = run(stages, case), run(stages, case, SURROUNDINGS[around])

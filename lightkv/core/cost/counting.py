@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lightkv.core.cost.flops import DecoderShape, cache_flops
+from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import SEPARATOR, Grid, SampleLayout, View, VisionLayout
 from lightkv.core.pipeline.pipeline import Pipeline
@@ -167,13 +167,7 @@ class Savings:
     @property
     def runs(self) -> list[tuple[int, int, int]]:
         """(first layer, last layer, vision tokens) of runs of equal layers."""
-        found: list[tuple[int, int, int]] = []
-        for layer, tokens in enumerate(self.compressed.vision_tokens):
-            if found and found[-1][2] == tokens:
-                found[-1] = (found[-1][0], layer, tokens)
-            else:
-                found.append((layer, layer, tokens))
-        return found
+        return equal_layers(self.compressed.vision_tokens)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

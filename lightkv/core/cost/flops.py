@@ -9,12 +9,16 @@ what is counted here on a real model without weights, and the two are equal.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.plan import StagePlan
 from lightkv.core.stage.stage import Stage
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -114,3 +118,12 @@ def cache_flops(
             sizes = shape.stage_sizes(plan, length, row, cached=True)
             total += stage.flops(sizes, first=number == 0)
     return total
+
+
+def equal_layers(values: Iterable[T]) -> list[tuple[int, int, T]]:
+    """(first layer, last layer, value) of runs of layers with equal values."""
+    found = []
+    for value, run in itertools.groupby(enumerate(values), key=lambda each: each[1]):
+        layers = [layer for layer, _ in run]
+        found.append((layers[0], layers[-1], value))
+    return found

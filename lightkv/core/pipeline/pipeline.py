@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from lightkv.core import yamls
-from lightkv.core.contracts import Component, PositionPolicy
+from lightkv.core.contracts import Component, PositionPolicy, window_sides
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
@@ -22,7 +22,6 @@ from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.stage_spec import StageSpec, read_stage
 from lightkv.core.plugins import build_component, get_preset, registry
 from lightkv.core.stage.stage import STAGE_ROLES, Stage
-from lightkv.core.stage.windows import window_sides
 from lightkv.core.strict import Strict, check_plain
 
 __all__ = ["Pipeline", "PipelineSpec", "Recipe", "resolve_spec"]

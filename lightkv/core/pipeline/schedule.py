@@ -214,15 +214,15 @@ class Schedule:
         check_retention(retention)
         check_solver_arguments(windows, ratio)
         count = len(windows)
-        if retention == 1.0 or count == 0:
-            if retention != 1.0:
-                raise ConfigError(
-                    "no stages were given",
-                    field="windows",
-                    value=list(windows),
-                    remedy="give one entry for each stage, such as (4, 2, 1)",
-                )
+        if retention == 1.0:
             return cls(())
+        if count == 0:
+            raise ConfigError(
+                "no stages were given",
+                field="windows",
+                value=list(windows),
+                remedy="give one entry for each stage, such as (4, 2, 1)",
+            )
         if num_layers < min_layer + count:
             raise ConfigError(
                 f"{count} stages need {min_layer + count} layers or more, and there are {num_layers}",

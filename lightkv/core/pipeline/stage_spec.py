@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from lightkv.core.contracts import WindowSpec
+from lightkv.core.contracts import WindowSpec, window_sides, wrong_windows
 from lightkv.core.errors import ConfigError
 from lightkv.core.stage.cache_entries import Scope
-from lightkv.core.stage.windows import window_sides, wrong_windows
 from lightkv.core.strict import Strict, check_plain
 
 Site = Literal["layers", "cache"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from lightkv.core.cost.flops import DecoderShape
-from lightkv.core.errors import ModelError, nearest
+from lightkv.core.errors import ModelError, check_known
 from lightkv.core.heads import HeadGroup
 from lightkv.core.plugins import registry
 
@@ -124,22 +123,19 @@ def find_adapter(model: nn.Module, adapter: Adapter | str | None = None) -> Adap
         return adapter
     adapters = _registered()
     if isinstance(adapter, str):
-        if adapter in adapters:
-            return adapters[adapter]
-        raise ModelError(
-            "there is no adapter of that name",
-            field="adapter",
-            value=adapter,
-            remedy=f"{nearest(adapter, adapters)}There are: {', '.join(sorted(adapters))}",
-        )
+        what = "there is no adapter of that name"
+        check_known(ModelError, what, "adapter", adapter, sorted(adapters))
+        return adapters[adapter]
     for each in reversed(list(adapters.values())):
         if each.matches(model):
             return each
+    named = (each for each in adapters.values() if each.models)
+    families = ", ".join(f"{each.name} ({each.models})" for each in named)
     raise ModelError(
         f"no adapter serves {type(model).__name__}",
         field="model",
         value=type(model).__name__,
-        remedy=f"there are adapters for: {_families(adapters)}. For any other decoder use "
+        remedy=f"there are adapters for: {families}. For any other decoder use "
         "adapter='generic' and give the vision spans (layout=VisionLayout.from_spans(...)), or "
         "write an adapter (docs/writing-an-adapter.md)",
     )
@@ -155,7 +151,3 @@ def _registered() -> dict[str, Adapter]:
         else:
             found.refuse("adapter", name)
     return adapters
-
-
-def _families(adapters: Mapping[str, Adapter]) -> str:
-    return ", ".join(f"{each.name} ({each.models})" for each in adapters.values() if each.models)

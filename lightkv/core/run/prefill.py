@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 
 from lightkv.core.attention import AttentionView
-from lightkv.core.contracts import EmbeddingsInput, Matcher, PositionInput, Scorer, StageContext
+from lightkv.core.contracts import Component, EmbeddingsInput, PositionInput, Scorer, StageContext
 from lightkv.core.encoder import VisionView
-from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Needs
@@ -23,7 +22,7 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.run.profile import Profiler
 from lightkv.core.run.record import PassRecord, StageRecord
-from lightkv.core.stage.cache_entries import CachedLayer, CacheWork, needs_keys_only
+from lightkv.core.stage.cache_entries import CachedLayer, CacheWork, reads_in_call
 from lightkv.core.stage.plan import StagePlan
 from lightkv.core.stage.stage import Readings, reads_attention, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
@@ -111,27 +110,15 @@ class Prefill:
     def read_attention(self, after_layer: int, attention: AttentionView) -> None:
         """Let scorer and matcher of the next stage read the attention call of layer λ − 1."""
         placed = self.pipeline.between[after_layer]
-        self._readings[after_layer] = self._read(placed, attention)
+        self._readings[after_layer] = self._read(placed, attention, reads_attention)
 
     def _read(
-        self, placed: PlacedStage, attention: AttentionView, *, with_keys: bool = True
+        self, placed: PlacedStage, attention: AttentionView, reads: Callable[[Component], bool]
     ) -> Readings:
         """What the components of a stage read off an attention call."""
-        stage, score, metric = placed.stage, None, None
         attention.from_embeddings = self._states.get(placed.number)
         with torch.no_grad():
-            if stage.scorer is not None and self._reads(stage.scorer, with_keys):
-                with self.profiler.timer("scoring"):
-                    score = _read_attention(stage.scorer, attention)
-            if self._reads(stage.matcher, with_keys):
-                with self.profiler.timer("matching"):
-                    metric = _read_attention(stage.matcher, attention)
-        return Readings(score, metric)
-
-    @staticmethod
-    def _reads(component: Scorer | Matcher, with_keys: bool) -> bool:
-        """Whether `read_attention` is called here; cached keys are read where they lie."""
-        return reads_attention(component) and (with_keys or not needs_keys_only(component))
+            return Readings().with_call(placed.stage, attention, reads, self.profiler.timer)
 
     # -- the cache site ---------------------------------------------------------------------------
 
@@ -145,7 +132,8 @@ class Prefill:
     def read_cache_attention(self, layer: int, attention: AttentionView) -> None:
         """Let the components of the stage on the cache read the layer's own attention call."""
         assert self.pipeline.on_cache is not None
-        self._cache_readings[layer] = self._read(self.pipeline.on_cache, attention, with_keys=False)
+        placed = self.pipeline.on_cache
+        self._cache_readings[layer] = self._read(placed, attention, reads_in_call)
 
     def compress_cache(
         self, layer: int, key: torch.Tensor, value: torch.Tensor
@@ -169,7 +157,7 @@ class Prefill:
             plans.append(self.plan(placed, layout, device, turn))
             return plans[-1]
 
-        work = CacheWork(placed.rounds, plan, _read_attention, self.heads, self.profiler.timer)
+        work = CacheWork(placed.rounds, plan, self.heads, self.profiler.timer)
         depth = self.pipeline.num_layers
         context = StageContext(layer + 1, placed.number, self.run, depth, 0.0, layer)
         sizes = self._entry_sizes(source, device)
@@ -305,24 +293,3 @@ class Prefill:
             cached=dict(self.cached),
             cache_plans=dict(self.cache_plans),
         )
-
-
-@exact()
-def _read_attention(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
-    """What a component reads off the attention call, over the heads of all processes.
-
-    Raises:
-        ConfigError: heads are spread over processes, and it looked at this one's only.
-    """
-    heads = attention.heads
-    before = heads.reductions
-    values = component.read_attention(attention)
-    if heads.size > 1 and heads.reductions == before:
-        raise ConfigError(
-            f"the model's heads are spread over {heads.size} processes, and this component reads "
-            "those of its own process only",
-            field=f"{component.role} {component.name!r}",
-            remedy="reduce over heads with attention.heads.sum, .mean, .max or .total "
-            "(docs/writing-a-strategy.md, Heads)",
-        )
-    return values

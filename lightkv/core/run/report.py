@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.cost.flops import DecoderShape, cache_flops
+from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers
 from lightkv.core.errors import SessionError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline.placed import PlacedStage
@@ -192,7 +192,22 @@ class RunReport:
 
     def table(self) -> Table:
         """A rich table with one row for each run of layers of equal length."""
-        return report_table(self)
+        title = f"{self.strategy}, run {self.run}: {_headline(self)}"
+        # A text, so that a name such as [red] is printed and not obeyed.
+        table = Table(title=Text(title, style="table.title"))
+        for column in ("sample", "layers", "vision in", "vision out", "KV bytes per layer"):
+            table.add_column(column, justify="right")
+        for number, sample in enumerate(self.samples):
+            by_layer = zip(sample.vision_tokens, sample.kv_bytes, strict=True)
+            for first, last, (tokens, size) in equal_layers(by_layer):
+                table.add_row(
+                    str(number),
+                    f"{first}–{last}" if last > first else str(first),
+                    str(sample.original),
+                    str(tokens),
+                    f"{size:,}",
+                )
+        return table
 
     def __rich__(self) -> Table:
         return self.table()
@@ -377,26 +392,7 @@ def _cache_costs(record: PassRecord, placed: PlacedStage, shape: DecoderShape) -
     return total
 
 
-# -- in words and as a table ----------------------------------------------------------------------
-
-
-def report_table(report: RunReport) -> Table:
-    """A rich table with one row for each run of layers of equal length."""
-    title = f"{report.strategy}, run {report.run}: {_headline(report)}"
-    # A text, so that a name such as [red] is printed and not obeyed.
-    table = Table(title=Text(title, style="table.title"))
-    for column in ("sample", "layers", "vision in", "vision out", "KV bytes per layer"):
-        table.add_column(column, justify="right")
-    for number, sample in enumerate(report.samples):
-        for first, last, tokens, size in _segments(sample):
-            table.add_row(
-                str(number),
-                f"{first}–{last}" if last > first else str(first),
-                str(sample.original),
-                str(tokens),
-                f"{size:,}",
-            )
-    return table
+# -- in words ----------------------------------------------------------------------------------
 
 
 def _headline(report: RunReport) -> str:
@@ -410,17 +406,6 @@ def _headline(report: RunReport) -> str:
         parts.append(f"{1e3 * report.time_per_token:.1f} ms per token")
     parts += [f"{role} {1e3 * t:.1f} ms" for role, t in report.role_times.items()]
     return ", ".join(parts)
-
-
-def _segments(sample: SampleReport) -> list[tuple[int, int, int, int]]:
-    """(first layer, last layer, vision tokens, KV bytes) of runs of equal layers."""
-    runs: list[tuple[int, int, int, int]] = []
-    for layer, (tokens, size) in enumerate(zip(sample.vision_tokens, sample.kv_bytes, strict=True)):
-        if runs and runs[-1][2:] == (tokens, size):
-            runs[-1] = (runs[-1][0], layer, tokens, size)
-        else:
-            runs.append((layer, layer, tokens, size))
-    return runs
 
 
 MOST_GAP = 0.05

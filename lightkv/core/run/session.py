@@ -25,11 +25,6 @@ from lightkv.core.run.reports import Keep, Reports
 _ACTIVE: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Session]] = weakref.WeakKeyDictionary()
 
 
-def _active(key: nn.Module) -> Session | None:
-    held = _ACTIVE.get(key)
-    return None if held is None else held()
-
-
 class Session:
     """A compressed model. Made by `compress` or `attach`.
 
@@ -94,7 +89,8 @@ class Session:
             SessionError: the model is already in a session.
         """
         key = self.adapter.key_module(self.model)
-        other = _active(key)
+        held = _ACTIVE.get(key)
+        other = None if held is None else held()
         if other is not None:
             raise SessionError(
                 f"{type(self.model).__name__} is already compressed by "
@@ -280,12 +276,10 @@ def detach(target: Session | nn.Module) -> None:
     inner = unwrap(target)
     for held in list(_ACTIVE.values()):
         session = held()
-        if session is not None and inner in (session.model, _key(session)):
+        if session is None:
+            continue
+        if inner in (session.model, session.adapter.key_module(session.model)):
             session.detach()
-
-
-def _key(session: Session) -> nn.Module:
-    return session.adapter.key_module(session.model)
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

@@ -13,19 +13,18 @@ from typing import Literal
 import torch
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.attention import AttentionView, TensorView
-from lightkv.core.contracts import Component, Matcher, Scorer, StageContext
+from lightkv.core.attention import TensorView
+from lightkv.core.contracts import Component, StageContext
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.needs import Need, Needs
 from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.plan import StagePlan
-from lightkv.core.stage.stage import Readings, Stage, attention_needs
-from lightkv.core.stage.step import Timer, no_timer, run_stage
+from lightkv.core.stage.stage import Readings, Stage, Timer, attention_needs, no_timer
+from lightkv.core.stage.step import run_stage
 
 Scope = Literal["vision", "all"]
 """Which cache entries take part: those of vision tokens, or text as well."""
-ReadAttention = Callable[[Scorer | Matcher, AttentionView], torch.Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,8 @@ class CachedLayer:
         """Vision entries left in each row; with text in play this waits for the device."""
         if not self.whole:
             return list(self.layout.vision_counts)
-        entries = [length_of(self.layout, row) for row in range(self.layout.batch_size)]
         if self.kept.is_meta:
+            entries = [self.layout.length - pad for pad in self.layout.pads]
             return [
                 round(left * seen / (seen + text)) if seen + text else 0
                 for left, seen, text in zip(
@@ -70,11 +69,6 @@ class CachedLayer:
         vision = self.before.vision_mask(device).gather(1, self.kept)
         counts = (vision & self.layout.valid_mask(device)).sum(dim=1)
         return [int(count) for count in counts.tolist()]
-
-
-def length_of(layout: VisionLayout, row: int) -> int:
-    """Real tokens of a row."""
-    return layout.length - layout.pads[row]
 
 
 def entries_layout(layout: VisionLayout, scope: Scope) -> VisionLayout:
@@ -94,10 +88,14 @@ def needs_keys_only(component: Component | None) -> bool:
     return component is not None and attention_needs(component) == {Need.KEYS}
 
 
+def reads_in_call(component: Component) -> bool:
+    """Whether a component must read in the attention call; cached keys are read where they lie."""
+    return not attention_needs(component) <= {Need.KEYS}
+
+
 def needs_of_call(stage: Stage) -> Needs:
     """What a stage on the cache must read inside each layer's attention call."""
-    asked = [attention_needs(part) for part in stage.components if not needs_keys_only(part)]
-    return Needs().union(*asked)
+    return Needs().union(*(attention_needs(p) for p in stage.components if reads_in_call(p)))
 
 
 @dataclass(frozen=True)
@@ -107,12 +105,10 @@ class CacheWork:
     Attributes:
         rounds: the stages to run, one after the other.
         plan: (round, layout) → its plan on the right device.
-        read_attention: calls a component's hook of that name, with what the session checks around it.
     """
 
     rounds: Sequence[Stage]
     plan: Callable[[int, VisionLayout], StagePlan]
-    read_attention: ReadAttention
     heads: HeadGroup
     timer: Timer = no_timer
 
@@ -178,18 +174,13 @@ class CacheWork:
         self, stage: Stage, readings: Readings, keys: torch.Tensor, layout: VisionLayout
     ) -> Readings:
         """With what components read off the keys as they are in this round."""
-        score, metric = readings.scorer_attention, readings.matcher_attention
         if not needs_keys_only(stage.scorer) and not needs_keys_only(stage.matcher):
             return readings
         own = self.heads.own_heads(keys.detach())
         view = TensorView(prompt_index(layout, keys.device), {Need.KEYS: own})
         view.heads = self.heads
         with torch.no_grad():
-            if stage.scorer is not None and needs_keys_only(stage.scorer):
-                score = self.read_attention(stage.scorer, view)
-            if needs_keys_only(stage.matcher):
-                metric = self.read_attention(stage.matcher, view)
-        return replace(readings, scorer_attention=score, matcher_attention=metric)
+            return readings.with_call(stage, view, needs_keys_only)
 
 
 def _flat(entries: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from lightkv.core.needs import Need
 from lightkv.core.numerics import check_finite as _check_finite
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import prompt_index
-from lightkv.core.stage.stage import Readings, Stage, reads_attention, reads_embeddings
+from lightkv.core.stage.stage import Readings, Stage, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
 
 __all__ = ["compress_stage", "prompt_index"]
@@ -90,13 +90,7 @@ def compress_stage(
             view.from_embeddings = stage.scorer.read_embeddings(
                 EmbeddingsInput.of(hidden_states if embeddings is None else embeddings, layout)
             )
-        readings = Readings(
-            stage.scorer.read_attention(view)
-            if stage.scorer and reads_attention(stage.scorer)
-            else None,
-            stage.matcher.read_attention(view) if reads_attention(stage.matcher) else None,
-        )
-    readings = readings.with_encoder(stage, vision)
+    readings = Readings().with_call(stage, view).with_encoder(stage, vision)
     if check_finite:
         _check_finite("guidance", readings.scorer_attention)
         _check_finite("metric", readings.matcher_attention)

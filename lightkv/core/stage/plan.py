@@ -16,7 +16,7 @@ import torch
 from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, VisionLayout
-from lightkv.core.transfer import to_device
+from lightkv.core.transfer import all_to_device
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,12 @@ class Bucket:
 
     Attributes:
         gather: `[G, n]` places of the windows' tokens in window-sorted order.
-        slots: where the bucket's `G · keep` survivors stand in the list of all survivors.
         windows: `[G]` number of each window in the batch.
     """
 
     population: int
     keep: int
     gather: torch.Tensor
-    slots: slice
     windows: IntArray
 
 
@@ -81,20 +79,8 @@ class StagePlan:
         return bool(self.buckets)
 
     def to(self, device: torch.device) -> StagePlan:
-        moved = [to_device(bucket.gather, device) for bucket in self.buckets]
-        buckets = tuple(
-            replace(b, gather=gather) for b, gather in zip(self.buckets, moved, strict=True)
-        )
-        return replace(
-            self,
-            order=to_device(self.order, device),
-            buckets=buckets,
-            passing=to_device(self.passing, device),
-            fill=to_device(self.fill, device),
-            token_rank=to_device(self.token_rank, device),
-            window=to_device(self.window, device),
-            inner=None if self.inner is None else to_device(self.inner, device),
-        )
+        buckets = tuple(all_to_device(bucket, device) for bucket in self.buckets)
+        return replace(all_to_device(self, device), buckets=buckets)
 
 
 KeepRule = Callable[[int], int]
@@ -261,8 +247,7 @@ def _populations(
                 remedy="label every current token once",
             )
         return np.bincount(number, minlength=count).astype(np.int64)
-    window = np.zeros(groups.population.size, dtype=np.int64)
-    window[groups.label] = number
+    window = groups.owners(number)
     if np.any(window[groups.label] != number):
         raise ConfigError(
             "a window cuts through a group of tokens whose survivors depend on values, so its "
@@ -271,9 +256,7 @@ def _populations(
             remedy="use windows that are unions of the previous stage's (4, then 2, then 1), a "
             "partitioner by rank, or one window over the whole image",
         )
-    totals = np.zeros(count, dtype=np.int64)
-    np.add.at(totals, window, groups.population)
-    return totals
+    return groups.totals(number, count)
 
 
 def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...], IntArray]:
@@ -283,7 +266,7 @@ def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...],
         for start, n, kept in zip(starts, populations, keeps, strict=True)
         if kept == n
     ]
-    buckets, cursor = [], 0
+    buckets = []
     shrinking = keeps < populations
     shapes = sorted(
         {(int(n), int(k)) for n, k in zip(populations[shrinking], keeps[shrinking], strict=True)}
@@ -292,11 +275,7 @@ def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...],
         windows = np.flatnonzero((populations == n) & (keeps == kept) & shrinking)
         chosen = starts[windows]
         gather = torch.from_numpy(chosen[:, None] + np.arange(n)[None, :])
-        survivors = chosen.size * kept
-        buckets.append(
-            Bucket(n, kept, gather, slice(cursor, cursor + survivors), windows.astype(np.int64))
-        )
-        cursor += survivors
+        buckets.append(Bucket(n, kept, gather, windows.astype(np.int64)))
     through = np.concatenate(passing).astype(np.int64) if passing else np.zeros(0, dtype=np.int64)
     return tuple(buckets), through
 
@@ -352,11 +331,7 @@ def _rank_totals(
 ) -> IntArray:
     """Survivors of each known group when windows by rank lie inside one group each."""
     # Known groups are runs of the raster order (images), so ranks follow from their populations.
-    owner = np.zeros(groups.population.size, dtype=np.int64)
-    owner[groups.label] = known
-    before = np.zeros(count, dtype=np.int64)
-    np.add.at(before, owner, groups.population)
-    known_of_rank = np.repeat(np.arange(count), before)
+    known_of_rank = np.repeat(np.arange(count), groups.totals(known, count))
     protected = part.label == PROTECTED
     totals = np.bincount(known_of_rank[protected], minlength=count).astype(np.int64)
     for window in np.unique(local[~protected]):

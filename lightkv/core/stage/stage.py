@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from lightkv.core.contracts import Aggregator, Component, Matcher, Partitioner, Scorer, WindowSpec
+from lightkv.core.attention import AttentionView
+from lightkv.core.contracts import (
+    Aggregator,
+    Component,
+    Matcher,
+    Partitioner,
+    Scorer,
+    WindowSpec,
+    wrong_windows,
+)
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
@@ -18,8 +28,8 @@ from lightkv.core.numerics import as_here, exact
 from lightkv.core.plugins import build_component, get_preset
 from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.plan import StagePlan, plan_stage
-from lightkv.core.stage.windows import wrong_windows
 from lightkv.core.strict import is_number, python_values
+from lightkv.core.transfer import all_to_device
 
 STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
 
@@ -179,6 +189,14 @@ def reads_encoder(component: Component) -> bool:
     return bool(needs_from(component.needs(), Source.ENCODER))
 
 
+Timer = Callable[[str], AbstractContextManager[object]]
+
+
+def no_timer(role: str) -> AbstractContextManager[object]:
+    """The timer of a session that does not profile."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class Readings:
     """What the components read off the attention call before the stage and off the encoder.
@@ -199,14 +217,31 @@ class Readings:
     features: torch.Tensor | None = None
     project: Callable[[torch.Tensor], torch.Tensor] | None = None
 
+    @exact()
+    def with_call(
+        self,
+        stage: Stage,
+        attention: AttentionView,
+        reads: Callable[[Component], bool] = reads_attention,
+        timer: Timer = no_timer,
+    ) -> Readings:
+        """With what the components of a stage (those for which `reads` is true) read off a call.
+
+        Raises:
+            ConfigError: heads are spread over processes, and a component looked at this one's only.
+        """
+        found: dict[str, Any] = {}
+        if stage.scorer is not None and reads(stage.scorer):
+            with timer("scoring"):
+                found["scorer_attention"] = _read(stage.scorer, attention)
+        if reads(stage.matcher):
+            with timer("matching"):
+                found["matcher_attention"] = _read(stage.matcher, attention)
+        return replace(self, **found)
+
     def to(self, device: torch.device) -> Readings:
         """The same on another device."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        return replace(self, **moved)
+        return all_to_device(self, device)
 
     def with_encoder(self, stage: Stage, vision: VisionView | None) -> Readings:
         """With what the components of a stage read off the encoder's view."""
@@ -232,3 +267,19 @@ class Readings:
                 features=vision.features() if in_space else None,
                 project=project,
             )
+
+
+def _read(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
+    """What a component reads off the attention call, over the heads of all processes."""
+    heads = attention.heads
+    before = heads.reductions
+    values = component.read_attention(attention)
+    if heads.size > 1 and heads.reductions == before:
+        raise ConfigError(
+            f"the model's heads are spread over {heads.size} processes, and this component reads "
+            "those of its own process only",
+            field=f"{component.role} {component.name!r}",
+            remedy="reduce over heads with attention.heads.sum, .mean, .max or .total "
+            "(docs/writing-a-strategy.md, Heads)",
+        )
+    return values

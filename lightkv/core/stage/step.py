@@ -6,9 +6,9 @@ from the plan, everything else is index arithmetic on the device. It runs on the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -29,14 +29,7 @@ from lightkv.core.layout import TokenIndex, VisionLayout
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import given_prompt
 from lightkv.core.stage.plan import Bucket, StagePlan
-from lightkv.core.stage.stage import Readings, Stage
-
-Timer = Callable[[str], AbstractContextManager[object]]
-
-
-def no_timer(role: str) -> AbstractContextManager[object]:
-    """The timer of a session that does not profile."""
-    return nullcontext()
+from lightkv.core.stage.stage import Readings, Stage, Timer, no_timer
 
 
 @dataclass(frozen=True)
@@ -105,8 +98,8 @@ def run_stage(
     work = _StageWork(hidden_states, index, plan, score, size, readings, context, around)
     if stage.matcher.dynamic and plan.removes:
         counts = work.counts(stage.matcher, group)
-        work = work.replanned(stage.plan(layout, counts).to(device))
-        plan = work.plan
+        plan = stage.plan(layout, counts).to(device)
+        work = replace(work, plan=plan)
     with timer("matching"):
         targets = group.agree([work.targets(bucket, stage.matcher) for bucket in plan.buckets])
         matches = [work.match(*pair) for pair in zip(plan.buckets, targets, strict=True)]
@@ -165,35 +158,37 @@ CPU_BLOCK = 2**20
 """On a CPU a block has no more elements than this (a single window may): about what its caches hold."""
 
 
+@dataclass(frozen=True)
 class _StageWork:
     """The steps of `run_stage` that share the same tensors."""
 
-    def __init__(
-        self,
-        hidden_states: torch.Tensor,
-        index: TokenIndex,
-        plan: StagePlan,
-        score: torch.Tensor | None,
-        size: torch.Tensor,
-        readings: Readings,
-        context: StageContext,
-        around: Surroundings | None,
-    ) -> None:
-        self.hidden_states = hidden_states
-        self.readings = readings
-        self.around = around
-        self.rows = hidden_states.reshape(-1, hidden_states.shape[-1])
-        self.batch = hidden_states.shape[0]
-        self.before_length = hidden_states.shape[1]
-        self.index = index
-        self.plan = plan
-        self.score = score
-        self.size = size
-        metric = readings.matcher_attention
-        self.metric = None if metric is None else metric.flatten(0, 1)
-        self.context = context
-        keys = plan.order if plan.by == "rank" else plan.order.index_select(0, index.origin)
-        self.order = torch.sort(keys, stable=True).indices
+    hidden_states: torch.Tensor
+    index: TokenIndex
+    plan: StagePlan
+    score: torch.Tensor | None
+    size: torch.Tensor
+    readings: Readings
+    context: StageContext
+    around: Surroundings | None
+
+    @cached_property
+    def rows(self) -> torch.Tensor:
+        """`[B·N, D]` all positions."""
+        return self.hidden_states.reshape(-1, self.hidden_states.shape[-1])
+
+    @cached_property
+    def metric(self) -> torch.Tensor | None:
+        """`[B·N, M]` what the matcher read off the attention call."""
+        metric = self.readings.matcher_attention
+        return None if metric is None else metric.flatten(0, 1)
+
+    @cached_property
+    def order(self) -> torch.Tensor:
+        """`[V]` vision tokens, sorted by window."""
+        keys = self.plan.order
+        if self.plan.by == "cell":
+            keys = keys.index_select(0, self.index.origin)
+        return torch.sort(keys, stable=True).indices
 
     def _blocks(self, bucket: Bucket) -> Iterator[slice]:
         """Runs of windows whose features fit the block size."""
@@ -205,11 +200,6 @@ class _StageWork:
         step = max(1, budget // (bucket.population * self.rows.shape[1]))
         for start in range(0, windows, step):
             yield slice(start, min(windows, start + step))
-
-    def replanned(self, plan: StagePlan) -> _StageWork:
-        """The same work under another plan of the same windows."""
-        parts = (self.score, self.size, self.readings, self.context, self.around)
-        return _StageWork(self.hidden_states, self.index, plan, *parts)
 
     def counts(self, matcher: Matcher, group: HeadGroup) -> dict[int, int]:
         """Survivors of each window under a dynamic budget: the one place that waits for values."""
@@ -237,7 +227,8 @@ class _StageWork:
         """`[G, n]` what the matcher says of the windows of a bucket."""
         tokens = self.order[bucket.gather]
         blocks = self._blocks(bucket)
-        return torch.cat([self._match_block(tokens[b], bucket.keep, matcher) for b in blocks])
+        inputs = (self._match_input(tokens[block], bucket.keep) for block in blocks)
+        return torch.cat([matcher.match(each) for each in inputs])
 
     def match(self, bucket: Bucket, target: torch.Tensor) -> _Match:
         tokens = self.order[bucket.gather]
@@ -245,9 +236,6 @@ class _StageWork:
         leaves = (target != places).to(torch.uint8)
         survivors = torch.sort(leaves, dim=-1, stable=True).indices[:, : bucket.keep]
         return _Match(bucket, tokens, target, survivors)
-
-    def _match_block(self, tokens: torch.Tensor, keep: int, matcher: Matcher) -> torch.Tensor:
-        return matcher.match(self._match_input(tokens, keep))
 
     def _match_input(self, tokens: torch.Tensor, keep: int) -> MatchInput:
         flat, origin = self.index.flat[tokens], self.index.origin[tokens]
@@ -261,7 +249,7 @@ class _StageWork:
             context=self.context,
             from_encoder=None if seen is None else seen[origin],
             inner=None if inner is None else inner[origin],
-            row=flat[:, 0] // self.before_length,
+            row=flat[:, 0] // self.hidden_states.shape[1],
             around=self.around,
         )
 
@@ -289,6 +277,7 @@ class _StageWork:
         self, layout: VisionLayout, matches: list[_Match], aggregator: Aggregator
     ) -> StageResult:
         plan, device = self.plan, self.rows.device
+        batch, before, _ = self.hidden_states.shape
         listed = [match.tokens.gather(1, match.survivors).flatten() for match in matches]
         listed.append(self.order[plan.passing])
         survivor = torch.sort(torch.cat(listed)).values
@@ -299,13 +288,13 @@ class _StageWork:
         shares = [self._merge(hidden, places, slot_of, match, aggregator) for match in matches]
         assignment = self._assignment(matches, shares, slot_of, survivor)
         length = plan.length
-        offsets = torch.arange(self.batch, device=device)[:, None] * self.before_length
+        offsets = torch.arange(batch, device=device)[:, None] * before
         return StageResult(
-            hidden_states=hidden.view(self.batch, length, -1),
+            hidden_states=hidden.view(batch, length, -1),
             layout=layout.evolved(length, plan.groups, plan.pads, index, plan.facts),
             assignment=assignment,
             size=assignment.pooled(self.size),
-            kept=kept.view(self.batch, length) - offsets,
+            kept=kept.view(batch, length) - offsets,
             score=self.score,
         )
 
@@ -359,8 +348,9 @@ class _StageWork:
         kept = everything
         if plan.filled:
             # New padding repeats the first row of its sample; masks hide it.
-            offsets = torch.arange(self.batch, device=flat.device) * self.before_length
-            kept = offsets.repeat_interleave(plan.length, output_size=self.batch * plan.length)
+            batch, before, _ = self.hidden_states.shape
+            offsets = torch.arange(batch, device=flat.device) * before
+            kept = offsets.repeat_interleave(plan.length, output_size=batch * plan.length)
             kept = kept.scatter(0, plan.fill, everything)
         return kept, places, TokenIndex(places, index.origin[survivor], text)
 

@@ -6,12 +6,13 @@ A wrapper's `of` holds another matcher as a name or `{name: …, parameter: …}
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from operator import attrgetter
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import Matcher, MatchInput
@@ -23,17 +24,19 @@ from lightkv.core.sizes import Flops, StageSizes
 from lightkv.strategies.components.selection import descending
 
 ComponentSpec = str | dict[str, Any]
+MatcherSpec = Annotated[ComponentSpec, BeforeValidator(partial(checked_spec, "matcher"))]
+"""A matcher as a field of another component; it is known to build."""
+
+
+def _of_inner(name: str) -> Any:
+    """A property that a wrapper takes from the matcher inside."""
+    return property(attrgetter(f"inner.{name}"))
 
 
 class MatcherWrapper(Matcher):
     """A matcher over another one: passes on what it needs."""
 
-    of: ComponentSpec
-
-    @field_validator("of", mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        return checked_spec("matcher", value)
+    of: MatcherSpec
 
     @cached_property
     def inner(self) -> Matcher:
@@ -42,25 +45,11 @@ class MatcherWrapper(Matcher):
         assert isinstance(built, Matcher)
         return built
 
-    @property
-    def max_ratio(self) -> float:  # type: ignore[override]
-        return self.inner.max_ratio
-
-    @property
-    def needs_surroundings(self) -> bool:  # type: ignore[override]
-        return self.inner.needs_surroundings
-
-    @property
-    def knows_inner(self) -> bool:  # type: ignore[override]
-        return self.inner.knows_inner
-
-    @property
-    def drops(self) -> bool:  # type: ignore[override]
-        return self.inner.drops
-
-    @property
-    def dynamic(self) -> bool:
-        return self.inner.dynamic
+    max_ratio = _of_inner("max_ratio")
+    needs_surroundings = _of_inner("needs_surroundings")
+    knows_inner = _of_inner("knows_inner")
+    drops = _of_inner("drops")
+    dynamic = _of_inner("dynamic")
 
     def needs(self) -> Needs:
         return self.inner.needs()

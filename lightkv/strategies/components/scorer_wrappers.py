@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import EmbeddingsInput, ScoreInput, Scorer
@@ -25,6 +25,8 @@ from lightkv.core.stage.stage import reads_attention, reads_embeddings, reads_en
 from lightkv.strategies.components.magnitude import power_of_two
 from lightkv.strategies.components.matcher_wrappers import ComponentSpec
 
+ScorerSpec = Annotated[ComponentSpec, BeforeValidator(partial(checked_spec, "scorer"))]
+"""A scorer as a field of another one; it is known to build."""
 Reading = torch.Tensor | None
 Which = Callable[[Scorer], bool]
 
@@ -147,13 +149,8 @@ class Floor(ScorerWrapper):
     """ξ_i ← max(ξ_i, share · mean ξ of the sample): no token weighs next to nothing."""
 
     name = "floor"
-    of: ComponentSpec
+    of: ScorerSpec
     share: float = Field(default=0.1, ge=0.0)
-
-    @field_validator("of", mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        return checked_spec("scorer", value)
 
     def specs(self) -> Sequence[ComponentSpec]:
         return [self.of]
@@ -165,14 +162,7 @@ class Floor(ScorerWrapper):
 class Several(ScorerWrapper):
     """A scorer over a list of others, each normalised to mean 1 in a sample."""
 
-    of: tuple[ComponentSpec, ...] = Field(min_length=2)
-
-    @field_validator("of", mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return tuple(checked_spec("scorer", spec) for spec in value)
+    of: tuple[ScorerSpec, ...] = Field(min_length=2)
 
     def specs(self) -> Sequence[ComponentSpec]:
         return self.of
@@ -225,14 +215,9 @@ class WarmStart(ScorerWrapper):
     """
 
     name = "warm-start"
-    of: ComponentSpec
-    first: ComponentSpec = "uniform"
+    of: ScorerSpec
+    first: ScorerSpec = "uniform"
     stages: int = Field(default=1, ge=0)
-
-    @field_validator("of", "first", mode="before")
-    @classmethod
-    def _known(cls, value: Any) -> Any:
-        return checked_spec("scorer", value)
 
     def specs(self) -> Sequence[ComponentSpec]:
         return [self.of, self.first]

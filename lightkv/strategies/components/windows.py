@@ -19,12 +19,6 @@ def one_band(view: View) -> Bands:
     return (0,) * frames, (0,) * rows, (0,) * columns
 
 
-def each_cell(sample: SampleLayout, view: int) -> Bands:
-    """Bands as narrow as the cells of a view."""
-    frames, rows, columns = (tuple(range(side)) for side in sample.views[view].grid)
-    return frames, rows, columns
-
-
 def even_bands(length: int, count: int) -> IntArray:
     """`[length]` band of each of `length` cells when cut into `count` bands, the first ones longer."""
     parts = np.array_split(np.arange(length), count)
@@ -91,13 +85,14 @@ class Windows(Partitioner):
         label = np.full(tokens.view.size, PROTECTED, dtype=np.int64)
         all_bands: list[Bands | None] = []
         offset = 0
-        for number in range(len(sample.views)):
-            known = groups.bands[number] if self.budget == "window" else each_cell(sample, number)
+        # Windows that share a budget need no known population: they are cut anew from the cells.
+        known = groups if self.budget == "window" else Groups.singletons(sample)
+        for number, cut in enumerate(known.bands):
             here = tokens.view == number
-            bands = self._bands(sample, number, known, groups, (space, time))
+            bands = self._bands(sample, number, cut, groups, (space, time))
             window = offset + _windows_of(tokens.coordinates[here], bands)
             label[here] = np.where(tokens.separator[here], PROTECTED, window)
-            offset += _count(bands)
+            offset += int(np.prod([max(axis) + 1 for axis in bands]))
             all_bands.append(bands)
         if self.budget == "window":
             return Partition(label, bands=tuple(all_bands))
@@ -218,11 +213,6 @@ def _largest(cells: IntArray, share: npt.NDArray[np.float64], bands: Bands) -> i
     if not cells.size:
         return 0
     return round(float(np.bincount(_windows_of(cells, bands), weights=share).max()))
-
-
-def _count(bands: Bands) -> int:
-    """Windows that bands make."""
-    return int(np.prod([max(axis) + 1 for axis in bands]))
 
 
 def _current(groups: Groups) -> npt.NDArray[np.float64]:
