@@ -27,7 +27,7 @@ from lightkv.core.errors import LightKVError
 from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
 from lightkv.core.plugins import registry
 from lightkv.demo import compare
-from lightkv.demo.evaluate import answer, batches
+from lightkv.demo.asking import answer, batches
 from lightkv.demo.model import load
 from lightkv.demo.scenes import KINDS, held_out_scenes, score
 

@@ -40,6 +40,7 @@ cli checkpoints: loading>load descriptions>published
 cli cli: command_ablate>ablate command_demo>demo command_report>report command_run>run
 cli cli: command_show>show command_strategies>strategies command_tune>tune
 cli cli.plan: command_plan>command planning>options sweep plotting>plot tracing>trace
+demo demo: evaluate>asking
 lab checkpoints: prompts imaging>pictures
 lab lab: records>outcomes
 lab lab.grids: grid>schema forms>schema combining>expand planning>cells repeats>cells
@@ -55,7 +56,7 @@ lab.reporting lab: bootstrap>stats
 lab.reporting lab.reporting: words>formatting api>page drawing>figures quality>figures
 """
 """Old package, new package: modules of the old one as `name`, or `old name>new name`."""
-_TRAINING = "train packing pointer state tower deepen build_digits"
+_TRAINING = "train packing pointer state tower deepen build_digits architecture"
 """Of `lightkv.demo`; they are no longer in the package."""
 
 AUTHORS = "lightkv.plugin"

@@ -1,1 +1,1 @@
-"""How the bundled models were trained. Not in the wheel."""
+"""What the bundled models are made of, and how they were trained. Not in the wheel."""

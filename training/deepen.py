@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from transformers import LlavaForConditionalGeneration
 
-from lightkv.demo.architecture import LAYERS, make_model
+from training.architecture import LAYERS, make_model
 
 START_LAYERS = 8
 """Decoder layers at first: a shallow decoder learns to look things up in far fewer updates."""

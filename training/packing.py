@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import LlavaForConditionalGeneration
 
-from lightkv.demo.architecture import EOS, PAD, PREFIX, VISION_TOKENS, WORD_ID
 from lightkv.demo.digits import Split
 from lightkv.demo.scenes import (
     GRID,
@@ -33,6 +32,7 @@ from lightkv.demo.scenes import (
     random_exists,
     random_spatial,
 )
+from training.architecture import EOS, PAD, PREFIX, VISION_TOKENS, WORD_ID
 from training.tower import NO_LABEL, normalise, patch_labels, tower_features
 
 SEGMENTS: tuple[Kind, ...] = (

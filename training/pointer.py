@@ -18,8 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from lightkv.demo.architecture import GROUND_WORD, WORD_ID
 from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS
+from training.architecture import GROUND_WORD, WORD_ID
 from training.deepen import placed
 from training.packing import EVERYWHERE, IMAGE_END, NOWHERE, PREFIX_LENGTH, Batch
 from training.tower import GROUND_WEIGHT

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from lightkv.demo.architecture import VISION_TOKENS
 from lightkv.demo.digits import Split
 from lightkv.demo.scenes import COLOR_WORDS, COLORS, GRID, SLOTS, PlacedDigit, compose
+from training.architecture import VISION_TOKENS
 
 NO_LABEL = -100
 GROUND_WEIGHT = 0.03

@@ -22,9 +22,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from lightkv.demo.architecture import LAYERS, WIDTH, make_model, make_processor
 from lightkv.demo.scenes import KINDS, MAX_DIGITS
 from training import pointer, state, tower
+from training.architecture import LAYERS, WIDTH, make_model, make_processor
 from training.augment import augmented
 from training.deepen import START_LAYERS, deepened
 from training.packing import (

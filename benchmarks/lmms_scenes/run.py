@@ -5,7 +5,7 @@
 
 Writes the digit scenes as a local task in lmms-eval's own YAML format, runs `python -m lmms_eval
 --model lightkv` on it offline, once for each strategy, and compares every answer with the one that
-`lightkv.demo.evaluate.answer` gives. Exit code 1 if any score differs. Needs `lightkv[lmms-eval]`.
+`lightkv.demo.asking.answer` gives. Exit code 1 if any score differs. Needs `lightkv[lmms-eval]`.
 
 `none` is the uncompressed model. A preset runs with `retention=`, whose schedule rounds to whole
 tokens; with `@demo` behind it, it runs from a pipeline file with the schedule that `lightkv demo`
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from lightkv.checkpoints.load import quiet_libraries
-from lightkv.demo.evaluate import answer, batches
+from lightkv.demo.asking import answer, batches
 from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS, KINDS, held_out_scenes, score
 
 TASK = Path(__file__).parent / "task"

@@ -1,4 +1,4 @@
-"""One greedy answer under a session, timed."""
+"""Greedy answers: of a batch, and one under a session, timed."""
 
 from __future__ import annotations
 
@@ -45,3 +45,12 @@ def generate(session: Any, processor: Any, inputs: Any, max_new_tokens: int) -> 
     new = tokens[0, inputs["input_ids"].shape[1] :]
     text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Answer(text, int(new.numel()), seconds, session.last)
+
+
+def greedy(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> list[str]:
+    """Greedy answers to one left-padded batch of inputs."""
+    with torch.no_grad():
+        tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+    new = tokens[:, inputs["input_ids"].shape[1] :]
+    texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+    return [text.strip() for text in texts]

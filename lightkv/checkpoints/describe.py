@@ -11,7 +11,7 @@ from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
 from lightkv.checkpoints.published import DESCRIPTIONS, Description
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.cost.flops import DecoderShape
-from lightkv.core.errors import ModelError, nearest
+from lightkv.core.errors import ModelError, check_known
 from lightkv.core.run.adapter import Adapter, find_adapter
 
 
@@ -25,12 +25,8 @@ def describe(source: str) -> Description:
         return DESCRIPTIONS[source]
     path = checkpoint_path() if source == BUNDLED else Path(source).expanduser()
     if not path.exists():
-        raise ModelError(
-            "there is no model, config file or checkpoint directory of that name",
-            field="MODEL",
-            value=source,
-            remedy=f"{nearest(source, DESCRIPTIONS)}There are: {', '.join(DESCRIPTIONS)}, {BUNDLED}",
-        )
+        what = "there is no model, config file or checkpoint directory of that name"
+        check_known(ModelError, what, "MODEL", source, [*DESCRIPTIONS, BUNDLED])
     config = read_config(path)
     shape, min_layer = _sizes(config)
     return Description(source, shape, _views(config), min_layer, config=config)

@@ -10,7 +10,7 @@ import torch
 
 from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
 from lightkv.checkpoints.describe import brief, find_on_meta, no_checkpoint, read_config
-from lightkv.core.errors import ConfigError, ModelError, nearest
+from lightkv.core.errors import ConfigError, ModelError, check_known
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -40,13 +40,7 @@ def load_model(source: str, dtype: str, device: str | None) -> tuple[Any, Any]:
         ConfigError: an unknown dtype or device.
     """
     place = _device(device)
-    if dtype not in DTYPES:
-        raise ConfigError(
-            "not a dtype to load a model in",
-            field="--dtype",
-            value=dtype,
-            remedy=f"{nearest(dtype, DTYPES)}There are: {', '.join(DTYPES)}",
-        )
+    check_known(ConfigError, "not a dtype to load a model in", "--dtype", dtype, DTYPES)
     quiet_libraries()
     if source == BUNDLED:
         path: str | Path = checkpoint_path()

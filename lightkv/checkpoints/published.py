@@ -37,15 +37,7 @@ _VICUNA_13B = DecoderShape(
 # EVE's own config: Vicuna 7B with the vocabulary of Llama.
 _EVE_7B = replace(_VICUNA_7B, vocab_size=32000)
 # InternLM2.5-7B, which InternVL2-8B's `llm_config` describes: a Llama with grouped heads.
-_INTERNLM2_8B = DecoderShape(
-    num_layers=32,
-    hidden_size=4096,
-    num_heads=32,
-    num_kv_heads=8,
-    head_dim=128,
-    intermediate_size=14336,
-    vocab_size=92553,
-)
+_INTERNLM2_8B = replace(_VICUNA_7B, num_kv_heads=8, intermediate_size=14336, vocab_size=92553)
 # Qwen2.5-7B, the text config of Qwen2.5-VL-7B.
 _QWEN_7B = DecoderShape(
     num_layers=28,

@@ -9,7 +9,6 @@ import typer
 from rich import box
 from rich.table import Table
 
-from lightkv.cli.options import check_least
 from lightkv.cli.output import (
     bytes_text,
     check_writable,
@@ -18,6 +17,7 @@ from lightkv.cli.output import (
     flops_text,
     write_json,
 )
+from lightkv.core.errors import check_least
 from lightkv.core.pipeline.pipeline import resolve_spec
 
 if TYPE_CHECKING:
@@ -55,12 +55,9 @@ def demo(
 ) -> None:
     """Compare strategies on the bundled model: accuracy, KV cache, FLOPs, time to first token."""
     check_writable(json)
-    for option, value, least in (
-        ("--samples", samples, 1),
-        ("--seed", seed, 0),
-        ("--batch-size", batch_size, 1),
-    ):
-        check_least(option, value, least)
+    check_least("--samples", samples)
+    check_least("--seed", seed, 0)
+    check_least("--batch-size", batch_size)
     rows, facts = _measure(retention, samples, strategies, seed, batch_size)
     if json is not None:
         write_json({**facts, "rows": [row.to_dict(rows[0]) for row in rows]}, json)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +22,21 @@ Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def check_least(option: str, value: int, least: int = 1) -> None:
-    """Refuse a number that is too small.
+def refuse(
+    options: Mapping[str, object], message: str, *, beside: str = "", remedy: str = ""
+) -> None:
+    """Refuse options that are given where they do not belong.
+
+    Args:
+        options: option → value, None where it is not given.
+        message: what is wrong with them.
+        beside: the option that they contradict; one of the two has to go.
+        remedy: what would work instead.
 
     Raises:
-        ConfigError: it is below `least`.
+        ConfigError: one of them is given.
     """
-    if value < least:
-        raise ConfigError(f"must be at least {least}", field=option, value=value)
+    for option, value in options.items():
+        if value is not None:
+            remedy = remedy or f"leave one of {beside} and {option} out"
+            raise ConfigError(message, field=option, value=value, remedy=remedy)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, check_least
+from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, refuse
 from lightkv.cli.output import console, print_json, table
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import check_least
 from lightkv.core.pipeline.pipeline import resolve_spec
 from lightkv.core.run.session import prepare
 
@@ -40,12 +40,8 @@ def run(
     from lightkv.checkpoints.prompts import build_inputs
 
     if strategy is not None and pipeline is not None:
-        raise ConfigError(
-            "a pipeline file is a strategy already",
-            field="--pipeline",
-            value=str(pipeline),
-            remedy="leave one of --strategy and --pipeline out",
-        )
+        what = "a pipeline file is a strategy already"
+        refuse({"--pipeline": str(pipeline)}, what, beside="--strategy")
     check_least("--max-new-tokens", max_new_tokens)
     spec = resolve_spec(pipeline if pipeline is not None else strategy or "lightkv")
     pictures = [open_image(path) for path in image or []]

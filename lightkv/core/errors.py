@@ -125,6 +125,12 @@ def check_known(
         raise kind(message, field=field, value=name, remedy=remedy)
 
 
+def check_least(field: str, value: int | None, least: int = 1) -> None:
+    """Refuse a number that is too small; None is not given, and so no error."""
+    if value is not None and value < least:
+        raise ConfigError(f"must be at least {least}", field=field, value=value)
+
+
 LONGEST_NAME = 100
 """Characters of a name that may be a slip of another."""
 

@@ -15,21 +15,19 @@ from typing import Any
 
 from transformers import PreTrainedModel, ProcessorMixin
 
+from lightkv.checkpoints.equalise import equalised
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.errors import ConfigError, UnknownNameError
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, prepare
-from lightkv.demo.evaluate import Sample, answer, batches
+from lightkv.demo.asking import Sample, answer, batches
 from lightkv.demo.scenes import GRID, KINDS, Kind, Question, Scene, score
 
 VANILLA = "vanilla"
 STRATEGIES = ("lightkv", "lightkv-release", "fastv", "tome", "random")
 RETENTION = 0.55
 BATCH_SIZE = 20
-NEAR_ENOUGH = 0.0025
-"""A quarter of a point: how near the achieved retention should come to the wanted one."""
-ROUNDS = 8
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 
 Progress = Callable[[int, int], None]
@@ -248,29 +246,14 @@ def _runner(model: PreTrainedModel, source: str | Path | PipelineSpec, retention
 
 
 def _session(model: PreTrainedModel, spec: PipelineSpec, retention: float) -> Session:
-    """A session whose *achieved* retention on these pictures is as near as its rounding allows.
-
-    Small windows round to whole tokens, by up to 3 points of retention with 9 tokens in a window;
-    so the schedule is solved again for what the first one missed. Explicit stages run as they are.
-    """
+    """A session that comes as near to the retention as it can; explicit stages run as they are."""
     if not isinstance(spec.schedule, Recipe):
         return prepare(model, spec, profile=True, gap_warning=False)
-    target, best, best_gap = retention, None, math.inf
-    for _ in range(ROUNDS):
-        try:
-            session = prepare(model, spec, retention=target, profile=True, gap_warning=False)
-        except ConfigError:
-            if best is None:
-                raise
-            break
-        gap = retention - _achieved(session)
-        if abs(gap) < abs(best_gap):
-            best, best_gap = session, gap
-        target += gap
-        if abs(best_gap) <= NEAR_ENOUGH or not 0.0 < target <= 1.0:
-            break
-    assert best is not None
-    return best
+
+    def solved(target: float) -> Session:
+        return prepare(model, spec, retention=target, profile=True, gap_warning=False)
+
+    return equalised(retention, solved, _achieved)
 
 
 def _achieved(session: Session) -> float:

@@ -157,14 +157,6 @@ def mean_interval(
     return found.value, found.low, found.high
 
 
-def by_kind(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Kind of question → its outcomes, in the order of first appearance."""
-    found: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        found.setdefault(outcome.kind, []).append(outcome)
-    return found
-
-
 def are_shares(scores: Floats) -> bool:
     """Whether scores lie in 0 to 1, so that it is known how much can be lost."""
     return bool(scores.min() >= 0.0 and scores.max() <= 1.0)

@@ -9,18 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightkv.checkpoints.answers import greedy
+from lightkv.checkpoints.equalise import ROUNDS, equalised
 from lightkv.checkpoints.prompts import answer_ids, batch_inputs
-from lightkv.core.errors import ConfigError, SessionError
+from lightkv.core.errors import SessionError
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.core.run.session import Session, prepare
 
 if TYPE_CHECKING:
-    from lightkv.core.run.report import RunReport, SampleReport
+    from lightkv.core.run.report import SampleReport
     from lightkv.lab.outcomes import Sample
 
-NEAR_ENOUGH = 0.0025
-"""A quarter of a point: how near the achieved retention should come to the wanted one."""
-ROUNDS = 8
 Source = PipelineSpec | str | Path | dict[str, Any] | None
 
 
@@ -98,22 +97,12 @@ class Subject:
         if not isinstance(spec.schedule, Recipe):
             return self._session(spec, retention=retention)
         wanted = spec.schedule.retention if retention is None else retention
-        target, best, best_gap = wanted, None, math.inf
-        for _ in range(ROUNDS if equalise and probe else 1):
-            try:
-                session = self._session(spec, retention=target)
-                achieved = self.try_on(session, probe).retention if probe else wanted
-            except ConfigError:
-                if best is None:
-                    raise
-                break
-            gap = wanted - achieved
-            if abs(gap) < abs(best_gap):
-                best, best_gap = session, gap
-            target += gap
-            if abs(best_gap) <= NEAR_ENOUGH or not 0.0 < target <= 1.0:
-                break
-        assert best is not None
+        best = equalised(
+            wanted,
+            lambda target: self._session(spec, retention=target),
+            lambda session: self.try_on(session, probe).retention if probe else wanted,
+            rounds=ROUNDS if equalise else 1,
+        )
         # Without the reports of the probes, and counting its prefills from 0.
         return self._session(best.pipeline.spec)
 
@@ -159,11 +148,6 @@ class Subject:
         return usage(session)
 
     @property
-    def reports(self) -> list[RunReport]:
-        """One for each prefill of the session, oldest first; empty outside a session."""
-        return [] if self.session is None else self.session.reports
-
-    @property
     def last_retentions(self) -> list[float]:
         """Achieved retention of each row of the last batch."""
         if self.session is None or not self.session.reports:
@@ -174,14 +158,7 @@ class Subject:
 
     def generate(self, samples: Sequence[Sample], max_new_tokens: int = 32) -> list[str]:
         """Greedy answers to one left-padded batch."""
-        import torch
-
-        inputs = self._inputs(samples)
-        with torch.no_grad():
-            tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
-        texts = self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return greedy(self.model, self.processor, self._inputs(samples), max_new_tokens)
 
     def log_likelihood(
         self, samples: Sequence[Sample], answers: Sequence[str]
@@ -192,40 +169,18 @@ class Subject:
         The prompt is prefilled as in `generate`, and the answer is forced token by token through
         the model's own decoding, so it reads the compressed cache. The end token does not count.
         """
-        import torch
-        from transformers import LogitsProcessorList
+        from lightkv.checkpoints.forced import forced_answers
 
-        inputs = self._inputs(samples)
         wanted = [
             answer_ids(self.processor, s.question, a) for s, a in zip(samples, answers, strict=True)
         ]
-        steps = max(map(len, wanted), default=0)
-        if steps == 0:
+        if not any(wanted):
             return [(0.0, 0)] * len(wanted)
-        filler = self._filler()
-        rows = [ids + [filler] * (steps - len(ids)) for ids in wanted]
-        forced = torch.tensor(rows, device=self.model.device)
-        with torch.no_grad():
-            out = self.model.generate(
-                **inputs,
-                max_new_tokens=steps,
-                do_sample=False,
-                logits_processor=LogitsProcessorList([_forcing(forced)]),
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-        found = torch.stack([step.float().log_softmax(dim=-1) for step in out.logits], dim=1)
-        chosen = found.gather(2, forced.unsqueeze(-1)).squeeze(-1).double().cpu()
-        return [
-            (float(row[: len(ids)].sum()), len(ids))
-            for row, ids in zip(chosen, wanted, strict=True)
-        ]
-
-    def _filler(self) -> int:
-        """A token that ends nothing, behind the answers of shorter rows."""
-        ends = self.model.generation_config.eos_token_id
-        ends = {ends} if isinstance(ends, int) else set(ends or ())
-        return next(token for token in range(len(ends) + 1) if token not in ends)
+        inputs = self._inputs(samples)
+        # Rows of one length need no padding, and their tokenizer may have none.
+        pad = self.processor.tokenizer.pad_token_id or 0
+        found = forced_answers(self.model, inputs, wanted, pad)
+        return [(sum(likely, 0.0), len(likely)) for likely, _ in found]
 
     def _inputs(self, samples: Sequence[Sample]) -> Any:
         questions = [sample.question for sample in samples]
@@ -237,23 +192,6 @@ class Subject:
 
         with torch.no_grad():
             self.model.generate(**self._inputs(samples), max_new_tokens=1, do_sample=False)
-
-
-def _forcing(forced: Any) -> Any:
-    """A logits processor that makes the greedy choice of step t the token `forced[:, t]`."""
-    import torch
-    from transformers import LogitsProcessor
-
-    class Forcing(LogitsProcessor):
-        step = 0
-
-        def __call__(self, input_ids: Any, scores: Any) -> Any:
-            only = torch.full_like(scores, -torch.inf)
-            only.scatter_(1, forced[:, self.step : self.step + 1], 0.0)
-            self.step += 1
-            return only
-
-    return Forcing()
 
 
 def usage(session: Session) -> Usage:

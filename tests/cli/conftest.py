@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from lightkv.checkpoints import bundled as bundled_checkpoint
 from lightkv.cli import app
-from lightkv.demo.architecture import make_model, make_processor
 from lightkv.demo.scenes import held_out_scenes
+from training.architecture import make_model, make_processor
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlavaNextConfig
 import lightkv
 from lightkv.checkpoints.published import DESCRIPTIONS, TEXT_TOKENS
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
-from lightkv.demo.architecture import make_model, make_processor
-from lightkv.demo.evaluate import answer
+from lightkv.demo.asking import answer
 from lightkv.demo.scenes import held_out_scenes
+from training.architecture import make_model, make_processor
 
 PUBLISHED = ("--layers", "15,23,31", "--ratios", "0.5")
 

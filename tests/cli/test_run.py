@@ -12,8 +12,8 @@ from transformers import LlamaConfig
 from lightkv.checkpoints.pictures import open_image
 from lightkv.checkpoints.prompts import build_inputs
 from lightkv.core.pipeline.pipeline import get_preset
-from lightkv.demo.architecture import PREFIX, make_model, make_processor
 from lightkv.demo.scenes import prompt as demo_prompt
+from training.architecture import PREFIX, make_model, make_processor
 
 SHORT = ("--max-new-tokens", 3)
 ASK = ("--prompt", "list all digits")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from scores import evaluate
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -15,7 +16,7 @@ from transformers import (
 )
 
 from lightkv.checkpoints.bundled import checkpoint_path
-from lightkv.demo.evaluate import answer, evaluate
+from lightkv.demo.asking import answer
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes, prompt
 

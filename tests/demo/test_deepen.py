@@ -2,7 +2,7 @@
 
 import torch
 
-from lightkv.demo.architecture import LAYERS, make_model
+from training.architecture import LAYERS, make_model
 from training.deepen import PLACES, START_LAYERS, deepened, placed
 
 

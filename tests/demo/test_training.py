@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
-from lightkv.demo.architecture import VOCABULARY, make_model, make_processor
 from lightkv.demo.scenes import compose_scene, make_scene, prompt
 from training import pointer, state
+from training.architecture import VOCABULARY, make_model, make_processor
 from training.packing import (
     NOWHERE,
     PREFIX_LENGTH,

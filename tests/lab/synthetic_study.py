@@ -109,13 +109,17 @@ def write(path, *made):
     """The results file of a study."""
     cells, outcomes, meta = made or study()
     with Store.create(path, meta["grid"], **{k: meta[k] for k in ("baseline", "baselines")}) as s:
-        s.add_cells([Cell(c.id, c.position, c.name, c.factors, c.spec) for c in cells])
+        left_out = {"status": "skipped"}
+        given = [
+            (c, left_out | {"reason": c.reason} if c.status == "skipped" else {}) for c in cells
+        ]
+        s.add_cells(
+            [Cell(c.id, c.position, c.name, c.factors, c.spec, **more) for c, more in given]
+        )
         s.update_meta(versions=meta["versions"])
         for cell in cells:
             if cell.status == "done":
                 s.finish(cell, outcomes[cell.id])
             elif cell.status == "failed":
                 s.fail(cell, cell.reason)
-            elif cell.status == "skipped":
-                s.skip(cell, cell.reason)
     return path

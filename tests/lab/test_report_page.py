@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from scores import by_kind
 from synthetic_study import AXES, KINDS, RETENTIONS, UNFINISHED, study, write
 
 from lightkv import lab
@@ -74,7 +75,7 @@ def test_every_figure_agrees_with_the_statistics(made, built):
             assert row.p == expected.mcnemar_p
             found = (row.change.value, row.change.low, row.change.high)
             assert found == pytest.approx((expected.difference, expected.low, expected.high))
-        for kind, scores in stats.by_kind(own).items():
+        for kind, scores in by_kind(own).items():
             mean = np.mean([outcome.score for outcome in scores])
             assert row.kinds[kind].score.value == pytest.approx(mean)
             assert row.kinds[kind].samples == len(scores)
@@ -85,7 +86,7 @@ def test_a_group_knows_its_samples(built):
     assert group.label == "demo · scenes"
     assert (group.samples, group.clusters, group.share) == (360, 60, True)
     assert group.kinds == sorted(KINDS)
-    assert built.retentions(group) == [str(retention) for retention in RETENTIONS]
+    assert group.retentions == [str(retention) for retention in RETENTIONS]
     assert list(built.axes) == list(AXES)
     assert group.vanilla is built.rows[0]
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import lightkv.lab
 from lightkv.core.errors import ConfigError, LightKVError
-from lightkv.demo.architecture import make_model, make_processor
+from training.architecture import make_model, make_processor
 
 PICTURE = Image.new("RGB", (96, 96), (40, 40, 40))
 

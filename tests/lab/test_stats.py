@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scores import by_kind
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab.outcomes import Outcome
 from lightkv.lab.stats import (
     CHANGE,
-    by_kind,
     estimates,
     holm,
     mcnemar,

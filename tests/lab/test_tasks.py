@@ -9,13 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from scores import by_kind, evaluate
 
 from lightkv.checkpoints.prompts import batch_inputs
 from lightkv.core.errors import ConfigError, SessionError
-from lightkv.demo.evaluate import evaluate
 from lightkv.demo.scenes import held_out_scenes
 from lightkv.lab.errors import TaskError
-from lightkv.lab.stats import by_kind
 from lightkv.lab.subject import Subject, usage
 from lightkv.lab.tasks import build_task, tasks
 from lightkv.lab.tasks.scoring import exact, overlap, vqa, words

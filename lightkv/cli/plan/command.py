@@ -12,14 +12,14 @@ from rich.text import Text
 
 from lightkv.checkpoints.describe import describe
 from lightkv.checkpoints.published import TEXT_TOKENS
-from lightkv.cli.options import Json, Retention, check_least
+from lightkv.cli.options import Json, Retention, refuse
 from lightkv.cli.output import bytes_text, console, flops_text, print_json, table
 from lightkv.cli.plan.options import build_pipeline, choose_views, published_stages
 from lightkv.cli.plan.points import RANGE, retentions_of
 from lightkv.cli.plan.sweep import sweep_command
 from lightkv.cli.plan.trace import Comparison, compare
 from lightkv.core.cost.counting import Savings, ViewSize, count_savings, prompt_layout
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import check_least
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.run.report import gap_text
 
@@ -85,12 +85,15 @@ def plan(
     layout = prompt_layout(views, TEXT_TOKENS if text_tokens is None else text_tokens)
     if sweep:
         fixed = {**stages, "--published": published or None, "--trace": trace or None}
+        refuse(fixed, "a sweep solves a schedule for each retention", beside="--sweep")
         points = retentions_of(RANGE if sweep_range is None else sweep_range)
-        sweep_command(described, layout, strategy, points, new_tokens, fixed, plot, json)
+        sweep_command(described, layout, strategy, points, new_tokens, plot, json)
         return
-    _needs_sweep({"--range": sweep_range, "--plot": plot})
+    alone = {"--range": sweep_range, "--plot": plot}
+    refuse(alone, "it belongs to a sweep", remedy="add --sweep")
     if published:
-        layers, windows = published_stages(described, stages)
+        refuse(stages, "the published operating point fixes the schedule", beside="--published")
+        layers, windows = published_stages(described)
     pipeline = build_pipeline(
         strategy,
         shape.num_layers,
@@ -110,14 +113,6 @@ def plan(
         console().print(f"Schedule: {described.published.source}.", style="dim")
     if compared is not None:
         _show_trace(compared)
-
-
-def _needs_sweep(options: dict[str, str | None]) -> None:
-    for option, value in options.items():
-        if value is not None:
-            raise ConfigError(
-                "it belongs to a sweep", field=option, value=value, remedy="add --sweep"
-            )
 
 
 # -- printing -------------------------------------------------------------------------------------

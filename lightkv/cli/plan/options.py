@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from lightkv.checkpoints.published import DESCRIPTIONS, Description
-from lightkv.cli.options import check_least
+from lightkv.cli.options import refuse
 from lightkv.core.cost.counting import ViewSize
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, check_least
 from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
 
 N = TypeVar("N", int, float)
@@ -22,14 +22,9 @@ def choose_views(
     Raises:
         ConfigError: contradicting options, or none where the model does not decide.
     """
-    if grids and vision_tokens is not None:
-        raise ConfigError(
-            "a grid fixes the number of vision tokens already",
-            field="--vision-tokens",
-            value=vision_tokens,
-            remedy="leave one of --grid and --vision-tokens out",
-        )
     if grids:
+        what = "a grid fixes the number of vision tokens already"
+        refuse({"--vision-tokens": vision_tokens}, what, beside="--grid")
         return tuple(_view(text) for text in grids)
     if vision_tokens is None:
         if not described.views:
@@ -67,9 +62,9 @@ def build_pipeline(
     strategy: str,
     num_layers: int,
     retention: float | None,
-    layers: str | None,
-    windows: str | None,
-    ratios: str | None,
+    layers: str | None = None,
+    windows: str | None = None,
+    ratios: str | None = None,
     *,
     min_layer: int = 0,
 ) -> Pipeline:
@@ -80,23 +75,15 @@ def build_pipeline(
     """
     spec = resolve_spec(strategy)
     if layers is None:
-        for option, value in (("--windows", windows), ("--ratios", ratios)):
-            if value is not None:
-                raise ConfigError(
-                    "stages need their layers too",
-                    field=option,
-                    value=value,
-                    remedy="add --layers, such as --layers 15,23,31",
-                )
+        refuse(
+            {"--windows": windows, "--ratios": ratios},
+            "stages need their layers too",
+            remedy="add --layers, such as --layers 15,23,31",
+        )
         changes = {} if retention is None else {"retention": retention}
         return Pipeline.build(spec, num_layers, min_layer=min_layer, **changes)
-    if retention is not None:
-        raise ConfigError(
-            "the layers and ratios fix the retention",
-            field="--retention",
-            value=retention,
-            remedy="leave one of --layers and --retention out",
-        )
+    what = "the layers and ratios fix the retention"
+    refuse({"--retention": retention}, what, beside="--layers")
     stages = _stages(spec, layers, windows, ratios)
     return Pipeline.build(spec, num_layers, min_layer=min_layer, schedule=stages)
 
@@ -143,22 +130,12 @@ def _spread(option: str, values: list[N], count: int) -> list[N]:
     return values
 
 
-def published_stages(
-    described: Description, others: dict[str, object]
-) -> tuple[str | None, str | None]:
+def published_stages(described: Description) -> tuple[str, str]:
     """`--layers` and `--windows` of the published operating point.
 
     Raises:
-        ConfigError: there is none, or one of `others` (option → value) contradicts it.
+        ConfigError: there is none.
     """
-    for option, value in others.items():
-        if value is not None:
-            raise ConfigError(
-                "the published operating point fixes the schedule",
-                field=option,
-                value=value,
-                remedy=f"leave one of --published and {option} out",
-            )
     point = described.published
     if point is None:
         known = [made.name for made in DESCRIPTIONS.values() if made.published is not None]

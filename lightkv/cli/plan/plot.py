@@ -55,7 +55,7 @@ def draw_sweep(model: str, points: Sequence[Point], target: str) -> None:
     with matplotlib.rc_context({**style, "axes.spines.right": False, "svg.fonttype": "none"}):
         figure = Figure(figsize=(7.2, 3.1), layout="constrained")
         flops, cache = figure.subplots(1, 2, sharey=True)
-        _panel(flops, points, "prefill", "total")
+        _panel(flops, points, "prefill", "flops")
         _panel(cache, points, "vision_kv", "kv")
         flops.set_title("FLOPs: prefill (solid), with decoding (dashed)", fontsize=9)
         cache.set_title("KV cache: vision (solid), whole (dashed)", fontsize=9)
@@ -73,8 +73,8 @@ def _panel(axes: Any, points: Sequence[Point], solid: str, dashed: str) -> None:
         kept = [p.savings.retention for p in found if p.savings is not None]
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         looks: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 3}
-        axes.plot(kept, [getattr(p, solid) for p in found], label=name, **looks)
-        axes.plot(kept, [getattr(p, dashed) for p in found], linestyle="--", **looks)
+        axes.plot(kept, [p.ratios[solid] for p in found], label=name, **looks)
+        axes.plot(kept, [p.ratios[dashed] for p in found], linestyle="--", **looks)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, zorder=0)
     axes.set_xlim(0, 1.03)
     axes.set_ylim(0, 1.05)

@@ -51,29 +51,17 @@ class Point:
     reason: str = ""
 
     @property
-    def prefill(self) -> float:
-        """Prefill FLOPs, compression included, over those of the vanilla prefill."""
+    def ratios(self) -> dict[str, float]:
+        """Over the vanilla ones: FLOPs of the prefill, compression included, and of prefill and
+        decoding; bytes of vision keys and values, and of the whole cache after the last token."""
         assert self.savings is not None
-        after = self.savings.compressed
-        return (after.prefill_flops + after.compression_flops) / self.savings.vanilla.prefill_flops
-
-    @property
-    def total(self) -> float:
-        """FLOPs of prefill and decoding over the vanilla ones."""
-        assert self.savings is not None
-        return self.savings.compressed.flops / self.savings.vanilla.flops
-
-    @property
-    def vision_kv(self) -> float:
-        """Bytes of vision keys and values over the vanilla ones."""
-        assert self.savings is not None
-        return self.savings.compressed.vision_kv_bytes / self.savings.vanilla.vision_kv_bytes
-
-    @property
-    def kv(self) -> float:
-        """Bytes of the whole cache after the last token over the vanilla ones."""
-        assert self.savings is not None
-        return self.savings.compressed.kv_bytes / self.savings.vanilla.kv_bytes
+        after, before = self.savings.compressed, self.savings.vanilla
+        return {
+            "prefill": (after.prefill_flops + after.compression_flops) / before.prefill_flops,
+            "flops": after.flops / before.flops,
+            "vision_kv": after.vision_kv_bytes / before.vision_kv_bytes,
+            "kv": after.kv_bytes / before.kv_bytes,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -88,10 +76,7 @@ class Point:
             "flops": after.flops,
             "vision_kv_bytes": after.vision_kv_bytes,
             "kv_bytes": after.kv_bytes,
-            "prefill_ratio": self.prefill,
-            "flops_ratio": self.total,
-            "vision_kv_ratio": self.vision_kv,
-            "kv_ratio": self.kv,
+            **{f"{name}_ratio": ratio for name, ratio in self.ratios.items()},
         }
 
 
@@ -114,13 +99,7 @@ def count_points(
         for wanted in retentions:
             try:
                 pipeline = build_pipeline(
-                    strategy,
-                    shape.num_layers,
-                    wanted,
-                    None,
-                    None,
-                    None,
-                    min_layer=described.min_layer,
+                    strategy, shape.num_layers, wanted, min_layer=described.min_layer
                 )
                 savings = count_savings(pipeline, shape, layout, new_tokens)
             except ConfigError as error:

@@ -10,7 +10,6 @@ from rich.text import Text
 from lightkv.cli.output import bytes_text, console, flops_text, print_json, table
 from lightkv.cli.plan.plot import check_plot, draw_sweep
 from lightkv.cli.plan.points import Point, count_points
-from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
 
 if TYPE_CHECKING:
@@ -23,24 +22,14 @@ def sweep_command(
     strategies: str,
     retentions: Sequence[float],
     new_tokens: int,
-    fixed: dict[str, object],
     plot: str | None,
     json: bool,
 ) -> None:
     """Count, draw and print a sweep.
 
     Raises:
-        ConfigError: one of `fixed` (option → value) that a sweep cannot have, or a plot that cannot
-            be drawn.
+        ConfigError: no retention suits a strategy, or a plot that cannot be drawn.
     """
-    for option, value in fixed.items():
-        if value is not None:
-            raise ConfigError(
-                "a sweep solves a schedule for each retention",
-                field=option,
-                value=value,
-                remedy=f"leave one of --sweep and {option} out",
-            )
     if plot is not None:
         check_plot(plot)
     names = [name.strip() for name in strategies.split(",")]
@@ -83,10 +72,10 @@ def _show(
             found.add_row(*row, "–")
             continue
         after = point.savings.compressed
-        prefill = after.prefill_flops + after.compression_flops
-        row += [f"{point.savings.retention:.3f}", flops_text(prefill), f"{point.prefill:.3f}"]
-        row += [flops_text(after.flops), f"{point.total:.3f}"]
-        found.add_row(*row, bytes_text(after.kv_bytes), f"{point.kv:.3f}")
+        prefill, ratios = after.prefill_flops + after.compression_flops, point.ratios
+        row += [f"{point.savings.retention:.3f}", flops_text(prefill), f"{ratios['prefill']:.3f}"]
+        row += [flops_text(after.flops), f"{ratios['flops']:.3f}"]
+        found.add_row(*row, bytes_text(after.kv_bytes), f"{ratios['kv']:.3f}")
     out = console()
     out.print(Text.assemble((described.name, "bold"), ": retention against FLOPs and KV cache"))
     out.print(found)

@@ -22,6 +22,8 @@ from loguru import logger
 from tqdm import tqdm
 from transformers import StoppingCriteriaList
 
+from lightkv.checkpoints.forced import forced_answers
+from lightkv.checkpoints.prompts import image_token
 from lightkv.core.errors import ModelError
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, prepare
@@ -32,7 +34,6 @@ from lightkv.integrations.lmms_eval.generation import (
     stop_strings,
 )
 from lightkv.integrations.lmms_eval.prompts import Prompter, Turn, chat_turn, user_turn
-from lightkv.integrations.lmms_eval.scoring import score_answers
 from lightkv.integrations.lmms_eval.settings import Settings, load, parse
 
 
@@ -149,7 +150,7 @@ class LightKVModel(lmms):  # type: ignore[misc]
         doc = self.task_dict[task][split][doc_id]
         visuals = doc_to_visual(doc) if doc_to_visual is not None else None
         context = context[0] if isinstance(context, list) else context
-        turn = user_turn(context, visuals, self.prompter.image_token)
+        turn = user_turn(context, visuals, image_token(self.prompter.processor))
         return turn, second(doc) if callable(second) else second
 
     @staticmethod
@@ -235,9 +236,10 @@ class LightKVModel(lmms):  # type: ignore[misc]
         results: dict[int, tuple[float, bool]] = {}
         for rows in _alike(turns):
             inputs = self.prompter.inputs([turns[row] for row in rows], self._model)
-            scores = score_answers(self._model, inputs, [ids[row] for row in rows], pad)
+            scores = forced_answers(self._model, inputs, [ids[row] for row in rows], pad)
             self._count()
-            results.update(zip(rows, scores, strict=True))
+            for row, (found, greedy) in zip(rows, scores, strict=True):
+                results[row] = -sum(found) / len(found), greedy
         return [results[row] for row in range(len(turns))]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:

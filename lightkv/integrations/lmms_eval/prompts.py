@@ -12,7 +12,6 @@ from lightkv.checkpoints.pictures import rgb
 from lightkv.checkpoints.prompts import (
     REFUSALS,
     conversation_text,
-    image_token,
     pad_left,
     processed,
 )
@@ -127,11 +126,6 @@ class Prompter:
         pad_left(self.tokenizer)
         self.use_chat_template = use_chat_template
         self.system_prompt = system_prompt
-
-    @property
-    def image_token(self) -> str | None:
-        """The placeholder of a picture in texts, if the processor has one."""
-        return image_token(self.processor)
 
     def text(self, turn: Turn) -> str:
         """The prompt of a turn, up to where the answer begins."""

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from lightkv.core import yamls
-from lightkv.core.errors import ConfigError, LightKVError, nearest
+from lightkv.core.contracts import ROLES
+from lightkv.core.errors import ConfigError, LightKVError, check_known
 from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
 
-ROLES = ("partitioner", "scorer", "matcher", "aggregator", "positions")
 KEYS = (
     "pretrained",
     "strategy",
@@ -70,13 +70,8 @@ def parse(given: dict[str, Any]) -> Settings:
         LightKVError: a strategy or a pipeline file that cannot be used.
     """
     for key in given:
-        if key not in (*KEYS, *ROLES, *HARNESS_KEYS):
-            raise ConfigError(
-                "no such argument",
-                field="model_args",
-                value=key,
-                remedy=f"{nearest(key, KEYS + ROLES)}There are: {', '.join(KEYS + ROLES)}",
-            )
+        if key not in HARNESS_KEYS:
+            check_known(ConfigError, "no such argument", "model_args", key, KEYS + ROLES)
     pretrained = given.get("pretrained")
     if not isinstance(pretrained, str) or not pretrained:
         raise ConfigError(

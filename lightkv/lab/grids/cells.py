@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lightkv.core.contracts import ROLES
 from lightkv.core.errors import LightKVError, UnknownNameError, nearest
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.core.plugins import build_component
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids.changes import ROLES, spec_data
+from lightkv.lab.grids.changes import spec_data
 from lightkv.lab.grids.expand import Combination, expand
 from lightkv.lab.grids.schema import VANILLA, Grid
 from lightkv.lab.outcomes import Cell, comparable

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
+from lightkv.core.contracts import ROLES
 from lightkv.core.errors import check_known
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.core.strict import LEAST_SEED, MOST_SEED
 from lightkv.lab.errors import GridError
 
-ROLES = ("partitioner", "scorer", "matcher", "aggregator", "positions")
 PIPELINE_KEYS = (*ROLES, "proportional", "schedule")
 CHANGES = ("base", *PIPELINE_KEYS, "retention", "model", "task", "seed")
 """What a label of an axis, or an explicit cell, may set."""

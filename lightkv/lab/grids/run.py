@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import check_least
 from lightkv.lab.grids.cells import baselines, plan_cells
 from lightkv.lab.grids.pools import Here, Pool, Started
 from lightkv.lab.grids.resume import begun_with, check_unchanged
@@ -79,7 +79,8 @@ def ablate(
             the versions of packages have changed since it was begun.
     """
     grid = Grid.read(grid) if isinstance(grid, str | Path) else Grid.parse(grid)
-    _check_counts(workers, threads)
+    check_least("--workers", workers)
+    check_least("--threads", threads)
     with Store.create(out, grid.plain(), versions=versions()) as store:
         loaded = _plan(store, grid, retry_failed)
         share = _threads(store, threads, workers)
@@ -94,12 +95,6 @@ def ablate(
             with _workers(workers, ray, share, loaded) as pool:
                 run.all(pool)
     return Store.open(out)
-
-
-def _check_counts(workers: int, threads: int | None) -> None:
-    for field, value in (("--workers", workers), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise ConfigError("must be at least 1", field=field, value=value)
 
 
 def _plan(store: Store, grid: Grid, retry_failed: bool) -> Loaded | None:

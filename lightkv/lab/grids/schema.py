@@ -27,10 +27,10 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from lightkv.core import yamls
-from lightkv.core.errors import check_known, nearest
+from lightkv.core.errors import check_known
 from lightkv.core.strict import Plain, Seed, message_of
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids.changes import CHANGES, base_data, check_change, check_seed, label_text
+from lightkv.lab.grids.changes import CHANGES, base_data, check_change, label_text
 from lightkv.lab.outcomes import has_surrogates
 from lightkv.lab.tasks import build_task
 
@@ -122,14 +122,8 @@ class Grid(Plain):
                 value=type(data).__name__,
                 remedy=f"its keys are: {', '.join(cls.model_fields)}",
             )
-        unknown = [str(key) for key in data if key not in cls.model_fields]
-        if unknown:
-            raise GridError(
-                "a grid has no such key",
-                field=f"grid, {unknown[0]}",
-                remedy=f"{nearest(unknown[0], cls.model_fields)}There are: "
-                f"{', '.join(cls.model_fields)}",
-            )
+        for key in data:
+            check_known(GridError, "a grid has no such key", "grid", key, cls.model_fields)
         try:
             grid = cls.model_validate(_normal_form(dict(data), folder))
         except ValidationError as error:
@@ -170,8 +164,6 @@ class Grid(Plain):
                 field="grid",
                 remedy="write the character itself",
             )
-        for seed in self.seeds:
-            check_seed("grid, seeds", seed)
         for key, values in (("seeds", self.seeds), ("retention", self.retention)):
             if values is not None and not values:
                 raise _empty_product(key)

@@ -222,10 +222,6 @@ class Store:
         """Record that a cell did not run, with the error."""
         self._stop(cell, "failed", reason)
 
-    def skip(self, cell: Cell, reason: str) -> None:
-        """Record that a cell cannot run."""
-        self._stop(cell, "skipped", reason)
-
     def reset(self, cell: Cell) -> None:
         """Make a cell pending again, without outcomes."""
         self._stop(cell, "pending", "")

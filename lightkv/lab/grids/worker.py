@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from lightkv.core.errors import LightKVError
@@ -98,7 +99,7 @@ class Worker:
             found = task.evaluate(subject, samples, job.reference)
             # A byte-level tokenizer can say what no file can be written with.
             outcomes = [replace(one, answer=writable(one.answer)) for one in found]
-            return sorted(outcomes, key=_identity), usage(session)
+            return sorted(outcomes, key=attrgetter("sample")), usage(session)
 
     def _samples(self, spec: dict[str, Any]) -> tuple[Task, list[Sample]]:
         key = json.dumps(spec, sort_keys=True)
@@ -106,10 +107,6 @@ class Worker:
             task = build_task(spec)
             self._task, self._task_key = (task, task.samples()), key
         return self._task
-
-
-def _identity(outcome: Outcome) -> str:
-    return outcome.sample
 
 
 def versions() -> dict[str, str]:

@@ -45,36 +45,34 @@
     return Math.max(large ? 8 : 4, Math.min(Math.floor(room / view.tokens[0].length), Math.floor(2 * room / view.tokens.length)));
   }
 
-  function rect(context, panel, row, column, color, alpha) {
+  const tokenAt = (view, row, column) => (view.tokens[row] || [])[column] ?? -1;
+
+  function rect(context, panel, row, column, color, alpha, how = "source-over") {
+    context.save();
     context.globalAlpha = alpha;
+    context.globalCompositeOperation = how;
     context.fillStyle = color;
     context.fillRect(column * panel.cell, row * panel.cell, panel.cell, panel.cell);
-    context.globalAlpha = 1;
-  }
-
-  function greyed(context, panel, row, column) {
-    const { cell } = panel;
-    context.save();
-    context.globalCompositeOperation = "saturation";
-    context.fillStyle = "#888";
-    context.fillRect(column * cell, row * cell, cell, cell);
     context.restore();
   }
+
+  const greyed = (...at) => rect(...at, "#888", 1, "saturation");
+  const faded = (...at) => rect(...at, `rgb(${data.faded.join(",")})`, 0.8);
 
   function paintGroup(context, panel, row, column, token) {
     const { stage, cell, view } = panel;
     const home = stage.home[token];
     if (home < 0) {
       greyed(context, panel, row, column);
-      rect(context, panel, row, column, `rgb(${data.faded.join(",")})`, 0.8);
+      faded(context, panel, row, column);
       return;
     }
     if (stage.members.get(home).length < 2) return;
     rect(context, panel, row, column, data.colors[home], 0.62);
     const line = Math.max(1, Math.floor(cell / 10));
     const other = (r, c) => {
-      const near = (view.tokens[r] || [])[c];
-      return near === undefined || near < 0 || stage.home[near] !== home;
+      const near = tokenAt(view, r, c);
+      return near < 0 || stage.home[near] !== home;
     };
     context.fillStyle = `color-mix(in srgb, ${data.colors[home]} 55%, black)`;
     const left = column * cell, top = row * cell;
@@ -97,7 +95,7 @@
     const { stage } = panel;
     const value = stage.guidance[token];
     greyed(context, panel, row, column);
-    if (value === null) rect(context, panel, row, column, `rgb(${data.faded.join(",")})`, 0.8);
+    if (value === null) faded(context, panel, row, column);
     else rect(context, panel, row, column, rampColor(Math.sqrt(value / stage.scale)), 0.78);
   }
 
@@ -212,13 +210,9 @@
 
   function listen(panel) {
     const { canvas, view } = panel;
-    const tokenAt = (row, column) => {
-      const token = (view.tokens[row] || [])[column];
-      return token === undefined || token < 0 ? null : token;
-    };
     canvas.addEventListener("mousemove", (event) => {
-      const token = tokenAt(Math.floor(event.offsetY / panel.cell), Math.floor(event.offsetX / panel.cell));
-      show(panel, token);
+      const token = tokenAt(view, Math.floor(event.offsetY / panel.cell), Math.floor(event.offsetX / panel.cell));
+      show(panel, token < 0 ? null : token);
     });
     canvas.addEventListener("mouseleave", () => show(panel, null));
     canvas.addEventListener("blur", () => show(panel, null));
@@ -230,9 +224,8 @@
       event.preventDefault();
       const at = state.token === null ? null : cells.get(state.token);
       const here = at && data.views[at.view] === view ? { row: at.row + step[0], column: at.column + step[1] } : { row: 0, column: 0 };
-      const token = tokenAt(here.row, here.column);
-      if (token === null) return;
-      show(panel, token);
+      const token = tokenAt(view, here.row, here.column);
+      if (token >= 0) show(panel, token);
     });
   }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, check_least
 from lightkv.lab.pictures.data import Picture
 
 if TYPE_CHECKING:
@@ -181,8 +181,7 @@ def check_options(prompts: Sequence[Any], max_new_tokens: Any, dtype: Any) -> No
             raise ConfigError("a question is a text", field="prompt", value=prompt)
     if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool):
         raise ConfigError("must be a whole number", field="max_new_tokens", value=max_new_tokens)
-    if max_new_tokens < 1:
-        raise ConfigError("must be at least 1", field="max_new_tokens", value=max_new_tokens)
+    check_least("max_new_tokens", max_new_tokens)
     if not isinstance(dtype, str):
         raise ConfigError(
             "a dtype is named by a text",

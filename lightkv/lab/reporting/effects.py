@@ -31,13 +31,11 @@ class Effect:
 
 def main_effects(study: Study, group: Group) -> list[Effect]:
     """Effects of all axes at each retention, and over all retentions, in the grid's order."""
-    retentions = study.retentions(group)
-    levels = [None, *(retentions if len(retentions) > 1 else [])]
     named = [
         (axis, label, labels[0]) for axis, labels in study.axes.items() for label in labels[1:]
     ]
     found: dict[tuple[int, int], Effect] = {}
-    for level, retention in enumerate(levels):
+    for level, retention in enumerate(group.levels):
         here = {}
         for number, (axis, label, first) in enumerate(named):
             pairs = list(_pairs(group, axis, first, label))

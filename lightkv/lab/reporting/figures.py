@@ -33,12 +33,12 @@ MANY = 8
 FEW = 8
 """Settings up to which each has its own band."""
 Json = dict[str, Any]
-Cost = Callable[[Row], float | None]
 Point = tuple[float, Estimate]
-COSTS: dict[str, tuple[str, Cost]] = {
-    "retention": ("achieved retention (share of vision KV)", lambda row: row.cell.retention),
-    "flops": ("prefill FLOPs, relative to the uncompressed model", lambda row: row.cell.flops),
+COSTS = {
+    "retention": "achieved retention (share of vision KV)",
+    "flops": "prefill FLOPs, relative to the uncompressed model",
 }
+"""Field of a cell → title of its axis."""
 
 
 def figures(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
@@ -49,24 +49,23 @@ def figures(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
             name: {cost: quality(group, axis, cost) for cost in COSTS}
             for name, axis in views.items()
         },
-        "effects": main_effects(study, group, effects) if effects else None,
-        "tokens": tokens(study, group),
+        "effects": main_effects(group, effects) if effects else None,
+        "tokens": tokens(group),
         "settings": axes_text([row.setting for row in group.rows if not row.plain]),
-        "kinds": (kinds(study, group) or None) if group.kinds else None,
+        "kinds": (kinds(group) or None) if group.kinds else None,
     }
 
 
-def main_effects(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
+def main_effects(group: Group, effects: Sequence[Effect]) -> Json:
     """Differences to each axis' first label, one row for each label, one mark for each retention."""
     rows = list(dict.fromkeys((effect.axis, effect.label, effect.first) for effect in effects))
-    retentions = study.retentions(group)
-    levels: list[str | None] = [None, *(retentions if len(retentions) > 1 else [])]
+    levels = group.levels
     traces = []
     for number, level in enumerate(levels):
         own = [effect for effect in effects if effect.retention == level]
         offset = 0.62 * ((number + 0.5) / len(levels) - 0.5)
         places = [rows.index((each.axis, each.label, each.first)) + offset for each in own]
-        color = PALETTE[(number - 1) % len(PALETTE)]
+        color = {} if level is None else {"color": PALETTE[(number - 1) % len(PALETTE)]}
         value = [_unit(group, effect.change.value) for effect in own]
         traces.append(
             {
@@ -82,12 +81,12 @@ def main_effects(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
                     "arrayminus": [_unit(group, e.change.value - e.change.low) for e in own],
                     "thickness": 2.5 if level is None else 1.5,
                     "width": 0,
-                    **({} if level is None else {"color": color}),
+                    **color,
                 },
                 "marker": {
                     "size": 11 if level is None else 8,
                     "symbol": SYMBOLS[(number + 1) % len(SYMBOLS)] if number else "diamond",
-                    **({} if level is None else {"color": color}),
+                    **color,
                 },
                 "text": [
                     f"{html.escape(e.axis)}: {html.escape(e.label)} − {html.escape(e.first)}<br>"
@@ -114,7 +113,7 @@ def main_effects(study: Study, group: Group, effects: Sequence[Effect]) -> Json:
     )
 
 
-def tokens(study: Study, group: Group) -> Json | None:
+def tokens(group: Group) -> Json | None:
     """Vision tokens in each layer's cache; cells that keep the same tokens share a line."""
     found: dict[tuple[float, ...], list[Row]] = {}
     for row in group.rows:
@@ -128,7 +127,7 @@ def tokens(study: Study, group: Group) -> Json | None:
         name, place = _common(rows, group), number - 1
         if len(found) > MANY and not rows[0].plain:
             # One name and colour for each retention; hovering tells which cells a line belongs to.
-            place = study.retentions(group).index(rows[0].retention)
+            place = group.retentions.index(rows[0].retention)
             name = f"retention {rows[0].retention}"
         color, dash = PALETTE[place % len(PALETTE)], DASHES[place // len(PALETTE) % len(DASHES)]
         line = {"color": color, "dash": dash}
@@ -158,10 +157,10 @@ def tokens(study: Study, group: Group) -> Json | None:
     )
 
 
-def kinds(study: Study, group: Group) -> Json:
+def kinds(group: Group) -> Json:
     """Retention → measure → heat map of settings and kinds of question."""
     found: dict[str, Json] = {}
-    for retention in study.retentions(group):
+    for retention in group.retentions:
         rows = [row for row in group.rows if row.plain or row.retention == retention]
         label = f"retention {retention}" if retention else "all cells"
         found[label] = {"score": _heat(group, rows, changes=False)}
@@ -254,14 +253,17 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
 
     A line of an axis is the mean of the settings with that label, which are drawn thin below it.
     """
-    title, read = COSTS[cost]
+
+    def read(row: Row) -> Any:
+        return getattr(row.cell, cost)
+
     rows = [row for row in group.rows if not row.plain and read(row) is not None]
     settings = _lines_by(rows, lambda row: setting_text(row.setting))
     best = front([(read(row), row.score.value) for row in rows if row.score])
     traces: list[Json] = []
     if axis is None:
         on_front = {setting_text(rows[number].setting) for number in best}
-        points = _points(group, list(settings.values()), read)
+        points = _points(group, list(settings.values()), cost)
         for number, (name, line) in enumerate(zip(settings, points, strict=True)):
             shown = len(settings) <= FEW or name in on_front
             lines = _line(group, name, line, number, band=shown)
@@ -275,8 +277,8 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
         labels = _lines_by([r for r in design if axis in r.setting], lambda row: row.setting[axis])
         for number, members in enumerate(labels.values()):
             for text, own in _lines_by(members, lambda row: setting_text(row.setting)).items():
-                traces.append(_thin(group, text, own, read, number))
-        points = _points(group, list(labels.values()), read)
+                traces.append(_thin(group, text, own, cost, number))
+        points = _points(group, list(labels.values()), cost)
         for number, (name, line) in enumerate(zip(labels, points, strict=True)):
             traces += _line(group, name, line, number, band=True, width=3)
     chosen = sorted((rows[number] for number in best), key=lambda row: read(row) or 0.0)
@@ -285,7 +287,7 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
             "type": "scatter",
             "name": "Pareto front",
             "x": [read(row) for row in chosen],
-            "y": [_score(group, row.score) for row in chosen],
+            "y": [_unit(group, row.score.value) for row in chosen if row.score],
             "text": [html.escape(row.cell.name) for row in chosen],
             "mode": "lines+markers",
             "line": {"shape": "hv", "dash": "dot", "width": 1.5},
@@ -296,23 +298,23 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
     )
     return _figure(
         traces,
-        xaxis={"title": {"text": title}, "tickformat": ".2f"},
-        yaxis={"title": {"text": _quality_title(group)}},
+        xaxis={"title": {"text": COSTS[cost]}, "tickformat": ".2f"},
+        yaxis={"title": {"text": f"score ({'%' if group.share else 'log-likelihood'})"}},
         legend={"title": {"text": html.escape(axis or axes_text([row.setting for row in rows]))}},
         **_vanilla(group),
     )
 
 
-def _points(group: Group, lines: Sequence[list[Row]], read: Cost) -> list[list[Point]]:
+def _points(group: Group, lines: Sequence[list[Row]], cost: str) -> list[list[Point]]:
     """Each line's points, by cost: the mean of its rows at each retention."""
     parts = [list(_lines_by(rows, lambda row: row.retention).values()) for rows in lines]
     scores = iter(group.estimates([(rows, []) for line in parts for rows in line]))
-    found = [[(_cost(rows, read), next(scores)) for rows in line] for line in parts]
+    found = [[(_cost(rows, cost), next(scores)) for rows in line] for line in parts]
     return [sorted(line, key=lambda point: point[0]) for line in found]
 
 
-def _cost(rows: list[Row], read: Cost) -> float:
-    return float(np.mean([read(row) for row in rows]))
+def _cost(rows: list[Row], cost: str) -> float:
+    return float(np.mean([getattr(row.cell, cost) for row in rows]))
 
 
 def _line(
@@ -359,9 +361,9 @@ def _line(
     return [shade, line]
 
 
-def _thin(group: Group, name: str, rows: list[Row], read: Cost, number: int) -> Json:
+def _thin(group: Group, name: str, rows: list[Row], cost: str, number: int) -> Json:
     points = sorted(
-        (_cost(members, read), _unit(group, group.average(members)))
+        (_cost(members, cost), _unit(group, group.average(members)))
         for members in _lines_by(rows, lambda row: row.retention).values()
     )
     return {
@@ -395,14 +397,6 @@ def _vanilla(group: Group) -> Json:
         "showarrow": False,
     }
     return {"shapes": [band, line], "annotations": [note]}
-
-
-def _quality_title(group: Group) -> str:
-    return "score (%)" if group.share else "score (log-likelihood)"
-
-
-def _score(group: Group, score: Estimate | None) -> float | None:
-    return None if score is None else _unit(group, score.value)
 
 
 # -- shared ----------------------------------------------------------------------------------------

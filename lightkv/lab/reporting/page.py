@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,9 @@ def report(results: str | Path | Store, out: str | Path = "report.html") -> Stud
             the extra `report` is not installed.
     """
     check_extra()
-    with _opened(results) as store:
+    # A store that is given stays open.
+    given = isinstance(results, Store)
+    with nullcontext(results) if given else Store.open(results) as store:
         check_page(out, store.path)
         study = build_study(store.cells(), store.outcomes, store.meta)
         write_page(study, out, store.path.name)
@@ -133,9 +134,7 @@ def page(study: Study, source: str = "results") -> str:
         facts=facts(study),
         unfinished=unfinished(study),
         groups=study.groups,
-        summaries=[
-            sentences(study, group, own) for group, own in zip(study.groups, effects, strict=True)
-        ],
+        summaries=[sentences(*each) for each in zip(study.groups, effects, strict=True)],
         clustered=_clustered(study.groups),
         source=source,
         **table_of(study),
@@ -219,13 +218,3 @@ def _first_view(quality: dict[str, Any], effects: list[Effect]) -> str:
 
 def _clustered(groups: list[Group]) -> str:
     return "samples" if all(g.clusters == g.samples for g in groups) else "clusters of samples"
-
-
-@contextmanager
-def _opened(results: str | Path | Store) -> Iterator[Store]:
-    """A store that is given stays open."""
-    if isinstance(results, Store):
-        yield results
-    else:
-        with Store.open(results) as store:
-            yield store

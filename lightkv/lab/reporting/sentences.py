@@ -8,10 +8,10 @@ from markupsafe import Markup
 
 from lightkv.lab.reporting.effects import Effect, by_weight
 from lightkv.lab.reporting.formatting import full_text, interval_text, unit_of
-from lightkv.lab.reporting.study import Group, Row, Study
+from lightkv.lab.reporting.study import Group, Row
 
 
-def sentences(study: Study, group: Group, effects: Sequence[Effect]) -> list[Markup]:
+def sentences(group: Group, effects: Sequence[Effect]) -> list[Markup]:
     """The uncompressed model, the best cell at each retention, then what matters most.
 
     Texts of the grid are escaped; the rest is HTML.
@@ -21,10 +21,9 @@ def sentences(study: Study, group: Group, effects: Sequence[Effect]) -> list[Mar
         score = interval_text(group.share, group.vanilla.score)
         unit = " %" if group.share else ""
         found.append(Markup("The uncompressed model scores <b>{}</b>{}.").format(score, unit))
-    retentions = study.retentions(group)
-    for retention in retentions:
+    for retention in group.retentions:
         rows = [row for row in group.rows if not row.plain and row.retention == retention]
-        found.append(_best(group, retention, rows, len(retentions)))
+        found.append(_best(group, retention, rows, len(group.retentions)))
     return found + _axes(group, effects)
 
 

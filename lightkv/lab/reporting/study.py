@@ -55,7 +55,7 @@ class Row:
         p: McNemar's, exact; None where scores are no answers (log-probabilities).
         holm: the same, corrected for all such tests of the page.
         kinds: kind of question → its figures.
-        front: whether no other cell of the group beats it, see `front`; (by retention, by FLOPs).
+        front: `retention`, `flops`: costs by which no other cell of the group beats it, see `front`.
         twin: of a row in `Group.repeats`: the row whose figures it has.
     """
 
@@ -67,7 +67,7 @@ class Row:
     p: float | None = None
     holm: float | None = None
     kinds: dict[str, KindScore] = field(default_factory=dict)
-    front: tuple[bool, bool] = (False, False)
+    front: set[str] = field(default_factory=set)
     twin: Row | None = None
 
     @property
@@ -103,7 +103,7 @@ class Group:
         scores: `[samples, rows]`.
         owner, kind: `[samples]`, the number of each sample's cluster and its kind of question.
         risk: probability that something of one kind is called real in this group without being so.
-        resamples, seed: of the bootstrap.
+        resamples: of the bootstrap.
         repeats: cells that were skipped because one of the rows computes the same, with that row's
             figures. They count in averages over the grid's axes, and are no results of their own.
     """
@@ -121,13 +121,24 @@ class Group:
     kind: NDArray[np.str_]
     risk: float
     resamples: int
-    seed: int
     repeats: list[Row] = field(default_factory=list)
 
     @property
     def design(self) -> list[Row]:
         """All points of the grid that have figures, in its order: rows and repeats."""
         return sorted([*self.rows, *self.repeats], key=lambda row: row.cell.position)
+
+    @property
+    def retentions(self) -> list[str]:
+        """Labels of the wanted retentions of its compressed cells, largest first."""
+        found = {row.retention for row in self.rows if not row.plain}
+        return sorted(found, key=lambda label: (-_number(label), label))
+
+    @property
+    def levels(self) -> list[str | None]:
+        """What effects are told of: all retentions together (None), then each of several."""
+        found = self.retentions
+        return [None, *(found if len(found) > 1 else [])]
 
     @property
     def vanilla(self) -> Row | None:
@@ -155,7 +166,6 @@ class Group:
             shares=self.share,
             family=self.risk / families,
             resamples=self.resamples,
-            seed=self.seed,
         )
 
     def average(self, rows: Rows) -> float:
@@ -185,11 +195,6 @@ class Study:
     groups: list[Group]
     axes: dict[str, list[str]]
 
-    def retentions(self, group: Group) -> list[str]:
-        """Labels of the wanted retentions of its compressed cells, largest first."""
-        found = {row.retention for row in group.rows if not row.plain}
-        return sorted(found, key=lambda label: (-_number(label), label))
-
 
 def build_study(
     cells: Sequence[Cell],
@@ -197,7 +202,6 @@ def build_study(
     meta: Mapping[str, Any],
     *,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Study:
     """Figures of all cells.
 
@@ -205,7 +209,7 @@ def build_study(
         cells: of one grid.
         outcomes: identity of a finished cell → its outcomes.
         meta: of the results file; `baselines` and `baseline` name what cells are compared with.
-        resamples, seed: of the bootstrap over clusters.
+        resamples: of the bootstrap over clusters.
 
     Raises:
         StoreError: no cell is done.
@@ -226,7 +230,7 @@ def build_study(
             remedy="go on with `lightkv ablate` on the same grid and file",
         )
     groups = [
-        _group(number, members, (1.0 - LEVEL) / len(tables), resamples, seed)
+        _group(number, members, (1.0 - LEVEL) / len(tables), resamples)
         for number, members in enumerate(tables.values())
     ]
     _tell_apart(groups)
@@ -269,9 +273,7 @@ class _Answers:
         )
 
 
-def _group(
-    number: int, members: list[tuple[Row, _Answers]], risk: float, resamples: int, seed: int
-) -> Group:
+def _group(number: int, members: list[tuple[Row, _Answers]], risk: float, resamples: int) -> Group:
     first = members[0][1]
     scores = np.stack([answers.scores for _, answers in members], axis=1)
     for row, _ in members:
@@ -291,7 +293,6 @@ def _group(
         kind=first.kinds,
         risk=risk,
         resamples=resamples,
-        seed=seed,
     )
 
 
@@ -317,12 +318,10 @@ def _fill(group: Group, compared: dict[str, str]) -> None:
         gaps = dict(zip(against, group.estimates(changes, len(group.kinds), kind), strict=True))
         for column, (row, score) in enumerate(zip(rows, found, strict=True)):
             row.kinds[kind] = KindScore(count, score, gaps.get(column))
-    for number, name in enumerate(("retention", "flops")):
+    for name in ("retention", "flops"):
         best = front([(getattr(row.cell, name), row.score.value) for row in rows if row.score])
-        for column, row in enumerate(rows):
-            marks = list(row.front)
-            marks[number] = column in best
-            row.front = (marks[0], marks[1])
+        for column in best:
+            rows[column].front.add(name)
 
 
 def _add_repeats(rows: Sequence[Row], groups: Sequence[Group]) -> None:

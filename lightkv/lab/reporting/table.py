@@ -62,9 +62,9 @@ def _row(study: Study, row: Row, factors: list[str], span: tuple[float, float]) 
     fields: list[Json] = [_field(f"{cell.position + 1} {name}".strip(), cell.position)]
     fields += [_field(cell.factors.get(f, "–"), cell.factors.get(f, "")) for f in factors]
     fields.append(_field(cell.status, cell.status, css="status", title=cell.reason))
-    for number, (key, _, _) in enumerate(FIGURES):
+    for key, _, _ in FIGURES:
         value = getattr(cell, key)
-        best = number < 2 and row.front[number]
+        best = key in row.front
         css = "number front" if best else "number"
         title = f"on the Pareto front of score against {key}" if best else ""
         fields.append(_field(_share(value), value, css=css, title=title))

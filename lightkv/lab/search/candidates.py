@@ -26,8 +26,25 @@ DEPTHS = (0.7,)
 """Of the depths of a recipe that fixes them."""
 
 
+class Named:
+    """What has a strategy and one of its schedules.
+
+    Attributes:
+        strategy: as named by the user.
+        schedule: what is changed in its recipe, as text; "" for its own.
+    """
+
+    strategy: str
+    schedule: str
+
+    @property
+    def name(self) -> str:
+        """The strategy with its schedule."""
+        return f"{self.strategy} ({self.schedule})" if self.schedule else self.strategy
+
+
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Named):
     """A strategy with one of its schedules.
 
     Attributes:
@@ -39,15 +56,6 @@ class Candidate:
     strategy: str
     schedule: str
     spec: PipelineSpec
-
-    @property
-    def name(self) -> str:
-        return named(self.strategy, self.schedule)
-
-
-def named(strategy: str, schedule: str) -> str:
-    """A strategy with one of its schedules, in words."""
-    return f"{strategy} ({schedule})" if schedule else strategy
 
 
 def candidates(

@@ -28,6 +28,7 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Outcomes of a subject, rung by rung; each sample is answered once for each pipeline.
 
@@ -38,33 +39,36 @@ class Evaluator:
         answered: by compressed models so far.
     """
 
-    def __init__(
-        self,
-        subject: Subject,
-        task: Task,
-        rungs: Sequence[list[Sample]],
-        seed: int = 0,
-        progress: Report | None = None,
-    ) -> None:
-        self.subject = subject
-        self.task = task
-        self.rungs = rungs
-        self.seed = seed
-        self.total = sum(map(len, rungs))
+    subject: Subject
+    task: Task
+    rungs: Sequence[list[Sample]]
+    seed: int = 0
+    progress: Report | None = None
+
+    def __post_init__(self) -> None:
+        self.total = sum(map(len, self.rungs))
         self.answered = 0
         self.trials = 0
-        self._progress = progress or (lambda step: None)
-        self._probe = probe_of(rungs[0])
+        self._probe = probe_of(self.rungs[0])
         self._sessions: dict[tuple[str, float | None], Session] = {}
         self._outcomes: dict[tuple[str, float | None, int], list[Outcome]] = {}
 
     def base(self, rung: int) -> list[Outcome]:
         """Outcomes of the uncompressed model on the samples up to a rung."""
-        return self._up_to("", None, None, rung)
+        return self.outcomes("", None, None, rung)
 
-    def outcomes(self, name: str, spec: PipelineSpec, retention: float, rung: int) -> list[Outcome]:
+    def outcomes(
+        self, name: str, spec: PipelineSpec | None, retention: float | None, rung: int
+    ) -> list[Outcome]:
         """Outcomes of a strategy at a retention on the samples up to a rung."""
-        return self._up_to(name, spec, retention, rung)
+        for number in range(rung + 1):
+            if (name, retention, number) not in self._outcomes:
+                reference = None
+                if spec is not None and self.task.needs_reference:
+                    reference = {o.sample: o.answer for o in self.base(number)}
+                found = self._evaluate(name, spec, retention, self.rungs[number], reference)
+                self._outcomes[name, retention, number] = found
+        return [o for n in range(rung + 1) for o in self._outcomes[name, retention, n]]
 
     def pipeline(self, name: str, retention: float) -> PipelineSpec:
         """With explicit stages, as evaluated."""
@@ -78,18 +82,6 @@ class Evaluator:
             return str(error)
         return None
 
-    def _up_to(
-        self, name: str, spec: PipelineSpec | None, retention: float | None, rung: int
-    ) -> list[Outcome]:
-        for number in range(rung + 1):
-            if (name, retention, number) not in self._outcomes:
-                reference = None
-                if spec is not None and self.task.needs_reference:
-                    reference = {o.sample: o.answer for o in self.base(number)}
-                found = self._evaluate(name, spec, retention, self.rungs[number], reference)
-                self._outcomes[name, retention, number] = found
-        return [o for n in range(rung + 1) for o in self._outcomes[name, retention, n]]
-
     def _evaluate(
         self,
         name: str,
@@ -100,7 +92,8 @@ class Evaluator:
     ) -> list[Outcome]:
         import torch
 
-        self._progress(Progress(name, retention, len(samples), self.trials))
+        if self.progress is not None:
+            self.progress(Progress(name, retention, len(samples), self.trials))
         key = (name, retention)
         if key not in self._sessions:
             probe = () if spec is None else self._probe

@@ -12,7 +12,7 @@ from typing import Any
 
 from lightkv.core.errors import ConfigError, file_errors
 from lightkv.core.pipeline.pipeline import PipelineSpec
-from lightkv.lab.search.candidates import named
+from lightkv.lab.search.candidates import Named
 from lightkv.lab.search.loss_bounds import Margin
 from lightkv.lab.search.smallest import Verdict
 from lightkv.lab.stats import Difference
@@ -21,7 +21,7 @@ HEAD = "# Written by lightkv tune."
 
 
 @dataclass(frozen=True)
-class Trial:
+class Trial(Named):
     """One retention that was tried.
 
     Attributes:
@@ -42,14 +42,9 @@ class Trial:
     verdict: Verdict
     finished: bool
 
-    @property
-    def name(self) -> str:
-        """The strategy with its schedule."""
-        return named(self.strategy, self.schedule)
-
 
 @dataclass(frozen=True)
-class Tuned:
+class Tuned(Named):
     """The smallest retention whose loss was shown to be below the threshold, and the evidence.
 
     Attributes:
@@ -93,11 +88,6 @@ class Tuned:
     versions: dict[str, str]
     accuracy: bool
     remarks: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The strategy with its schedule."""
-        return named(self.strategy, self.schedule)
 
     def points(self, value: float) -> str:
         """A difference of scores as text: in percent points where scores are shares."""

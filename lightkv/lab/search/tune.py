@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightkv.core.errors import ConfigError, check_known
+from lightkv.core.errors import ConfigError, check_known, check_least
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.lab.errors import TaskError
 from lightkv.lab.grids.cells import seeded
@@ -88,9 +88,8 @@ def tune(
     drop = share(max_drop, "max_drop", 0.0, 1.0, "1% or 0.01")
     sure = share(confidence, "confidence", 0.5, 0.9999, "95% or 0.95")
     points = retentions(range, step)
-    for name, number in (("budget", budget), ("samples", samples)):
-        if number is not None and number < 1:
-            raise ConfigError("must be at least 1", field=name, value=number)
+    check_least("budget", budget)
+    check_least("samples", samples)
     if not 0 <= seed < 2**63:
         raise ConfigError("must be at least 0 and below 2^63", field="seed", value=seed)
     scipy_stats()

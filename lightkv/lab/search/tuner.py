@@ -30,30 +30,25 @@ class Answer:
     retention: float
 
 
+@dataclass(eq=False)
 class Tuner:
     """Searches one strategy after the other."""
 
-    def __init__(
-        self,
-        evaluator: Evaluator,
-        max_drop: float,
-        confidence: float,
-        points: Sequence[float],
-        step: float,
-        budget: int | None,
-        tried: Sequence[list[Candidate]],
-    ) -> None:
-        self.evaluator = evaluator
-        self.max_drop = max_drop
-        self.confidence = confidence
-        self.points = points
-        self.step = step
-        self.budget = min(len(points), budget or most_points(len(points)))
-        self.tried = tried
-        self.number = sum(map(len, tried))
+    evaluator: Evaluator
+    max_drop: float
+    confidence: float
+    points: Sequence[float]
+    step: float
+    budget: int | None
+    tried: Sequence[list[Candidate]]
+
+    def __post_init__(self) -> None:
+        points = len(self.points)
+        self.budget = min(points, self.budget or most_points(points))
+        self.number = sum(map(len, self.tried))
         # Bonferroni over everything that could be accepted wrongly: which retentions are tried is
         # decided by the same data.
-        self.alpha = (1.0 - confidence) / (len(points) * self.number)
+        self.alpha = (1.0 - self.confidence) / (points * self.number)
         self.trials: dict[tuple[str, float], Trial] = {}
         self.reasons: dict[tuple[str, float], str | None] = {}
         self.remarks: list[str] = []

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Scenes(Task):
-    """Held-out digit scenes of the demo; accuracy as `lightkv.demo.evaluate` gives it.
+    """Held-out digit scenes of the demo; asked as `lightkv demo` asks.
 
     Attributes:
         scenes: how many.
@@ -59,7 +59,7 @@ class Scenes(Task):
     def evaluate(
         self, subject: Subject, samples: Sequence[Sample], reference: Reference | None = None
     ) -> Iterator[Outcome]:
-        from lightkv.demo.evaluate import LIST_ANSWER_TOKENS, SHORT_ANSWER_TOKENS
+        from lightkv.demo.asking import LIST_ANSWER_TOKENS, SHORT_ANSWER_TOKENS
         from lightkv.demo.scenes import Question, score
 
         def judge(sample: Sample, answer: str) -> float:

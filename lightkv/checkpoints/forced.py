@@ -1,4 +1,4 @@
-"""Scores of given answers, by forced decoding."""
+"""How likely a model finds given answers, by forced decoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Forced(LogitsProcessor):
     family, and strategies that compress before the decoder allow no second pass.
 
     Args:
-        answers: token ids of each row's answer, none empty.
+        answers: token ids of each row's answer.
         pad: written behind shorter answers.
 
     Attributes:
@@ -34,29 +34,30 @@ class Forced(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores `[B, vocabulary]` in which only the next token of each answer is possible."""
-        likely = scores.float().log_softmax(-1)
+        ids = [
+            answer[self.step] if self.step < len(answer) else self.pad for answer in self.answers
+        ]
+        tokens = torch.tensor(ids, device=scores.device).unsqueeze(1)
+        likely = scores.float().log_softmax(-1).gather(1, tokens).squeeze(1).tolist()
         best = scores.argmax(-1).tolist()
-        out = torch.full_like(scores, -float("inf"))
         for row, answer in enumerate(self.answers):
-            token = answer[self.step] if self.step < len(answer) else self.pad
             if self.step < len(answer):
-                self.log_likelihoods[row].append(float(likely[row, token]))
-                self.greedy[row] &= best[row] == token
-            out[row, token] = 0.0
+                self.log_likelihoods[row].append(likely[row])
+                self.greedy[row] &= best[row] == ids[row]
         self.step += 1
-        return out
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0)
 
 
-def score_answers(
+def forced_answers(
     model: Any, inputs: Any, answers: Sequence[Sequence[int]], pad: int
-) -> list[tuple[float, bool]]:
-    """For each row the mean negative log-likelihood of its answer's tokens, and if it is greedy.
+) -> list[tuple[list[float], bool]]:
+    """For each row the log-likelihoods of its answer's tokens, and whether it is the greedy answer.
 
     Args:
         model: any model with `generate`, also inside a session: the prompt is then compressed, and
             the answer is scored on the compressed cache.
         inputs: a left-padded batch.
-        answers: token ids, one list a row.
+        answers: token ids, one list a row, not all of them empty.
         pad: id of the padding token.
     """
     forced = Forced(answers, pad)
@@ -68,11 +69,11 @@ def score_answers(
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,  # whatever the checkpoint says: it would bend the likelihoods
+            no_repeat_ngram_size=0,
             temperature=None,
             top_p=None,
             top_k=None,
             pad_token_id=pad,
             logits_processor=LogitsProcessorList([forced]),
         )
-    means = [-sum(found) / len(found) for found in forced.log_likelihoods]
-    return list(zip(means, forced.greedy, strict=True))
+    return list(zip(forced.log_likelihoods, forced.greedy, strict=True))
