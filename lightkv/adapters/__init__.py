@@ -25,6 +25,7 @@ from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
+from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.run.adapter import Adapter
 
@@ -46,6 +47,7 @@ FAMILIES = (
     LlavaOnevisionAdapter,
     Gemma3Adapter,
     Qwen3VLAdapter,
+    VipLlavaAdapter,
 )
 
 

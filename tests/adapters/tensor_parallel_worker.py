@@ -31,6 +31,7 @@ FAMILIES = {
     "LlavaOnevision": ("test_llava_onevision", "TestImages"),
     "LlavaNextVideo": ("test_llava_next_video", "TestVideos"),
     "VideoLlava": ("test_video_llava", "TestVideos"),
+    "VipLlava": ("test_vipllava", "TestVipLlava"),
     "InternVL": ("test_internvl", "TestInternVL"),
     "Qwen2VL": ("test_qwen_vl", "TestQwen2VL"),
     "Qwen25VL": ("test_qwen_vl", "TestQwen25VL"),

@@ -11,6 +11,8 @@ from test_llava_next_video import tiny as tiny_next_video
 from test_video_llava import PIXELS
 from test_video_llava import both as video_llava_inputs
 from test_video_llava import tiny as tiny_video_llava
+from test_vipllava import TestVipLlava as VipSuite
+from test_vipllava import tiny_vipllava
 from tiny import clip, tiny_llava, tiny_llava_next, tiny_qwen2_5_vl
 from transformers import (
     LlamaConfig,
@@ -125,6 +127,22 @@ def test_generate_encodes_once_and_beams_share_it(beams, monkeypatch):
     cells = [(0, p) for p in range(36)] * beams
     cells += [(i, p) for i in (1, 2) for p in range(36)] * beams
     check_everything(caught, model.model.vision_tower, inputs["pixel_values"], cells)
+
+
+def test_vipllava_sees_features_of_several_layers(monkeypatch):
+    model = tiny_vipllava()
+    inputs = VipSuite().make_inputs(model, MIXED)
+    images = inputs["pixel_values"].shape[0]
+    caught = seen(model, inputs, monkeypatch)
+    check_everything(
+        caught,
+        model.model.vision_tower,
+        inputs["pixel_values"],
+        [(i, p) for i in range(images) for p in range(36)],
+    )
+    hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True)
+    wanted = torch.cat([hidden.hidden_states[layer][:, 1:] for layer in (-2, -3, 2)], dim=-1)
+    torch.testing.assert_close(caught["features"], wanted.flatten(0, 1))
 
 
 def next_cells(size, first):

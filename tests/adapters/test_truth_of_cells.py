@@ -6,6 +6,7 @@ from test_gemma3 import tiny_gemma3
 from test_paligemma import TestPaliGemma as PaliGemmaSuite
 from test_paligemma import TestPaliGemma2 as PaliGemma2Suite
 from test_qwen3_vl import END, IMAGE, START, kinds, tiny_qwen3_vl
+from test_vipllava import tiny_vipllava
 from tiny import tiny_llava, tiny_qwen2_5_vl, tiny_qwen2_vl
 from transformers import Qwen2VLImageProcessor
 
@@ -14,6 +15,7 @@ from lightkv.adapters.families.llava import LlavaAdapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.adapters.hf.inputs import read_inputs
 
 MAKE_PALIGEMMA = PaliGemmaSuite().make_model
@@ -40,8 +42,9 @@ def one_view(adapter, model, ids, inputs):
         (LlavaAdapter(), tiny_llava),
         (PaliGemmaAdapter(), MAKE_PALIGEMMA),
         (PaliGemmaAdapter(), MAKE_PALIGEMMA_2),
+        (VipLlavaAdapter(), tiny_vipllava),
     ],
-    ids=["gemma3", "llava", "paligemma", "paligemma2"],
+    ids=["gemma3", "llava", "paligemma", "paligemma2", "vipllava"],
 )
 def test_squares(adapter, make, cell):
     model, (row, column) = make(), cell
