@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lightkv import Stage, VisionLayout
-from lightkv.core.contracts import Scorer, ScoreInput, StageContext
+from lightkv.core.contracts import ScoreInput, Scorer, StageContext
 from lightkv.core.errors import ConfigError
 from lightkv.functional import compress_stage
 from lightkv.strategies.components.top_k import TopK
