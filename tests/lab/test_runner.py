@@ -346,7 +346,7 @@ def test_ray_without_room_says_so(tmp_path, monkeypatch):
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(ray_runner, "PATIENCE", 5.0)
+            patch.setattr(ray_runner, "PATIENCE", 2.0)
             with pytest.raises(RunError, match=r"asks for 2 CPUs .*has 1, 1 of them free"):
                 ablate(GRID, out=tmp_path / "r.sqlite", ray="auto", threads=2)
         with Store.open(tmp_path / "r.sqlite") as store:
