@@ -32,8 +32,8 @@ from lightkv import VisionLayout
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
-from lightkv.core.stage.functional import prompt_index
 
 MARK = "<!-- STAGE -->"
 

@@ -15,7 +15,7 @@ import torch
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.stage.functional import prompt_index
+from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import Timer, run_stage
 

@@ -17,7 +17,7 @@ from memory import LiveBytes
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.stage.functional import prompt_index
+from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
 

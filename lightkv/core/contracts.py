@@ -25,7 +25,7 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, VisionLayout
 from lightkv.core.needs import Needs, check_needs
-from lightkv.core.prompt import PromptIndex, given_prompt, prompt_index
+from lightkv.core.prompt import PromptIndex, given_prompt
 from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.strict import Strict, is_whole, message_of
 
@@ -120,18 +120,13 @@ class EmbeddingsInput:
     last_vision: torch.Tensor
 
     @classmethod
-    def of(
-        cls, hidden_states: torch.Tensor, layout: VisionLayout, drafts: int = 0
-    ) -> EmbeddingsInput:
-        """Of `[B, N, D]` that lie as `layout` says; the last `drafts` positions are no prompt."""
+    def of(cls, hidden_states: torch.Tensor, layout: VisionLayout) -> EmbeddingsInput:
+        """Of `[B, N, D]` that lie as `layout` says; its drafts are no prompt."""
         device = hidden_states.device
         vision = layout.vision_mask(device)
         places = torch.arange(vision.shape[1], device=device)
         last = torch.where(vision, places, -1).amax(dim=1)
-        prompt = prompt_index(layout, device)
-        if drafts:
-            prompt = prompt.without_last(drafts)
-        return cls(hidden_states, vision, prompt, last)
+        return cls(hidden_states, vision, given_prompt(layout, device), last)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightkv import Stage, VisionLayout
 from lightkv.core import attention as module
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.prompt import PromptIndex
-from lightkv.core.stage.functional import prompt_index
+from lightkv.core.prompt import PromptIndex, prompt_index
 from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
 from lightkv.strategies.components.attention_scorers import (

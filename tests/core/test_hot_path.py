@@ -14,9 +14,8 @@ from lightkv.core.attention import QueryKeyView
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline
-from lightkv.core.prompt import PromptIndex
+from lightkv.core.prompt import PromptIndex, prompt_index
 from lightkv.core.run.engine import LAYOUT_CACHE, Engine
-from lightkv.core.stage.functional import prompt_index
 from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
 

@@ -18,8 +18,8 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.needs import Need
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.plugins import registry
+from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
-from lightkv.core.stage.functional import prompt_index
 from lightkv.testing.oracles import encoder_needs, on_cache
 
 NO_CUDA = not torch.cuda.is_available()

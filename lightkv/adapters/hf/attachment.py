@@ -40,10 +40,10 @@ from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.session_caches import SessionCaches
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
+from lightkv.core.prompt import prompt_index
 from lightkv.core.run.adapter import Attachment
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.report import HeldLayer
-from lightkv.core.stage.functional import prompt_index
 
 
 class HFAttachment(Attachment, NotCopyable):
@@ -358,7 +358,7 @@ class HFAttachment(Attachment, NotCopyable):
         if layout is not None:
             prefill = self._engine.begin(layout, self._drafts)
             prefill.vision = self._encoder.view(self._inputs, layout)
-            prefill.read_embeddings(hidden, self._drafts)
+            prefill.read_embeddings(hidden)
             if not self._adapter.keeps_positions(self._engine.pipeline.positions):
                 prefill.positions = self._positions(batch, queries, cache, hidden.device)
         else:
@@ -467,8 +467,7 @@ class HFAttachment(Attachment, NotCopyable):
         self, forward: ForwardPass, index: int, hidden: torch.Tensor, kwargs: Kwargs
     ) -> Kwargs | None:
         """Mask, rotary embeddings and position ids of a layer that compression touched."""
-        record = forward.record
-        if not forward.compressing and (record is None or not record.compressed[index]):
+        if not forward.touched(index):
             return None
         out = dict(kwargs)
         # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.

@@ -90,6 +90,10 @@ class ForwardPass:
         """Whether a stage of this pass has removed tokens already."""
         return self.prefill is not None and self.prefill.kept is not None
 
+    def touched(self, layer: int) -> bool:
+        """Whether a layer sees other tokens than without compression, in this pass or in its cache."""
+        return self.compressing or (self.record is not None and self.record.compressed[layer])
+
     def note_entries(self, layer: int, entries: int) -> None:
         """Put the new entries of a layer on the record, before the layer runs."""
         record, prefill = self.record, self.prefill

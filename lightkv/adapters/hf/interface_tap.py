@@ -19,7 +19,7 @@ from lightkv.adapters.hf.masks import LayerMasks
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.heads import HeadGroup
 from lightkv.core.needs import Source, needs_from
-from lightkv.core.stage.functional import prompt_index
+from lightkv.core.prompt import prompt_index
 
 NAME = "lightkv_tap"
 

@@ -269,8 +269,7 @@ class RemoteAttachment(HFAttachment):
     def _layer_arguments(
         self, forward: ForwardPass, index: int, hidden: torch.Tensor, kwargs: Kwargs
     ) -> Kwargs | None:
-        record = forward.record
-        if not forward.compressing and (record is None or not record.compressed[index]):
+        if not forward.touched(index):
             return None
         out = dict(kwargs)
         given = kwargs.get("attention_mask")

@@ -85,7 +85,7 @@ class Engine:
     def begin(self, layout: VisionLayout, drafts: int = 0) -> Prefill:
         """Start a forward pass whose vision tokens lie as `layout` says.
 
-        The last `drafts` positions are guesses; see `Prefill.read_embeddings`.
+        The last `drafts` positions are guesses (assisted decoding) and no part of the prompt.
         """
         prefill = Prefill(
             self.pipeline,

@@ -75,11 +75,8 @@ class Prefill:
     def __post_init__(self) -> None:
         self.first_layout = self.layout
 
-    def read_embeddings(self, hidden_states: torch.Tensor, drafts: int = 0) -> None:
-        """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it.
-
-        The last `drafts` positions are guesses (assisted decoding) and no part of the prompt.
-        """
+    def read_embeddings(self, hidden_states: torch.Tensor) -> None:
+        """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it."""
         scorers = {
             placed.number: placed.stage.scorer
             for placed in self.pipeline.stages
@@ -88,7 +85,7 @@ class Prefill:
         if not scorers:
             return
         with torch.no_grad(), exact():
-            given = EmbeddingsInput.of(hidden_states, self.layout, drafts)
+            given = EmbeddingsInput.of(hidden_states, self.layout)
             made: list[tuple[Scorer, torch.Tensor | None]] = []
             for number, scorer in scorers.items():
                 # Stages mostly share one scorer, whose start is the same for all of them.

@@ -16,8 +16,6 @@ from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.stage import Readings, Stage, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
 
-__all__ = ["compress_stage", "prompt_index"]
-
 
 def compress_stage(
     hidden_states: torch.Tensor,
