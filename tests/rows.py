@@ -32,6 +32,19 @@ def left_padded(rows):
     return {"input_ids": ids, "attention_mask": mask.long()}
 
 
+def picture_rows(model, prompts, block, side):
+    """Left-padded prompts whose images are `block` ids each, with random pixels of `side` squares."""
+    rows, pixels = [], []
+    for prompt in prompts:
+        ids, generator = row_ids(prompt, [block] * prompt.images, apart=False)
+        rows.append(ids)
+        pixels.append(torch.randn(prompt.images, 3, side, side, generator=generator))
+    inputs = left_padded(rows)
+    if sum(prompt.images for prompt in prompts):
+        inputs["pixel_values"] = torch.cat(pixels).to(model.dtype)
+    return inputs
+
+
 def video_rows(model, prompts, block, frames, side):
     """Left-padded prompts whose videos are `block` ids each, with random frames of `side` pixels."""
     rows, pixels = [], []

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rows import left_padded, row_ids
+from rows import picture_rows
 from tiny import tiny_llava
 
 import lightkv
@@ -16,11 +16,6 @@ IMAGE, SIDE = 5, 6
 SCHEDULE = list(AdapterSuite.schedule)
 
 
-def row_of(prompt):
-    ids, generator = row_ids(prompt, [[IMAGE] * SIDE * SIDE] * prompt.images, apart=False)
-    return ids, torch.randn(prompt.images, 3, 48, 48, generator=generator)
-
-
 class TestLlava(AdapterSuite):
     class_token = True
 
@@ -28,11 +23,7 @@ class TestLlava(AdapterSuite):
         return tiny_llava(attn_implementation, dtype)
 
     def make_inputs(self, model, prompts):
-        rows, pixels = zip(*(row_of(prompt) for prompt in prompts), strict=True)
-        inputs = left_padded(rows)
-        if sum(prompt.images for prompt in prompts):
-            inputs["pixel_values"] = torch.cat(pixels).to(model.dtype)
-        return inputs
+        return picture_rows(model, prompts, [IMAGE] * SIDE * SIDE, 48)
 
 
 def inputs_of(model, *prompts):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rows import left_padded, row_ids
+from rows import picture_rows
 from tiny import TEXT, clip
 from transformers import (
     LlamaConfig,
@@ -31,11 +31,6 @@ def tiny_vipllava(attn_implementation="sdpa", dtype=torch.float32, vision=None):
     return VipLlavaForConditionalGeneration(config).to(dtype).eval()
 
 
-def row_of(prompt):
-    ids, generator = row_ids(prompt, [[IMAGE] * SIDE * SIDE] * prompt.images, apart=False)
-    return ids, torch.randn(prompt.images, 3, 48, 48, generator=generator)
-
-
 class TestVipLlava(AdapterSuite):
     class_token = True
 
@@ -43,11 +38,7 @@ class TestVipLlava(AdapterSuite):
         return tiny_vipllava(attn_implementation, dtype)
 
     def make_inputs(self, model, prompts):
-        rows, pixels = zip(*(row_of(prompt) for prompt in prompts), strict=True)
-        inputs = left_padded(rows)
-        if sum(prompt.images for prompt in prompts):
-            inputs["pixel_values"] = torch.cat(pixels).to(model.dtype)
-        return inputs
+        return picture_rows(model, prompts, [IMAGE] * SIDE * SIDE, 48)
 
 
 def test_the_tiny_model_has_features_of_several_layers():
