@@ -232,27 +232,34 @@ def _walk(
     pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout
 ) -> tuple[list[_Layer], Flops]:
     """What each layer sees and stores, and the FLOPs of all stages."""
-    layers, text, flops = [], layout.text_counts[0], Flops()
+    layers, flops = [], Flops()
+    here: tuple[_Layer, Flops] | None = None
     for layer in range(shape.num_layers):
-        length = layout.length - layout.pads[0]
         if layer in pipeline.between:
             (step,) = pipeline.between[layer].planned(layout)
             if step.plan.removes:
-                flops += step.stage.flops(shape.stage_sizes(step.plan, length, 0))
-                layout = step.after()
                 length = layout.length - layout.pads[0]
-        seen = layout.vision_counts[0]
-        if pipeline.on_cache is None:
-            layers.append(_Layer(seen, seen, length))
-            continue
-        rounds = list(pipeline.on_cache.planned(layout))
-        left = rounds[-1].after()
-        entries = left.length - left.pads[0]
-        alone = not pipeline.counts_text
-        vision = entries - text if alone else round(seen * entries / length)
-        layers.append(_Layer(seen, vision, entries))
-        flops += cache_flops([(r.stage, r.plan) for r in rounds], shape, length, 0)
+                flops += step.stage.flops(shape.stage_sizes(step.plan, length, 0))
+                layout, here = step.after(), None
+        if here is None:  # layers between two stages see, and store, the same
+            here = _layer(pipeline, shape, layout)
+        layers.append(here[0])
+        flops += here[1]
     return layers, flops
+
+
+def _layer(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout) -> tuple[_Layer, Flops]:
+    """What a layer that sees `layout` stores, and the FLOPs of a stage on its cache."""
+    seen, length = layout.vision_counts[0], layout.length - layout.pads[0]
+    if pipeline.on_cache is None:
+        return _Layer(seen, seen, length), Flops()
+    rounds = list(pipeline.on_cache.planned(layout))
+    left = rounds[-1].after()
+    entries = left.length - left.pads[0]
+    text = layout.text_counts[0]
+    vision = round(seen * entries / length) if pipeline.counts_text else entries - text
+    flops = cache_flops([(r.stage, r.plan) for r in rounds], shape, length, 0)
+    return _Layer(seen, vision, entries), flops
 
 
 def _cost(
