@@ -7,13 +7,13 @@ stands here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lightkv.core.errors import ModelError
 
 CLIP_RENAMES = {r"^(model\.)?vision_tower\.(?!vision_model\.)": "vision_tower.vision_model."}
-"""Checkpoints that transformers 5 saves leave a part out that vLLM's tower expects."""
+"""Regular expression → name. Checkpoints that transformers 5 saves leave a part out that vLLM wants."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class ServedFamily:
         name: of the adapter that serves the same family in transformers.
         model_type: of its config in transformers.
         architecture: what its checkpoints name, and vLLM's own class is registered under.
+        model: name that our class has (`models.py`), and is registered under.
         geometry: modality → how the grid of such a picture is found (`pictures.GEOMETRIES`).
-        renames: regular expression → replacement, of weights' names before vLLM's own mapping.
         decoder: path from vLLM's model to the module with `layers`.
         deep_layers: field of the vision config that lists features added behind the first decoder
             layers; nothing is compressed before the last of them.
@@ -34,15 +34,10 @@ class ServedFamily:
     name: str
     model_type: str
     architecture: str
+    model: str
     geometry: Mapping[str, str]
-    renames: Mapping[str, str] = field(default_factory=dict)
     decoder: str = "language_model.model"
     deep_layers: str | None = None
-
-    @property
-    def model(self) -> str:
-        """Name that our model class has, and is registered under."""
-        return f"LightKV{self.architecture}"
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -62,26 +57,37 @@ FAMILIES = (
         "llava",
         "llava",
         "LlavaForConditionalGeneration",
+        "LightKVLlava",
         {"image": "square"},
-        renames=CLIP_RENAMES,
     ),
     ServedFamily(
         "llava_next",
         "llava_next",
         "LlavaNextForConditionalGeneration",
+        "LightKVLlavaNext",
         {"image": "any_resolution"},
-        renames=CLIP_RENAMES,
     ),
-    ServedFamily("qwen_vl", "qwen2_vl", "Qwen2VLForConditionalGeneration", _GRIDS),
-    ServedFamily("qwen_vl", "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", _GRIDS),
+    ServedFamily(
+        "qwen_vl", "qwen2_vl", "Qwen2VLForConditionalGeneration", "LightKVQwen2VL", _GRIDS
+    ),
+    ServedFamily(
+        "qwen_vl", "qwen2_5_vl", "Qwen2_5_VLForConditionalGeneration", "LightKVQwen25VL", _GRIDS
+    ),
     ServedFamily(
         "qwen3_vl",
         "qwen3_vl",
         "Qwen3VLForConditionalGeneration",
+        "LightKVQwen3VL",
         _GRIDS,
         deep_layers="deepstack_visual_indexes",
     ),
-    ServedFamily("internvl", "internvl", "InternVLForConditionalGeneration", {"image": "tiles"}),
+    ServedFamily(
+        "internvl",
+        "internvl",
+        "InternVLForConditionalGeneration",
+        "LightKVInternVL",
+        {"image": "tiles"},
+    ),
 )
 
 

@@ -23,11 +23,11 @@ from lightkv.adapters.hf.inputs import host_rows
 from lightkv.adapters.pictures.placing import Picture, Pictures, layout_of, runs
 from lightkv.adapters.pictures.tiles import arrangement, cut_picture
 from lightkv.core.errors import LayoutError, ModelError
-from lightkv.core.layout import VisionLayout
+from lightkv.core.layout import SampleLayout, VisionLayout
 from lightkv.integrations.vllm.families import family_of
 
-REMEMBERED = 4096
-"""Identifiers whose geometry is kept, and geometries whose pictures are kept."""
+REMEMBERED = 1024
+"""Identifiers, geometries and prompts that are kept; a prompt of 1,000 vision tokens takes 20 kB."""
 
 Key = tuple[Any, ...]
 """Name of a geometry and its whole numbers: the same key, the same picture."""
@@ -95,6 +95,7 @@ class PictureReader:
         self.family = family_of(config)
         self._keys: OrderedDict[str, Key] = OrderedDict()
         self._pictures: OrderedDict[Key, Picture] = OrderedDict()
+        self._samples: OrderedDict[tuple[Span, ...], SampleLayout] = OrderedDict()
         self._lock = threading.Lock()
 
     def spans(self, features: Sequence[Feature]) -> tuple[Span, ...]:
@@ -107,23 +108,19 @@ class PictureReader:
         found = [self._span(feature) for feature in features]
         return tuple(sorted(found, key=lambda span: span.runs))
 
-    def layout(self, spans: Sequence[Span], length: int, copies: int = 1) -> VisionLayout:
-        """The layout of a prompt.
+    def sample(self, spans: tuple[Span, ...]) -> SampleLayout:
+        """Where the vision tokens of a prompt lie and what they show, whatever stands behind them."""
+        return self._once(self._samples, spans, lambda: self._layout(spans).samples[0])
 
-        Args:
-            spans: its pictures, in its order.
-            length: N, positions of the prompt.
-            copies: rows of the layout, all alike.
-        """
-        kinds = []
+    def _layout(self, spans: tuple[Span, ...]) -> VisionLayout:
+        kinds, length = [], max(span.end for span in spans)
         for modality in dict.fromkeys(span.modality for span in spans):
             own = [span for span in spans if span.modality == modality]
             here = np.zeros((1, length), dtype=np.bool_)
             for start, end in (run for span in own for run in span.runs):
                 here[0, start:end] = True
             kinds.append(Pictures(modality, here, [self.picture(span.key) for span in own]))
-        one = layout_of(kinds, length, (0,))
-        return one if copies == 1 else VisionLayout(length, one.samples * copies)
+        return layout_of(kinds, length, (0,))
 
     def picture(self, key: Key) -> Picture:
         """The picture of a geometry."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,8 +25,8 @@ KNOWN = 1024
 LAYOUTS = 256
 """Layouts kept for the device: with their index tables, some 50 kB for 1,000 tokens."""
 
-Spans = tuple[tuple[int, Hashable], ...]
-"""(first position, geometry) of each picture of a prompt."""
+Spans = tuple[Hashable, ...]
+"""Places and geometry of each picture of a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,8 +192,3 @@ def _unservable(pipeline: Pipeline, stage: Any, site: str) -> tuple[str, str] | 
             'add "proportional": false to the options',
         )
     return None
-
-
-def spans_of(pictures: Sequence[tuple[int, Hashable, Any]]) -> Spans:
-    """The key of pictures `(first position, geometry, …)`."""
-    return tuple((start, key) for start, key, *_ in pictures)
