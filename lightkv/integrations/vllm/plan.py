@@ -25,8 +25,8 @@ KNOWN = 1024
 LAYOUTS = 256
 """Layouts kept for the device: with their index tables, some 50 kB for 1,000 tokens."""
 
-Spans = tuple[tuple[int, Hashable], ...]
-"""(first position, geometry) of each picture of a prompt."""
+Spans = tuple[Hashable, ...]
+"""Places and geometry of each picture of a prompt."""
 
 
 @dataclass(frozen=True, eq=False)

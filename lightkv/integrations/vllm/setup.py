@@ -6,6 +6,7 @@ from typing import Any
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.integrations.vllm.families import family_of
 from lightkv.integrations.vllm.options import KEY, Options, read_options
 from lightkv.integrations.vllm.plan import ServingPlan, check_pipeline
 
@@ -32,9 +33,12 @@ def plan_of(vllm_config: Any) -> ServingPlan:
 
     Raises:
         ConfigError: options that cannot work on this decoder or in this engine.
+        ModelError: a model that is not mapped.
     """
     options = options_of(vllm_config)
-    layers = vllm_config.model_config.hf_text_config.num_hidden_layers
-    pipeline = Pipeline.build(options.pipeline, layers, **options.changes)
+    model = vllm_config.model_config
+    layers = model.hf_text_config.num_hidden_layers
+    first = family_of(model.hf_config).min_layer(model.hf_config)
+    pipeline = Pipeline.build(options.pipeline, layers, min_layer=first, **options.changes)
     check_pipeline(pipeline, f"additional_config.{KEY}.pipeline")
     return ServingPlan(pipeline, vllm_config.cache_config.block_size)
