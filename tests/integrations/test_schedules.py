@@ -15,7 +15,7 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.integrations.vllm.blocks import count_blocks, segments_of
 from lightkv.integrations.vllm.groups import group_layers
-from lightkv.integrations.vllm.serving import serving_pipeline
+from lightkv.integrations.vllm.schedules import serving_pipeline
 
 STAGES = [{"after_layer": 5, "ratio": 0.5}, {"after_layer": 8, "ratio": 0.25}]
 SEARCHED = ["lightkv", "tome", "lightkv-plus", "random"]
