@@ -14,6 +14,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.integrations.vllm.blocks import count_blocks, segment_tokens, segments_of
 from lightkv.integrations.vllm.groups import group_layers
+from lightkv.integrations.vllm.plan import ServingPlan
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
@@ -115,6 +116,17 @@ def test_tokens_are_those_that_the_layers_cache(data, preset, retention, grid, t
     found = count_blocks(pipeline, shape, layout, block_size=1)
     empty = sum(g.padding * held[g.segment] for g in found.compressed.grouping.groups)
     assert found.compressed.kv_bytes == counted.kv_bytes + empty * shape.kv_bytes_per_token
+
+
+@pytest.mark.parametrize("preset", ["lightkv", "lightkv-plus", "fastv", "tome", "pyramiddrop"])
+@pytest.mark.parametrize("text", [0, 1, 10])
+def test_tokens_are_those_that_the_scheduler_gives_blocks_for(preset, text):
+    pipeline = Pipeline.build(preset, 12, retention=0.469)
+    layout = prompt_layout([ViewSize((1, 12, 12)), ViewSize((1, 9, 16), newline=True)], text)
+    spans = ((0, "one"), (144, "other"))
+    entry = ServingPlan(pipeline, 16).entry(spans, layout.samples[0], layout.length)
+    held = segment_tokens(pipeline, layout)
+    assert held == tuple(entry.tokens(number, layout.length) for number in range(len(held)))
 
 
 def test_several_pictures_and_a_view_too_small_for_its_windows():
