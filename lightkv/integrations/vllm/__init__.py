@@ -6,8 +6,16 @@ before vLLM asks.
 
 from __future__ import annotations
 
-__all__ = ["register"]
+from lightkv.integrations.vllm.engine_args import engine_args
+
+__all__ = ["engine_args", "register"]
 
 
 def register() -> None:
     """Tell vLLM of the model classes that compress, under names of their own."""
+    from vllm import ModelRegistry
+
+    from lightkv.integrations.vllm.engine_args import CLASSES
+
+    for name in CLASSES.values():
+        ModelRegistry.register_model(name, f"lightkv.integrations.vllm.models:{name}")

@@ -1,0 +1,76 @@
+"""What a model that compresses holds: its plan, the pipeline on its decoder, the step that runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightkv.adapters.hf.family import decoder_shape
+from lightkv.core.run.engine import Engine
+from lightkv.integrations.vllm.attention import Steps, segment_backend
+from lightkv.integrations.vllm.cache import SegmentSpec
+from lightkv.integrations.vllm.decoder import Pass, attention_of, decoded
+from lightkv.integrations.vllm.heads import head_group
+from lightkv.integrations.vllm.requests import Requests
+from lightkv.integrations.vllm.setup import plan_of
+
+
+class Serving:
+    """lightkv on one model of an engine.
+
+    Args:
+        vllm_config: the engine's.
+        decoder: the module with `layers` and `norm`.
+    """
+
+    def __init__(self, vllm_config: Any, decoder: nn.Module) -> None:
+        self.plan = plan_of(vllm_config)
+        self.requests = Requests(vllm_config, self.plan)
+        self.steps = Steps()
+        self.decoder: Any = decoder
+        self.layers: dict[str, int] = {}
+        shape = decoder_shape(vllm_config.model_config.hf_text_config)
+        self.engine = Engine(self.plan.pipeline, shape, heads=head_group())
+        if self.plan.cuts:
+            self._attach()
+
+    def _attach(self) -> None:
+        """Give each attention layer the backend of its segment."""
+        backends: dict[Any, Any] = {}
+        for index, layer in enumerate(self.decoder.layers):
+            attention = attention_of(layer)
+            underlying = attention.attn_backend
+            if underlying not in backends:
+                backends[underlying] = segment_backend(underlying, self.steps)
+            attention.attn_backend = backends[underlying]
+            self.layers[attention.layer_name] = self.plan.segment(index)
+
+    def specs(self, specs: dict[str, Any]) -> dict[str, Any]:
+        """KV cache specs of all layers, those of the decoder as segments."""
+        return {
+            name: SegmentSpec.of(spec, self.layers[name], self.plan.digest)
+            if name in self.layers
+            else spec
+            for name, spec in specs.items()
+        }
+
+    @property
+    def compresses(self) -> bool:
+        """Whether the step that runs compresses."""
+        step = self.steps.current
+        return step is not None and bool(step.compressing)
+
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The decoder for the step that runs: `[T, D]` → `[T, D]`.
+
+        Args:
+            hidden_states: what enters the first layer, padding at the end.
+            positions: `[T]`, or `[A, T]` where there are several rotary axes.
+        """
+        step = self.steps.current
+        assert step is not None
+        total, rows = step.total, len(hidden_states)
+        run = Pass(self.plan, self.engine, step, hidden_states[:total], positions[..., :total])
+        return decoded(run, self.decoder, rows)

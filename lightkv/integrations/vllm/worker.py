@@ -1,0 +1,98 @@
+"""The worker: KV caches by segment and, on the first model runner, a runner that follows the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.config import CUDAGraphMode
+from vllm.forward_context import get_forward_context
+from vllm.platforms import current_platform
+
+from lightkv.integrations.vllm.cache import SegmentSpec
+from lightkv.integrations.vllm.serving import Serving
+from lightkv.integrations.vllm.step import Row, Step
+
+Base: Any
+BaseRunner: Any
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner as BaseRunner
+    from vllm.v1.worker.cpu_worker import CPUWorker as Base
+else:
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as BaseRunner
+    from vllm.v1.worker.gpu_worker import Worker as Base
+
+
+class Runner(BaseRunner):  # type: ignore[misc, valid-type]
+    """The model runner, which tells the attention of each segment what it holds."""
+
+    @property
+    def serving(self) -> Serving:
+        """lightkv on this runner's model."""
+        return self.get_model().lightkv  # type: ignore[no-any-return]
+
+    def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
+        prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
+        serving, batch = self.serving, self.input_batch
+        serving.requests.forget(scheduler_output.finished_req_ids)
+        rows = []
+        computed = batch.num_computed_tokens_cpu[: batch.num_reqs].tolist()
+        for request_id, before, count in zip(
+            batch.req_ids, computed, num_scheduled_tokens.tolist(), strict=True
+        ):
+            state = self.requests[request_id]
+            entry = serving.requests.entry(request_id, state.mm_features, state.num_prompt_tokens)
+            rows.append(Row(before, count, entry))
+        if any(row.entry is not None for row in rows):
+            serving.steps.current = Step(rows, serving.plan.segments)
+        return prepared
+
+    def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> Any:
+        by_group, by_layer = super()._get_slot_mappings(*args, **kwargs)
+        step = self.serving.steps.current if self.model is not None else None
+        if step is None or by_group is None:
+            return by_group, by_layer
+        for number, group in enumerate(self.kv_cache_config.kv_cache_groups):
+            spec = group.kv_cache_spec
+            if not isinstance(spec, SegmentSpec):
+                continue
+            table = self.input_batch.block_table[number]
+            slots = by_group[number]
+            if spec.segment:
+                made = step.slots(spec.segment, table.get_numpy_array(), table.block_size)
+                # In place: captured graphs read the group's own buffer.
+                slots[: len(made)].copy_(torch.from_numpy(made), non_blocking=True)
+            if step.compressing:
+                slots = slots[: int(step.new(spec.segment).sum())]
+            by_group[number] = slots
+            for name in group.layer_names:
+                by_layer[name] = slots
+        return by_group, by_layer
+
+    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.serving.compresses:
+            # Shapes of this step are those of its survivors: neither compiled nor captured.
+            context = get_forward_context()
+            context.skip_compiled = True
+            context.cudagraph_runtime_mode = CUDAGraphMode.NONE
+        return super()._model_forward(*args, **kwargs)
+
+    def execute_model(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().execute_model(*args, **kwargs)
+        finally:
+            self.serving.steps.current = None
+
+
+class Worker(Base):  # type: ignore[misc, valid-type]
+    """The worker: what `--worker-cls` names."""
+
+    def init_device(self) -> None:
+        super().init_device()
+        if not self.use_v2_model_runner:
+            self.model_runner = None
+            self.model_runner = Runner(self.vllm_config, self.device)
+
+    def get_kv_cache_spec(self) -> dict[str, Any]:
+        serving: Serving = self.model_runner.get_model().lightkv
+        return serving.specs(super().get_kv_cache_spec())
