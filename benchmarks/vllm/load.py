@@ -15,8 +15,10 @@ from typing import Any
 
 from server import Server, Watch
 
-TEXT_TOKENS = 16
-"""Random words of each prompt."""
+WORDS = 16
+"""Random words asked for; one less comes, as the tokenizer's `<bos>` is counted."""
+PROMPT_TEXT = WORDS - 1 + 4
+"""Tokens of a prompt beside its picture: the words, and those of the dummy model's chat template."""
 
 
 class LoadError(RuntimeError):
@@ -78,7 +80,7 @@ def put_load(
         "model": server.model,
         "dataset-name": "random-mm",
         "num-prompts": requests,
-        "random-input-len": TEXT_TOKENS,
+        "random-input-len": WORDS,
         "random-output-len": new_tokens,
         "random-mm-base-items-per-request": 1,
         "random-mm-limit-mm-per-prompt": '{"image": 1}',
@@ -93,7 +95,9 @@ def put_load(
     with Watch(server) as watch:
         told = _bench_serve(options)
     if told["completed"] != requests:
-        raise LoadError(f"{requests - told['completed']} of {requests} failed:\n{server.log()[-4000:]}")
+        raise LoadError(
+            f"{requests - told['completed']} of {requests} failed:\n{server.log()[-4000:]}"
+        )
     during = server.metrics()
     during.subtract(before)
     return Load(

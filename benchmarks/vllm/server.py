@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import signal
@@ -22,7 +24,6 @@ from typing import Any
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
 }
@@ -34,6 +35,21 @@ _RUNNING = "vllm:num_requests_running"
 
 class ServerError(RuntimeError):
     """The server did not start, or ended; the message holds the end of its log."""
+
+
+def serve_flags(arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments of `LLM(…)` as flags of `vllm serve`; the model is no flag."""
+    flags = []
+    for name, value in arguments.items():
+        flag = name.replace("_", "-")
+        if name == "model":
+            continue
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            text = json.dumps(value) if isinstance(value, Mapping) else str(value)
+            flags += [f"--{flag}", text]
+    return flags
 
 
 class Server:
@@ -57,8 +73,9 @@ class Server:
         self.port = _free_port()
         self._flags = list(flags)
         self._environment = {**os.environ, **ENVIRONMENT, **(environment or {})}
-        # The engine of a server always has a process of its own.
-        self._environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+        # The engine of a server always has a process of its own, and flags say how much it caches.
+        for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_CPU_KVCACHE_SPACE"):
+            self._environment.pop(name, None)
         self._patience = patience
         self._folder = tempfile.TemporaryDirectory(prefix="vllm-serve-")
         self._log = Path(self._folder.name, "log")
@@ -122,14 +139,10 @@ class Server:
         """End it and its engine, and forget its log."""
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(20)
-            except subprocess.TimeoutExpired:
-                pass
-            try:  # whatever is left of its group, the engine above all
+            with contextlib.suppress(ProcessLookupError):  # what is left of its group: the engine
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait()
         self._folder.cleanup()
 
