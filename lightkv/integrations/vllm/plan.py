@@ -62,13 +62,11 @@ class ServingPlan:
 
     Args:
         pipeline: built for the decoder's depth.
-        page: tokens of a block of the KV cache; a part of the digest.
     """
 
-    def __init__(self, pipeline: Pipeline, page: int) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.cuts = tuple(sorted(pipeline.between))
-        self.page = page
         self._entries: OrderedDict[Hashable, tuple[SampleLayout, tuple[int, ...]]] = OrderedDict()
         self._layouts: OrderedDict[Hashable, VisionLayout] = OrderedDict()
 
@@ -90,7 +88,7 @@ class ServingPlan:
     @cached_property
     def digest(self) -> str:
         """Equal digests mean equal counts for every request."""
-        facts = lightkv.__version__, self.page, self.pipeline.num_layers, self.pipeline.to_yaml()
+        facts = lightkv.__version__, self.pipeline.num_layers, self.pipeline.to_yaml()
         return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
     @cached_property
