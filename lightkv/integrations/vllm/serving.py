@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from lightkv.adapters.hf.family import decoder_shape
+from lightkv.core.errors import ModelError
 from lightkv.core.run.engine import Engine
 from lightkv.integrations.vllm.attention import Steps, segment_backend
 from lightkv.integrations.vllm.cache import SegmentSpec
@@ -49,13 +51,25 @@ class Serving:
             self.layers[attention.layer_name] = self.plan.segment(index)
 
     def specs(self, specs: dict[str, Any]) -> dict[str, Any]:
-        """KV cache specs of all layers, those of the decoder as segments."""
+        """KV cache specs of all layers, those of the decoder as segments.
+
+        Raises:
+            ModelError: a layer whose cache is not that of plain full attention.
+        """
         return {
-            name: SegmentSpec.of(spec, self.layers[name], self.plan.digest)
-            if name in self.layers
-            else spec
+            name: self._of_segment(name, spec) if name in self.layers else spec
             for name, spec in specs.items()
         }
+
+    def _of_segment(self, name: str, spec: Any) -> SegmentSpec:
+        if type(spec) is not FullAttentionSpec or spec.sliding_window is not None:
+            raise ModelError(
+                f"layer {name} has a cache of the kind {type(spec).__name__}, and only full attention "
+                "can be shortened",
+                field="model",
+                remedy="serve a model whose decoder layers all attend to the whole prompt",
+            )
+        return SegmentSpec.of(spec, self.layers[name], self.plan.digest)
 
     @property
     def compresses(self) -> bool:
