@@ -18,6 +18,13 @@ class Compressing:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         self.lightkv = Serving(vllm_config, self.language_model.model)  # type: ignore[attr-defined]
 
+    @staticmethod
+    def get_model_state_cls() -> type[Any]:
+        """What the second model runner works with; the first never asks."""
+        from lightkv.integrations.vllm.model_state import SegmentModelState
+
+        return SegmentModelState
+
     def forward(
         self,
         input_ids: torch.Tensor | None,
