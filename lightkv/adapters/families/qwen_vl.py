@@ -37,8 +37,11 @@ class QwenVLAdapter(HFAdapter):
 
 def grids(config: Any, inputs: ModelInputs, modality: str) -> list[Picture]:
     """Pictures of grids `[n, 3]` (frames, rows, columns) of patches, some of which are merged."""
+    return [merged_grid(config, grid) for grid in inputs.sizes(modality, f"{modality}_grid_thw")]
+
+
+def merged_grid(config: Any, grid: tuple[int, ...]) -> Picture:
+    """The picture of `grid` (frames, rows, columns) patches before some of them are merged."""
     merge = config.vision_config.spatial_merge_size
-    return [
-        Picture((PictureView.plain(frames, rows // merge, columns // merge),))
-        for frames, rows, columns in inputs.sizes(modality, f"{modality}_grid_thw")
-    ]
+    frames, rows, columns = grid
+    return Picture((PictureView.plain(frames, rows // merge, columns // merge),))

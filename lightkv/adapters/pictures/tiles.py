@@ -70,12 +70,21 @@ def tiled_pictures(here: Placeholders, pixels: torch.Tensor, per_tile: int) -> l
 
 def tiled_picture(tiles: torch.Tensor, per_tile: int) -> Picture:
     """One picture of tiles `[n, C, S, S]`, the last a thumbnail if n > 1."""
+    return cut_picture(arrangement(tiles[:-1], tiles[-1]) if len(tiles) > 1 else None, per_tile)
+
+
+def cut_picture(cut: tuple[int, ...] | None, per_tile: int) -> Picture:
+    """A picture of tiles of `per_tile` tokens.
+
+    Args:
+        cut: rows and columns of tiles before the thumbnail; None for a single tile without one.
+        per_tile: tokens of a tile, a square number.
+    """
     side = round(per_tile**0.5)
     whole = PictureView.plain(1, side, side)
-    count = tiles.shape[0]
-    if count <= 1:
+    if cut is None:
         return Picture((whole,))
-    rows, columns = arrangement(tiles[:-1], tiles[-1])
+    rows, columns = cut
     return Picture((PictureView.mosaic(rows, columns, side), whole))
 
 

@@ -14,6 +14,7 @@ from lightkv.checkpoints.describe import describe
 from lightkv.checkpoints.published import TEXT_TOKENS
 from lightkv.cli.options import Json, Retention, refuse
 from lightkv.cli.output import bytes_text, console, flops_text, print_json, table
+from lightkv.cli.plan.blocks import BLOCK_SIZE, blocks_data, blocks_of, check_engine, show_blocks
 from lightkv.cli.plan.options import build_pipeline, choose_views, published_stages
 from lightkv.cli.plan.points import RANGE, retentions_of
 from lightkv.cli.plan.sweep import sweep_command
@@ -64,6 +65,16 @@ def plan(
             "--trace", help="Run the real class on the meta device too, and compare what it did."
         ),
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="vllm: the blocks that a request takes there, and its schedule there."),
+    ] = None,
+    block_size: Annotated[
+        int | None, typer.Option(help=f"Tokens of a block of the engine [{BLOCK_SIZE}].")
+    ] = None,
+    kv_gib: Annotated[
+        float | None, typer.Option(help="Size of the engine's KV cache: count requests in it.")
+    ] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Count a range of retentions.")] = False,
     sweep_range: Annotated[
         str | None, typer.Option("--range", help=f"START:STOP:STEP of the sweep [{RANGE}].")
@@ -78,6 +89,7 @@ def plan(
     check_least("--dtype-bytes", dtype_bytes)
     stages = {"--retention": retention, "--layers": layers, "--windows": windows}
     stages["--ratios"] = ratios
+    block_size = check_engine(engine, block_size, kv_gib)
     described = describe(model)
     shape = replace(described.shape, bytes_per_value=dtype_bytes)
     described = replace(described, shape=shape)
@@ -85,6 +97,7 @@ def plan(
     layout = prompt_layout(views, TEXT_TOKENS if text_tokens is None else text_tokens)
     if sweep:
         fixed = {**stages, "--published": published or None, "--trace": trace or None}
+        fixed["--engine"] = engine
         refuse(fixed, "a sweep solves a schedule for each retention", beside="--sweep")
         points = retentions_of(RANGE if sweep_range is None else sweep_range)
         sweep_command(described, layout, strategy, points, new_tokens, plot, json)
@@ -102,13 +115,22 @@ def plan(
         windows,
         ratios,
         min_layer=described.min_layer,
+        block_size=block_size,
     )
     savings = count_savings(pipeline, shape, layout, new_tokens)
     compared = compare(described, pipeline, layout) if trace else None
+    blocks = None
+    if block_size is not None:
+        blocks = blocks_of(pipeline, shape, layout, block_size, new_tokens)
     if json:
-        print_json(_data(model, pipeline, views, dtype_bytes, savings, compared))
+        data = _data(model, pipeline, views, dtype_bytes, savings, compared)
+        if blocks is not None:
+            data["engine"] = blocks_data(blocks, kv_gib)
+        print_json(data)
         return
     _show(model, pipeline, views, dtype_bytes, savings)
+    if blocks is not None:
+        show_blocks(blocks, kv_gib)
     if published and described.published is not None:
         console().print(f"Schedule: {described.published.source}.", style="dim")
     if compared is not None:

@@ -10,6 +10,7 @@ from lightkv.cli.options import refuse
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.errors import ConfigError, check_least
 from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
+from lightkv.integrations.vllm.schedules import serving_pipeline
 
 N = TypeVar("N", int, float)
 
@@ -67,8 +68,11 @@ def build_pipeline(
     ratios: str | None = None,
     *,
     min_layer: int = 0,
+    block_size: int | None = None,
 ) -> Pipeline:
     """The strategy with a solved schedule, or with the stages that the options list.
+
+    With a block size the schedule is solved as an engine with such blocks does.
 
     Raises:
         ConfigError: contradicting options or a schedule that cannot work.
@@ -81,6 +85,10 @@ def build_pipeline(
             remedy="add --layers, such as --layers 15,23,31",
         )
         changes = {} if retention is None else {"retention": retention}
+        if block_size is not None:
+            return serving_pipeline(
+                spec, num_layers, block_size=block_size, min_layer=min_layer, **changes
+            )
         return Pipeline.build(spec, num_layers, min_layer=min_layer, **changes)
     what = "the layers and ratios fix the retention"
     refuse({"--retention": retention}, what, beside="--layers")

@@ -9,7 +9,7 @@ from pydantic import ValidationError, field_validator
 from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.schedule import Schedule
-from lightkv.core.pipeline.solver import check_retention
+from lightkv.core.pipeline.solver import Surcharge, check_retention
 from lightkv.core.pipeline.stage_spec import Site
 from lightkv.core.stage.cache_entries import Scope
 from lightkv.core.strict import Strict
@@ -58,13 +58,22 @@ class Recipe(Strict):
         found.field = "schedule" if found.field is None else f"schedule.{found.field}"
         return found
 
-    def schedule(self, num_layers: int, min_layer: int = 0) -> Schedule:
+    @property
+    def searches_layers(self) -> bool:
+        """Whether the layers are looked for, instead of given by the recipe."""
+        return self.site == "layers" and self.after_layer is None and self.depths is None
+
+    def schedule(
+        self, num_layers: int, min_layer: int = 0, surcharge: Surcharge | None = None
+    ) -> Schedule:
         """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
+
+        What a host charges for a choice of layers (`surcharge`) counts where layers are searched.
 
         Raises:
             ConfigError: the retention is out of reach; the message names the range.
         """
-        placed = self._placed(num_layers, min_layer)
+        placed = self._placed(num_layers, min_layer, surcharge)
         if not self.overrides:
             return placed
         last = len(self.overrides) - 1
@@ -73,7 +82,7 @@ class Recipe(Strict):
             for number, stage in enumerate(placed.stages)
         )
 
-    def _placed(self, num_layers: int, min_layer: int) -> Schedule:
+    def _placed(self, num_layers: int, min_layer: int, surcharge: Surcharge | None) -> Schedule:
         window = self.windows[0] if self.windows else None
         if self.site == "cache":
             for other in ("after_layer", "depths"):
@@ -103,7 +112,7 @@ class Recipe(Strict):
         while True:
             try:
                 return Schedule.for_retention(
-                    num_layers, self.retention, windows, self.ratio, min_layer=first
+                    num_layers, self.retention, windows, self.ratio, first, surcharge
                 )
             except ConfigError:
                 most = num_layers - first

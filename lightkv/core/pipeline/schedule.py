@@ -15,6 +15,7 @@ from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.solver import (
     TOLERANCE,
+    Surcharge,
     check_depths,
     check_retention,
     check_solver_arguments,
@@ -199,6 +200,7 @@ class Schedule:
         windows: Sequence[WindowSpec] = (4, 2, 1),
         ratio: float = 0.5,
         min_layer: int = 1,
+        surcharge: Surcharge | None = None,
     ) -> Schedule:
         """Stages, one for each entry of `windows`, whose retention is within 0.5 points of the target.
 
@@ -206,7 +208,8 @@ class Schedule:
         after 0.375, 0.575 and 0.775 of the depth at retention 0.553: the first as late as the
         budget allows, the rest a fifth of the depth apart). Where whole layers miss the target the
         last ratio is lowered; where even that leaves too little (a high retention in a shallow
-        decoder) the last stages are left out.
+        decoder) the last stages are left out. A host that pays more for some layers than for others
+        says so with `surcharge`, which is then weighed against the spacing.
 
         Raises:
             ConfigError: retention outside (0, 1], or out of reach; the reachable range is named.
@@ -239,7 +242,7 @@ class Schedule:
                 value=retention,
                 remedy=more_stages(num_layers, retention, ratio, min_layer, count),
             )
-        layers, ratios = solve(num_layers, retention, count, ratio, min_layer)
+        layers, ratios = solve(num_layers, retention, count, ratio, min_layer, surcharge)
         return cls(
             {"after_layer": layer, "windows": window, "ratio": share}
             for layer, window, share in zip(layers, windows, ratios, strict=False)

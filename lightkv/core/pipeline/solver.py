@@ -5,12 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.strict import is_number
 
 TOLERANCE = 0.005 + 1e-9
 """Half a point: how far a solved schedule may be from the wanted retention."""
+
+Surcharge = Callable[[Sequence[int], Sequence[float]], float]
+"""What a host charges for stages after these layers that remove these shares, 0 or more.
+
+It is counted in layers that hold an uncompressed prompt, so that it can be weighed against the closeness
+to the published spacing; infinity rules a choice out.
+"""
 
 
 def check_retention(retention: object) -> None:
@@ -87,21 +95,30 @@ def solve_power(
 
 
 def solve(
-    num_layers: int, retention: float, count: int, ratio: float, min_layer: int
+    num_layers: int,
+    retention: float,
+    count: int,
+    ratio: float,
+    min_layer: int,
+    surcharge: Surcharge | None = None,
 ) -> tuple[Sequence[int], list[float]]:
-    """Layers and ratios of `count` stages, or of fewer where that many remove too much."""
+    """Layers and ratios of `count` stages, or of fewer where that many remove too much.
+
+    With a surcharge as many stages stand where the closeness to the published spacing and the
+    surcharge are together cheapest, within the tolerance of the retention.
+    """
     best: tuple[float, Sequence[int], list[float]] | None = None
     for used in range(count, 0, -1):
-        layers = _closest_layers(num_layers, retention, used, ratio, min_layer)
+        target = _Target(num_layers, retention, used, ratio, min_layer)
+        layers = target.closest()
         if layers is None:
             break
-        ratios = [ratio] * used
-        ratios[-1] = _last_ratio(layers, ratios, num_layers, retention)
+        ratios = target.ratios(layers)
         error = abs(stack(layers, ratios, num_layers) - retention)
         if best is None or error < best[0]:
             best = error, layers, ratios
         if ratios[-1] > 0.0 and error <= TOLERANCE:
-            return layers, ratios
+            return (layers, ratios) if surcharge is None else target.cheapest(layers, surcharge)
     assert best is not None, "the caller has checked that `count` stages reach the target"
     return best[1], best[2]
 
@@ -114,46 +131,75 @@ def stack(layers: Sequence[int], ratios: Sequence[float], num_layers: int) -> fl
     return (total + share * (num_layers - previous)) / num_layers
 
 
-def _closest_layers(
-    num_layers: int, retention: float, count: int, ratio: float, min_layer: int
-) -> Sequence[int] | None:
-    """Layers not above the target by more than the tolerance, closest to the published spacing.
+@dataclass(frozen=True)
+class _Target:
+    """What `count` stages are placed for.
 
-    Only schedules at or above the target can be repaired by a *larger* last ratio, and ratios are
-    at their limit; so candidates lie at or below it (or within the tolerance above).
+    Only schedules at or above the retention can be repaired by a *larger* last ratio, and ratios are
+    at their limit; so layers that fit lie at or below it (or within the tolerance above).
     """
-    gap = max(1.0, 0.2 * num_layers)
 
-    def cost(layers: Sequence[int]) -> tuple[float, float]:
-        reached = stack(layers, [ratio] * count, num_layers)
-        short = max(0.0, retention - reached - TOLERANCE)
+    num_layers: int
+    retention: float
+    count: int
+    ratio: float
+    min_layer: int
+
+    def closest(self) -> Sequence[int] | None:
+        """Of all layers that fit those closest to the published spacing."""
+        return min(filter(self._fits, self._candidates()), key=self._distance, default=None)
+
+    def cheapest(
+        self, closest: Sequence[int], surcharge: Surcharge
+    ) -> tuple[Sequence[int], list[float]]:
+        """Layers and ratios that meet the retention for the smallest distance and surcharge together.
+
+        Among equals the one with the smaller distance is taken, so the choice is the same everywhere.
+        """
+        found = closest, self.ratios(closest)
+        least = self._distance(closest)[0] + surcharge(*found)
+        for layers in sorted(filter(self._fits, self._candidates()), key=self._distance):
+            distance = self._distance(layers)[0]
+            if distance >= least:
+                break
+            ratios = self.ratios(layers)
+            error = abs(stack(layers, ratios, self.num_layers) - self.retention)
+            if ratios[-1] <= 0.0 or error > TOLERANCE:
+                continue
+            total = distance + surcharge(layers, ratios)
+            if total < least:
+                least, found = total, (layers, ratios)
+        return found
+
+    def ratios(self, layers: Sequence[int]) -> list[float]:
+        """The ratio of each stage, the last one lowered where whole layers miss the retention."""
+        ratios = [self.ratio] * self.count
+        ratios[-1] = _last_ratio(layers, ratios, self.num_layers, self.retention)
+        return ratios
+
+    def _reached(self, layers: Sequence[int]) -> float:
+        return stack(layers, [self.ratio] * self.count, self.num_layers)
+
+    def _fits(self, layers: Sequence[int]) -> bool:
+        return self._reached(layers) <= self.retention + TOLERANCE
+
+    def _distance(self, layers: Sequence[int]) -> tuple[float, float]:
+        """From the published spacing, in layers; then from the retention."""
+        reached, gap = self._reached(layers), max(1.0, 0.2 * self.num_layers)
+        short = max(0.0, self.retention - reached - TOLERANCE)
         spread = sum((b - a - gap) ** 2 for a, b in itertools.pairwise(layers))
-        return short * num_layers + 0.05 * spread, abs(reached - retention)
+        return short * self.num_layers + 0.05 * spread, abs(reached - self.retention)
 
-    def fits(layers: Sequence[int]) -> bool:
-        return stack(layers, [ratio] * count, num_layers) <= retention + TOLERANCE
-
-    return _search(num_layers, count, min_layer, fits, cost)
-
-
-def _search(
-    num_layers: int,
-    count: int,
-    min_layer: int,
-    fits: Callable[[Sequence[int]], bool],
-    cost: Callable[[Sequence[int]], tuple[float, float]],
-) -> Sequence[int] | None:
-    """Exhaustive for few stages; for many, equal gaps only, so the search stays small."""
-    candidates: Iterable[Sequence[int]]
-    if math.comb(num_layers - min_layer, count) <= 50_000:
-        candidates = itertools.combinations(range(min_layer, num_layers), count)
-    else:
-        candidates = (
-            [first + gap * i for i in range(count)]
-            for first in range(min_layer, num_layers)
-            for gap in range(1, (num_layers - 1 - first) // max(1, count - 1) + 1)
+    def _candidates(self) -> Iterable[Sequence[int]]:
+        """All layers for few stages; for many, equal gaps only, so that the search stays small."""
+        first, last, count = self.min_layer, self.num_layers, self.count
+        if math.comb(last - first, count) <= 50_000:
+            return itertools.combinations(range(first, last), count)
+        return (
+            [start + gap * i for i in range(count)]
+            for start in range(first, last)
+            for gap in range(1, (last - 1 - start) // max(1, count - 1) + 1)
         )
-    return min((layers for layers in candidates if fits(layers)), key=cost, default=None)
 
 
 def _last_ratio(

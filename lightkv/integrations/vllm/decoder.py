@@ -78,6 +78,8 @@ class Pass:
         self.plan, self.engine, self.step = plan, engine, step
         self.hidden_states, self.residual = hidden_states, None
         self.all_positions = self.positions = positions
+        self.deep: Sequence[torch.Tensor] = ()
+        """`[T, D]` what is added behind each of the first layers, all of them before any stage."""
         self.counts = step.counts.tolist()
         self.origin: torch.Tensor | None = None
         self.batches = self._batches()
@@ -117,16 +119,18 @@ class Pass:
                 if needs_from(batch.run.needs(index + 1), Source.ATTENTION)
             ]
             if not reading:
-                self._layer(layer)
+                self._layer(index, layer)
                 continue
             with queries_and_keys(attention_of(layer)) as seen:
-                self._layer(layer)
+                self._layer(index, layer)
             for batch in reading:
                 batch.run.read_attention(index + 1, self._view(batch, layer, *seen[-1]))
         return self.hidden_states, self.residual
 
-    def _layer(self, layer: nn.Module) -> None:
+    def _layer(self, index: int, layer: nn.Module) -> None:
         self.hidden_states, self.residual = layer(self.positions, self.hidden_states, self.residual)
+        if index < len(self.deep):
+            self.hidden_states = self.hidden_states + self.deep[index]
 
     def _stage(self, index: int, layer: nn.Module) -> None:
         """Shorten the rows of all batches; positions are kept, so each survivor carries its own."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lightkv.core.errors import ModelError
+from lightkv.integrations.vllm.families import FAMILIES
 from lightkv.integrations.vllm.options import KEY, read_options
 
-CLASSES = {"LlavaForConditionalGeneration": "LightKVLlava"}
+CLASSES = {family.architecture: family.model for family in FAMILIES}
 """Architecture of a checkpoint → our class for it."""
 
 HOME = "lightkv.integrations.vllm"

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
 from vllm.model_executor.models.llava import LlavaForConditionalGeneration
+from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
+from vllm.model_executor.models.utils import WeightsMapper
 
+from lightkv.integrations.vllm.families import CLIP_RENAMES, family_of
 from lightkv.integrations.vllm.serving import Serving
 
 
@@ -16,7 +24,9 @@ class Compressing:
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
-        self.lightkv = Serving(vllm_config, self.language_model.model)  # type: ignore[attr-defined]
+        family = family_of(vllm_config.model_config.hf_config)
+        decoder = self.get_submodule(family.decoder)  # type: ignore[attr-defined]
+        self.lightkv = Serving(vllm_config, decoder)
 
     @staticmethod
     def get_model_state_cls() -> type[Any]:
@@ -39,21 +49,53 @@ class Compressing:
             )
         if inputs_embeds is None:
             inputs_embeds = self.embed_input_ids(input_ids)  # type: ignore[attr-defined]
+        return self.decode(inputs_embeds, positions)
+
+    def decode(self, inputs_embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """The decoder of a step that compresses, `[T, D]` → `[T, D]`."""
         return self.lightkv.forward(inputs_embeds, positions)
+
+
+def renamed(model: Any, names: dict[str, str]) -> WeightsMapper:
+    """The names of a vLLM model's weights, after those of a checkpoint that it does not know."""
+    patterns = {re.compile(old): new for old, new in names.items()}
+    return model.hf_to_vllm_mapper | WeightsMapper(orig_to_new_regex=patterns)
 
 
 class LightKVLlava(Compressing, LlavaForConditionalGeneration):  # type: ignore[misc]
     """LLaVA-1.5."""
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        return super().load_weights(renamed(weights))  # type: ignore[no-any-return]
+    hf_to_vllm_mapper = renamed(LlavaForConditionalGeneration, CLIP_RENAMES)
 
 
-def renamed(weights: Iterable[tuple[str, torch.Tensor]]) -> Iterable[tuple[str, torch.Tensor]]:
-    """Weights of a CLIP tower as transformers 5 saves them, by the names that vLLM knows."""
-    old, new = "vision_tower.", "vision_tower.vision_model."
-    for name, weight in weights:
-        at = name.find(old)
-        if at >= 0 and new not in name:
-            name = name[:at] + new + name[at + len(old) :]
-        yield name, weight
+class LightKVLlavaNext(Compressing, LlavaNextForConditionalGeneration):  # type: ignore[misc]
+    """LLaVA-NeXT (v1.6)."""
+
+    hf_to_vllm_mapper = renamed(LlavaNextForConditionalGeneration, CLIP_RENAMES)
+
+
+class LightKVQwen2VL(Compressing, Qwen2VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen2-VL: each survivor keeps its positions on all three rotary axes."""
+
+
+class LightKVQwen25VL(Compressing, Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen2.5-VL."""
+
+
+class LightKVQwen3VL(Compressing, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
+    """Qwen3-VL: features of inner encoder layers are added behind the first decoder layers."""
+
+    def decode(self, inputs_embeds: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        rows = len(inputs_embeds)
+        try:
+            return self.lightkv.forward(inputs_embeds, positions, self._deep(rows))
+        finally:
+            self._clear_deepstack_input_embeds(rows)
+
+    def _deep(self, rows: int) -> Sequence[torch.Tensor]:
+        found = self._get_deepstack_input_embeds(rows)
+        return () if found is None else list(found.tensors.values())
+
+
+class LightKVInternVL(Compressing, InternS1ForConditionalGeneration):  # type: ignore[misc]
+    """InternVL, in the checkpoints of transformers."""

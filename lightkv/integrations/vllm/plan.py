@@ -9,24 +9,24 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import lightkv
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import SampleLayout, VisionLayout
-from lightkv.core.needs import Need
+from lightkv.core.needs import Need, Source, listed, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.stage.stage import Stage
 
 KNOWN = 1024
 """Prompts kept by where their vision tokens lie; an entry takes a few kB."""
 LAYOUTS = 256
 """Layouts kept for the device: with their index tables, some 50 kB for 1,000 tokens."""
 
-Spans = tuple[tuple[int, Hashable], ...]
-"""(first position, geometry) of each picture of a prompt."""
+Spans = tuple[Hashable, ...]
+"""Places and geometry of each picture of a prompt."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +62,11 @@ class ServingPlan:
 
     Args:
         pipeline: built for the decoder's depth.
-        page: tokens of a block of the KV cache; a part of the digest.
     """
 
-    def __init__(self, pipeline: Pipeline, page: int) -> None:
+    def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.cuts = tuple(sorted(pipeline.between))
-        self.page = page
         self._entries: OrderedDict[Hashable, tuple[SampleLayout, tuple[int, ...]]] = OrderedDict()
         self._layouts: OrderedDict[Hashable, VisionLayout] = OrderedDict()
 
@@ -90,8 +88,8 @@ class ServingPlan:
     @cached_property
     def digest(self) -> str:
         """Equal digests mean equal counts for every request."""
-        text = f"{lightkv.__version__}\n{self.page}\n{self.pipeline.num_layers}\n{self.pipeline.to_yaml()}"
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        facts = lightkv.__version__, self.pipeline.num_layers, self.pipeline.to_yaml()
+        return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 
     @cached_property
     def reads_text(self) -> bool:
@@ -159,9 +157,7 @@ def check_pipeline(pipeline: Pipeline, field: str) -> None:
                 raise ConfigError(what, field=field, value=pipeline.spec.name, remedy=remedy)
 
 
-def _unservable(pipeline: Pipeline, stage: Any, site: str) -> tuple[str, str] | None:
-    from lightkv.core.needs import Source, listed, needs_from
-
+def _unservable(pipeline: Pipeline, stage: Stage, site: str) -> tuple[str, str] | None:
     encoder = needs_from(stage.needs, Source.ENCODER)
     if site == "cache":
         return (
@@ -192,8 +188,3 @@ def _unservable(pipeline: Pipeline, stage: Any, site: str) -> tuple[str, str] | 
             'add "proportional": false to the options',
         )
     return None
-
-
-def spans_of(pictures: Sequence[tuple[int, Hashable, Any]]) -> Spans:
-    """The key of pictures `(first position, geometry, …)`."""
-    return tuple((start, key) for start, key, *_ in pictures)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from lightkv.adapters.pictures.placing import Picture, Pictures, PictureView, layout_of
+from lightkv.integrations.vllm.pictures import PictureReader
 from lightkv.integrations.vllm.plan import Entry, ServingPlan
 
 
@@ -14,7 +12,7 @@ class Requests:
     """Entries of requests, made once for each."""
 
     def __init__(self, vllm_config: Any, plan: ServingPlan) -> None:
-        self._config = vllm_config.model_config.hf_config
+        self._pictures = PictureReader(vllm_config.model_config.hf_config)
         self._plan = plan
         self._of: dict[str, Entry | None] = {}
 
@@ -37,11 +35,5 @@ class Requests:
         """The entry of a prompt by its features."""
         if not features:
             return None
-        side = self._config.vision_config.image_size // self._config.vision_config.patch_size
-        spans = tuple((f.mm_position.offset, (1, side, side)) for f in features)
-        here = np.zeros((1, prompt), dtype=bool)
-        for start, _ in spans:
-            here[0, start : start + side * side] = True
-        picture = Picture((PictureView.plain(1, side, side),))
-        layout = layout_of([Pictures("image", here, [picture] * len(spans))], prompt, [0])
-        return self._plan.entry(spans, layout.samples[0], prompt)
+        spans = self._pictures.spans(features)
+        return self._plan.entry(spans, self._pictures.sample(spans), prompt)

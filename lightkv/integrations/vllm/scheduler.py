@@ -42,9 +42,9 @@ class Counting:
     ) -> Any:
         """Leave a request for a later step that could compute a part of its piece only."""
         entry = self.entries.get(request.request_id)
-        if entry is not None and num_computed_tokens < entry.piece:
-            if num_computed_tokens + num_new_tokens < entry.piece:
-                num_new_tokens = 0
+        end = num_computed_tokens + num_new_tokens
+        if entry is not None and num_computed_tokens < entry.piece and end < entry.piece:
+            num_new_tokens = 0
         return super()._try_schedule_encoder_inputs(  # type: ignore[misc]
             request, num_computed_tokens, num_new_tokens, *args, **kwargs
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,18 +66,25 @@ class Serving:
         step = self.steps.current
         return step is not None and bool(step.compressing)
 
-    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        positions: torch.Tensor,
+        deep: Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
         """The decoder for the step that runs: `[T, D]` → `[T, D]`.
 
         Args:
             hidden_states: what enters the first layer, padding at the end.
             positions: `[T]`, or `[A, T]` where there are several rotary axes.
+            deep: `[T, D]` what is added behind each of the first layers.
         """
         step = self.steps.current
         assert step is not None
         total, rows = step.total, len(hidden_states)
         self._uncaptured(step)
         run = Pass(self.plan, self.engine, step, hidden_states[:total], positions[..., :total])
+        run.deep = [added[:total] for added in deep]
         return decoded(run, self.decoder, rows)
 
     def _uncaptured(self, step: Step) -> None:

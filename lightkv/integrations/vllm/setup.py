@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from lightkv.core.errors import ConfigError
-from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.integrations.vllm.families import family_of
 from lightkv.integrations.vllm.options import KEY, Options, read_options
 from lightkv.integrations.vllm.plan import ServingPlan, check_pipeline
+from lightkv.integrations.vllm.schedules import serving_pipeline
+
+DEFAULT_BLOCK_SIZE = 16
+"""vLLM's own on GPUs."""
 
 
 def options_of(vllm_config: Any) -> Options:
@@ -32,9 +36,27 @@ def plan_of(vllm_config: Any) -> ServingPlan:
 
     Raises:
         ConfigError: options that cannot work on this decoder or in this engine.
+        ModelError: a model that is not mapped.
     """
     options = options_of(vllm_config)
-    layers = vllm_config.model_config.hf_text_config.num_hidden_layers
-    pipeline = Pipeline.build(options.pipeline, layers, **options.changes)
+    model = vllm_config.model_config
+    layers = model.hf_text_config.num_hidden_layers
+    first = family_of(model.hf_config).min_layer(model.hf_config)
+    pipeline = serving_pipeline(
+        options.pipeline,
+        layers,
+        block_size=_weighed_block_size(vllm_config.cache_config),
+        min_layer=first,
+        **options.changes,
+    )
     check_pipeline(pipeline, f"additional_config.{KEY}.pipeline")
-    return ServingPlan(pipeline, vllm_config.cache_config.block_size)
+    return ServingPlan(pipeline)
+
+
+def _weighed_block_size(cache_config: Any) -> int:
+    """Tokens of a block, as far as the user fixed it.
+
+    Otherwise vLLM may change it between the moments when worker and scheduler make their plans.
+    """
+    chosen = cache_config.user_specified_block_size
+    return int(cache_config.block_size) if chosen else DEFAULT_BLOCK_SIZE
