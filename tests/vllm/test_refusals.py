@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from vllm.config import CUDAGraphMode
 from vllm.engine.arg_utils import EngineArgs
 
 from lightkv.checkpoints.bundled import checkpoint_path
@@ -42,6 +43,7 @@ SET_BY_HAND = {
     "cache_config.kv_sharing_fast_prefill": True,
     "model_config.runner_type": "pooling",
     "diffusion_config": object(),
+    "compilation_config.cudagraph_mode": CUDAGraphMode.FULL,
 }
 """Settings that vLLM's CPU build does not take from arguments on this model."""
 

@@ -138,6 +138,12 @@ REFUSALS = (
         "leave --video-pruning-rate out: lightkv compresses videos too",
     ),
     Refusal(
+        "compilation_config.cudagraph_mode",
+        lambda mode: mode is not None and mode.mixed_mode().name == "FULL",
+        "a captured graph of prefills would run in place of the stages",
+        "use -cc.cudagraph_mode=FULL_AND_PIECEWISE: decoding is captured whole, prefills are not",
+    ),
+    Refusal(
         "diffusion_config",
         _given,
         "diffusion decoding visits positions out of order",

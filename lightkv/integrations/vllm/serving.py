@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import nn
+from vllm.config import CUDAGraphMode
+from vllm.forward_context import get_forward_context
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from lightkv.adapters.hf.family import decoder_shape
@@ -18,6 +20,7 @@ from lightkv.integrations.vllm.decoder import Pass, attention_of, decoded
 from lightkv.integrations.vllm.heads import head_group
 from lightkv.integrations.vllm.requests import Requests
 from lightkv.integrations.vllm.setup import plan_of
+from lightkv.integrations.vllm.step import Step
 
 
 class Serving:
@@ -93,6 +96,19 @@ class Serving:
         step = self.steps.current
         assert step is not None
         total, rows = step.total, len(hidden_states)
+        self._uncaptured(step)
         run = Pass(self.plan, self.engine, step, hidden_states[:total], positions[..., :total])
         run.deep = [added[:total] for added in deep]
         return decoded(run, self.decoder, rows)
+
+    def _uncaptured(self, step: Step) -> None:
+        """Let the layers of this step run as they are, each with the slots of its own rows.
+
+        Shapes are those of the step's survivors: no graph was captured for them, nothing compiled.
+        """
+        context: Any = get_forward_context()
+        context.skip_compiled = True
+        context.cudagraph_runtime_mode = CUDAGraphMode.NONE
+        for name, segment in self.layers.items():
+            slots = context.slot_mapping[name]
+            context.slot_mapping[name] = slots[: int(step.new(segment).sum())]
