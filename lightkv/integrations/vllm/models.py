@@ -7,35 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from vllm.model_executor.models.interns1 import (
-    InternS1ForConditionalGeneration,
-    InternS1MultiModalProcessor,
-    InternS1ProcessingInfo,
-)
-from vllm.model_executor.models.llava import (
-    LlavaForConditionalGeneration,
-    LlavaMultiModalProcessor,
-)
-from vllm.model_executor.models.llava_next import (
-    LlavaNextForConditionalGeneration,
-    LlavaNextMultiModalProcessor,
-)
-from vllm.model_executor.models.qwen2_5_vl import (
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2_5_VLMultiModalProcessor,
-)
-from vllm.model_executor.models.qwen2_vl import (
-    Qwen2VLForConditionalGeneration,
-    Qwen2VLMultiModalProcessor,
-)
-from vllm.model_executor.models.qwen3_vl import (
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLMultiModalProcessor,
-)
+from vllm.model_executor.models.interns1 import InternS1ForConditionalGeneration
+from vllm.model_executor.models.llava import LlavaForConditionalGeneration
+from vllm.model_executor.models.llava_next import LlavaNextForConditionalGeneration
+from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+from vllm.model_executor.models.qwen2_vl import Qwen2VLForConditionalGeneration
+from vllm.model_executor.models.qwen3_vl import Qwen3VLForConditionalGeneration
 from vllm.model_executor.models.utils import WeightsMapper
 
 from lightkv.integrations.vllm.families import CLIP_RENAMES, family_of
-from lightkv.integrations.vllm.processing import looks
 from lightkv.integrations.vllm.serving import Serving
 
 
@@ -82,31 +62,26 @@ def renamed(model: Any, names: dict[str, str]) -> WeightsMapper:
     return model.hf_to_vllm_mapper | WeightsMapper(orig_to_new_regex=patterns)
 
 
-@looks(LlavaMultiModalProcessor)
 class LightKVLlava(Compressing, LlavaForConditionalGeneration):  # type: ignore[misc]
     """LLaVA-1.5."""
 
     hf_to_vllm_mapper = renamed(LlavaForConditionalGeneration, CLIP_RENAMES)
 
 
-@looks(LlavaNextMultiModalProcessor)
 class LightKVLlavaNext(Compressing, LlavaNextForConditionalGeneration):  # type: ignore[misc]
     """LLaVA-NeXT (v1.6)."""
 
     hf_to_vllm_mapper = renamed(LlavaNextForConditionalGeneration, CLIP_RENAMES)
 
 
-@looks(Qwen2VLMultiModalProcessor)
 class LightKVQwen2VL(Compressing, Qwen2VLForConditionalGeneration):  # type: ignore[misc]
     """Qwen2-VL: each survivor keeps its positions on all three rotary axes."""
 
 
-@looks(Qwen2_5_VLMultiModalProcessor)
 class LightKVQwen25VL(Compressing, Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
     """Qwen2.5-VL."""
 
 
-@looks(Qwen3VLMultiModalProcessor)
 class LightKVQwen3VL(Compressing, Qwen3VLForConditionalGeneration):  # type: ignore[misc]
     """Qwen3-VL: features of inner encoder layers are added behind the first decoder layers."""
 
@@ -122,13 +97,5 @@ class LightKVQwen3VL(Compressing, Qwen3VLForConditionalGeneration):  # type: ign
         return () if found is None else list(found.tensors.values())
 
 
-class StillPictures(InternS1ProcessingInfo):  # type: ignore[misc]
-    """InternVL without videos: how their frames lie is not mapped."""
-
-    def get_supported_mm_limits(self) -> dict[str, int | None]:
-        return {"image": None}
-
-
-@looks(InternS1MultiModalProcessor, StillPictures)
 class LightKVInternVL(Compressing, InternS1ForConditionalGeneration):  # type: ignore[misc]
     """InternVL, in the checkpoints of transformers."""
