@@ -36,7 +36,9 @@ def prepare(vllm_config: Any) -> None:
     model = vllm_config.model_config
     family = family_of(model.hf_config)
     plan_of(vllm_config)
-    model.hf_config.architectures = [family.model]
+    if _architectures(model) != [family.model]:
+        model.hf_config.architectures = [family.model]
+        model.model_arch_config = model.get_model_arch_config()  # vLLM's own excerpt of it
     scheduler, parallel = vllm_config.scheduler_config, vllm_config.parallel_config
     if scheduler.scheduler_cls is None:
         scheduler.scheduler_cls = SCHEDULER
@@ -68,8 +70,8 @@ def check_complete(vllm_config: Any) -> None:
     rows = (
         (
             "--hf-overrides",
-            model.architectures or [],
-            wanted in (model.architectures or ()),
+            _architectures(model),
+            wanted in _architectures(model),
             f"add --hf-overrides '{{\"architectures\": [\"{wanted}\"]}}'",
         ),
         (
@@ -107,3 +109,8 @@ def check_complete(vllm_config: Any) -> None:
             remedy="install a release of vLLM that lightkv was tested with, and let VLLM_PLUGINS name "
             "lightkv",
         )
+
+
+def _architectures(model_config: Any) -> list[str]:
+    """Where vLLM looks up a model's class by."""
+    return list(model_config.hf_config.architectures or ())

@@ -25,7 +25,7 @@ class EngineHook:
             ConfigError: options or settings that cannot work, classes that are not those of lightkv.
             ModelError: a model that is not mapped.
         """
-        named = vllm_config.model_config.architectures or ()
+        named = vllm_config.model_config.hf_config.architectures or ()
         ours = any(family.model in named for family in FAMILIES)
         if ours or read_options(vllm_config.additional_config) is not None:
             from lightkv.integrations.vllm.configure import prepare
