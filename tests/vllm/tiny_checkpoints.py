@@ -6,14 +6,19 @@ and are far from ties. No answer ends early: the checkpoints name no token that 
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from lightkv.integrations.vllm.families import CLIP_RENAMES
 
 LAYERS = 10
 """Decoder layers: room for three stages, also behind the three deep layers of Qwen3-VL."""
@@ -33,8 +38,6 @@ TEXT: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 VISION: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96}
-SPREAD = {"embed": 1.0, "norm": None, "bias": 0.05}
-"""Standard deviation of what a name holds; other weights keep the variance of their input."""
 PICTURE, SIDE = 64, 8
 """Pixels and patches along the side of a square picture of LLaVA."""
 
@@ -274,11 +277,27 @@ def save(folder: Path, model: torch.nn.Module, processor: Any) -> None:
 
 
 def draw(name: str, parameter: torch.Tensor, generator: torch.Generator) -> None:
-    """New values of one parameter: norms stay near one, matrices keep the variance of their input."""
+    """New values of one parameter: norms stay near one, matrices keep the variance of their input.
+
+    Queries and keys are larger, so that attention looks at some tokens more than at others.
+    """
     noise = torch.randn(parameter.shape, generator=generator)
     if "embed" in name and parameter.dim() <= 2:
         parameter.copy_(noise)
     elif parameter.dim() < 2:
         parameter.copy_(parameter + 0.05 * noise)
     else:
-        parameter.copy_(noise * parameter[0].numel() ** -0.5)
+        sharp = 1.5 if "q_proj" in name or "k_proj" in name else 1.0
+        parameter.copy_(sharp * noise * parameter[0].numel() ** -0.5)
+
+
+def for_plain_vllm(folder: Path, new: Path) -> Path:
+    """A checkpoint by the names that vLLM's own classes know."""
+    shutil.copytree(folder, new)
+    weights = {}
+    for name, weight in load_file(folder / "model.safetensors").items():
+        for old, ours in CLIP_RENAMES.items():
+            name = re.sub(old, ours, name)
+        weights[name] = weight
+    save_file(weights, new / "model.safetensors", {"format": "pt"})
+    return new

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from vllm.v1.attention.backend import subclass_attention_backend
+from vllm.v1.attention.backend import AttentionCGSupport, subclass_attention_backend
 
 from lightkv.core.transfer import to_device
 from lightkv.integrations.vllm.cache import SegmentSpec
@@ -30,6 +30,12 @@ def segment_backend(underlying: Any, steps: Steps) -> Any:
 
     class SegmentBuilder(builder):  # type: ignore[valid-type, misc]
         lengths: torch.Tensor | None = None
+
+        @classmethod
+        def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
+            """Whole graphs for decoding only: a step that compresses has shapes of its own."""
+            theirs = super().get_cudagraph_support(vllm_config, kv_cache_spec)
+            return min(theirs, AttentionCGSupport.UNIFORM_BATCH, key=lambda support: support.value)
 
         def build(
             self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False
@@ -70,7 +76,10 @@ def _of_segment(step: Step, segment: int, common: Any) -> Any:
     common.max_seq_len = int(held.max())
     # Positions are those of the prompt; no builder may take them for places in the cache.
     common.positions = None
+    # What another segment's builder worked out of its own lengths is passed along with them.
+    common._num_computed_tokens_cache = None
     if step.compressing:
+        common._token_to_req_indices_cache = None
         new = step.new(segment)
         starts = np.full(padded + 1, new.sum(), dtype=np.int32)
         starts[: rows + 1] = np.concatenate([[0], np.cumsum(new)])
@@ -78,6 +87,7 @@ def _of_segment(step: Step, segment: int, common: Any) -> Any:
         common.query_start_loc = to_device(common.query_start_loc_cpu, device)
         common.num_actual_tokens = int(new.sum())
         common.max_query_len = int(new.max())
+        common.slot_mapping = common.slot_mapping[: common.num_actual_tokens]
     return common
 
 

@@ -28,6 +28,13 @@ class Compressing:
         decoder = self.get_submodule(family.decoder)  # type: ignore[attr-defined]
         self.lightkv = Serving(vllm_config, decoder)
 
+    @staticmethod
+    def get_model_state_cls() -> type[Any]:
+        """What the second model runner works with; the first never asks."""
+        from lightkv.integrations.vllm.model_state import SegmentModelState
+
+        return SegmentModelState
+
     def forward(
         self,
         input_ids: torch.Tensor | None,

@@ -22,6 +22,10 @@ class Requests:
             self._of[request_id] = self.look(features, prompt)
         return self._of[request_id]
 
+    def known(self, request_id: str) -> Entry | None:
+        """The entry of a request that was asked for before; None for any other."""
+        return self._of.get(request_id)
+
     def forget(self, request_ids: Any) -> None:
         """Drop what is known of requests that are gone."""
         for request_id in request_ids:

@@ -7,8 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from vllm.config import CUDAGraphMode
+from vllm.forward_context import get_forward_context
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from lightkv.adapters.hf.family import decoder_shape
+from lightkv.core.errors import ModelError
 from lightkv.core.run.engine import Engine
 from lightkv.integrations.vllm.attention import Steps, segment_backend
 from lightkv.integrations.vllm.cache import SegmentSpec
@@ -16,6 +20,7 @@ from lightkv.integrations.vllm.decoder import Pass, attention_of, decoded
 from lightkv.integrations.vllm.heads import head_group
 from lightkv.integrations.vllm.requests import Requests
 from lightkv.integrations.vllm.setup import plan_of
+from lightkv.integrations.vllm.step import Step
 
 
 class Serving:
@@ -49,13 +54,25 @@ class Serving:
             self.layers[attention.layer_name] = self.plan.segment(index)
 
     def specs(self, specs: dict[str, Any]) -> dict[str, Any]:
-        """KV cache specs of all layers, those of the decoder as segments."""
+        """KV cache specs of all layers, those of the decoder as segments.
+
+        Raises:
+            ModelError: a layer whose cache is not that of plain full attention.
+        """
         return {
-            name: SegmentSpec.of(spec, self.layers[name], self.plan.digest)
-            if name in self.layers
-            else spec
+            name: self._of_segment(name, spec) if name in self.layers else spec
             for name, spec in specs.items()
         }
+
+    def _of_segment(self, name: str, spec: Any) -> SegmentSpec:
+        if type(spec) is not FullAttentionSpec or spec.sliding_window is not None:
+            raise ModelError(
+                f"layer {name} has a cache of the kind {type(spec).__name__}, and only full attention "
+                "can be shortened",
+                field="model",
+                remedy="serve a model whose decoder layers all attend to the whole prompt",
+            )
+        return SegmentSpec.of(spec, self.layers[name], self.plan.digest)
 
     @property
     def compresses(self) -> bool:
@@ -79,6 +96,19 @@ class Serving:
         step = self.steps.current
         assert step is not None
         total, rows = step.total, len(hidden_states)
+        self._uncaptured(step)
         run = Pass(self.plan, self.engine, step, hidden_states[:total], positions[..., :total])
         run.deep = [added[:total] for added in deep]
         return decoded(run, self.decoder, rows)
+
+    def _uncaptured(self, step: Step) -> None:
+        """Let the layers of this step run as they are, each with the slots of its own rows.
+
+        Shapes are those of the step's survivors: no graph was captured for them, nothing compiled.
+        """
+        context: Any = get_forward_context()
+        context.skip_compiled = True
+        context.cudagraph_runtime_mode = CUDAGraphMode.NONE
+        for name, segment in self.layers.items():
+            slots = context.slot_mapping[name]
+            context.slot_mapping[name] = slots[: int(step.new(segment).sum())]

@@ -9,6 +9,7 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.integrations.vllm.families import family_of
 from lightkv.integrations.vllm.options import KEY, Options, read_options
 from lightkv.integrations.vllm.plan import ServingPlan, check_pipeline
+from lightkv.integrations.vllm.refusals import check_engine
 from lightkv.integrations.vllm.schedules import serving_pipeline
 
 DEFAULT_BLOCK_SIZE = 16
@@ -39,6 +40,7 @@ def plan_of(vllm_config: Any) -> ServingPlan:
         ConfigError: options that cannot work on this decoder or in this engine.
         ModelError: a model that is not mapped.
     """
+    check_engine(vllm_config)
     pipeline = pipeline_of(
         options_of(vllm_config),
         vllm_config.model_config.hf_config,

@@ -86,6 +86,14 @@ class Step:
         """`[R]` entries that it adds."""
         return self.held(segment) - self.before(segment)
 
+    def places(self, segment: int) -> tuple[IntArray, IntArray]:
+        """`[T′]` request of each new entry of a segment, and `[T′]` its place in the request."""
+        new, before = self.new(segment), self.before(segment)
+        rows = np.repeat(np.arange(len(new)), new)
+        ends = np.cumsum(new)
+        inside = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - new - before, new)
+        return rows, inside
+
     def slots(self, segment: int, table: IntArray, page: int) -> IntArray:
         """`[T′]` place in the KV cache of each new entry of a segment.
 
@@ -94,8 +102,5 @@ class Step:
             table: `[≥ R, W]` blocks of each request.
             page: entries of a block.
         """
-        new, before = self.new(segment), self.before(segment)
-        rows = np.repeat(np.arange(len(new)), new)
-        ends = np.cumsum(new)
-        inside = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - new - before, new)
+        rows, inside = self.places(segment)
         return table[rows, inside // page].astype(np.int64) * page + inside % page

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from vllm.config import CUDAGraphMode
-from vllm.forward_context import get_forward_context
 from vllm.platforms import current_platform
 
 from lightkv.integrations.vllm.cache import SegmentSpec
@@ -62,20 +60,7 @@ class Runner(BaseRunner):  # type: ignore[misc, valid-type]
                 made = step.slots(spec.segment, table.get_numpy_array(), table.block_size)
                 # In place: captured graphs read the group's own buffer.
                 slots[: len(made)].copy_(torch.from_numpy(made), non_blocking=True)
-            if step.compressing:
-                slots = slots[: int(step.new(spec.segment).sum())]
-            by_group[number] = slots
-            for name in group.layer_names:
-                by_layer[name] = slots
         return by_group, by_layer
-
-    def _model_forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.serving.compresses:
-            # Shapes of this step are those of its survivors: neither compiled nor captured.
-            context = get_forward_context()
-            context.skip_compiled = True
-            context.cudagraph_runtime_mode = CUDAGraphMode.NONE
-        return super()._model_forward(*args, **kwargs)
 
     def execute_model(self, *args: Any, **kwargs: Any) -> Any:
         try:
