@@ -112,8 +112,7 @@ def main() -> None:
     watch()
     times = [(run(plain), run(own)) for _ in range(given.rounds)]
     ratio = statistics.median(ours / theirs for theirs, ours in times)
-    steps = own.llm_engine.engine_core.engine_core.scheduler.watch.steps
-    print(f"{given.questions} questions, {given.rounds} rounds, {steps} steps in all")
+    print(f"{given.questions} questions, {given.rounds} rounds")
     print(f"processor time with lightkv / without: {ratio:.2f}")
     for theirs, ours in times:
         print(f"  {theirs:.2f} s without, {ours:.2f} s with")

@@ -9,6 +9,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.integrations.vllm.pictures import PictureReader
 from lightkv.integrations.vllm.plan import Entry, ServingPlan
 
+
 class RequestChecks:
     """The entry of a request, or why it cannot be served.
 

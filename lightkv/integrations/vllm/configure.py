@@ -72,7 +72,7 @@ def check_complete(vllm_config: Any) -> None:
             "--hf-overrides",
             _architectures(model),
             wanted in _architectures(model),
-            f"add --hf-overrides '{{\"architectures\": [\"{wanted}\"]}}'",
+            f'add --hf-overrides \'{{"architectures": ["{wanted}"]}}\'',
         ),
         (
             "--scheduler-cls",

@@ -56,9 +56,7 @@ class Counters:
     def add(self, prompt: PromptSavings) -> None:
         """Count a prompt with pictures."""
         saved = max(0.0, prompt.uncompressed - prompt.blocks)
-        for counter, value in zip(
-            self._counters, (prompt.vision, prompt.kept, saved), strict=True
-        ):
+        for counter, value in zip(self._counters, (prompt.vision, prompt.kept, saved), strict=True):
             counter.inc(value)
 
 
