@@ -65,7 +65,7 @@ SETTINGS = {
     "lightkv-plus 0.35": Setting("lightkv-plus", {"retention": 0.35}),
     "fastv 0.35": Setting("fastv", {"retention": 0.35}),
     "tome 0.55": Setting("tome", {"retention": 0.55}),
-    "tight": Setting("lightkv", {"retention": 0.55}, new_tokens=64, least=64, blocks=130),
+    "tight": Setting("lightkv", {"retention": 0.55}, new_tokens=64, least=64, blocks=260),
     "chunked": Setting("tome", {"retention": 0.55}, engine={"max_num_batched_tokens": 320}),
 }
 
