@@ -8,6 +8,7 @@ import torch
 from vllm.platforms import current_platform
 
 from lightkv.integrations.vllm.cache import SegmentSpec
+from lightkv.integrations.vllm.configure import check_complete
 from lightkv.integrations.vllm.serving import Serving
 from lightkv.integrations.vllm.step import Row, Step
 
@@ -73,6 +74,7 @@ class Worker(Base):  # type: ignore[misc, valid-type]
     """The worker: what `--worker-cls` names."""
 
     def init_device(self) -> None:
+        check_complete(self.vllm_config)
         super().init_device()
         if not self.use_v2_model_runner:
             self.model_runner = None
