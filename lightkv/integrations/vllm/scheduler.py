@@ -8,6 +8,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from lightkv.core.errors import CompatibilityError
+from lightkv.integrations.vllm import contact
 from lightkv.integrations.vllm.cache import SegmentManager, SegmentSpec
 from lightkv.integrations.vllm.plan import Entry
 from lightkv.integrations.vllm.requests import Requests
@@ -18,6 +19,7 @@ class Counting:
     """What lightkv adds to a scheduler of vLLM."""
 
     def __init__(self, vllm_config: Any, kv_cache_config: Any, *args: Any, **kwargs: Any) -> None:
+        contact.check(contact.SCHEDULER)
         super().__init__(vllm_config, kv_cache_config, *args, **kwargs)
         self.plan = plan_of(vllm_config)
         self.entries: dict[str, Entry] = {}
