@@ -1,4 +1,4 @@
-"""What an engine's log says once: what lightkv runs, and how many pictures the KV cache holds at once."""
+"""What an engine's log says once: what lightkv runs, and how many pictures its KV cache holds."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def announcement(plan: ServingPlan, grouping: Grouping, pages: int, block_size: 
     layers = ", ".join(str(layer) for layer in sorted(pipeline.between)) or "none"
     padding = f", {grouping.padding} layers of padding" if grouping.padding else ""
     lines = [
-        f"lightkv is on: pipeline {pipeline.spec.name}, retention {pipeline.retention:.3g}, stages after "
-        f"decoder layers {layers} of {pipeline.num_layers}; {len(grouping.groups)} groups of "
+        f"lightkv is on: pipeline {pipeline.spec.name}, retention {pipeline.retention:.3g}, stages "
+        f"after decoder layers {layers} of {pipeline.num_layers}; {len(grouping.groups)} groups of "
         f"{grouping.size} layers{padding}; plan {plan.digest}."
     ]
     try:
@@ -53,7 +53,7 @@ def announcement(plan: ServingPlan, grouping: Grouping, pages: int, block_size: 
     return [
         *lines,
         f"A prompt of one picture of {saved.vision} tokens and {TEXT_TOKENS} tokens of text takes "
-        f"{saved.blocks} blocks instead of {saved.uncompressed:g}: about {(pages - 1) // saved.blocks} at "
-        f"once in {pages - 1:,} blocks. vLLM's own figure of concurrency counts requests at full length "
+        f"{saved.blocks} blocks instead of {saved.uncompressed:g}: about "
+        f"{(pages - 1) // saved.blocks} at once in {pages - 1:,} blocks. vLLM's own figure of concurrency counts requests at full length "
         "without pictures.",
     ]
