@@ -1,8 +1,8 @@
 """Model Runner V2: the runner stays vLLM's, and what it asks of a model's state follows the plan.
 
 On the first runner a subclass does this (worker.py). The second lets a model bring a `ModelState`; it
-hears of each request, and makes the attention metadata of each step, from block tables and from slots that
-it may write: the layers read them from the same storage.
+hears of each request, and makes the attention metadata of each step, from block tables and from slots
+that it may write: the layers read them from the same storage.
 """
 
 from __future__ import annotations

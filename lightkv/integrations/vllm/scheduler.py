@@ -36,9 +36,7 @@ class Counting:
             if isinstance(manager, SegmentManager):
                 manager.entries = self.entries
         grouping, blocks = Savings(self.plan).grouping, kv_cache_config.num_blocks
-        for line in announcement(
-            self.plan, grouping, blocks, vllm_config.cache_config.block_size
-        ):
+        for line in announcement(self.plan, grouping, blocks, vllm_config.cache_config.block_size):
             logger.info(line)
 
     def add_request(self, request: Any) -> None:
@@ -153,7 +151,9 @@ def _check_request(request: Any, entry: Entry, room: int) -> None:
             "nobody says where pictures lie among given embeddings", field="prompt_embeds"
         )
     if request.resumable:
-        raise ConfigError("a prompt with pictures that grows would compress anew", field="resumable")
+        raise ConfigError(
+            "a prompt with pictures that grows would compress anew", field="resumable"
+        )
     if entry.vision > room:
         raise ConfigError(
             f"the pictures of a prompt are encoded in one step, and the encoder's cache holds {room} "
