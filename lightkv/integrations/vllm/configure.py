@@ -22,7 +22,7 @@ MARK = "lightkv_checks_requests"
 """Attribute of the model's config: somebody looks at requests before they reach the scheduler."""
 
 _ENGINES: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-"""Engines that were configured in this process, by the identity of their model's configuration. vLLM
+"""Engines that were configured in this process, by the identity of their model's configuration: vLLM
 gives a multimodal processor the latter only."""
 
 
