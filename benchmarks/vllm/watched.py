@@ -1,4 +1,4 @@
-"""A look over a scheduler's shoulder: does each request hold the blocks that were counted, at every step?"""
+"""A look over a scheduler's shoulder: does each request hold the blocks that were counted for it?"""
 
 from __future__ import annotations
 
