@@ -3,9 +3,10 @@
 The second runner wants Triton kernels. Triton's interpreter runs them on a CPU (`TRITON_INTERPRET=1`);
 vLLM's build for CPUs asks for a backend of that name, so an empty one stands in before vLLM is imported.
 
-`graphs` runs the steps of the second runner in the shapes that CUDA graphs have: decoding in batches
-padded to the most requests, on metadata whose addresses must be those of the capture, other steps padded
-to a multiple of tokens. The graph itself is played by the model run eagerly.
+`tight` gives a KV cache of so many times the longest request; `asynchronous` schedules ahead of the
+answers, the default on GPUs. `graphs` runs the steps of the second runner in the shapes that CUDA graphs
+have: decoding in batches padded to the most requests, on metadata whose addresses must be those of the
+capture, other steps padded to a multiple of tokens. The graph itself is played by the model run eagerly.
 """
 
 from __future__ import annotations
@@ -28,15 +29,33 @@ REQUESTS = 8
 
 
 def interpreted():
-    """Let vLLM take Triton for one that serves CPUs."""
+    """Let vLLM and the compiler of torch take Triton for one that serves CPUs."""
     import triton.backends
+    from triton.backends.compiler import GPUTarget
 
     class Driver:
         @staticmethod
         def is_active():
             return True
 
-    triton.backends.backends["cpu"] = triton.backends.Backend(compiler=None, driver=Driver)
+        def get_current_target(self):
+            return GPUTarget("cpu", 0, 1)
+
+    class Compiler:
+        def __init__(self, target):
+            self.target = target
+
+        @staticmethod
+        def supports_target(target):
+            return target.backend == "cpu"
+
+        def hash(self):
+            return "interpreter"
+
+        def parse_options(self, options):
+            return None
+
+    triton.backends.backends["cpu"] = triton.backends.Backend(compiler=Compiler, driver=Driver)
 
 
 def prompts():
@@ -119,6 +138,27 @@ def in_shapes_of_graphs(runner):
     return met
 
 
+def scheduled_asynchronously():
+    """Keep asynchronous scheduling, which vLLM's platform for CPUs switches off."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    checked = CpuPlatform.check_and_update_config.__func__
+
+    def check_and_update_config(cls, vllm_config):
+        checked(cls, vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def cache_bytes(checkpoint, tokens):
+    """Bytes of the KV cache of a request in float32, uncompressed."""
+    with open(checkpoint / "config.json", encoding="utf-8") as file:
+        text = json.load(file)["text_config"]
+    wide = text["hidden_size"] // text["num_attention_heads"] * text["num_key_value_heads"]
+    return tokens * text["num_hidden_layers"] * 2 * wide * 4
+
+
 def of(meta):
     """Where a captured graph would read this layer's step."""
     tensors = meta.seq_lens, meta.query_start_loc, meta.block_table, meta.slot_mapping
@@ -129,11 +169,12 @@ def answers(wanted):
     """Token ids of each answer and what was seen on the way."""
     from vllm import LLM, SamplingParams
 
-    import lightkv.demo
+    from lightkv.checkpoints.bundled import checkpoint_path
     from lightkv.integrations.vllm import engine_args, register
 
     register()
-    checkpoint = os.path.join(next(iter(lightkv.demo.__path__)), "checkpoint")
+    if wanted.get("asynchronous"):
+        scheduled_asynchronously()
     arguments = {
         "dtype": "float32",
         "enforce_eager": True,
@@ -145,10 +186,18 @@ def answers(wanted):
         "disable_log_stats": True,
         **wanted.get("engine", {}),
     }
-    llm = LLM(**engine_args(checkpoint, **wanted["pipeline"]), **arguments)
+    checkpoint = checkpoint_path()
+    if "tight" in wanted:
+        longest = cache_bytes(checkpoint, arguments["max_model_len"])
+        arguments["kv_cache_memory_bytes"] = int(longest * wanted["tight"])
+    llm = LLM(**engine_args(str(checkpoint), **wanted["pipeline"]), **arguments)
     core = llm.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
-    seen = {"runner": type(runner).__module__, "preemptions": 0}
+    seen = {
+        "runner": type(runner).__module__,
+        "scheduler": type(core.scheduler).__name__,
+        "preemptions": 0,
+    }
     if wanted.get("graphs"):
         seen["graphs"] = in_shapes_of_graphs(runner)
     preempt = core.scheduler._preempt_request

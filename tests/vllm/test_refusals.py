@@ -3,13 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
-from vllm.config import CUDAGraphMode
+from vllm.config import CompilationMode, CUDAGraphMode
 from vllm.engine.arg_utils import EngineArgs
 
 from lightkv.checkpoints.bundled import checkpoint_path
 from lightkv.core.errors import CompatibilityError, ConfigError, ModelError
 from lightkv.integrations.vllm.engine_args import engine_args
-from lightkv.integrations.vllm.refusals import REFUSALS, check_engine
+from lightkv.integrations.vllm.refusals import BREAKABLE, REFUSALS, check_engine
 from lightkv.integrations.vllm.setup import plan_of
 
 FLAGS = {
@@ -40,10 +40,12 @@ SET_BY_HAND = {
     "parallel_config.decode_context_parallel_size": 2,
     "parallel_config.prefill_context_parallel_size": 2,
     "parallel_config.enable_dbo": True,
+    "parallel_config.ubatch_size": 2,
     "cache_config.kv_sharing_fast_prefill": True,
     "model_config.runner_type": "pooling",
     "diffusion_config": object(),
     "compilation_config.cudagraph_mode": CUDAGraphMode.FULL,
+    "compilation_config.mode": CompilationMode.STOCK_TORCH_COMPILE,
 }
 """Settings that vLLM's CPU build does not take from arguments on this model."""
 
@@ -82,6 +84,15 @@ def test_refused_by_value(setting):
     with pytest.raises(ConfigError) as caught:
         check_engine(made)
     assert caught.value.field == setting
+
+
+def test_graphs_of_the_whole_model_are_refused(monkeypatch):
+    made = config()
+    monkeypatch.setenv(BREAKABLE, "1")
+    with pytest.raises(ConfigError, match="breakable"):
+        check_engine(made)
+    monkeypatch.setenv(BREAKABLE, "0")
+    check_engine(made)
 
 
 def test_an_unknown_release_is_refused():

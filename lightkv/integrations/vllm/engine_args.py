@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from lightkv.core.errors import ModelError
+from lightkv.integrations.vllm.contact import check_release
 from lightkv.integrations.vllm.families import FAMILIES
 from lightkv.integrations.vllm.options import KEY, read_options
 
 CLASSES = {family.architecture: family.model for family in FAMILIES}
 """Architecture of a checkpoint → our class for it."""
-
-HOME = "lightkv.integrations.vllm"
 
 
 def engine_args(model: str, pipeline: Any = "lightkv", **changes: Any) -> dict[str, Any]:
@@ -25,17 +24,14 @@ def engine_args(model: str, pipeline: Any = "lightkv", **changes: Any) -> dict[s
     Raises:
         ConfigError: options that cannot be read.
         ModelError: a checkpoint whose architecture is not mapped.
+        CompatibilityError: a release of vLLM that lightkv was not tested with.
     """
+    check_release()
     config = {KEY: {"pipeline": pipeline, **changes}}
     read_options(config)
-    return {
-        "model": str(model),
-        "additional_config": config,
-        "hf_overrides": {"architectures": [class_for(str(model))]},
-        "scheduler_cls": f"{HOME}.scheduler.scheduler",
-        "worker_cls": f"{HOME}.worker.Worker",
-        "enable_prefix_caching": False,
-    }
+    class_for(str(model))
+    # The classes that do the work enter by themselves (hook.py).
+    return {"model": str(model), "additional_config": config, "enable_prefix_caching": False}
 
 
 def class_for(model: str) -> str:

@@ -1,8 +1,8 @@
 """Model Runner V2: the runner stays vLLM's, and what it asks of a model's state follows the plan.
 
-On the first runner a subclass does this (worker.py). The second lets a model bring a `ModelState`; it
-hears of each request, and makes the attention metadata of each step, from block tables and from slots that
-it may write: the layers read them from the same storage.
+On the first runner a subclass does this (worker.py). The second lets a model bring a `ModelState`. It
+hears of each request, and makes the metadata of each step from block tables and slots that it
+may write: the layers read them from the same storage.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from vllm import envs
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
-from lightkv.core.errors import CompatibilityError
 from lightkv.integrations.vllm.cache import SegmentSpec
 from lightkv.integrations.vllm.serving import Serving
 from lightkv.integrations.vllm.step import Row, Step
@@ -27,7 +25,6 @@ class SegmentModelState(DefaultModelState):
     """What the second runner asks, answered for a model whose segments hold fewer tokens."""
 
     def __init__(self, vllm_config: Any, model: Any, encoder_cache: Any, device: Any) -> None:
-        check_engine(vllm_config)
         super().__init__(vllm_config, model, encoder_cache, device)
         self.serving: Serving = model.lightkv
 
@@ -117,26 +114,3 @@ def write_slots(
         blocks = block_tables[number][rows, inside // page]
         slots[: len(rows)] = blocks.to(slots.dtype) * page + inside % page
         slots[len(rows) :].fill_(PAD_SLOT_ID)
-
-
-def check_engine(vllm_config: Any) -> None:
-    """Refuse what would capture a step that compresses.
-
-    Raises:
-        CompatibilityError: which switch, and its remedy.
-    """
-    if envs.VLLM_USE_BREAKABLE_CUDAGRAPH:
-        raise CompatibilityError(
-            "breakable CUDA graphs record the whole model, and the shapes of a step that compresses "
-            "are its own",
-            field="VLLM_USE_BREAKABLE_CUDAGRAPH",
-            value=1,
-            remedy="set VLLM_USE_BREAKABLE_CUDAGRAPH=0; decoding is captured all the same",
-        )
-    if vllm_config.parallel_config.use_ubatching:
-        raise CompatibilityError(
-            "batches in two halves (dual batch overlap) would compress two steps at once",
-            field="enable_dbo",
-            value=True,
-            remedy="start the engine without --enable-dbo",
-        )

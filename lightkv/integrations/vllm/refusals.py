@@ -6,6 +6,7 @@ that lightkv does not know.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,12 @@ REFUSALS = (
         "leave --enable-dbo out",
     ),
     Refusal(
+        "parallel_config.ubatch_size",
+        _above(1),
+        "a batch that is split would need a step for each part",
+        "leave --ubatch-size out",
+    ),
+    Refusal(
         "lora_config",
         _given,
         "LoRA kernels map rows to adapters by the uncompressed batch",
@@ -144,6 +151,12 @@ REFUSALS = (
         "use -cc.cudagraph_mode=FULL_AND_PIECEWISE: decoding is captured whole, prefills are not",
     ),
     Refusal(
+        "compilation_config.mode",
+        lambda mode: mode is not None and mode.name == "STOCK_TORCH_COMPILE",
+        "stock torch.compile would trace the whole model, stages and all, for one shape",
+        "use -cc.mode=3 (vLLM's own compiler, the default) or --enforce-eager",
+    ),
+    Refusal(
         "diffusion_config",
         _given,
         "diffusion decoding visits positions out of order",
@@ -151,6 +164,9 @@ REFUSALS = (
     ),
 )
 """Refused settings. Tested one by one, on configs that vLLM makes."""
+
+BREAKABLE = "VLLM_USE_BREAKABLE_CUDAGRAPH"
+"""A switch of vLLM that its config does not hold."""
 
 
 def check_engine(vllm_config: Any) -> None:
@@ -166,6 +182,14 @@ def check_engine(vllm_config: Any) -> None:
             field="model",
             value=getattr(vllm_config.model_config, "model", None),
             remedy="leave 'lightkv' out of additional_config",
+        )
+    if os.environ.get(BREAKABLE) == "1":
+        raise ConfigError(
+            "breakable CUDA graphs record the whole model, and a step that compresses has shapes of its "
+            "own",
+            field=BREAKABLE,
+            value="1",
+            remedy=f"set {BREAKABLE}=0: decoding is captured all the same",
         )
     for refusal in REFUSALS:
         value = read_setting(vllm_config, refusal.setting)
