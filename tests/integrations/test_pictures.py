@@ -14,10 +14,9 @@ from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.adapters.pictures.placing import PictureView
 from lightkv.core.errors import ConfigError, LayoutError, ModelError
-from lightkv.integrations.vllm import pictures
+from lightkv.integrations.vllm import pictures, setup
 from lightkv.integrations.vllm.families import FAMILIES, family_of
 from lightkv.integrations.vllm.pictures import PictureReader
-from lightkv.integrations.vllm.setup import plan_of
 
 IMAGE, VIDEO = 5, 6
 
@@ -85,8 +84,12 @@ def test_grids_of_images_and_videos():
 
 
 def internvl():
-    vision = SimpleNamespace(model_type="internvl_vision")
-    return SimpleNamespace(model_type="internvl", vision_config=vision, image_seq_length=9)
+    return SimpleNamespace(
+        model_type="internvl",
+        vision_config=SimpleNamespace(model_type="internvl_vision"),
+        text_config=SimpleNamespace(model_type="qwen2"),
+        image_seq_length=9,
+    )
 
 
 def cut(picture, rows, columns, side=48):
@@ -190,21 +193,29 @@ def test_a_model_that_is_not_mapped(config, message):
         assert all(family.architecture in str(error.value) for family in FAMILIES)
 
 
+def test_a_decoder_of_another_shape():
+    config = internvl()
+    config.text_config.model_type = "gpt_oss"
+    with pytest.raises(ModelError, match=r"gpt_oss.*one of llama, mistral"):
+        family_of(config)
+
+
 def engine(config, schedule):
     """What a plan is made of, as vLLM's config has it."""
     return SimpleNamespace(
         additional_config={"lightkv": {"pipeline": "tome", "schedule": schedule}},
         model_config=SimpleNamespace(hf_config=config, hf_text_config=config.text_config),
-        cache_config=SimpleNamespace(block_size=32),
+        cache_config=SimpleNamespace(block_size=32, user_specified_block_size=True),
     )
 
 
-def test_nothing_is_compressed_before_the_last_deep_layer():
+def test_nothing_is_compressed_before_the_last_deep_layer(monkeypatch):
+    monkeypatch.setattr(setup, "check_engine", lambda config: None)
     config = Qwen3VLConfig(
         text_config={"num_hidden_layers": 9},
         vision_config={"deepstack_visual_indexes": [0, 1, 2], "depth": 3},
     )
     with pytest.raises(ConfigError, match="after_layer"):
-        plan_of(engine(config, [{"after_layer": 2, "ratio": 0.5, "windows": 1}]))
-    plan = plan_of(engine(config, [{"after_layer": 3, "ratio": 0.5, "windows": 1}]))
+        setup.plan_of(engine(config, [{"after_layer": 2, "ratio": 0.5, "windows": 1}]))
+    plan = setup.plan_of(engine(config, [{"after_layer": 3, "ratio": 0.5, "windows": 1}]))
     assert plan.layers == (3, 6)

@@ -24,6 +24,7 @@ from transformers.video_utils import VideoMetadata
 
 import lightkv
 from lightkv.integrations.vllm import engine_args
+from lightkv.integrations.vllm.families import FAMILIES
 
 NEW = 12
 TIE = 1e-4
@@ -198,3 +199,17 @@ def test_compressed_equals_transformers_compressed(family, folder, expected, pip
     assert left == 0
     # Six prompts have pictures; where nothing changes, nothing was compressed.
     assert sum(ours != plain for ours, plain in zip(wanted, expected(), strict=True)) >= 2
+
+
+def test_vllm_takes_the_kinds_of_pictures_that_are_mapped(family, folder):
+    """A kind that is not mapped is refused like one that the model does not know."""
+    from vllm.config import ModelConfig
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+    from vllm.plugins import load_general_plugins
+
+    load_general_plugins()
+    [known] = [known for known in FAMILIES if known.model_type == family]
+    overrides = {"architectures": [known.model]}
+    config = ModelConfig(model=str(folder), hf_overrides=overrides, dtype="float32")
+    limits = MULTIMODAL_REGISTRY.get_processing_info(config).get_supported_mm_limits()
+    assert set(limits) == set(known.modalities)

@@ -11,6 +11,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec, replace_as
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
+from lightkv.core.errors import ModelError
 from lightkv.integrations.vllm.plan import Entry
 
 
@@ -28,7 +29,23 @@ class SegmentSpec(FullAttentionSpec):
 
     @classmethod
     def of(cls, spec: KVCacheSpec, segment: int, plan: str) -> SegmentSpec:
-        """The spec of a layer, as one of a segment."""
+        """The spec of a layer, as one of a segment.
+
+        Raises:
+            ModelError: a layer that does not see all that came before, as in sliding windows: the
+                engine's kernels count a window by places in the cache, where tokens are missing.
+        """
+        whole = type(spec) is FullAttentionSpec and not (
+            spec.sliding_window or spec.attention_chunk_size or spec.non_causal
+        )
+        if not whole:
+            raise ModelError(
+                "layers that see a part of the prompt only are not mapped in vLLM",
+                field="model.config.text_config",
+                value=type(spec).__name__,
+                remedy="serve a model whose layers all see the whole prompt, or run this one with "
+                "transformers and lightkv.compress",
+            )
         return replace_as(spec, cls, segment=segment, plan=plan)
 
     @property

@@ -16,6 +16,19 @@ CLIP_RENAMES = {r"^(model\.)?vision_tower\.(?!vision_model\.)": "vision_tower.vi
 """Regular expression → name. Checkpoints that transformers 5 saves leave a part out that vLLM wants."""
 
 
+DECODERS = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen2_vl_text",
+    "qwen2_5_vl_text",
+    "qwen3_vl_text",
+)
+"""Decoders of one shape: a layer takes positions, hidden states and residual, and gives the last two;
+its attention is `self_attn.attn`, and `norm` follows the last layer."""
+
+
 @dataclass(frozen=True)
 class ServedFamily:
     """One family, as vLLM serves it.
@@ -95,12 +108,14 @@ def family_of(config: Any) -> ServedFamily:
     """The family of a config of transformers.
 
     Raises:
-        ModelError: none is mapped, or the model has no pictures, or a tower whose grids are unknown.
+        ModelError: none is mapped, or the model has no pictures, or a tower whose grids are unknown, or
+            a decoder of another shape.
     """
     kind = getattr(config, "model_type", None)
     for family in FAMILIES:
         if family.model_type == kind:
             _refuse_pixtral(config)
+            _refuse_decoder(config)
             return family
     known = ", ".join(family.architecture for family in FAMILIES)
     what = (
@@ -124,4 +139,16 @@ def _refuse_pixtral(config: Any) -> None:
             field="model.config.vision_config",
             value=tower,
             remedy="serve a checkpoint with a CLIP or SigLIP tower",
+        )
+
+
+def _refuse_decoder(config: Any) -> None:
+    decoder = getattr(getattr(config, "text_config", None), "model_type", None)
+    if decoder not in DECODERS:
+        raise ModelError(
+            "the decoder's layers are called otherwise than lightkv knows in vLLM",
+            field="model.config.text_config",
+            value=decoder,
+            remedy=f"serve a checkpoint with one of {', '.join(DECODERS)}, or run it with "
+            "transformers and lightkv.compress",
         )

@@ -10,7 +10,6 @@ import torch
 from vllm.model_executor.models.interns1 import (
     InternS1DummyInputsBuilder,
     InternS1ForConditionalGeneration,
-    InternS1ProcessingInfo,
 )
 from vllm.model_executor.models.llava import (
     LlavaDummyInputsBuilder,
@@ -42,6 +41,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from lightkv.integrations.vllm.configure import check_complete
 from lightkv.integrations.vllm.families import CLIP_RENAMES, family_of
 from lightkv.integrations.vllm.processors import (
+    InternVLInfo,
     InternVLProcessor,
     LlavaNextProcessor,
     LlavaProcessor,
@@ -147,7 +147,7 @@ class LightKVQwen3VL(Compressing, Qwen3VLForConditionalGeneration):  # type: ign
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    InternVLProcessor, info=InternS1ProcessingInfo, dummy_inputs=InternS1DummyInputsBuilder
+    InternVLProcessor, info=InternVLInfo, dummy_inputs=InternS1DummyInputsBuilder
 )
 class LightKVInternVL(Compressing, InternS1ForConditionalGeneration):  # type: ignore[misc]
     """InternVL, in the checkpoints of transformers."""

@@ -12,7 +12,10 @@ from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
-from vllm.model_executor.models.interns1 import InternS1MultiModalProcessor
+from vllm.model_executor.models.interns1 import (
+    InternS1MultiModalProcessor,
+    InternS1ProcessingInfo,
+)
 from vllm.model_executor.models.llava import LlavaMultiModalProcessor
 from vllm.model_executor.models.llava_next import LlavaNextMultiModalProcessor
 from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLMultiModalProcessor
@@ -152,3 +155,10 @@ class Qwen3VLProcessor(Checked, Qwen3VLMultiModalProcessor):  # type: ignore[mis
 
 class InternVLProcessor(Checked, InternS1MultiModalProcessor):  # type: ignore[misc]
     """InternVL."""
+
+
+class InternVLInfo(InternS1ProcessingInfo):  # type: ignore[misc]
+    """InternVL without videos: how their frames lie is not mapped, so vLLM itself refuses them."""
+
+    def get_supported_mm_limits(self) -> dict[str, int | None]:
+        return {"image": None}
