@@ -3,10 +3,11 @@
     python benchmarks/vllm/compare.py [--questions 1500] [--others 300] [--only NAME …] [--json FILE]
 
 The bundled model answers held-out scenes in float32, greedily, up to 16 requests at once, with text-only
-prompts and prompts of two pictures among them. Each setting runs in a process of its own, first in
-transformers, one prompt at a time, then in the engine, which also compares the blocks of each request and
-and group with the counted ones at every step. `tight` gives the engine so few blocks that it preempts, and
-asks for long answers. `ratio 0` compares log-probabilities with those of vLLM's own model, bit for bit.
+prompts and prompts of two pictures among them. Each setting runs in a process of its own: first in
+transformers, one prompt at a time; then in the engine, where the blocks of each request and group are
+compared with the counted ones at every step. `tight` gives the engine so few blocks that it preempts, and
+asks for long answers. `chunked` lets a step compute fewer tokens than some prompts have. `ratio 0`
+compares log-probabilities with those of vLLM's own model, bit for bit.
 
 The exit status is 1 unless every answer, every block and every log-probability is equal.
 """
@@ -64,7 +65,7 @@ SETTINGS = {
     "lightkv-plus 0.35": Setting("lightkv-plus", {"retention": 0.35}),
     "fastv 0.35": Setting("fastv", {"retention": 0.35}),
     "tome 0.55": Setting("tome", {"retention": 0.55}),
-    "tight": Setting("lightkv", {"retention": 0.55}, new_tokens=64, least=64, blocks=130),
+    "tight": Setting("lightkv", {"retention": 0.55}, new_tokens=64, least=64, blocks=260),
     "chunked": Setting("tome", {"retention": 0.55}, engine={"max_num_batched_tokens": 320}),
 }
 
@@ -126,10 +127,7 @@ def engine(setting: Setting, model: str) -> Any:
 
     own: dict[str, Any] = {"model": model, "enable_prefix_caching": False}
     if setting.pipeline is not None:
-        import watched
-
-        own = {**engine_args(model, setting.pipeline, **setting.options)}
-        own["scheduler_cls"] = watched.PATH
+        own = engine_args(model, setting.pipeline, **setting.options)
     if setting.blocks is not None:
         own["num_gpu_blocks_override"] = setting.blocks
     return LLM(
@@ -149,9 +147,11 @@ def engine(setting: Setting, model: str) -> Any:
 def in_vllm(setting: Setting, count: int) -> dict[str, Any]:
     """Answers of the engine, and what was watched."""
     from vllm import SamplingParams
+    from watched import Watch
 
     with tempfile.TemporaryDirectory() as folder:
         llm = engine(setting, checkpoint(folder, renamed=setting.pipeline is None))
+    watch = Watch(llm.llm_engine.engine_core.engine_core.scheduler)
     limits = {"max_tokens": setting.new_tokens, "min_tokens": setting.least}
     prompts = [
         {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
@@ -160,12 +160,8 @@ def in_vllm(setting: Setting, count: int) -> dict[str, Any]:
     start = time.perf_counter()
     outputs = llm.generate(prompts, SamplingParams(temperature=0, **limits), use_tqdm=False)
     seconds = time.perf_counter() - start
-    found = {"answers": [list(o.outputs[0].token_ids) for o in outputs], "seconds": seconds}
-    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
-    watch = getattr(scheduler, "watch", None)
-    if watch is not None:
-        found |= {"watch": watch.to_dict(), "leaked": scheduler.leaked}
-    return found
+    answers = [list(output.outputs[0].token_ids) for output in outputs]
+    return {"answers": answers, "seconds": seconds, "watch": watch.to_dict()}
 
 
 def checkpoint(folder: str, *, renamed: bool) -> str:
@@ -237,13 +233,12 @@ def compared(name: str, count: int) -> dict[str, Any]:
         ours, theirs = part("vllm", name, count), part("transformers", name, count)
     same = sum(a == b for a, b in zip(ours["answers"], theirs["answers"], strict=True))
     watch = ours.get("watch", {})
-    good = same == count and not watch.get("wrong") and not ours.get("leaked")
+    good = same == count and not watch.get("wrong") and not watch.get("left")
     return {
         "name": name,
         "same": same,
         "of": count,
         "watch": watch,
-        "leaked": ours.get("leaked"),
         "seconds": ours.get("seconds"),
         "good": good,
     }
@@ -254,7 +249,7 @@ def report(row: dict[str, Any]) -> str:
     watch = row["watch"]
     blocks = "—"
     if watch:
-        blocks = f"{watch['checks']:,} compared, {len(watch['wrong'])} wrong, {row['leaked']} left"
+        blocks = f"{watch['checks']:,} compared, {len(watch['wrong'])} wrong, {watch['left']} left"
     return (
         f"| {row['name']} | {row['same']:,} of {row['of']:,} | {blocks} "
         f"| {watch.get('peak', '—')} | {watch.get('preemptions', '—')} |"

@@ -1,72 +1,70 @@
-"""A scheduler that compares, at every step, the blocks of each request with those that were counted."""
+"""A look over the shoulder of a scheduler: blocks of each request at every step, as they were counted?"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from lightkv.integrations.vllm import scheduler as served
 from lightkv.integrations.vllm.cache import SegmentManager
-
-PATH = f"{__name__}.scheduler"
 
 
 class Watch:
-    """What is noted of an engine: one for each scheduler."""
+    """What is noted of one scheduler, from now on.
 
-    def __init__(self) -> None:
+    Attributes:
+        steps: scheduled.
+        checks: comparisons of the blocks of a request in a group with the counted ones.
+        wrong: those that differed.
+        preemptions: requests that lost their blocks.
+        peak: most requests that ran at once.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
         self.steps = self.checks = self.preemptions = self.peak = 0
         self.wrong: list[str] = []
+        self._schedule, self._preempt = scheduler.schedule, scheduler._preempt_request
+        scheduler.schedule, scheduler._preempt_request = self._scheduled, self._preempted
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {**vars(self), "wrong": self.wrong[:5]}
-
-
-class _Watching:
-    watch: Watch
-
-    def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        output = super().schedule(*args, **kwargs)  # type: ignore[misc]
-        watch = self.watch = getattr(self, "watch", None) or Watch()
-        watch.steps += 1
-        watch.peak = max(watch.peak, len(self.running))  # type: ignore[attr-defined]
-        for request in self.running:  # type: ignore[attr-defined]
-            for manager in self.kv_cache_manager.coordinator.single_type_managers:  # type: ignore[attr-defined]
-                self._compare(watch, request, manager)
+    def _scheduled(self, *args: Any, **kwargs: Any) -> Any:
+        output = self._schedule(*args, **kwargs)
+        self.steps += 1
+        self.peak = max(self.peak, len(self.scheduler.running))
+        for request in self.scheduler.running:
+            for manager in self.scheduler.kv_cache_manager.coordinator.single_type_managers:
+                self._compare(request, manager)
         return output
 
-    def _compare(self, watch: Watch, request: Any, manager: Any) -> None:
+    def _compare(self, request: Any, manager: Any) -> None:
         held = len(manager.req_to_blocks[request.request_id])
-        tokens, entry = request.num_computed_tokens, self.entries.get(request.request_id)  # type: ignore[attr-defined]
+        tokens, entry = request.num_computed_tokens, self._entries.get(request.request_id)
         if entry is not None and isinstance(manager, SegmentManager):
             tokens -= entry.removed[manager.kv_cache_spec.segment]
         counted = -(-tokens // manager.block_size)
-        watch.checks += 1
+        self.checks += 1
         if held != counted:
-            watch.wrong.append(f"{request.request_id}: {held} blocks, {counted} counted")
+            self.wrong.append(f"{request.request_id}: {held} blocks, {counted} counted")
 
-    def _preempt_request(self, *args: Any, **kwargs: Any) -> Any:
-        self.watch.preemptions += 1
-        return super()._preempt_request(*args, **kwargs)  # type: ignore[misc]
+    def _preempted(self, *args: Any, **kwargs: Any) -> Any:
+        self.preemptions += 1
+        return self._preempt(*args, **kwargs)
 
     @property
-    def leaked(self) -> int:
+    def _entries(self) -> dict[str, Any]:
+        return getattr(self.scheduler, "entries", {})
+
+    @property
+    def left(self) -> int:
         """Blocks that somebody holds, and entries of requests that are gone."""
-        pool = self.kv_cache_manager.block_pool  # type: ignore[attr-defined]
-        free = pool.get_num_free_blocks()
-        return pool.num_gpu_blocks - 1 - free + len(self.entries)  # type: ignore[attr-defined]
+        pool = self.scheduler.kv_cache_manager.block_pool
+        return pool.num_gpu_blocks - 1 - pool.get_num_free_blocks() + len(self._entries)
 
-
-class WatchedScheduler(_Watching, served.CountingScheduler):
-    """The scheduler of the integration, watched."""
-
-
-class WatchedAsyncScheduler(_Watching, served.CountingAsyncScheduler):
-    """The same for asynchronous scheduling."""
-
-
-def scheduler(vllm_config: Any, *args: Any, **kwargs: Any) -> Any:
-    """What `scheduler_cls` names."""
-    asynchronous = vllm_config.scheduler_config.async_scheduling
-    kind = WatchedAsyncScheduler if asynchronous else WatchedScheduler
-    return kind(vllm_config, *args, **kwargs)
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "steps": self.steps,
+            "checks": self.checks,
+            "wrong": self.wrong[:5],
+            "preemptions": self.preemptions,
+            "peak": self.peak,
+            "left": self.left,
+        }

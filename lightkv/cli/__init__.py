@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lightkv.cli import ablate, demo, report, run, show, strategies, tune
+from lightkv.cli import ablate, demo, report, run, show, strategies, tune, vllm_args
 from lightkv.cli.errors import OneLineErrors
 from lightkv.cli.plan import command as plan
 
@@ -28,6 +28,7 @@ for command in (
     report.report,
     ablate.ablate,
     tune.tune,
+    vllm_args.vllm_args,
 ):
     app.command()(command)
 

@@ -14,6 +14,7 @@ from transformers import (
 
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.hf.inputs import read_inputs
+from lightkv.adapters.pictures.tiles import arrangement
 from lightkv.core.errors import LayoutError
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.truth import points
@@ -98,6 +99,17 @@ def test_layout_truth_with_six_tiles(rows, columns):
             (1, rows * SIDE, columns * SIDE),
             (1, SIDE, SIDE),
         ]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 3), (3, 2), (1, 6), (6, 1), (3, 4), (4, 3)])
+def test_large_tiles_are_told_apart_by_small_copies(rows, columns):
+    """Tiles of 448 pixels, which are pooled once before their arrangements are compared."""
+    seed = torch.randn(1, 3, 4 * rows, 4 * columns, generator=torch.Generator().manual_seed(1))
+    size = (rows * 448, columns * 448)
+    whole = functional.interpolate(seed, size, mode="bilinear")[0]
+    tiles = whole.reshape(3, rows, 448, columns, 448).permute(1, 3, 0, 2, 4).flatten(0, 1)
+    thumbnail = functional.interpolate(whole[None], (448, 448), mode="area")[0]
+    assert arrangement(tiles, thumbnail) == (rows, columns)
 
 
 def test_layout_truth_of_the_thumbnail():

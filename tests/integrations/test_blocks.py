@@ -124,7 +124,7 @@ def test_tokens_are_those_that_the_scheduler_gives_blocks_for(preset, text):
     pipeline = Pipeline.build(preset, 12, retention=0.469)
     layout = prompt_layout([ViewSize((1, 12, 12)), ViewSize((1, 9, 16), newline=True)], text)
     spans = ((0, "one"), (144, "other"))
-    entry = ServingPlan(pipeline, 16).entry(spans, layout.samples[0], layout.length)
+    entry = ServingPlan(pipeline).entry(spans, layout.samples[0], layout.length)
     held = segment_tokens(pipeline, layout)
     assert held == tuple(entry.tokens(number, layout.length) for number in range(len(held)))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from dataclasses import dataclass
 
 import pytest
 
@@ -16,25 +15,10 @@ from vllm.v1.core.kv_cache_utils import (  # noqa: E402
     get_kv_cache_config_from_groups,
     get_kv_cache_groups,
 )
-from vllm.v1.kv_cache_interface import FullAttentionSpec  # noqa: E402
 
 from lightkv.integrations.vllm.blocks import RequestBlocks  # noqa: E402
+from lightkv.integrations.vllm.cache import SegmentSpec  # noqa: E402
 from lightkv.integrations.vllm.groups import group_layers  # noqa: E402
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment(FullAttentionSpec):
-    """A spec that differs by its segment alone, and is merged with none of another."""
-
-    segment: int = 0
-
-    @classmethod
-    def merge(cls, specs):
-        assert all(spec == specs[0] for spec in specs)
-        return specs[0]
-
-    def is_uniform_with_collection(self, kv_cache_specs):
-        return all(spec == self for spec in kv_cache_specs.values())
 
 
 @pytest.fixture(scope="module", params=["LBNHC", "BLNHC"])
@@ -49,7 +33,7 @@ def vllm_groups(config, sizes):
     """The groups that vLLM makes of segments of these sizes."""
     of_layer = [number for number, size in enumerate(sizes) for _ in range(size)]
     specs = {
-        f"layers.{layer}": Segment(
+        f"layers.{layer}": SegmentSpec(
             block_size=16, num_kv_heads=2, head_size=32, dtype=torch.float16, segment=number
         )
         for layer, number in enumerate(of_layer)

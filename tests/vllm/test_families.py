@@ -1,6 +1,7 @@
 """Each mapped family in vLLM against transformers, token for token, on tiny random checkpoints.
 
-All prompts of a family are one batch: one picture of several sizes, two pictures, none.
+All prompts of a family are one batch: one picture of several sizes, two pictures, none; and a clip
+where clips are mapped.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ pytest.importorskip("vllm.config")
 
 import tiny_checkpoints as tiny
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.video_utils import VideoMetadata
 
 import lightkv
 from lightkv.integrations.vllm import engine_args
@@ -45,8 +47,13 @@ def picture(seed, width, height):
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def clip(frames):
+    """`[frames, 64, 96, 3]`, every three of them alike."""
+    return np.stack([np.asarray(picture(50 + n // 3, 96, 64)) for n in range(frames)])
+
+
 def prompts(family):
-    """(text, pictures) of one batch."""
+    """(text, pictures, clip or None) of one batch."""
     wide, small, tall, large = (
         picture(1, 128, 96),
         picture(2, 64, 64),
@@ -64,7 +71,26 @@ def prompts(family):
         ("w100 w3 w17", []),
     ]
     mark = f" {tiny.PLACEHOLDER[family]} "
-    return [(text.replace("@", mark), pictures) for text, pictures in asked]
+    made = [(text.replace("@", mark), pictures, None) for text, pictures in asked]
+    if with_clips(family):
+        made.append((f"w1 {tiny.CLIP} w2 w3 w4", [], clip(8)))
+        made.append((f"{tiny.CLIP} w9 w8", [], clip(6)))
+    return made
+
+
+def with_clips(family):
+    return "qwen" in family
+
+
+def seconds(frames):
+    """What is told of a clip with two frames in a second."""
+    return {
+        "total_num_frames": len(frames),
+        "fps": 2.0,
+        "frames_indices": list(range(len(frames))),
+        "duration": len(frames) / 2,
+        "video_backend": "opencv",
+    }
 
 
 @pytest.fixture(scope="module", params=list(tiny.FAMILIES))
@@ -95,8 +121,12 @@ def expected(family, folder):
     return answers
 
 
-def by_transformers(model, processor, text, pictures):
-    inputs = processor(text=[text], images=pictures or None, return_tensors="pt")
+def by_transformers(model, processor, text, pictures, frames):
+    given = {"images": pictures} if pictures else {}
+    if frames is not None:
+        told = VideoMetadata(**seconds(frames))
+        given = {"videos": [frames], "video_metadata": [told], "do_sample_frames": False}
+    inputs = processor(text=[text], return_tensors="pt", **given)
     with torch.no_grad():
         made = model.generate(
             **inputs,
@@ -125,13 +155,10 @@ def by_vllm(family, **arguments):
         max_num_seqs=8,
         disable_log_stats=True,
         enable_chunked_prefill=False,
-        limit_mm_per_prompt={"image": 2, "video": 0} if "llava" not in family else {"image": 2},
+        limit_mm_per_prompt={"image": 2, **({"video": 1} if with_clips(family) else {})},
         **arguments,
     )
-    asked = [
-        {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
-        for text, pictures in prompts(family)
-    ]
+    asked = [for_vllm(*prompt) for prompt in prompts(family)]
     try:
         greedy = SamplingParams(temperature=0, max_tokens=NEW, ignore_eos=True)
         found = llm.generate(asked, greedy, use_tqdm=False)
@@ -143,6 +170,17 @@ def by_vllm(family, **arguments):
         del llm
         cleanup_dist_env_and_memory()
     return [(list(o.prompt_token_ids), list(o.outputs[0].token_ids)) for o in found], left
+
+
+def for_vllm(text, pictures, frames):
+    given = {"prompt": text}
+    if pictures:
+        given["multi_modal_data"] = {"image": pictures}
+    if frames is not None:
+        told = {**seconds(frames), "do_sample_frames": False}
+        given["multi_modal_data"] = {"video": (frames, told)}
+        given["mm_processor_kwargs"] = {"do_sample_frames": False}
+    return given
 
 
 def test_vanilla_equals_transformers(family, folder, expected, tmp_path):

@@ -30,19 +30,28 @@ def arrangement(tiles: torch.Tensor, thumbnail: torch.Tensor) -> tuple[int, int]
 
     Reads values on the host; called once for each picture, before the first decoder layer.
     """
-    count = tiles.shape[0]
+    count, tiles = tiles.shape[0], _coarse(tiles)
     wanted = functional.adaptive_avg_pool2d(thumbnail[None].float(), PROBE)[0]
     best, found = float("inf"), (1, count)
     for rows in range(1, count + 1):
         if count % rows:
             continue
         columns = count // rows
-        mosaic = stitch(tiles.float(), rows, columns)
+        mosaic = stitch(tiles, rows, columns)
         shrunk = functional.adaptive_avg_pool2d(mosaic[None], PROBE)[0]
         error = float((shrunk - wanted).square().mean())
         if error < best:
             best, found = error, (rows, columns)
     return found
+
+
+def _coarse(tiles: torch.Tensor) -> torch.Tensor:
+    """`[n, C, S, S]` → float32 `[n, C, s, s]`, pooled as far as a single tile still has `PROBE` cells
+    to a side: each arrangement would otherwise copy and pool all pixels again."""
+    step = tiles.shape[-1] // (2 * PROBE)
+    if step < 2 or tiles.shape[-1] % step or tiles.shape[-2] % step:
+        return tiles.float()
+    return functional.avg_pool2d(tiles.float(), step)
 
 
 def stitch(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

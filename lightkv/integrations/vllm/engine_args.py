@@ -12,8 +12,6 @@ from lightkv.integrations.vllm.options import KEY, read_options
 CLASSES = {family.architecture: family.model for family in FAMILIES}
 """Architecture of a checkpoint → our class for it."""
 
-HOME = "lightkv.integrations.vllm"
-
 
 def engine_args(model: str, pipeline: Any = "lightkv", **changes: Any) -> dict[str, Any]:
     """Arguments of `vllm.LLM` for a model that compresses.
@@ -31,14 +29,9 @@ def engine_args(model: str, pipeline: Any = "lightkv", **changes: Any) -> dict[s
     check_release()
     config = {KEY: {"pipeline": pipeline, **changes}}
     read_options(config)
-    return {
-        "model": str(model),
-        "additional_config": config,
-        "hf_overrides": {"architectures": [class_for(str(model))]},
-        "scheduler_cls": f"{HOME}.scheduler.scheduler",
-        "worker_cls": f"{HOME}.worker.Worker",
-        "enable_prefix_caching": False,
-    }
+    class_for(str(model))
+    # The classes that do the work enter by themselves (hook.py).
+    return {"model": str(model), "additional_config": config, "enable_prefix_caching": False}
 
 
 def class_for(model: str) -> str:

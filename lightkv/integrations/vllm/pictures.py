@@ -108,6 +108,11 @@ class PictureReader:
         found = [self._span(feature) for feature in features]
         return tuple(sorted(found, key=lambda span: span.runs))
 
+    def readable(self, feature: Feature) -> bool:
+        """Whether the geometry of a picture can be told: its data are here, or were before."""
+        with self._lock:
+            return feature.data is not None or feature.identifier in self._keys
+
     def sample(self, spans: tuple[Span, ...]) -> SampleLayout:
         """Where the vision tokens of a prompt lie and what they show, whatever stands behind them."""
         return self._once(self._samples, spans, lambda: self._layout(spans).samples[0])

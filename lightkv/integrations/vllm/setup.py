@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.integrations.vllm.families import family_of
 from lightkv.integrations.vllm.options import KEY, Options, read_options
 from lightkv.integrations.vllm.plan import ServingPlan, check_pipeline
@@ -40,19 +41,39 @@ def plan_of(vllm_config: Any) -> ServingPlan:
         ModelError: a model that is not mapped.
     """
     check_engine(vllm_config)
-    options = options_of(vllm_config)
-    model = vllm_config.model_config
-    layers = model.hf_text_config.num_hidden_layers
-    first = family_of(model.hf_config).min_layer(model.hf_config)
-    pipeline = serving_pipeline(
-        options.pipeline,
-        layers,
-        block_size=_weighed_block_size(vllm_config.cache_config),
-        min_layer=first,
-        **options.changes,
+    pipeline = pipeline_of(
+        options_of(vllm_config),
+        vllm_config.model_config.hf_config,
+        _weighed_block_size(vllm_config.cache_config),
     )
-    check_pipeline(pipeline, f"additional_config.{KEY}.pipeline")
     return ServingPlan(pipeline)
+
+
+def pipeline_of(
+    options: Options,
+    config: Any,
+    block_size: int = DEFAULT_BLOCK_SIZE,
+    field: str = f"additional_config.{KEY}.pipeline",
+) -> Pipeline:
+    """What an engine runs of the options on a model.
+
+    Args:
+        options: what the user asked of lightkv.
+        config: of transformers, of the whole model.
+        block_size: tokens of a block.
+        field: what an error calls the pipeline.
+
+    Raises:
+        ConfigError: options that cannot work on this decoder or in an engine.
+        ModelError: a model that is not mapped.
+    """
+    first = family_of(config).min_layer(config)
+    layers = config.get_text_config().num_hidden_layers
+    pipeline = serving_pipeline(
+        options.pipeline, layers, block_size=block_size, min_layer=first, **options.changes
+    )
+    check_pipeline(pipeline, field)
+    return pipeline
 
 
 def _weighed_block_size(cache_config: Any) -> int:

@@ -9,6 +9,7 @@ from vllm.platforms import current_platform
 
 from lightkv.integrations.vllm import contact
 from lightkv.integrations.vllm.cache import SegmentSpec
+from lightkv.integrations.vllm.configure import check_complete
 from lightkv.integrations.vllm.serving import Serving
 from lightkv.integrations.vllm.step import Row, Step
 
@@ -76,6 +77,7 @@ class Worker(Base):  # type: ignore[misc, valid-type]
     def init_device(self) -> None:
         runner = contact.SECOND_RUNNER if self.use_v2_model_runner else contact.FIRST_RUNNER
         contact.check(contact.WORKER, runner)
+        check_complete(self.vllm_config)
         super().init_device()
         if not self.use_v2_model_runner:
             self.model_runner = None

@@ -1,0 +1,127 @@
+"""`lightkv vllm-args`: what `vllm serve` has to be told, checked without vLLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+from lightkv.cli.options import Retention, refuse
+from lightkv.core import yamls
+from lightkv.core.errors import ConfigError, ModelError
+
+
+def vllm_args(
+    model: Annotated[
+        str, typer.Argument(help="A checkpoint directory, a hub id, or demo for the bundled model.")
+    ],
+    pipeline: Annotated[
+        str,
+        typer.Option("--pipeline", "--strategy", help="A preset or a pipeline file."),
+    ] = "lightkv",
+    retention: Retention = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A change of the pipeline, the value in YAML, as positions=keep; repeatable.",
+        ),
+    ] = None,
+    config: Annotated[
+        bool,
+        typer.Option("--yaml", help="Print a file for vllm serve --config, the model included."),
+    ] = False,
+) -> None:
+    """Print the flags of `vllm serve` that make a model compress, after checking them."""
+    from lightkv.checkpoints.load import quiet_libraries
+    from lightkv.integrations.vllm.engine_args import engine_args
+    from lightkv.integrations.vllm.flags import serve_config
+
+    quiet_libraries()
+    given = _changes(changes or ())
+    if retention is not None:
+        refuse({"--set": given.get("retention")}, "it says it already", beside="--retention")
+        given["retention"] = retention
+    if pipeline.endswith((".yaml", ".yml")):
+        # The engine may be started in another folder.
+        pipeline = str(Path(pipeline).expanduser().absolute())
+    source = _source(model)
+    _check(source, pipeline, given)
+    arguments = engine_args(str(source), pipeline, **given)
+    typer.echo(serve_config(arguments) if config else _line(arguments), nl=not config)
+
+
+def _changes(texts: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key or key in found:
+            what = "it is there twice" if key in found else "a change is KEY=VALUE"
+            remedy = "such as --set positions=keep"
+            raise ConfigError(what, field="--set", value=text, remedy=remedy)
+        try:
+            found[key] = yamls.load(value)
+        except yaml.YAMLError as error:
+            what = f"the value is no YAML ({error})"
+            raise ConfigError(what, field=f"--set {key}", value=value) from error
+    return found
+
+
+def _source(model: str) -> Path | str:
+    """The folder of a checkpoint, or a hub id."""
+    if model == BUNDLED:
+        return checkpoint_path()
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or model.startswith((".", "~", os.sep)) or model.count("/") > 1:
+        raise ModelError(
+            "vLLM loads a checkpoint directory or a hub id",
+            field="MODEL",
+            value=model,
+            remedy=f"give such a directory, owner/name, or {BUNDLED!r} for the bundled model",
+        )
+    return model
+
+
+def _check(source: Path | str, pipeline: str, changes: dict[str, Any]) -> None:
+    """Build what the engine would run, so that mistakes show here and not in its log.
+
+    Raises:
+        ConfigError: options that cannot be read, or cannot work on this decoder or in an engine.
+        ModelError: no config, or one of a model that is not mapped.
+    """
+    from lightkv.checkpoints.describe import read_config
+    from lightkv.integrations.vllm.options import KEY, read_options
+    from lightkv.integrations.vllm.setup import pipeline_of
+
+    options = read_options({KEY: {"pipeline": pipeline, **changes}})
+    assert options is not None
+    pipeline_of(options, read_config(source), field="--pipeline")
+
+
+def _line(arguments: dict[str, Any]) -> str:
+    """The flags in one line.
+
+    Raises:
+        ConfigError: one of them needs quotes, which a shell that substitutes the line would take for
+            characters of it.
+    """
+    from lightkv.integrations.vllm.flags import plain_word, serve_flags
+
+    flags = serve_flags(arguments)
+    for flag in flags:
+        if not plain_word(flag):
+            raise ConfigError(
+                "it needs quotes, and what a shell substitutes can have none",
+                field="flag",
+                value=flag,
+                remedy="add --yaml, and give the output to vllm serve --config, in a file x.yaml",
+            )
+    return " ".join(flags)

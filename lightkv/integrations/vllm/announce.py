@@ -1,0 +1,59 @@
+"""What an engine's log says once: what lightkv runs, and how many pictures the KV cache holds at once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightkv.adapters.pictures.placing import Picture, Pictures, PictureView, layout_of
+from lightkv.checkpoints.published import TEXT_TOKENS
+from lightkv.core.errors import LightKVError
+from lightkv.integrations.vllm.groups import Grouping
+from lightkv.integrations.vllm.plan import ServingPlan
+from lightkv.integrations.vllm.savings import PromptSavings, Savings
+
+SIDE = 24
+"""Vision tokens along the side of the picture that the log counts with: one of LLaVA-1.5."""
+
+
+def prompt_savings(plan: ServingPlan, block_size: int, side: int = SIDE) -> PromptSavings:
+    """What a prompt of one square picture and the text of a question saves.
+
+    Raises:
+        ConfigError: windows that the picture does not fit.
+    """
+    tokens = side * side
+    here = np.ones((1, tokens), dtype=np.bool_)
+    picture = Picture((PictureView.plain(1, side, side),))
+    [sample] = layout_of([Pictures("image", here, [picture])], tokens, (0,)).samples
+    entry = plan.entry(("announced", side), sample, tokens + TEXT_TOKENS)
+    return Savings(plan).of(entry, block_size)
+
+
+def announcement(plan: ServingPlan, grouping: Grouping, pages: int, block_size: int) -> list[str]:
+    """The lines.
+
+    Args:
+        plan: of the engine.
+        grouping: of the decoder's layers.
+        pages: blocks of the pool, vLLM's null block included.
+        block_size: tokens of a block.
+    """
+    pipeline = plan.pipeline
+    layers = ", ".join(str(layer) for layer in sorted(pipeline.between)) or "none"
+    padding = f", {grouping.padding} layers of padding" if grouping.padding else ""
+    lines = [
+        f"lightkv is on: pipeline {pipeline.spec.name}, retention {pipeline.retention:.3g}, stages after "
+        f"decoder layers {layers} of {pipeline.num_layers}; {len(grouping.groups)} groups of "
+        f"{grouping.size} layers{padding}; plan {plan.digest}."
+    ]
+    try:
+        saved = prompt_savings(plan, block_size)
+    except LightKVError:
+        return lines  # Windows for larger grids: nothing to count with.
+    return [
+        *lines,
+        f"A prompt of one picture of {saved.vision} tokens and {TEXT_TOKENS} tokens of text takes "
+        f"{saved.blocks} blocks instead of {saved.uncompressed:g}: about {(pages - 1) // saved.blocks} at "
+        f"once in {pages - 1:,} blocks. vLLM's own figure of concurrency counts requests at full length "
+        "without pictures.",
+    ]
