@@ -10,7 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+<<<<<<< HEAD
 from lightkv.integrations.vllm import contact
+=======
+from lightkv.integrations.vllm.contact import check_release
+>>>>>>> main
 from lightkv.integrations.vllm.families import FAMILIES
 from lightkv.integrations.vllm.options import read_options
 
@@ -25,12 +29,20 @@ class EngineHook:
         Raises:
             ConfigError: options or settings that cannot work, classes that are not those of lightkv.
             ModelError: a model that is not mapped.
+<<<<<<< HEAD
             CompatibilityError: a vLLM that is not the one that lightkv was tested with.
+=======
+            CompatibilityError: a release of vLLM that lightkv was not tested with.
+>>>>>>> main
         """
         named = vllm_config.model_config.hf_config.architectures or ()
         ours = any(family.model in named for family in FAMILIES)
         if ours or read_options(vllm_config.additional_config) is not None:
+<<<<<<< HEAD
             contact.check(contact.FRONT)
+=======
+            check_release()
+>>>>>>> main
             from lightkv.integrations.vllm.configure import prepare
 
             prepare(vllm_config)
