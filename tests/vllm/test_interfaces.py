@@ -75,6 +75,20 @@ def test_under_another_release_who_asks_for_lightkv_is_refused(monkeypatch):
         engine_args("anything")
 
 
+def test_a_release_that_asks_nobody_is_told_of(monkeypatch, caplog):
+    import logging
+    import sys
+    from types import ModuleType
+
+    from lightkv.integrations.vllm.hook import register_hooks
+
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    bare = ModuleType("vllm.model_executor.models.config")
+    monkeypatch.setitem(sys.modules, bare.__name__, bare)
+    register_hooks(["LlavaForConditionalGeneration"])
+    assert "does nothing" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [

@@ -20,9 +20,5 @@ def register() -> None:
     from lightkv.integrations.vllm.hook import register_hooks
 
     for name in CLASSES.values():
-<<<<<<< HEAD
         ModelRegistry.register_model(name, f"lightkv.integrations.vllm.models:{name}")
-=======
-        ModelRegistry.register_model(name, f"lightkv.integrations.vllm.{home}:{name}")
->>>>>>> main
     register_hooks(ModelRegistry.get_supported_archs())

@@ -75,15 +75,9 @@ class Worker(Base):  # type: ignore[misc, valid-type]
     """The worker: what `--worker-cls` names."""
 
     def init_device(self) -> None:
-<<<<<<< HEAD
-        runner = contact.SECOND_RUNNER if self.use_v2_model_runner else contact.FIRST_RUNNER
-        contact.check(contact.WORKER, runner)
-        check_complete(self.vllm_config)
-=======
         check_complete(self.vllm_config)
         runner = contact.SECOND_RUNNER if self.use_v2_model_runner else contact.FIRST_RUNNER
         contact.check(contact.WORKER, runner)
->>>>>>> main
         super().init_device()
         if not self.use_v2_model_runner:
             self.model_runner = None
