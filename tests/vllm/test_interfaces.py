@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from lightkv.core.errors import CompatibilityError
-from lightkv.integrations.vllm import contact, refused
+from lightkv.integrations.vllm import contact
 from lightkv.integrations.vllm.contact import Fields, Function
+from lightkv.integrations.vllm.engine_args import engine_args
 
 PARTS = {
     name: getattr(contact, name)
-    for name in ("SCHEDULER", "WORKER", "FIRST_RUNNER", "SECOND_RUNNER")
+    for name in ("FRONT", "SCHEDULER", "WORKER", "FIRST_RUNNER", "SECOND_RUNNER")
 }
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +34,6 @@ def test_is_what_lightkv_expects(each):
 
 def test_the_installed_release_is_the_tested_one():
     assert contact.installed().split("+")[0] == contact.TESTED
-    assert contact.is_tested()
 
 
 def test_the_extra_installs_the_tested_series():
@@ -57,26 +57,36 @@ def test_other_releases_are_refused_by_name(release):
     assert "0.32" in caught.value.remedy
 
 
-def test_under_another_release_our_names_say_so(monkeypatch):
+def test_under_another_release_who_asks_for_lightkv_is_refused(monkeypatch):
+    from types import SimpleNamespace
+
+    from lightkv.integrations.vllm.hook import EngineHook
+
+    model = SimpleNamespace(
+        hf_config=SimpleNamespace(architectures=["LlavaForConditionalGeneration"])
+    )
+    asks = SimpleNamespace(model_config=model, additional_config={"lightkv": "lightkv"})
+    asks_not = SimpleNamespace(model_config=model, additional_config={})
     monkeypatch.setattr(contact, "SERIES", (0, 31))
+    EngineHook.verify_and_update_config(asks_not)
     with pytest.raises(CompatibilityError, match="tested with"):
-        refused.LightKVLlava  # noqa: B018
-    assert not hasattr(refused, "Another")
-    assert not contact.is_tested()
+        EngineHook.verify_and_update_config(asks)
+    with pytest.raises(CompatibilityError, match="tested with"):
+        engine_args("anything")
 
 
-def test_under_another_release_vllm_starts_without_us(monkeypatch):
-    from vllm import ModelRegistry
+def test_a_release_that_asks_nobody_is_told_of(monkeypatch, caplog):
+    import logging
+    import sys
+    from types import ModuleType
 
-    import lightkv.integrations.vllm as ours
+    from lightkv.integrations.vllm.hook import register_hooks
 
-    told = {}
-    monkeypatch.setattr(ModelRegistry, "register_model", told.__setitem__)
-    ours.register()
-    assert {home.split(":")[0] for home in told.values()} == {"lightkv.integrations.vllm.models"}
-    monkeypatch.setattr(contact, "SERIES", (0, 31))
-    ours.register()
-    assert {home.split(":")[0] for home in told.values()} == {"lightkv.integrations.vllm.refused"}
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    bare = ModuleType("vllm.model_executor.models.config")
+    monkeypatch.setitem(sys.modules, bare.__name__, bare)
+    register_hooks(["LlavaForConditionalGeneration"])
+    assert "does nothing" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -99,7 +109,14 @@ def test_what_changed_is_refused_and_named(changed, message):
 OVERRIDES = {
     "cache.SegmentSpec": ["merge", "is_uniform_with_collection", "prefix_cacheable"],
     "cache.SegmentManager": ["get_num_blocks_to_allocate", "allocate_new_blocks"],
-    "scheduler.CountingScheduler": ["add_request", "_free_blocks", "_try_schedule_encoder_inputs"],
+    "scheduler.CountingScheduler": [
+        "add_request",
+        "has_requests",
+        "update_from_output",
+        "_free_blocks",
+        "_try_schedule_encoder_inputs",
+    ],
+    "processors.LlavaProcessor": ["get_dummy_inputs", "apply"],
     "worker.Worker": ["init_device", "get_kv_cache_spec"],
     "worker.Runner": ["_prepare_inputs", "_get_slot_mappings", "execute_model"],
     "model_state.SegmentModelState": [
@@ -144,11 +161,26 @@ def test_each_override_replaces_a_method_and_takes_what_it_took(home, method):
 
 
 ATTRIBUTES = {
-    "v1.core.sched.scheduler.Scheduler": ["kv_cache_manager"],
+    "v1.core.sched.scheduler.Scheduler": [
+        "kv_cache_manager",
+        "encoder_cache_manager",
+        "max_num_scheduled_tokens",
+        "finished_req_ids_dict",
+    ],
     "v1.core.kv_cache_manager.KVCacheManager": ["coordinator"],
     "v1.core.kv_cache_coordinator.KVCacheCoordinator": ["single_type_managers"],
     "v1.core.single_type_kv_cache_manager.SingleTypeKVCacheManager": ["kv_cache_spec"],
-    "v1.request.Request": ["request_id", "mm_features", "num_prompt_tokens"],
+    "v1.core.encoder_cache_manager.EncoderCacheManager": ["cache_size"],
+    "v1.request.Request": [
+        "request_id",
+        "client_index",
+        "mm_features",
+        "num_prompt_tokens",
+        "prompt_embeds",
+        "resumable",
+        "sampling_params",
+        "trace_headers",
+    ],
     "v1.worker.gpu_worker.Worker": ["use_v2_model_runner"],
     "v1.worker.worker_base.WorkerBase": ["vllm_config", "device"],
     "v1.worker.gpu_model_runner.GPUModelRunner": ["input_batch", "requests"],

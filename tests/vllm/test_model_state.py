@@ -182,7 +182,7 @@ MODES = {
         "runner": 2,
         "tokens": 24,
         "asynchronous": True,
-        "tight": 1.15,
+        "tight": 1.05,
     },
 }
 

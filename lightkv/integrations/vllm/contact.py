@@ -30,7 +30,8 @@ class Function:
     Attributes:
         module: where it is, below `vllm`.
         name: dotted, below the module.
-        takes: its parameters without `self` and `cls`, in order, as far as lightkv names them.
+        takes: its parameters without `self` and `cls`, in order, as far as lightkv names them; none
+            where it is enough that the name is there.
     """
 
     module: str
@@ -42,6 +43,8 @@ class Function:
         found = found_in(self.module, self.name)
         if found is None:
             return f"vllm.{self.module} has no {self.name}"
+        if not self.takes:
+            return None
         has = [name for name in inspect.signature(found).parameters if name not in ("self", "cls")]
         if tuple(has[: len(self.takes)]) != self.takes:
             return f"{self.name} takes ({', '.join(has)}), expected ({', '.join(self.takes)}, …)"
@@ -81,6 +84,8 @@ SCHEDULER: tuple[Function | Fields, ...] = (
         "Scheduler._try_schedule_encoder_inputs",
         ("request", "num_computed_tokens", "num_new_tokens"),
     ),
+    Function("v1.core.sched.scheduler", "Scheduler.has_requests"),
+    Function("v1.core.sched.scheduler", "Scheduler.update_from_output"),
     Function("v1.core.sched.async_scheduler", "AsyncScheduler"),
     Function(
         "v1.core.single_type_kv_cache_manager",
@@ -125,6 +130,16 @@ SCHEDULER: tuple[Function | Fields, ...] = (
     Fields("multimodal.inputs", "PlaceholderRange", ("offset", "length", "is_embed")),
 )
 """Of the process that schedules."""
+
+FRONT: tuple[Function | Fields, ...] = (
+    Function("model_executor.models.config", "MODELS_CONFIG_MAP"),
+    Function("multimodal.processing.processor", "BaseMultiModalProcessor.apply", ("inputs",)),
+    Function("multimodal.processing.inputs", "ProcessorInputs"),
+    Function("exceptions", "VLLMValidationError", ("message",)),
+    Function("v1.sample.logits_processor.interface", "LogitsProcessor.validate_params"),
+    Function("v1.worker.gpu.sample.logits_processor.interface", "LogitsProcessor"),
+)
+"""Of the process that requests come to."""
 
 WORKER: tuple[Function | Fields, ...] = (
     Function(
@@ -287,15 +302,6 @@ def installed() -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
-
-
-def is_tested() -> bool:
-    """Whether the installed release is of the series that the tests ran with."""
-    try:
-        check_release()
-    except CompatibilityError:
-        return False
-    return True
 
 
 def check_release(release: str | None = None) -> None:
