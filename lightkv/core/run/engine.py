@@ -37,6 +37,7 @@ class Engine:
             the host at each stage). Off, a NaN goes where it would have gone without compression.
         heads: the processes that share the attention heads, this one alone by default.
         reports: takes the report of each run.
+        plans: how many plans are kept; a server of many lengths wants more.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Engine:
         check_finite: bool = False,
         heads: HeadGroup | None = None,
         reports: Reports | None = None,
+        plans: int = PLAN_CACHE,
     ) -> None:
         self.pipeline = pipeline
         self.shape = shape
@@ -58,6 +60,7 @@ class Engine:
         self.profiler = Profiler(profile)
         self.reports = Reports(trace=trace) if reports is None else reports
         self.runs = 0
+        self._most = plans
         self.owner: object | None = None
         self._plans: OrderedDict[tuple[int, int, str, torch.device], StagePlan] = OrderedDict()
         self._layouts: OrderedDict[str, VisionLayout] = OrderedDict()
@@ -78,7 +81,7 @@ class Engine:
         with torch.inference_mode(False):
             plan = placed.plan(layout, turn).to(device)
         self._plans[key] = plan
-        if len(self._plans) > PLAN_CACHE:
+        if len(self._plans) > self._most:
             self._plans.popitem(last=False)
         return plan
 

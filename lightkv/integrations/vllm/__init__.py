@@ -16,9 +16,11 @@ def register() -> None:
     who asks for them."""
     from vllm import ModelRegistry
 
+    from lightkv.integrations.vllm.contact import is_tested
     from lightkv.integrations.vllm.engine_args import CLASSES
     from lightkv.integrations.vllm.hook import register_hooks
 
+    home = "models" if is_tested() else "refused"
     for name in CLASSES.values():
-        ModelRegistry.register_model(name, f"lightkv.integrations.vllm.models:{name}")
+        ModelRegistry.register_model(name, f"lightkv.integrations.vllm.{home}:{name}")
     register_hooks(ModelRegistry.get_supported_archs())

@@ -20,6 +20,7 @@ from lightkv.core.needs import Source, needs_from
 from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.prefill import Prefill
+from lightkv.core.transfer import to_device
 from lightkv.integrations.vllm.attention import queries_and_keys
 from lightkv.integrations.vllm.plan import ServingPlan
 from lightkv.integrations.vllm.step import Step
@@ -145,10 +146,12 @@ class Pass:
         for batch in self.batches:
             shorter = batch.run.apply(index, batch.take(self.hidden_states))
             kept = batch.run.kept
+            if kept is not None:
+                kept = kept + to_device(batch.origins, kept.device)[:, None]
             for i, row in enumerate(batch.rows):
                 rows[row] = shorter[i]
                 if kept is not None:
-                    places[row] = kept[i] + batch.origins[i]
+                    places[row] = kept[i]
         self.counts = [len(row) for row in rows]
         expected = self.step.new(self.plan.segment(index)).tolist()
         if self.counts != expected:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from lightkv.integrations.vllm.contact import check_release
 from lightkv.integrations.vllm.families import FAMILIES
 from lightkv.integrations.vllm.options import read_options
 
@@ -24,10 +25,12 @@ class EngineHook:
         Raises:
             ConfigError: options or settings that cannot work, classes that are not those of lightkv.
             ModelError: a model that is not mapped.
+            CompatibilityError: a release of vLLM that lightkv was not tested with.
         """
         named = vllm_config.model_config.hf_config.architectures or ()
         ours = any(family.model in named for family in FAMILIES)
         if ours or read_options(vllm_config.additional_config) is not None:
+            check_release()
             from lightkv.integrations.vllm.configure import prepare
 
             prepare(vllm_config)

@@ -94,6 +94,15 @@ def features_of(made: Any) -> list[Any]:
     ]
 
 
+def forget_sent(made: Any, cache: Any) -> None:
+    """Let a processor's cache forget the data of a prompt that will not reach the engine: it takes what
+    it has seen for sent, and the next prompt with the same picture would go without."""
+    if cache is not None:
+        for feature in features_of(made):
+            if feature.data is not None:
+                cache.invalidate(feature.identifier)
+
+
 @dataclass
 class MadeUp(ProcessorInputs):
     """Inputs that vLLM measures memory and warms up with."""
@@ -113,7 +122,11 @@ class Checked:
     def apply(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         made = super().apply(inputs, *args, **kwargs)  # type: ignore[misc]
         if self.front is not None and not isinstance(inputs, MadeUp):
-            self.front.look(made)
+            try:
+                self.front.look(made)
+            except BadRequest:
+                forget_sent(made, inputs.cache)
+                raise
         return made
 
 
