@@ -297,7 +297,7 @@ def test_a_request_in_error_leaves_nothing(roomy, monkeypatch):
 # A pool for few
 
 
-TIGHT = {"num_gpu_blocks_override": 60}
+TIGHT = {"max_model_len": 352, "num_gpu_blocks_override": 84}
 
 
 def test_a_preempted_request_is_aborted(serve):
