@@ -17,6 +17,7 @@ import torch
 from compare import questions
 from safetensors.torch import load_file, save_file
 from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 from watched import Watch
 
@@ -276,7 +277,7 @@ def test_a_request_is_aborted_where_it_runs_and_where_it_waits(roomy):
 def test_a_request_in_error_leaves_nothing(roomy, monkeypatch):
     llm, watch = roomy
     expected = generated(llm, PROMPTS[:3])
-    with pytest.raises(ValueError, match="prompt_logprobs"):
+    with pytest.raises(VLLMValidationError, match="prompt_logprobs"):
         llm.generate(PROMPTS[:1], SamplingParams(prompt_logprobs=1), use_tqdm=False)
     # What the front would refuse, come to the scheduler some other way.
     scheduler = scheduler_of(llm)
