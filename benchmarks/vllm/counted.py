@@ -9,6 +9,7 @@ from dummy import LAYERS, shape
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.integrations.vllm.blocks import RequestBlocks, count_blocks
+from lightkv.integrations.vllm.schedules import serving_pipeline
 
 BLOCK_SIZE = 32
 PRESET = "lightkv"
@@ -77,7 +78,7 @@ def count(
 
 
 def _pipeline(retention: float) -> Pipeline:
-    return Pipeline.build(PRESET, LAYERS, retention=retention)
+    return serving_pipeline(PRESET, LAYERS, block_size=BLOCK_SIZE, retention=retention)
 
 
 def _blocks(

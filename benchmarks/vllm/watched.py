@@ -1,4 +1,4 @@
-"""A look over the shoulder of a scheduler: blocks of each request at every step, as they were counted?"""
+"""A look over a scheduler's shoulder: does each request hold the blocks that were counted for it?"""
 
 from __future__ import annotations
 

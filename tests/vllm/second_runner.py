@@ -19,12 +19,13 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
     "TRITON_INTERPRET": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
+AMPLE = 64 << 20
+"""Bytes of the KV cache where nobody says how tight it is."""
 REQUESTS = 8
 
 
@@ -183,6 +184,7 @@ def answers(wanted):
         "limit_mm_per_prompt": {"image": 2},
         "block_size": 32,
         "max_num_batched_tokens": 1024,
+        "kv_cache_memory_bytes": AMPLE,
         "disable_log_stats": True,
         **wanted.get("engine", {}),
     }
@@ -196,6 +198,7 @@ def answers(wanted):
     seen = {
         "runner": type(runner).__module__,
         "scheduler": type(core.scheduler).__name__,
+        "blocks": core.scheduler.kv_cache_config.num_blocks,
         "preemptions": 0,
     }
     if wanted.get("graphs"):
@@ -220,6 +223,8 @@ def main():
     wanted = json.loads(sys.argv[1])
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # It would win over what the engine is told.
+    os.environ.pop("VLLM_CPU_KVCACHE_SPACE", None)
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(wanted["runner"] == 2))
     if wanted["runner"] == 2:
         interpreted()

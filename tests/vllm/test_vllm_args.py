@@ -80,6 +80,6 @@ def test_a_user_adds_to_the_mappings_with_dots(tmp_path):
     got = parsed([model, *printed().split(), "--additional-config.other", "1"])
     assert got.additional_config == {**engine_args(model)["additional_config"], "other": 1}
     # The same mapping as JSON is replaced by what is written with dots, so ours is never lost.
-    added = json.dumps({"architectures": ["Other"]})
-    got = parsed([model, *printed().split(), "--hf-overrides", added])
-    assert got.hf_overrides == engine_args(model)["hf_overrides"]
+    added = json.dumps({"other": 1})
+    got = parsed([model, *printed().split(), "--additional-config", added])
+    assert got.additional_config == engine_args(model)["additional_config"]

@@ -1,4 +1,4 @@
-"""What an engine's log says once: what lightkv runs, and how many pictures the KV cache holds at once."""
+"""What an engine's log says once: what lightkv runs, and how many pictures fit the KV cache."""
 
 from __future__ import annotations
 
@@ -42,18 +42,19 @@ def announcement(plan: ServingPlan, grouping: Grouping, pages: int, block_size: 
     layers = ", ".join(str(layer) for layer in sorted(pipeline.between)) or "none"
     padding = f", {grouping.padding} layers of padding" if grouping.padding else ""
     lines = [
-        f"lightkv is on: pipeline {pipeline.spec.name}, retention {pipeline.retention:.3g}, stages after "
-        f"decoder layers {layers} of {pipeline.num_layers}; {len(grouping.groups)} groups of "
-        f"{grouping.size} layers{padding}; plan {plan.digest}."
+        f"lightkv is on: pipeline {pipeline.spec.name}, retention {pipeline.retention:.3g}, "
+        f"stages after decoder layers {layers} of {pipeline.num_layers}; "
+        f"{len(grouping.groups)} groups of {grouping.size} layers{padding}; plan {plan.digest}."
     ]
     try:
         saved = prompt_savings(plan, block_size)
     except LightKVError:
         return lines  # Windows for larger grids: nothing to count with.
+    at_once = (pages - 1) // saved.blocks
     return [
         *lines,
         f"A prompt of one picture of {saved.vision} tokens and {TEXT_TOKENS} tokens of text takes "
-        f"{saved.blocks} blocks instead of {saved.uncompressed:g}: about {(pages - 1) // saved.blocks} at "
-        f"once in {pages - 1:,} blocks. vLLM's own figure of concurrency counts requests at full length "
-        "without pictures.",
+        f"{saved.blocks} blocks instead of {saved.uncompressed:g}: about {at_once} at once in "
+        f"{pages - 1:,} blocks. vLLM's own figure of concurrency counts requests of full length, and "
+        "as if nothing were compressed.",
     ]

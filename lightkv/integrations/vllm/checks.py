@@ -41,8 +41,8 @@ class RequestChecks:
         entry = self.plan.entry(spans, self.pictures.sample(spans), prompt)
         if entry.piece > most:
             raise ConfigError(
-                f"{entry.piece} tokens of the prompt have to be computed in one step: those up to its last "
-                "picture, and text that a scorer reads. A step of this engine computes fewer",
+                f"{entry.piece} tokens of the prompt have to be computed in one step: those up to its "
+                "last picture, and text that a scorer reads. A step of this engine computes fewer",
                 field="max_num_batched_tokens",
                 value=most,
                 remedy=f"send fewer or smaller pictures or less text, or serve with "

@@ -1,4 +1,4 @@
-"""The configuration of an engine that compresses: completed where it is made, checked wherever it is used.
+"""The configuration of an engine that compresses: completed where it is made, checked where it is used.
 
 `hook.py` says who calls `prepare`: the process of `LLM`, and that of each API server. Scheduler, worker
 and model get the configuration afterwards, and call `check_complete`.
@@ -22,8 +22,8 @@ MARK = "lightkv_checks_requests"
 """Attribute of the model's config: somebody looks at requests before they reach the scheduler."""
 
 _ENGINES: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-"""Engines that were configured in this process, by the identity of their model's configuration. vLLM gives
-a multimodal processor the latter only."""
+"""Engines that were configured in this process, by the identity of their model's configuration: vLLM
+gives a multimodal processor the latter only."""
 
 
 def prepare(vllm_config: Any) -> None:

@@ -15,19 +15,19 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.integrations.vllm.savings import PromptSavings
 
 _PROMPTS = (
-    "Prompts count once they were accepted, n answers of one prompt count once, and recomputing a prompt "
-    "after a preemption does not count."
+    "A prompt with pictures counts once, when they are accepted: however many answers it gets, and "
+    "also if vLLM refuses its parameters afterwards."
 )
 HELP = {
     "lightkv:vision_tokens": f"Vision tokens of prompts, before compression. {_PROMPTS}",
     "lightkv:vision_tokens_kept": (
-        "Vision tokens of prompts that the KV cache holds after the prefill, as the mean over the decoder's "
-        f"layers. {_PROMPTS}"
+        "Vision tokens of prompts that the KV cache holds after the prefill, as the mean over the "
+        f"decoder's layers. {_PROMPTS}"
     ),
     "lightkv:kv_blocks_saved": (
-        "Blocks of the KV cache that prompts with pictures take less after their prefill than if all layers "
-        "were one group that holds every token, in blocks of this engine's pool. Layers that pad a group "
-        "are counted as taken; a prompt that saves nothing counts as 0; generated tokens are left out. "
+        "Blocks of the KV cache that prompts take less after their prefill than if all layers were one "
+        "group that holds every token, in blocks of this engine's pool. Layers that pad a group count "
+        "as taken, a prompt that saves nothing counts 0, and generated tokens are left out. "
         f"{_PROMPTS}"
     ),
 }
@@ -74,8 +74,8 @@ def _counters() -> list[Counter]:
 def _plan() -> Gauge:
     return Gauge(
         PLAN,
-        "What lightkv runs in this engine: always 1. Retention is planned, before rounding to whole tokens, "
-        "and stages are the decoder layers that tokens are removed behind.",
+        "What lightkv runs in this engine: always 1. Retention is planned, before rounding to whole "
+        "tokens, and stages are the decoder layers that tokens are removed behind.",
         labelnames=["model_name", "pipeline", "retention", "stages"],
         multiprocess_mode="mostrecent",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightkv.core.errors import ModelError
+from lightkv.integrations.vllm.contact import check_release
 from lightkv.integrations.vllm.families import FAMILIES
 from lightkv.integrations.vllm.options import KEY, read_options
 
@@ -23,7 +24,9 @@ def engine_args(model: str, pipeline: Any = "lightkv", **changes: Any) -> dict[s
     Raises:
         ConfigError: options that cannot be read.
         ModelError: a checkpoint whose architecture is not mapped.
+        CompatibilityError: a release of vLLM that lightkv was not tested with.
     """
+    check_release()
     config = {KEY: {"pipeline": pipeline, **changes}}
     read_options(config)
     class_for(str(model))

@@ -7,9 +7,11 @@ changes. Only names without an entry get one, and nothing heavy is imported befo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
+from lightkv.integrations.vllm import contact
 from lightkv.integrations.vllm.families import FAMILIES
 from lightkv.integrations.vllm.options import read_options
 
@@ -24,10 +26,12 @@ class EngineHook:
         Raises:
             ConfigError: options or settings that cannot work, classes that are not those of lightkv.
             ModelError: a model that is not mapped.
+            CompatibilityError: a vLLM that is not the one that lightkv was tested with.
         """
         named = vllm_config.model_config.hf_config.architectures or ()
         ours = any(family.model in named for family in FAMILIES)
         if ours or read_options(vllm_config.additional_config) is not None:
+            contact.check(contact.FRONT)
             from lightkv.integrations.vllm.configure import prepare
 
             prepare(vllm_config)
@@ -46,6 +50,11 @@ def register_hooks(architectures: Collection[str]) -> None:
     try:
         from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     except ImportError:
-        return  # Another release: whoever asks for lightkv is refused by `check_complete`.
+        # Nobody would ask lightkv, so this is the only place to say it.
+        logging.getLogger("vllm.lightkv").error(
+            "lightkv cannot serve this release of vLLM, which shows no model its configuration: "
+            "'lightkv' in additional_config does nothing"
+        )
+        return
     for architecture in architectures:
         MODELS_CONFIG_MAP.setdefault(architecture, EngineHook)

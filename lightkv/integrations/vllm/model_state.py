@@ -104,12 +104,14 @@ def write_slots(
         for number, spec in enumerate(specs)
         if isinstance(spec, SegmentSpec) and spec.segment
     ]
-    if not of:
+    segments = sorted({segment for _, segment, _ in of})
+    if not segments:
         return
-    places = [np.stack(step.places(segment)) for _, segment, _ in of]
+    places = [np.stack(step.places(segment)) for segment in segments]
     moved = async_tensor_h2d(np.concatenate(places, axis=1), device=slot_mappings.device)
-    parts = moved.split([part.shape[1] for part in places], dim=1)
-    for (number, _, page), (rows, inside) in zip(of, parts, strict=True):
+    parts = dict(zip(segments, moved.split([part.shape[1] for part in places], dim=1), strict=True))
+    for number, segment, page in of:
+        rows, inside = parts[segment]
         slots = slot_mappings[number]
         blocks = block_tables[number][rows, inside // page]
         slots[: len(rows)] = blocks.to(slots.dtype) * page + inside % page

@@ -10,6 +10,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
 
 from lightkv.core.errors import CompatibilityError, ConfigError
+from lightkv.integrations.vllm import contact
 from lightkv.integrations.vllm.announce import announcement
 from lightkv.integrations.vllm.cache import SegmentManager, SegmentSpec
 from lightkv.integrations.vllm.checks import RequestChecks
@@ -25,6 +26,7 @@ class Counting:
     """What lightkv adds to a scheduler of vLLM."""
 
     def __init__(self, vllm_config: Any, kv_cache_config: Any, *args: Any, **kwargs: Any) -> None:
+        contact.check(contact.SCHEDULER)
         check_complete(vllm_config)
         super().__init__(vllm_config, kv_cache_config, *args, **kwargs)
         self.plan = plan_of(vllm_config)

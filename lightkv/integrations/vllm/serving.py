@@ -23,8 +23,8 @@ from lightkv.integrations.vllm.setup import plan_of
 from lightkv.integrations.vllm.step import Step
 
 PLANS = 1024
-"""Plans of stages that are kept, one for each number of tokens that a prompt has, and of equal prompts in
-a step: 20 kB each for 576 vision tokens."""
+"""Plans of stages that are kept, one for each number of tokens that a prompt has, and of equal prompts
+in a step: 20 kB each for 576 vision tokens."""
 
 
 class Serving:

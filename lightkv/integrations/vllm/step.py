@@ -45,6 +45,7 @@ class Step:
         self.segments = segments
         self.computed = np.array([row.computed for row in rows], dtype=np.int64)
         self.counts = np.array([row.count for row in rows], dtype=np.int64)
+        self._places: dict[int, tuple[IntArray, IntArray]] = {}
         self.compressing = tuple(i for i, row in enumerate(rows) if row.compresses)
         for i in self.compressing:
             row = rows[i]
@@ -88,6 +89,11 @@ class Step:
 
     def places(self, segment: int) -> tuple[IntArray, IntArray]:
         """`[T′]` request of each new entry of a segment, and `[T′]` its place in the request."""
+        if segment not in self._places:
+            self._places[segment] = self._placed(segment)
+        return self._places[segment]
+
+    def _placed(self, segment: int) -> tuple[IntArray, IntArray]:
         new, before = self.new(segment), self.before(segment)
         rows = np.repeat(np.arange(len(new)), new)
         ends = np.cumsum(new)

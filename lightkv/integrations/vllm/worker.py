@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from vllm.platforms import current_platform
 
+from lightkv.integrations.vllm import contact
 from lightkv.integrations.vllm.cache import SegmentSpec
 from lightkv.integrations.vllm.configure import check_complete
 from lightkv.integrations.vllm.serving import Serving
@@ -75,6 +76,8 @@ class Worker(Base):  # type: ignore[misc, valid-type]
 
     def init_device(self) -> None:
         check_complete(self.vllm_config)
+        runner = contact.SECOND_RUNNER if self.use_v2_model_runner else contact.FIRST_RUNNER
+        contact.check(contact.WORKER, runner)
         super().init_device()
         if not self.use_v2_model_runner:
             self.model_runner = None
