@@ -67,6 +67,14 @@ def test_without_text_to_read_the_piece_ends_behind_the_picture():
     assert entry.piece == 67
 
 
+def test_a_matcher_that_looks_around_reads_text():
+    """DART takes pivots among the text behind the picture: how a prompt is cut may not change them."""
+    plan = plan_of("dart", schedule=[{"after_layer": 2, "ratio": 0.5}])
+    assert checks(plan).entry([picture((1, 16, 16))], 100, 100).piece == 100
+    with pytest.raises(ConfigError, match="one step"):
+        checks(plan).entry([picture((1, 16, 16))], 100, 99)
+
+
 def test_a_grid_that_is_too_small():
     plan = plan_of(partitioner={"name": "windows", "clamp": False})
     with pytest.raises(ConfigError, match="4 windows per side"):

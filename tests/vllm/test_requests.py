@@ -153,6 +153,13 @@ def test_a_request_that_cannot_be_served_is_a_bad_request(server, size, body, me
     assert ask(server, GOOD).choices[0].finish_reason == "length"
 
 
+def test_the_picture_of_a_refused_request_reaches_the_engine_with_the_next(server):
+    for size, body in (((96, 128), {"prompt_logprobs": 1}), (SMALL, {})):
+        with pytest.raises(BadRequestError):
+            ask(server, size, body=body)
+    assert ask(server, (96, 128)).choices[0].finish_reason == "length"
+
+
 def test_the_log_says_once_what_is_on(server):
     log = server.log()
     assert log.count("lightkv is on: pipeline lightkv") == 1
@@ -205,10 +212,10 @@ def test_prompt_logprobs_are_refused(engine):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Requests come by another way, without the checks in front."""
-    from lightkv.integrations.vllm.processors import Front
+    from lightkv.integrations.vllm.front import Front
     from lightkv.integrations.vllm.request_rules import RequestRules
 
-    monkeypatch.setattr(Front, "look", lambda self, made: None)
+    monkeypatch.setattr(Front, "_check", lambda self, *made: None)
     monkeypatch.setattr(RequestRules, "validate_params", classmethod(lambda cls, params: None))
 
 
@@ -337,3 +344,26 @@ def configured(folder, **changes):
         "additional_config": json.loads(json.dumps({"lightkv": OPTIONS})),
     }
     return EngineArgs(**{**settings, **changes}).create_engine_config()
+
+
+def test_both_runners_take_the_rules():
+    """And neither does anything for them: no request's logits need processing."""
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.sample.logits_processor import validate_logits_processors_parameters
+    from vllm.v1.worker.gpu.sample.logits_processor import (
+        build_custom_logits_processors_params_validator,
+    )
+
+    from lightkv.integrations.vllm.configure import RULES
+    from lightkv.integrations.vllm.request_rules import RequestRules
+
+    asked = SamplingParams(prompt_logprobs=1)
+    with pytest.raises(VLLMValidationError, match="log-probabilities"):
+        validate_logits_processors_parameters([RULES], asked)
+    with pytest.raises(VLLMValidationError, match="log-probabilities"):
+        build_custom_logits_processors_params_validator([RULES])(asked)
+    for rules in (RequestRules(None, None, False), RequestRules(None, None)):
+        assert rules.is_argmax_invariant()
+        assert not rules.add_request(0, asked)
+        assert rules.apply("logits", None) == "logits"

@@ -27,7 +27,10 @@ from lightkv.core.layout import SampleLayout, VisionLayout
 from lightkv.integrations.vllm.families import family_of
 
 REMEMBERED = 1024
-"""Identifiers, geometries and prompts that are kept; a prompt of 1,000 vision tokens takes 20 kB."""
+"""Geometries and prompts that are kept; a prompt of 1,000 vision tokens takes 20 kB."""
+IDENTIFIERS = 65_536
+"""Pictures whose geometry is remembered by name, some 300 bytes each: more than vLLM's cache of
+processed pictures holds, which may give a picture out without its data."""
 
 Key = tuple[Any, ...]
 """Name of a geometry and its whole numbers: the same key, the same picture."""
@@ -144,7 +147,10 @@ class PictureReader:
                 remedy="lightkv in vLLM knows " + " and ".join(self.family.modalities) + " there",
             )
         key = self._once(
-            self._keys, feature.identifier, lambda: (geometry, *self._numbers(geometry, feature))
+            self._keys,
+            feature.identifier,
+            lambda: (geometry, *self._numbers(geometry, feature)),
+            IDENTIFIERS,
         )
         span = Span(feature.modality, key, _placeholders(feature.mm_position))
         expected = self.picture(key).tokens
@@ -166,7 +172,13 @@ class PictureReader:
             )
         return GEOMETRIES[geometry].key(feature.modality, feature.data, self.config)
 
-    def _once(self, known: OrderedDict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    def _once(
+        self,
+        known: OrderedDict[Any, Any],
+        key: Any,
+        make: Callable[[], Any],
+        most: int = REMEMBERED,
+    ) -> Any:
         with self._lock:
             if key in known:
                 known.move_to_end(key)
@@ -174,7 +186,7 @@ class PictureReader:
         value = make()
         with self._lock:
             known[key] = value
-            while len(known) > REMEMBERED:
+            while len(known) > most:
                 known.popitem(last=False)
         return value
 

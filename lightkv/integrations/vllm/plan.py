@@ -94,7 +94,10 @@ class ServingPlan:
     @cached_property
     def reads_text(self) -> bool:
         """Whether a stage looks at text, so that the whole prompt has to be there at once."""
-        return any(placed.stage.needs - {Need.KEYS} for placed in self.pipeline.between.values())
+        return any(
+            placed.stage.needs - {Need.KEYS} or placed.stage.matcher.needs_surroundings
+            for placed in self.pipeline.between.values()
+        )
 
     def entry(self, spans: Spans, sample: SampleLayout, prompt: int) -> Entry:
         """What is known of a prompt.

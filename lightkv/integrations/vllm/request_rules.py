@@ -48,13 +48,13 @@ def check_params(params: Any) -> None:
         BadRequest: the first parameter that cannot.
     """
     extra = params.extra_args or {}
-    for given, refused in ((vars_of(params), REFUSED), (extra, REFUSED_EXTRA)):
+    for given, refused in ((_known(params), REFUSED), (extra, REFUSED_EXTRA)):
         for name, (what, remedy) in refused.items():
             if given.get(name) is not None:
                 raise BadRequest(ConfigError(what, field=name, remedy=remedy))
 
 
-def vars_of(params: Any) -> dict[str, Any]:
+def _known(params: Any) -> dict[str, Any]:
     """The parameters that have a rule; not every release knows all of them."""
     return {name: getattr(params, name, None) for name in REFUSED}
 
@@ -72,7 +72,13 @@ class RequestRules(FirstRunner, SecondRunner):  # type: ignore[misc]
         Raises:
             BadRequest: what cannot work.
         """
-        check_params(sampling_params)
+        try:
+            check_params(sampling_params)
+        except BadRequest:
+            from lightkv.integrations.vllm.front import take_back
+
+            take_back()
+            raise
 
     def is_argmax_invariant(self) -> bool:
         """Greedy steps of the first runner pass it by."""
