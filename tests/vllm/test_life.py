@@ -62,6 +62,7 @@ def serve(engines):
         scheduler = scheduler_of(llm)
         if not hasattr(scheduler, "watch"):
             scheduler.watch = Watch(scheduler)
+            scheduler.watch.core = llm.llm_engine.engine_core.engine_core
         return llm, scheduler.watch
 
     return started
@@ -111,7 +112,12 @@ def stepped(llm, arrivals, until=None, aborts=None):
 
 
 def clean(watch):
-    """Nothing is held, and no request held other blocks than counted."""
+    """Nothing is held, by the worker neither, and no request held other blocks than counted."""
+    if watch.core.scheduler.has_requests():
+        watch.core.step()  # A server does: it tells the worker who is gone.
+    runner = watch.core.model_executor.driver_worker.worker.model_runner
+    assert not runner.serving.requests._of
+    assert not runner.requests
     assert watch.left == 0
     assert not watch.wrong
 
@@ -298,7 +304,7 @@ def test_a_request_in_error_leaves_nothing(roomy, monkeypatch):
 # A pool for few
 
 
-TIGHT = {"max_model_len": 352, "num_gpu_blocks_override": 84}
+TIGHT = {"max_model_len": 352, "num_gpu_blocks_override": 150}
 
 
 def test_a_preempted_request_is_aborted(serve):
