@@ -38,9 +38,10 @@ from counted import BLOCK_SIZE, PRESET, Counted, count, pool_bytes
 from dummy import PATCH, write_model
 from load import PROMPT_TEXT, Load, put_load
 from report import fill, machine, settings
-from server import Server, serve_flags
+from server import Server
 
 from lightkv.integrations.vllm import engine_args
+from lightkv.integrations.vllm.flags import serve_flags
 
 MARK = "SERVE"
 VALUE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

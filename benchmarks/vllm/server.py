@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -35,21 +34,6 @@ _RUNNING = "vllm:num_requests_running"
 
 class ServerError(RuntimeError):
     """The server did not start, or ended; the message holds the end of its log."""
-
-
-def serve_flags(arguments: Mapping[str, Any]) -> list[str]:
-    """Arguments of `LLM(…)` as flags of `vllm serve`; the model is no flag."""
-    flags = []
-    for name, value in arguments.items():
-        flag = name.replace("_", "-")
-        if name == "model":
-            continue
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            text = json.dumps(value) if isinstance(value, Mapping) else str(value)
-            flags += [f"--{flag}", text]
-    return flags
 
 
 class Server:

@@ -29,6 +29,12 @@ if HERE:
 
     # The engine runs in the process of the tests; a server's never does.
     os.environ.update({**ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
+    if os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1":
+        import second_runner
+
+        # Every test here also runs on the second model runner.
+        os.environ["TRITON_INTERPRET"] = "1"
+        second_runner.interpreted()
 
 
 class _Skipped(pytest.Module):

@@ -10,8 +10,9 @@ import pytest
 import torch
 from openai import BadRequestError
 from PIL import Image
-from server import Server, serve_flags
+from server import Server
 
+from lightkv.integrations.vllm.flags import serve_flags
 from lightkv.integrations.vllm.pictures import PictureReader
 from lightkv.integrations.vllm.plan import ServingPlan
 from lightkv.integrations.vllm.savings import Savings

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from server import Server, serve_flags
+from server import Server
 
 import lightkv
 from lightkv.checkpoints.bundled import checkpoint_path
 from lightkv.demo.model import load
 from lightkv.demo.scenes import held_out_scenes, prompt
 from lightkv.integrations.vllm import engine_args
+from lightkv.integrations.vllm.flags import serve_flags
 from lightkv.integrations.vllm.schedules import serving_pipeline
 
 RETENTION = 0.55
@@ -31,6 +32,8 @@ SETTINGS = {
 TOKENS = 16
 """Of an answer. A trained answer is one or two long; what follows differs as soon as any number does."""
 LENGTH = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
+VISION = 144
+"""Vision tokens of a picture of the bundled model."""
 LONG = 300
 """Tokens that take seconds."""
 
@@ -188,3 +191,12 @@ def test_metrics_count_what_was_asked(client, server, asked):
         ("vllm:generation_tokens_total", answer.usage.completion_tokens),
     ):
         assert after[name] - before[name] == tokens
+    seen, kept = (
+        after[name] - before[name]
+        for name in ("lightkv:vision_tokens_total", "lightkv:vision_tokens_kept_total")
+    )
+    if server.model == "vanilla":
+        assert seen == kept == 0
+    else:
+        assert seen == VISION
+        assert kept / seen == pytest.approx(RETENTION, abs=0.03)

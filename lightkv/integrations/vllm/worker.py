@@ -34,7 +34,6 @@ class Runner(BaseRunner):  # type: ignore[misc, valid-type]
     def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
         serving, batch = self.serving, self.input_batch
-        serving.requests.forget(scheduler_output.finished_req_ids)
         rows = []
         computed = batch.num_computed_tokens_cpu[: batch.num_reqs].tolist()
         for request_id, before, count in zip(
@@ -64,9 +63,11 @@ class Runner(BaseRunner):  # type: ignore[misc, valid-type]
                 slots[: len(made)].copy_(torch.from_numpy(made), non_blocking=True)
         return by_group, by_layer
 
-    def execute_model(self, *args: Any, **kwargs: Any) -> Any:
+    def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        # Not where inputs are prepared: the step behind the last request has none.
+        self.serving.requests.forget(scheduler_output.finished_req_ids)
         try:
-            return super().execute_model(*args, **kwargs)
+            return super().execute_model(scheduler_output, *args, **kwargs)
         finally:
             self.serving.steps.current = None
 
