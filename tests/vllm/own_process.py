@@ -2,7 +2,8 @@
 
     python tests/vllm/own_process.py '{"engine": {…}, "pipeline": {…}, "out": FILE}'
 
-`pipeline` is None for vLLM's own model. `streamed` asks an asynchronous engine and notes each piece.
+`pipeline` is None for vLLM's own model. `streamed` asks an asynchronous engine and notes each piece;
+`asynchronous` schedules ahead of the answers, as engines on GPUs do.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 import json
 import os
 import sys
+
+from second_runner import scheduled_asynchronously
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -56,14 +59,22 @@ def prompts(count):
 def answers(wanted):
     """Of all prompts at once."""
     from vllm import LLM, SamplingParams
+    from watched import Watch
 
-    llm = LLM(**arguments(wanted))
+    if wanted.get("asynchronous"):
+        scheduled_asynchronously()
+    llm, seen = LLM(**arguments(wanted)), {}
+    core, watch = llm.llm_engine.engine_core, None
+    if hasattr(core, "engine_core"):  # in this process
+        scheduler = core.engine_core.scheduler
+        watch, seen["scheduler"] = Watch(scheduler), type(scheduler).__name__
     tokens = wanted["tokens"]
     sampling = SamplingParams(temperature=0, max_tokens=tokens, min_tokens=tokens)
-    asked = prompts(wanted["count"])
-    outputs = llm.generate(asked, sampling, use_tqdm=False)
-    found = [list(output.outputs[0].token_ids) for output in outputs]
-    return {"answers": found}
+    outputs = llm.generate(prompts(wanted["count"]), sampling, use_tqdm=False)
+    seen["answers"] = [list(output.outputs[0].token_ids) for output in outputs]
+    if watch is not None:
+        seen["watch"] = watch.to_dict()
+    return seen
 
 
 async def streamed(wanted):

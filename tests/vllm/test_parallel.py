@@ -23,8 +23,8 @@ COUNT = 8
 TOKENS = 8
 
 
-def told(folder, pipeline, **wanted):
-    """What `own_process.py` tells of an engine with this pipeline."""
+def told(folder, pipeline, apart="1", **wanted):
+    """What `own_process.py` tells of an engine with this pipeline; `apart` from it or not."""
     out = folder / "told.json"
     wanted = {
         "pipeline": pipeline,
@@ -38,7 +38,7 @@ def told(folder, pipeline, **wanted):
     path = os.pathsep.join([str(BENCHMARKS), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, str(HERE / "own_process.py"), json.dumps(wanted)],
-        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "PYTHONPATH": path},
+        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": apart, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=900,
@@ -48,9 +48,9 @@ def told(folder, pipeline, **wanted):
     return json.loads(out.read_text())
 
 
-def by_transformers(pipeline, retention):
+def by_transformers(pipeline, retention, tokens=TOKENS):
     """Answers of transformers with the same stages, one at a time."""
-    setting = Setting(pipeline, {"retention": retention}, new_tokens=TOKENS, least=TOKENS)
+    setting = Setting(pipeline, {"retention": retention}, new_tokens=tokens, least=tokens)
     return in_transformers(setting, COUNT)["answers"]
 
 
@@ -70,6 +70,19 @@ def test_an_engine_in_its_own_process_streams(tmp_path):
 def joined(pieces):
     """The answer that came in pieces."""
     return [token for piece in pieces for token in piece]
+
+
+@pytest.mark.slow
+def test_scheduling_ahead_of_the_answers(tmp_path):
+    """On the first runner, in a pool for few; the second runner has its own test."""
+    tight = {"max_model_len": 352, "num_gpu_blocks_override": 150}
+    ours = {"pipeline": "lightkv", "retention": 0.55}
+    wanted = {"engine": tight, "asynchronous": True, "tokens": 40}
+    found = told(tmp_path, ours, apart="0", **wanted)
+    assert found["scheduler"] == "CountingAsyncScheduler"
+    assert found["answers"] == by_transformers("lightkv", 0.55, 40)
+    assert found["watch"]["preemptions"] > 0
+    assert found["watch"]["left"] == 0
 
 
 @pytest.mark.slow
