@@ -87,6 +87,9 @@ SCHEDULER: tuple[Function | Fields, ...] = (
     Function("v1.core.sched.scheduler", "Scheduler.has_requests"),
     Function("v1.core.sched.scheduler", "Scheduler.update_from_output"),
     Function("v1.core.sched.async_scheduler", "AsyncScheduler"),
+    Function("v1.engine", "EngineCoreOutput", ("request_id", "new_token_ids")),
+    Function("v1.engine", "EngineCoreOutputs"),
+    Function("v1.engine", "FinishReason.ERROR"),
     Function(
         "v1.core.single_type_kv_cache_manager",
         "FullAttentionManager.get_num_blocks_to_allocate",
@@ -133,7 +136,11 @@ SCHEDULER: tuple[Function | Fields, ...] = (
 
 FRONT: tuple[Function | Fields, ...] = (
     Function("model_executor.models.config", "MODELS_CONFIG_MAP"),
+    Function("config", "VllmConfig.try_verify_and_update_config"),
+    Function("config", "ModelConfig.get_model_arch_config"),
     Function("multimodal.processing.processor", "BaseMultiModalProcessor.apply", ("inputs",)),
+    Function("multimodal.processing.processor", "BaseMultiModalProcessor.get_dummy_inputs"),
+    Function("multimodal.cache.base", "BaseMultiModalProcessorCache.invalidate", ("mm_hash",)),
     Function("multimodal.processing.inputs", "ProcessorInputs"),
     Function("exceptions", "VLLMValidationError", ("message",)),
     Function("v1.sample.logits_processor.interface", "LogitsProcessor.validate_params"),
