@@ -6,7 +6,7 @@ The bundled model answers held-out scenes in float32, greedily, up to 16 request
 prompts and prompts of two pictures among them. Each setting runs in a process of its own: first in
 transformers, one prompt at a time; then in the engine, where the blocks of each request and group are
 compared with the counted ones at every step. `tight` gives the engine so few blocks that it preempts,
-and asks for long answers. `chunked` lets a step compute fewer tokens than some prompts have. `ratio 0`
+and asks for long answers. `chunked …` lets a step compute fewer tokens than some prompts have. `ratio 0`
 compares log-probabilities with those of vLLM's own model, bit for bit.
 
 The exit status is 1 unless every answer, every block and every log-probability is equal.
@@ -66,7 +66,8 @@ SETTINGS = {
     "fastv 0.35": Setting("fastv", {"retention": 0.35}),
     "tome 0.55": Setting("tome", {"retention": 0.55}),
     "tight": Setting("lightkv", {"retention": 0.55}, new_tokens=64, least=64, blocks=260),
-    "chunked": Setting("tome", {"retention": 0.55}, engine={"max_num_batched_tokens": 320}),
+    "chunked tome": Setting("tome", {"retention": 0.55}, engine={"max_num_batched_tokens": 320}),
+    "chunked dart": Setting("dart", {"retention": 0.55}, engine={"max_num_batched_tokens": 320}),
 }
 
 
