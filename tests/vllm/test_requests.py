@@ -70,7 +70,7 @@ def server(folder, tmp_path_factory):
             **SETTINGS,
             "additional_config": {"lightkv": OPTIONS},
             "served_model_name": "tiny",
-            "chat_template": template,
+            "chat_template": str(template),
         }
     )
     with Server(folder, flags) as made:

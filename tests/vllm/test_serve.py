@@ -169,14 +169,17 @@ def test_guided_decoding_keeps_to_its_words(client, server, asked):
 
 
 def test_an_abort_in_the_middle_of_a_stream_leaves_nothing(client, server, asked, expected):
-    before = quiet(server)
-    endless = {"ignore_eos": True}
-    stream = ask(client, server, content(*asked[0]), endless, max_tokens=LONG, stream=True)
-    next(iter(stream))
-    stream.close()
-    after = quiet(server)
-    generated = "vllm:generation_tokens_total"
-    assert after[generated] - before[generated] < LONG
+    generated, endless = "vllm:generation_tokens_total", {"ignore_eos": True}
+    for _ in range(5):
+        before = quiet(server)
+        stream = ask(client, server, content(*asked[0]), endless, max_tokens=LONG, stream=True)
+        next(iter(stream))
+        stream.close()
+        after = quiet(server)
+        if after[generated] - before[generated] < LONG:
+            break  # Otherwise the engine was done before the server saw that nobody listens.
+    else:
+        pytest.fail("no stream was aborted before its end")
     assert after["vllm:kv_cache_usage_perc"] == 0
     again = ask(client, server, content(*asked[0]))
     assert text_of(again) == expected[0]
