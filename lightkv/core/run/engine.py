@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.pipeline.placed import PlacedStage
+from lightkv.core.recent import Recent
 from lightkv.core.run.prefill import Prefill
 from lightkv.core.run.profile import Profiler
 from lightkv.core.run.report import HeldLayer, RunReport, build_report
@@ -60,10 +60,9 @@ class Engine:
         self.profiler = Profiler(profile)
         self.reports = Reports(trace=trace) if reports is None else reports
         self.runs = 0
-        self._most = plans
         self.owner: object | None = None
-        self._plans: OrderedDict[tuple[int, int, str, torch.device], StagePlan] = OrderedDict()
-        self._layouts: OrderedDict[str, VisionLayout] = OrderedDict()
+        self._plans: Recent[tuple[int, int, str, torch.device], StagePlan] = Recent(plans)
+        self._layouts: Recent[str, VisionLayout] = Recent(LAYOUT_CACHE)
 
     def plan(
         self, placed: PlacedStage, layout: VisionLayout, device: torch.device, turn: int = 0
@@ -73,17 +72,13 @@ class Engine:
         Raises:
             ConfigError: windows that do not fit these images, with the stage named.
         """
-        key = (placed.number, turn, layout.key, device)
-        if key in self._plans:
-            self._plans.move_to_end(key)
-            return self._plans[key]
-        # Made in inference mode, the tables could not serve a later pass that records gradients.
-        with torch.inference_mode(False):
-            plan = placed.plan(layout, turn).to(device)
-        self._plans[key] = plan
-        if len(self._plans) > self._most:
-            self._plans.popitem(last=False)
-        return plan
+
+        def made() -> StagePlan:
+            # In inference mode, the tables could not serve a later pass that records gradients.
+            with torch.inference_mode(False):
+                return placed.plan(layout, turn).to(device)
+
+        return self._plans.get((placed.number, turn, layout.key, device), made)
 
     def begin(self, layout: VisionLayout, drafts: int = 0) -> Prefill:
         """Start a forward pass whose vision tokens lie as `layout` says.
@@ -106,11 +101,7 @@ class Engine:
         """The layout with the same host data that was met before, with all that it derived."""
         if layout.index is not None:
             return layout
-        known = self._layouts.setdefault(layout.key, layout)
-        self._layouts.move_to_end(layout.key)
-        if len(self._layouts) > LAYOUT_CACHE:
-            self._layouts.popitem(last=False)
-        return known
+        return self._layouts.get(layout.key, lambda: layout)
 
     def finish(
         self,

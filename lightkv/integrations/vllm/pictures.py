@@ -7,8 +7,6 @@ into tiles are looked at, once for each identifier.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,6 +22,7 @@ from lightkv.adapters.pictures.placing import Picture, Pictures, layout_of, runs
 from lightkv.adapters.pictures.tiles import arrangement, cut_picture
 from lightkv.core.errors import LayoutError, ModelError
 from lightkv.core.layout import SampleLayout, VisionLayout
+from lightkv.core.recent import Recent
 from lightkv.integrations.vllm.families import family_of
 
 REMEMBERED = 1024
@@ -96,10 +95,9 @@ class PictureReader:
         """
         self.config = config
         self.family = family_of(config)
-        self._keys: OrderedDict[str, Key] = OrderedDict()
-        self._pictures: OrderedDict[Key, Picture] = OrderedDict()
-        self._samples: OrderedDict[tuple[Span, ...], SampleLayout] = OrderedDict()
-        self._lock = threading.Lock()
+        self._keys: Recent[str, Key] = Recent(IDENTIFIERS)
+        self._pictures: Recent[Key, Picture] = Recent(REMEMBERED)
+        self._samples: Recent[tuple[Span, ...], SampleLayout] = Recent(REMEMBERED)
 
     def spans(self, features: Sequence[Feature]) -> tuple[Span, ...]:
         """The pictures of a request in the order of its prompt; hashable.
@@ -113,12 +111,11 @@ class PictureReader:
 
     def readable(self, feature: Feature) -> bool:
         """Whether the geometry of a picture can be told: its data are here, or were before."""
-        with self._lock:
-            return feature.data is not None or feature.identifier in self._keys
+        return feature.data is not None or feature.identifier in self._keys
 
     def sample(self, spans: tuple[Span, ...]) -> SampleLayout:
         """Where the vision tokens of a prompt lie and what they show, whatever stands behind them."""
-        return self._once(self._samples, spans, lambda: self._layout(spans).samples[0])
+        return self._samples.get(spans, lambda: self._layout(spans).samples[0])
 
     def _layout(self, spans: tuple[Span, ...]) -> VisionLayout:
         kinds, length = [], max(span.end for span in spans)
@@ -132,7 +129,7 @@ class PictureReader:
 
     def picture(self, key: Key) -> Picture:
         """The picture of a geometry."""
-        return self._once(self._pictures, key, lambda: self._made(key))
+        return self._pictures.get(key, lambda: self._made(key))
 
     def _made(self, key: Key) -> Picture:
         return GEOMETRIES[key[0]].picture(self.config, key[1:])
@@ -146,11 +143,8 @@ class PictureReader:
                 value=feature.modality,
                 remedy="lightkv in vLLM knows " + " and ".join(self.family.modalities) + " there",
             )
-        key = self._once(
-            self._keys,
-            feature.identifier,
-            lambda: (geometry, *self._numbers(geometry, feature)),
-            IDENTIFIERS,
+        key = self._keys.get(
+            feature.identifier, lambda: (geometry, *self._numbers(geometry, feature))
         )
         span = Span(feature.modality, key, _placeholders(feature.mm_position))
         expected = self.picture(key).tokens
@@ -171,24 +165,6 @@ class PictureReader:
                 remedy="serve with mm_processor_cache_type='lru', or mm_processor_cache_gb=0",
             )
         return GEOMETRIES[geometry].key(feature.modality, feature.data, self.config)
-
-    def _once(
-        self,
-        known: OrderedDict[Any, Any],
-        key: Any,
-        make: Callable[[], Any],
-        most: int = REMEMBERED,
-    ) -> Any:
-        with self._lock:
-            if key in known:
-                known.move_to_end(key)
-                return known[key]
-        value = make()
-        with self._lock:
-            known[key] = value
-            while len(known) > most:
-                known.popitem(last=False)
-        return value
 
 
 def _placeholders(place: Any) -> tuple[tuple[int, int], ...]:

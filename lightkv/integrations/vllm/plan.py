@@ -8,7 +8,6 @@ show. The scheduler and every worker make the same plan from the same options, a
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,9 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.layout import SampleLayout, VisionLayout
 from lightkv.core.needs import Need, Source, listed, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.recent import Recent
 from lightkv.core.stage.stage import Stage
+from lightkv.integrations.vllm.blocks import segment_tokens
 
 KNOWN = 1024
 """Prompts kept by where their vision tokens lie; an entry takes a few kB."""
@@ -67,8 +68,8 @@ class ServingPlan:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.cuts = tuple(sorted(pipeline.between))
-        self._entries: OrderedDict[Hashable, tuple[SampleLayout, tuple[int, ...]]] = OrderedDict()
-        self._layouts: OrderedDict[Hashable, VisionLayout] = OrderedDict()
+        self._removed: Recent[tuple[Spans, bool], tuple[int, ...]] = Recent(KNOWN)
+        self._layouts: Recent[Hashable, VisionLayout] = Recent(LAYOUTS)
 
     @property
     def segments(self) -> int:
@@ -112,23 +113,17 @@ class ServingPlan:
         """
         end = int(sample.positions[-1]) + 1
         # A vision token in the last place survives, so whether there is one is a part of the key.
-        known = spans, end == prompt
-        if known not in self._entries:
-            self._entries[known] = sample, self._removed(sample, end + int(end < prompt))
-            if len(self._entries) > KNOWN:
-                self._entries.popitem(last=False)
-        sample, removed = self._entries[known]
+        length = end + int(end < prompt)
+        removed = self._removed.get((spans, end == prompt), lambda: self._lacking(sample, length))
         piece = prompt if self.reads_text else min(prompt, end + 1)
         return Entry(spans, sample, prompt, piece, removed)
 
-    def _removed(self, sample: SampleLayout, length: int) -> tuple[int, ...]:
-        """Tokens that each segment lacks, by the same plans that the stages will run."""
-        layout, removed = VisionLayout(length, (sample,)), [0]
-        for cut in self.cuts:
-            (step,) = self.pipeline.between[cut].planned(layout)
-            layout = step.after() if step.plan.removes else layout
-            removed.append(int(sample.positions.size) - layout.vision_counts[0])
-        return tuple(removed)
+    def _lacking(self, sample: SampleLayout, length: int) -> tuple[int, ...]:
+        """Tokens that each segment lacks of a prompt of `length`."""
+        held = segment_tokens(self.pipeline, VisionLayout(length, (sample,)))
+        if 0 in self.pipeline.between:
+            held = length, *held  # of segment 0, which then has no layers
+        return tuple(length - tokens for tokens in held)
 
     def layout(self, entry: Entry, count: int, copies: int) -> VisionLayout:
         """The layout of `copies` equal prompts, of which `count` tokens each are computed at once.
@@ -136,14 +131,10 @@ class ServingPlan:
         What stands behind the prompt (tokens generated before a preemption) is none of it.
         """
         drafts = max(0, count - entry.prompt)
-        key = entry.spans, count, drafts, copies
-        if key not in self._layouts:
-            made = VisionLayout(count, (entry.sample,) * copies).with_drafts(drafts)
-            self._layouts[key] = made
-            if len(self._layouts) > LAYOUTS:
-                self._layouts.popitem(last=False)
-        self._layouts.move_to_end(key)
-        return self._layouts[key]
+        return self._layouts.get(
+            (entry.spans, count, drafts, copies),
+            lambda: VisionLayout(count, (entry.sample,) * copies).with_drafts(drafts),
+        )
 
 
 def check_pipeline(pipeline: Pipeline, field: str) -> None:
