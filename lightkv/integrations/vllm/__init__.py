@@ -16,9 +16,9 @@ def register() -> None:
     who asks for them."""
     from vllm import ModelRegistry
 
-    from lightkv.integrations.vllm.engine_args import CLASSES
+    from lightkv.integrations.vllm.families import FAMILIES
     from lightkv.integrations.vllm.hook import register_hooks
 
-    for name in CLASSES.values():
+    for name in (family.model for family in FAMILIES):
         ModelRegistry.register_model(name, f"lightkv.integrations.vllm.models:{name}")
     register_hooks(ModelRegistry.get_supported_archs())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from lightkv.adapters.pictures.placing import Picture, Pictures, PictureView, layout_of
 from lightkv.checkpoints.published import TEXT_TOKENS
+from lightkv.core.cost.counting import ViewSize, prompt_layout
 from lightkv.core.errors import LightKVError
 from lightkv.integrations.vllm.groups import Grouping
 from lightkv.integrations.vllm.plan import ServingPlan
@@ -21,11 +19,8 @@ def prompt_savings(plan: ServingPlan, block_size: int, side: int = SIDE) -> Prom
     Raises:
         ConfigError: windows that the picture does not fit.
     """
-    tokens = side * side
-    here = np.ones((1, tokens), dtype=np.bool_)
-    picture = Picture((PictureView.plain(1, side, side),))
-    [sample] = layout_of([Pictures("image", here, [picture])], tokens, (0,)).samples
-    entry = plan.entry(("announced", side), sample, tokens + TEXT_TOKENS)
+    layout = prompt_layout([ViewSize((1, side, side))], TEXT_TOKENS)
+    entry = plan.entry(("announced", side), layout.samples[0], layout.length)
     return Savings(plan).of(entry, block_size)
 
 

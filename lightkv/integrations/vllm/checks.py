@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightkv.core.errors import ConfigError
-from lightkv.integrations.vllm.pictures import PictureReader
 from lightkv.integrations.vllm.plan import Entry, ServingPlan
+from lightkv.integrations.vllm.requests import Requests
 
 
 class RequestChecks:
@@ -19,8 +19,8 @@ class RequestChecks:
     """
 
     def __init__(self, config: Any, plan: ServingPlan) -> None:
-        self.pictures = PictureReader(config)
-        self.plan = plan
+        self._requests = Requests(config, plan)
+        self.pictures = self._requests.pictures
 
     def entry(self, features: Sequence[Any], prompt: int, most: int) -> Entry | None:
         """What is known ahead of a request, None where it has no pictures.
@@ -31,15 +31,11 @@ class RequestChecks:
             most: tokens that a step computes.
 
         Raises:
-            ModelError: a kind of picture that is not mapped, or a picture without its grid.
-            LayoutError: placeholders that do not match a picture.
-            ConfigError: a grid that the windows of a stage do not fit, or a piece that no step computes.
+            LightKVError: as `Requests.look`.
+            ConfigError: a piece that no step computes.
         """
-        if not features:
-            return None
-        spans = self.pictures.spans(features)
-        entry = self.plan.entry(spans, self.pictures.sample(spans), prompt)
-        if entry.piece > most:
+        entry = self._requests.look(features, prompt)
+        if entry is not None and entry.piece > most:
             raise ConfigError(
                 f"{entry.piece} tokens of the prompt have to be computed in one step: those up to its "
                 "last picture, and text that a scorer reads. A step of this engine computes fewer",

@@ -7,6 +7,7 @@ survivor's row goes back to its place in the uncompressed batch, where the engin
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,14 +36,12 @@ class Batch:
         starts: of each, its first row among all rows of the step now.
         origins: of each, its first row in the uncompressed batch.
         run: the pass through the stages.
-        drafts: rows at the end that are generated tokens, no prompt.
     """
 
     rows: tuple[int, ...]
     starts: list[int]
     origins: list[int]
     run: Prefill
-    drafts: int
 
     @property
     def layout(self) -> VisionLayout:
@@ -66,6 +65,7 @@ class Pass:
         step: the requests.
         hidden_states: `[T, D]` what enters the first layer.
         positions: `[T]` or `[A, T]` rotary positions.
+        deep: `[T, D]` what is added behind each of the first layers, all of them before any stage.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Pass:
         step: Step,
         hidden_states: torch.Tensor,
         positions: torch.Tensor,
+        deep: Sequence[torch.Tensor] = (),
     ) -> None:
         self.plan, self.engine, self.step = plan, engine, step
         self.hidden_states, self.residual = hidden_states, None
         self.all_positions = self.positions = positions
-        self.deep: Sequence[torch.Tensor] = ()
-        """`[T, D]` what is added behind each of the first layers, all of them before any stage."""
+        self.deep = deep
         self.counts = step.counts.tolist()
         self.origin: torch.Tensor | None = None
         self.batches = self._batches()
@@ -88,9 +88,7 @@ class Pass:
             batch.run.read_embeddings(batch.take(hidden_states))
 
     def _batches(self) -> list[Batch]:
-        starts = [0]
-        for count in self.counts:
-            starts.append(starts[-1] + count)
+        starts = _starts(self.counts)
         alike: dict[Any, list[int]] = {}
         for row in self.step.compressing:
             entry = self.step.rows[row].entry
@@ -104,9 +102,7 @@ class Pass:
             # Seeded components draw the same for a request each time that it is computed.
             self.engine.runs = 0
             where = [starts[row] for row in rows]
-            batches.append(
-                Batch(tuple(rows), where, list(where), self.engine.begin(layout), layout.drafts)
-            )
+            batches.append(Batch(tuple(rows), where, where, self.engine.begin(layout)))
         return batches
 
     def run(self, layers: Sequence[nn.Module]) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -160,9 +156,7 @@ class Pass:
             )
         self.hidden_states, self.origin = torch.cat(rows), torch.cat(places)
         self.positions = self.all_positions.index_select(-1, self.origin)
-        starts = [0]
-        for count in self.counts:
-            starts.append(starts[-1] + count)
+        starts = _starts(self.counts)
         for batch in self.batches:
             batch.starts = [starts[row] for row in batch.rows]
 
@@ -192,8 +186,13 @@ class Pass:
             attention.impl.scale,
             prompt_index(batch.layout, query.device),
             heads=self.engine.heads,
-            drafts=batch.drafts,
+            drafts=batch.layout.drafts,
         )
+
+
+def _starts(counts: Sequence[int]) -> list[int]:
+    """The first row of each request."""
+    return list(itertools.accumulate(counts, initial=0))[:-1]
 
 
 def attention_of(layer: Any) -> Any:

@@ -18,7 +18,7 @@ from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
 from lightkv.integrations.vllm.cache import SegmentSpec
 from lightkv.integrations.vllm.serving import Serving
-from lightkv.integrations.vllm.step import Row, Step
+from lightkv.integrations.vllm.step import Step
 
 
 class SegmentModelState(DefaultModelState):
@@ -50,8 +50,7 @@ class SegmentModelState(DefaultModelState):
         for_capture: bool = False,
         **others: Any,
     ) -> dict[str, Any]:
-        step = None if for_capture else self._step(input_batch)
-        self.serving.steps.current = step
+        step = self.serving.steps.current = None if for_capture else self._step(input_batch)
         if step is not None:
             specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
             write_slots(step, specs, block_tables, slot_mappings)
@@ -73,13 +72,11 @@ class SegmentModelState(DefaultModelState):
     def _step(self, batch: Any) -> Step | None:
         """The step of a batch, None where no prompt in it holds vision tokens."""
         count = batch.num_reqs
-        entries = [self.serving.requests.known(name) for name in batch.req_ids[:count]]
-        if not any(entries):
-            return None
-        before = batch.num_computed_tokens_np[:count].tolist()
-        new = batch.num_scheduled_tokens[:count].tolist()
-        rows = [Row(*row) for row in zip(before, new, entries, strict=True)]
-        return Step(rows, self.serving.plan.segments)
+        return self.serving.begin(
+            [self.serving.requests.known(name) for name in batch.req_ids[:count]],
+            batch.num_computed_tokens_np[:count].tolist(),
+            batch.num_scheduled_tokens[:count].tolist(),
+        )
 
 
 def write_slots(

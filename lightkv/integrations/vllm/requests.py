@@ -9,10 +9,15 @@ from lightkv.integrations.vllm.plan import Entry, ServingPlan
 
 
 class Requests:
-    """Entries of requests, made once for each."""
+    """Entries of requests, made once for each.
 
-    def __init__(self, vllm_config: Any, plan: ServingPlan) -> None:
-        self._pictures = PictureReader(vllm_config.model_config.hf_config)
+    Args:
+        config: the model's config, of transformers.
+        plan: of the engine.
+    """
+
+    def __init__(self, config: Any, plan: ServingPlan) -> None:
+        self.pictures = PictureReader(config)
         self._plan = plan
         self._of: dict[str, Entry | None] = {}
 
@@ -32,8 +37,14 @@ class Requests:
             self._of.pop(request_id, None)
 
     def look(self, features: Any, prompt: int) -> Entry | None:
-        """The entry of a prompt by its features."""
+        """The entry of a prompt by its features.
+
+        Raises:
+            ModelError: a kind of picture that is not mapped, or a picture without its grid.
+            LayoutError: placeholders that do not match a picture.
+            ConfigError: a grid that the windows of a stage do not fit.
+        """
         if not features:
             return None
-        spans = self._pictures.spans(features)
-        return self._plan.entry(spans, self._pictures.sample(spans), prompt)
+        spans = self.pictures.spans(features)
+        return self._plan.entry(spans, self.pictures.sample(spans), prompt)

@@ -16,6 +16,7 @@ from lightkv.integrations.vllm.cache import SegmentManager, SegmentSpec
 from lightkv.integrations.vllm.checks import RequestChecks
 from lightkv.integrations.vllm.configure import check_complete
 from lightkv.integrations.vllm.plan import Entry
+from lightkv.integrations.vllm.request_rules import check_params
 from lightkv.integrations.vllm.savings import Savings
 from lightkv.integrations.vllm.setup import plan_of
 
@@ -37,8 +38,8 @@ class Counting:
         for manager in self.kv_cache_manager.coordinator.single_type_managers:  # type: ignore[attr-defined]
             if isinstance(manager, SegmentManager):
                 manager.entries = self.entries
-        grouping, blocks = Savings(self.plan).grouping, kv_cache_config.num_blocks
-        for line in announcement(self.plan, grouping, blocks, vllm_config.cache_config.block_size):
+        pages, block_size = kv_cache_config.num_blocks, vllm_config.cache_config.block_size
+        for line in announcement(self.plan, Savings(self.plan).grouping, pages, block_size):
             logger.info(line)
 
     def add_request(self, request: Any) -> None:
@@ -140,14 +141,12 @@ def _check_request(request: Any, entry: Entry, room: int) -> None:
 
     Raises:
         ConfigError: what it is.
+        BadRequest: a parameter that the process it came to refuses too.
     """
     params = request.sampling_params
     if params is None:
         raise ConfigError("pooling takes rows of dropped tokens, which are zero", field="params")
-    if params.prompt_logprobs is not None:
-        raise ConfigError(
-            "prompt tokens that were dropped have no log-probabilities", field="prompt_logprobs"
-        )
+    check_params(params)
     if request.prompt_embeds is not None:
         raise ConfigError(
             "nobody says where pictures lie among given embeddings", field="prompt_embeds"

@@ -9,18 +9,17 @@ import torch
 from torch import nn
 from vllm.config import CUDAGraphMode
 from vllm.forward_context import get_forward_context
-from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from lightkv.adapters.hf.family import decoder_shape
-from lightkv.core.errors import ModelError
 from lightkv.core.run.engine import Engine
 from lightkv.integrations.vllm.attention import Steps, segment_backend
 from lightkv.integrations.vllm.cache import SegmentSpec
 from lightkv.integrations.vllm.decoder import Pass, attention_of, decoded
 from lightkv.integrations.vllm.heads import head_group
+from lightkv.integrations.vllm.plan import Entry
 from lightkv.integrations.vllm.requests import Requests
 from lightkv.integrations.vllm.setup import plan_of
-from lightkv.integrations.vllm.step import Step
+from lightkv.integrations.vllm.step import Row, Step
 
 PLANS = 1024
 """Plans of stages that are kept, one for each number of tokens that a prompt has, and of equal prompts
@@ -37,7 +36,7 @@ class Serving:
 
     def __init__(self, vllm_config: Any, decoder: nn.Module) -> None:
         self.plan = plan_of(vllm_config)
-        self.requests = Requests(vllm_config, self.plan)
+        self.requests = Requests(vllm_config.model_config.hf_config, self.plan)
         self.steps = Steps()
         self.decoder: Any = decoder
         self.layers: dict[str, int] = {}
@@ -64,19 +63,27 @@ class Serving:
             ModelError: a layer whose cache is not that of plain full attention.
         """
         return {
-            name: self._of_segment(name, spec) if name in self.layers else spec
+            name: SegmentSpec.of(spec, self.layers[name], self.plan.digest)
+            if name in self.layers
+            else spec
             for name, spec in specs.items()
         }
 
-    def _of_segment(self, name: str, spec: Any) -> SegmentSpec:
-        if type(spec) is not FullAttentionSpec or spec.sliding_window is not None:
-            raise ModelError(
-                f"layer {name} has a cache of the kind {type(spec).__name__}, and only full attention "
-                "can be shortened",
-                field="model",
-                remedy="serve a model whose decoder layers all attend to the whole prompt",
-            )
-        return SegmentSpec.of(spec, self.layers[name], self.plan.digest)
+    def begin(
+        self, entries: Sequence[Entry | None], computed: Sequence[int], counts: Sequence[int]
+    ) -> Step | None:
+        """Begin a step: None, and nothing to follow, where no prompt in it holds vision tokens.
+
+        Args:
+            entries: of the requests of the batch, in its order.
+            computed: tokens of each computed before.
+            counts: tokens of each in this step.
+        """
+        self.steps.current = None
+        if any(entry is not None for entry in entries):
+            rows = [Row(*row) for row in zip(computed, counts, entries, strict=True)]
+            self.steps.current = Step(rows, self.plan.segments)
+        return self.steps.current
 
     @property
     def compresses(self) -> bool:
@@ -101,8 +108,14 @@ class Serving:
         assert step is not None
         total, rows = step.total, len(hidden_states)
         self._uncaptured(step)
-        run = Pass(self.plan, self.engine, step, hidden_states[:total], positions[..., :total])
-        run.deep = [added[:total] for added in deep]
+        run = Pass(
+            self.plan,
+            self.engine,
+            step,
+            hidden_states[:total],
+            positions[..., :total],
+            [added[:total] for added in deep],
+        )
         return decoded(run, self.decoder, rows)
 
     def _uncaptured(self, step: Step) -> None:

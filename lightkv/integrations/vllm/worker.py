@@ -11,7 +11,6 @@ from lightkv.integrations.vllm import contact
 from lightkv.integrations.vllm.cache import SegmentSpec
 from lightkv.integrations.vllm.configure import check_complete
 from lightkv.integrations.vllm.serving import Serving
-from lightkv.integrations.vllm.step import Row, Step
 
 Base: Any
 BaseRunner: Any
@@ -34,16 +33,15 @@ class Runner(BaseRunner):  # type: ignore[misc, valid-type]
     def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> Any:
         prepared = super()._prepare_inputs(scheduler_output, num_scheduled_tokens)
         serving, batch = self.serving, self.input_batch
-        rows = []
-        computed = batch.num_computed_tokens_cpu[: batch.num_reqs].tolist()
-        for request_id, before, count in zip(
-            batch.req_ids, computed, num_scheduled_tokens.tolist(), strict=True
-        ):
-            state = self.requests[request_id]
-            entry = serving.requests.entry(request_id, state.mm_features, state.num_prompt_tokens)
-            rows.append(Row(before, count, entry))
-        if any(row.entry is not None for row in rows):
-            serving.steps.current = Step(rows, serving.plan.segments)
+        states = [self.requests[name] for name in batch.req_ids]
+        serving.begin(
+            [
+                serving.requests.entry(name, state.mm_features, state.num_prompt_tokens)
+                for name, state in zip(batch.req_ids, states, strict=True)
+            ],
+            batch.num_computed_tokens_cpu[: batch.num_reqs].tolist(),
+            num_scheduled_tokens.tolist(),
+        )
         return prepared
 
     def _get_slot_mappings(self, *args: Any, **kwargs: Any) -> Any:
