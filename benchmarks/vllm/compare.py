@@ -89,6 +89,11 @@ def questions(count: int) -> list[tuple[str, list[Any]]]:
     return found[:count]
 
 
+def engine_prompt(text: str, pictures: Sequence[Any]) -> dict[str, Any]:
+    """A question as the engine takes it."""
+    return {"prompt": text} | ({"multi_modal_data": {"image": pictures}} if pictures else {})
+
+
 def in_transformers(setting: Setting, count: int) -> dict[str, Any]:
     """Answers of the bundled model, one prompt at a time, by the schedule that the engine runs."""
     import torch
@@ -154,10 +159,7 @@ def in_vllm(setting: Setting, count: int) -> dict[str, Any]:
         llm = engine(setting, checkpoint(folder, renamed=setting.pipeline is None))
     watch = Watch(llm.llm_engine.engine_core.engine_core.scheduler)
     limits = {"max_tokens": setting.new_tokens, "min_tokens": setting.least}
-    prompts = [
-        {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
-        for text, pictures in questions(count)
-    ]
+    prompts = [engine_prompt(*each) for each in questions(count)]
     start = time.perf_counter()
     outputs = llm.generate(prompts, SamplingParams(temperature=0, **limits), use_tqdm=False)
     seconds = time.perf_counter() - start
@@ -192,10 +194,7 @@ def logprobs(compressing: bool, count: int) -> dict[str, Any]:
     setting = Setting("lightkv", {"retention": 1.0}) if compressing else Setting(None)
     with tempfile.TemporaryDirectory() as folder:
         llm = engine(setting, checkpoint(folder, renamed=not compressing))
-    prompts = [
-        {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
-        for text, pictures in questions(count)
-    ]
+    prompts = [engine_prompt(*each) for each in questions(count)]
     sampling = SamplingParams(temperature=0, max_tokens=8, logprobs=3)
     outputs = llm.generate(prompts, sampling, use_tqdm=False)
     return {

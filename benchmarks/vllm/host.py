@@ -27,7 +27,7 @@ sys.path.append(str(HERE))
 from server import ENVIRONMENT  # noqa: E402
 
 os.environ.update({**ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"})
-from compare import Setting, checkpoint, engine, questions  # noqa: E402
+from compare import Setting, checkpoint, engine, engine_prompt, questions  # noqa: E402
 
 spent: dict[str, list[float]] = defaultdict(list)
 
@@ -95,10 +95,7 @@ def main() -> None:
     own = engine(
         Setting(given.pipeline, {"retention": given.retention}), checkpoint("", renamed=False)
     )
-    prompts = [
-        {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
-        for text, pictures in questions(given.questions)
-    ]
+    prompts = [engine_prompt(*each) for each in questions(given.questions)]
     sampling = SamplingParams(temperature=0, max_tokens=16)
 
     def run(llm: Any) -> float:

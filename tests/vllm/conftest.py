@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -53,18 +52,9 @@ def pytest_pycollect_makemodule(module_path, parent):
 @pytest.fixture(scope="session")
 def renamed_checkpoint(tmp_path_factory):
     """The bundled checkpoint for vLLM's own LLaVA, which wants other names for the tower's weights."""
-    from safetensors.torch import load_file, save_file
+    from compare import checkpoint
 
-    from lightkv.checkpoints.bundled import checkpoint_path
-
-    folder = tmp_path_factory.mktemp("renamed") / "checkpoint"
-    shutil.copytree(checkpoint_path(), folder)
-    weights = {
-        name.replace("vision_tower.", "vision_tower.vision_model."): weight
-        for name, weight in load_file(folder / "model.safetensors").items()
-    }
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
+    return Path(checkpoint(str(tmp_path_factory.mktemp("renamed")), renamed=True))
 
 
 @pytest.fixture(scope="session")

@@ -48,12 +48,9 @@ def arguments(wanted):
 
 def prompts(count):
     """Questions with one picture, with two, with none."""
-    from compare import questions
+    from compare import engine_prompt, questions
 
-    return [
-        {"prompt": text, "multi_modal_data": {"image": pictures}} if pictures else {"prompt": text}
-        for text, pictures in questions(count)
-    ]
+    return [engine_prompt(*each) for each in questions(count)]
 
 
 def answers(wanted):

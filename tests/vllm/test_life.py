@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("vllm.config")
 
 import torch
-from compare import questions
+from compare import engine_prompt, questions
 from safetensors.torch import load_file, save_file
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
@@ -34,13 +34,7 @@ QUESTIONS = questions(12)
 """The fourth and the twelfth are text only, the eighth has two pictures."""
 
 
-def prompt(text, pictures):
-    if not pictures:
-        return {"prompt": text}
-    return {"prompt": text, "multi_modal_data": {"image": pictures}}
-
-
-PROMPTS = [prompt(*question) for question in QUESTIONS]
+PROMPTS = [engine_prompt(*question) for question in QUESTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -379,17 +373,23 @@ def counts_of(llm):
     return seen, lambda: setattr(scheduler, "schedule", schedule)
 
 
-def test_the_first_piece_ends_behind_the_picture_and_text_follows_in_chunks(serve, loaded):
-    chosen = [with_text(120), *QUESTIONS[:4], with_text(90)]
-    expected = in_transformers(loaded, chosen, "tome", retention=0.55, tokens=12, least=12)
-    llm, watch = serve("tome", engine=PIECES, retention=0.55)
+def in_pieces(llm, chosen):
+    """Steps of each request, and answers of 12 tokens to questions that arrive at once."""
     sampling = SamplingParams(temperature=0, max_tokens=12, min_tokens=12)
     seen, restore = counts_of(llm)
-    arrivals = {0: [(str(i), prompt(*each), sampling) for i, each in enumerate(chosen)]}
+    arrivals = {0: [(str(i), engine_prompt(*each), sampling) for i, each in enumerate(chosen)]}
     try:
         answers = stepped(llm, arrivals)
     finally:
         restore()
+    return seen, answers
+
+
+def test_the_first_piece_ends_behind_the_picture_and_text_follows_in_chunks(serve, loaded):
+    chosen = [with_text(120), *QUESTIONS[:4], with_text(90)]
+    expected = in_transformers(loaded, chosen, "tome", retention=0.55, tokens=12, least=12)
+    llm, watch = serve("tome", engine=PIECES, retention=0.55)
+    seen, answers = in_pieces(llm, chosen)
     assert [answers[str(i)] for i in range(len(chosen))] == expected
     vision = 144
     assert all(seen[str(i)][0][0] == 0 for i in range(len(chosen)))
@@ -421,13 +421,7 @@ def test_what_reads_text_gets_the_whole_prompt(serve, loaded):
     changes = {"retention": 0.35}
     expected = in_transformers(loaded, chosen, "dart", tokens=12, least=12, **changes)
     llm, watch = serve("dart", engine=PIECES, **changes)
-    sampling = SamplingParams(temperature=0, max_tokens=12, min_tokens=12)
-    seen, restore = counts_of(llm)
-    arrivals = {0: [(str(i), prompt(*each), sampling) for i, each in enumerate(chosen)]}
-    try:
-        answers = stepped(llm, arrivals)
-    finally:
-        restore()
+    seen, answers = in_pieces(llm, chosen)
     assert all(len([count for _, count in steps if count > 1]) == 1 for steps in seen.values())
     assert [answers[str(i)] for i in range(len(chosen))] == expected
     clean(watch)

@@ -16,9 +16,11 @@ import pytest
 import torch
 from vllm.v1.worker.gpu.input_batch import InputBatch, InputBuffers
 
+from lightkv.integrations.vllm.attention import Steps
 from lightkv.integrations.vllm.cache import SegmentSpec
 from lightkv.integrations.vllm.model_state import SegmentModelState, write_slots
 from lightkv.integrations.vllm.plan import Entry
+from lightkv.integrations.vllm.serving import Serving
 from lightkv.integrations.vllm.step import Row, Step
 
 PAGE, BLOCKS, SEGMENTS = 16, 12, 3
@@ -84,9 +86,9 @@ def test_without_segments_nothing_is_written(tables):
 def state_with(entries):
     """A model state without an engine, which knows requests."""
     state = object.__new__(SegmentModelState)
-    state.serving = SimpleNamespace(
-        requests=SimpleNamespace(known=entries.get), plan=SimpleNamespace(segments=SEGMENTS)
-    )
+    serving = state.serving = object.__new__(Serving)
+    serving.requests = SimpleNamespace(known=entries.get)
+    serving.plan, serving.steps = SimpleNamespace(segments=SEGMENTS), Steps()
     return state
 
 

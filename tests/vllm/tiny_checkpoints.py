@@ -145,6 +145,12 @@ def rope(*section: int, **more: Any) -> dict[str, Any]:
     return {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(section), **more}
 
 
+def qwen_processor(words: PreTrainedTokenizerFast, kind: Any, videos: Any) -> Any:
+    """A processor of the Qwen VL kinds, which share how they read images."""
+    images = transformers.Qwen2VLImageProcessor(**QWEN_PATCHES)
+    return kind(images, words, videos(**QWEN_PATCHES), chat_template="{{ messages }}")
+
+
 def qwen2_vl(folder: Path) -> None:
     words = tokenizer(**QWEN_TOKENS)
     vision = {"depth": 2, "embed_dim": 64, "hidden_size": 128, "num_heads": 2, "mlp_ratio": 2}
@@ -154,11 +160,8 @@ def qwen2_vl(folder: Path) -> None:
         tie_word_embeddings=False,
         **qwen_ids(words),
     )
-    processor = transformers.Qwen2VLProcessor(
-        transformers.Qwen2VLImageProcessor(**QWEN_PATCHES),
-        words,
-        transformers.Qwen2VLVideoProcessor(**QWEN_PATCHES),
-        chat_template="{{ messages }}",
+    processor = qwen_processor(
+        words, transformers.Qwen2VLProcessor, transformers.Qwen2VLVideoProcessor
     )
     save(folder, transformers.Qwen2VLForConditionalGeneration(config), processor)
 
@@ -184,11 +187,8 @@ def qwen2_5_vl(folder: Path) -> None:
         tie_word_embeddings=False,
         **qwen_ids(words),
     )
-    processor = transformers.Qwen2_5_VLProcessor(
-        transformers.Qwen2VLImageProcessor(**QWEN_PATCHES),
-        words,
-        transformers.Qwen2VLVideoProcessor(**QWEN_PATCHES),
-        chat_template="{{ messages }}",
+    processor = qwen_processor(
+        words, transformers.Qwen2_5_VLProcessor, transformers.Qwen2VLVideoProcessor
     )
     save(folder, transformers.Qwen2_5_VLForConditionalGeneration(config), processor)
 
@@ -211,11 +211,8 @@ def qwen3_vl(folder: Path) -> None:
         tie_word_embeddings=False,
         **qwen_ids(words),
     )
-    processor = transformers.Qwen3VLProcessor(
-        transformers.Qwen2VLImageProcessor(**QWEN_PATCHES),
-        words,
-        transformers.Qwen3VLVideoProcessor(**QWEN_PATCHES),
-        chat_template="{{ messages }}",
+    processor = qwen_processor(
+        words, transformers.Qwen3VLProcessor, transformers.Qwen3VLVideoProcessor
     )
     save(folder, transformers.Qwen3VLForConditionalGeneration(config), processor)
 
