@@ -24,13 +24,16 @@ LMMS := $(LMMS_VENV)/.installed
 VLLM := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint format compat compat-pinned newest browser ray train wheel lmms-eval vllm clean help
+.PHONY: demo test families lint format compat compat-pinned newest browser ray train wheel lmms-eval vllm clean help
 
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
 
 test: lint  ## all checks, then all tests; stops at the first that fails
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/families
+
+families: $(DEV)  ## the contract of the families that `make test` leaves out
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/families
 
 lint: $(DEV)  ## format check, linter, types, import walls
 	@$(BIN)/ruff format --check .

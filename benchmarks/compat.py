@@ -3,7 +3,7 @@
     python benchmarks/compat.py [--jobs 2] [--write docs/versions.md] ENVIRONMENT…
 
 An environment is a folder with `bin/python` and lightkv[compat]; `make compat` and `make compat-pinned`
-make them. In each one tests/adapters runs whole, with `--record` (tests/recording.py says which tests
+make them. In each one tests/adapters and tests/families run whole, with `--record` (tests/recording.py says which tests
 are behind a column). All are run even if one fails; the exit status is 1 if any did. With `--write` the
 tables replace what stands between the marks `<!-- VERSIONS -->` of the file.
 
@@ -27,13 +27,14 @@ from report import fill
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "runs" / "compat"
+TESTS = ("tests/adapters", "tests/families")
 
 
 def run(environment: Path, jobs: int, results: Path) -> tuple[int, dict[str, Any] | None]:
     """Run the oracles in an environment: pytest's exit status, and what it recorded."""
     results.unlink(missing_ok=True)
     command = [
-        *(str(environment.absolute() / "bin" / "python"), "-m", "pytest", "tests/adapters"),
+        *(str(environment.absolute() / "bin" / "python"), "-m", "pytest", *TESTS),
         *("--record", str(results), "-n", str(jobs), "--dist", "worksteal"),
         *("-p", "no:cacheprovider"),
     ]

@@ -1,0 +1,5 @@
+"""Families whose contract runs in `make families` and `make compat`, not in `make test`.
+
+`tests/adapters` holds one family for each trait of a decoder; here are those that share the traits of one
+of these, so that their contract proves their paths and grids rather than lightkv's hooks.
+"""
