@@ -3,9 +3,9 @@
     python benchmarks/compat.py [--jobs 2] [--write docs/versions.md] ENVIRONMENT…
 
 An environment is a folder with `bin/python` and lightkv[compat]; `make compat` and `make compat-pinned`
-make them. In each one tests/adapters and tests/families run whole, with `--record` (tests/recording.py says which tests
-are behind a column). All are run even if one fails; the exit status is 1 if any did. With `--write` the
-tables replace what stands between the marks `<!-- VERSIONS -->` of the file.
+make them. In each one tests/adapters and tests/families run whole, with `--record` (tests/recording.py
+says which tests are behind a column). All are run even if one fails; the exit status is 1 if any did.
+With `--write` the tables replace what stands between the marks `<!-- VERSIONS -->` of the file.
 
 A number is the largest absolute difference that the tests of a column met, in float32 logits unless the
 test says otherwise; "ok" stands where nothing is compared within a tolerance: bits are equal, or an
