@@ -31,6 +31,7 @@ from lightkv.adapters.hf.inputs import (
     refuse_full_length,
 )
 from lightkv.adapters.hf.interface_tap import InterfaceTap, attention_reader
+from lightkv.adapters.hf.layer_arguments import TokenArguments
 from lightkv.adapters.hf.masks import LayerMasks, Windows, check_weights, mask_style
 from lightkv.adapters.hf.next_layer import check_next_layer, next_layer_view
 from lightkv.adapters.hf.not_copyable import NotCopyable
@@ -67,6 +68,7 @@ class HFAttachment(Attachment, NotCopyable):
         self._masks = LayerMasks(windows, causal=adapter.causal)
         self._windowed = any(windows)
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
+        self._tokens = TokenArguments(self._layers, adapter.token_arguments)
         self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
         self._caches = SessionCaches(engine, len(self._layers), guarded=adapter.replaces_entries)
         self._capture = FeatureCapture(
@@ -254,8 +256,12 @@ class HFAttachment(Attachment, NotCopyable):
             self._open_tap(forward, index)
         if changed is None:
             return None
+        rest = args[1:]
+        if forward.compressing:
+            kept = forward.kept
+            rest, changed = self._tokens.of_survivors(layer, forward.queries, kept, rest, changed)
         if args:
-            return (new_hidden, *args[1:]), changed
+            return (new_hidden, *rest), changed
         return (), {**changed, "hidden_states": new_hidden}
 
     def _on_layer_end(self, index: int, *_: Any) -> None:
@@ -470,8 +476,10 @@ class HFAttachment(Attachment, NotCopyable):
         if not forward.touched(index):
             return None
         out = dict(kwargs)
-        # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
-        out["position_ids"] = None
+        reads = contact.needs_positions(self._adapter.attention(self._layers[index]))
+        out["position_ids"] = self._rotary.position_ids(
+            forward, index, kwargs.get("position_ids"), needed=reads
+        )
         mask = contact.layer_argument(kwargs, "attention_mask")
         out["attention_mask"] = self._masks.of_layer(forward, index, hidden, mask)
         embeddings = contact.layer_argument(kwargs, "position_embeddings")

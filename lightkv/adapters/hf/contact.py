@@ -90,6 +90,14 @@ CONTACTS = (
     Contact(MODULE, ("eager_attention_forward",), "the eager attention function"),
 )
 
+LAYER_ARGUMENTS = {
+    *("hidden_states", "attention_mask", "position_embeddings", "position_ids"),
+    *("shared_kv_states", "past_key_value", *CACHE_NAMES),
+}
+"""Arguments of decoder layers that are no arguments of tokens, or that are replaced elsewhere."""
+TOKEN_ARGUMENTS = {"per_layer_input": 1, "moe_mm_token_type_ids": 1}
+"""Others that are known, where layers take them → dimension of tokens. More are found by shape."""
+
 ROWS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
 """Methods of a cache that move, pick or repeat its rows."""
 
@@ -151,6 +159,12 @@ def names_of(where: str) -> tuple[tuple[str, ...], ...]:
 def taken_by(module: nn.Module) -> Mapping[str, Any]:
     """Arguments of a module's forward, read of its class: accelerate puts its own over an instance."""
     return inspect.signature(type(module).forward).parameters
+
+
+def needs_positions(attention: nn.Module) -> bool:
+    """Whether an attention module cannot do without position ids: it scales queries by them."""
+    taken = taken_by(attention).get("position_ids")
+    return taken is not None and taken.default is taken.empty
 
 
 def check_layer(layer: nn.Module) -> None:

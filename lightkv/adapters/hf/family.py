@@ -6,7 +6,7 @@ The hooks ask these questions; a family (`families/`) overrides what differs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -38,6 +38,10 @@ class Family(Adapter):
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
     """Whether caches are objects of transformers, whose entries a stage on the cache can replace."""
+
+    token_arguments: ClassVar[Mapping[str, int | None]] = {}
+    """Arguments of decoder layers whose shapes do not say which dimension counts tokens → that
+    dimension, None where none does."""
 
     def matches(self, model: nn.Module) -> bool:
         return getattr(getattr(model, "config", None), "model_type", None) in self.model_types

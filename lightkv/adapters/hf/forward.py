@@ -90,6 +90,13 @@ class ForwardPass:
         """Whether a stage of this pass has removed tokens already."""
         return self.prefill is not None and self.prefill.kept is not None
 
+    @property
+    def kept(self) -> torch.Tensor:
+        """`[B, N′]` old position of each token that the stages of this pass left."""
+        assert self.prefill is not None
+        assert self.prefill.kept is not None
+        return self.prefill.kept
+
     def touched(self, layer: int) -> bool:
         """Whether a layer sees other tokens than without compression, in this pass or in its cache."""
         return self.compressing or (self.record is not None and self.record.compressed[layer])

@@ -9,7 +9,7 @@ passes cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,9 +102,9 @@ class SelfCheck:
 
     @staticmethod
     def _check_tables(index: int, tables: Any, new: int) -> None:
-        if not isinstance(tables, tuple | list):
-            return
-        for table in tables:
+        if isinstance(tables, Mapping):
+            tables = [table for kind in tables.values() for table in kind]
+        for table in [tables] if isinstance(tables, torch.Tensor) else tables or ():
             if isinstance(table, torch.Tensor) and table.dim() > 1 and table.shape[-2] != new:
                 raise contact.unexpected(
                     f"the rotary tables of layer {index} are {tuple(table.shape)}, but it is called "
