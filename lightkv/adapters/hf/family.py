@@ -39,6 +39,8 @@ class Family(Adapter):
     model_types: ClassVar[tuple[str, ...]] = ()
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     """Kinds of pictures that it takes, each with placeholders of its own."""
+    geometry: ClassVar[str] = "grid"
+    """`grid` if views show where tokens lie in the picture, `strip` if its tokens have no such place."""
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
