@@ -91,4 +91,4 @@ class RefusedAdapter(RefusingAdapter):
     """The types of transformers that cannot be compressed."""
 
     def __init__(self) -> None:
-        super().__init__("refused", REFUSED)
+        super().__init__("refusals", REFUSED)

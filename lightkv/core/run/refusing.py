@@ -2,7 +2,7 @@
 
     @lightkv.hookimpl
     def lightkv_adapters(register):
-        register(RefusingAdapter("no-blips", {"blip": Refusal("its decoder …", "use …")}))
+        register(RefusingAdapter("mine", {"my_type": Refusal("its decoder …", "use …")}))
 
 As with all adapters the last registered is asked first: a plugin that serves such a type goes before.
 """
