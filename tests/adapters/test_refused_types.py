@@ -7,7 +7,6 @@ import pytest
 import torch
 import transformers
 
-
 import lightkv
 from lightkv.adapters.families.refused import REFUSED
 from lightkv.adapters.hf.contact import empty_model
