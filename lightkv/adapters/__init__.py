@@ -24,6 +24,7 @@ from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.refused import RefusedAdapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.core.hookspecs import hookimpl
@@ -31,6 +32,7 @@ from lightkv.core.run.adapter import Adapter
 
 FAMILIES = (
     GenericAdapter,
+    RefusedAdapter,
     LlavaAdapter,
     LlavaNextAdapter,
     QwenVLAdapter,

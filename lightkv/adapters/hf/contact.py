@@ -31,6 +31,7 @@ from transformers.image_processing_utils import select_best_resolution as select
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.auto import configuration_auto, modeling_auto
 
 from lightkv.core.errors import CompatibilityError
 
@@ -298,6 +299,38 @@ def returned_cache(output: Any) -> Any:
     if not isinstance(output, Mapping | tuple | list):
         return None
     return next((value for value in values if isinstance(value, Cache)), None)
+
+
+# -- model types -----------------------------------------------------------------------------------
+
+MULTIMODAL = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES")
+"""What transformers calls its tables of model types that take pictures or sound and give text."""
+
+
+def multimodal_types() -> dict[str, str]:
+    """Model type → name of its class, for all that take pictures or sound and give text.
+
+    Raises:
+        CompatibilityError: the tables have other names.
+    """
+    found: dict[str, str] = {}
+    for name in reversed(MULTIMODAL):
+        found.update(read(modeling_auto, name, "the module"))
+    return dict(sorted(found.items()))
+
+
+def empty_model(model_type: str) -> nn.Module:
+    """A model of a type with the sizes of its default config, on the meta device: without weights.
+
+    Raises:
+        Exception: whatever transformers raises where a default config makes no model, or where a
+            package is missing.
+    """
+    names = read(configuration_auto, "CONFIG_MAPPING_NAMES", "the module")
+    config = getattr(transformers, names[model_type])()
+    with torch.device("meta"):
+        model: nn.Module = getattr(transformers, multimodal_types()[model_type])(config)
+    return model
 
 
 # -- caches ----------------------------------------------------------------------------------------

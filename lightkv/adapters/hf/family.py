@@ -30,17 +30,14 @@ from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
-from lightkv.core.run.adapter import Adapter
+from lightkv.core.run.adapter import Adapter, model_type
 
 
 class Family(Adapter):
     """Answers for decoders of the Llama shape; a family overrides what differs."""
 
-    model_types: ClassVar[tuple[str, ...]] = ()
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     """Kinds of pictures that it takes, each with placeholders of its own."""
-    geometry: ClassVar[str] = "grid"
-    """`grid` if views show where tokens lie in the picture, `strip` if its tokens have no such place."""
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
@@ -51,7 +48,7 @@ class Family(Adapter):
     dimension, None where none does."""
 
     def matches(self, model: nn.Module) -> bool:
-        return getattr(getattr(model, "config", None), "model_type", None) in self.model_types
+        return model_type(model) in self.model_types
 
     # -- where things are ---------------------------------------------------------------------
 
