@@ -69,7 +69,9 @@ class HFAttachment(Attachment, NotCopyable):
         self._masks = LayerMasks(windows, causal=adapter.causal, recurrent=self._recurrent)
         self._windowed = any(windows)
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
-        self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
+        # A stage on the cache leaves recurrent layers alone, which have no entries.
+        tapped = (i for i in engine.pipeline.tapped_layers if i not in self._recurrent)
+        self._taps = {i: self._make_tap(self._layers[i]) for i in tapped}
         self._caches = SessionCaches(
             engine,
             len(self._layers),
