@@ -27,7 +27,7 @@ LINEAR = {
         "mrope_interleaved": True,
     },
 }
-"""Sizes of a Qwen3.5 decoder. Every second layer is full attention, so that stages stand close together."""
+"""Sizes of a Qwen3.5 decoder. Every second layer is full attention, so that stages stand close."""
 TOWER = {
     "depth": 2,
     "hidden_size": 32,

@@ -73,13 +73,24 @@ def token_kinds(ids):
     return (ids == IMAGE).long() + 2 * (ids == VIDEO).long()
 
 
-def grid_rows(prompts, grids, token=IMAGE, dtype=torch.float32):
+def one_run(token, grid):
+    """Ids of a picture in one run."""
+    return [START, *[token] * grid_tokens(grid), END]
+
+
+def stamped_frames(token, grid):
+    """Ids of a clip whose frames stand apart, a time stamp before each."""
+    frame = one_run(token, (1, *grid[1:]))
+    return [id for number in range(grid[0]) for id in (20 + number, *frame)]
+
+
+def grid_rows(prompts, grids, token=IMAGE, dtype=torch.float32, block=one_run):
     """Left-padded prompts whose pictures, of these grids in turn, are random patches."""
     kind = "image" if token == IMAGE else "video"
     rows, own, pixels = [], [], []
     for prompt in prompts:
         grid_of = [grids[(prompt.seed + n) % len(grids)] for n in range(prompt.images)]
-        ids, generator = row_ids(prompt, [[START, *[token] * grid_tokens(g), END] for g in grid_of])
+        ids, generator = row_ids(prompt, [block(token, grid) for grid in grid_of])
         rows.append(ids)
         own += grid_of
         pixels += [torch.randn(np.prod(g), PIXELS, generator=generator) for g in grid_of]

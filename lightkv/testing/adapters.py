@@ -336,7 +336,7 @@ class AdapterBench:
             masks.append(base)
         positions = positions[..., :length]
         if self.law == "masked":
-            with masked_layers(layers, masks, valid, eager=eager), torch.no_grad():
+            with self._masked(layers, masks, valid, eager=eager), torch.no_grad():
                 out = self.call(model, whole, position_ids=positions, use_cache=False)
             return torch.as_tensor(out.logits[:, prompt - 1 :])
         found = []
@@ -373,11 +373,25 @@ class AdapterBench:
         """
         layers: Any = self.decoder(model).layers
         if self.law == "masked":
-            law = masked_layers(layers, masks, self.valid(model, inputs), eager=eager)
+            law = self._masked(layers, masks, self.valid(model, inputs), eager=eager)
         else:
             law = shortened_layers(layers, masks, alive, eager=eager, recurrent=self.recurrent)
         with law, torch.no_grad():
             yield
+
+    def _masked(
+        self,
+        layers: Sequence[nn.Module],
+        masks: Sequence[torch.Tensor],
+        valid: torch.Tensor,
+        *,
+        eager: bool,
+    ) -> AbstractContextManager[None]:
+        """`masked_layers` of the layers that masks reach."""
+        reached = [number for number in range(len(layers)) if number not in self.recurrent]
+        return masked_layers(
+            [layers[n] for n in reached], [masks[n] for n in reached], valid, eager=eager
+        )
 
     def drop_and_mask(
         self,

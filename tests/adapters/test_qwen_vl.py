@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from releases import LATER_IMAGE
-from rows import END, IMAGE, PIXELS, START, VIDEO, grid_rows, grids_later, grid_tokens
+from rows import END, IMAGE, PIXELS, START, VIDEO, grid_rows, grid_tokens, grids_later
 from tiny import tiny_qwen2_5_vl, tiny_qwen2_vl
 
 import lightkv

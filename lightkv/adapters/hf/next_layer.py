@@ -173,7 +173,7 @@ def _query_width(attention: Any) -> int | None:
     times = 2 if type(attention).__name__ in GATED_QUERIES else 1
     groups = getattr(attention, "num_key_value_groups", None)
     wide, narrow = (getattr(p, "out_features", None) for p in (attention.q_proj, attention.k_proj))
-    if None not in (groups, wide, narrow) and wide != times * narrow * groups:
+    if groups and wide and narrow and wide != times * narrow * groups:
         return None
     return times * int(attention.head_dim)
 
