@@ -33,6 +33,8 @@ class SampleReport:
         vision_tokens: vision tokens that each layer caches: those that it sees, less what a stage on
             the cache takes away.
         seen_tokens: vision tokens that each layer sees; None where that is the same.
+        stateful: layers without entries, which a stage on the cache cannot reach; the retention that it
+            achieves is counted without them.
         kv_bytes: bytes of all its real cache entries in each layer, made in this prefill.
         vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
         flops, flops_vanilla: of its prefill, with and without compression.
@@ -49,12 +51,13 @@ class SampleReport:
     compression_flops: int
     original: int
     seen_tokens: tuple[int, ...] | None = None
+    stateful: tuple[int, ...] = ()
 
     @property
     def retention(self) -> float:
         """Achieved mean over the layers of the share of vision tokens kept (1 without images)."""
-        layers = len(self.vision_tokens)
-        return sum(self.vision_tokens) / (layers * self.original) if self.original else 1.0
+        counted = [n for layer, n in enumerate(self.vision_tokens) if layer not in self.stateful]
+        return sum(counted) / (len(counted) * self.original) if self.original else 1.0
 
 
 @dataclass(frozen=True)
@@ -360,6 +363,7 @@ def _cached_samples(
 ) -> tuple[SampleReport, ...]:
     """Reports of the rows where a stage on the cache acted (no layer slides then)."""
     found, stored, counts = [], list(layouts), [list(each.vision_counts) for each in layouts]
+    stateful = tuple(layer for layer, each in enumerate(held) if not each.entries)
     for layer, done in record.cached.items():
         stored[layer], counts[layer] = done.layout, done.vision_counts()
     costs = _cache_costs(record, placed, shape)
@@ -372,6 +376,7 @@ def _cached_samples(
                 seen,
                 vision_tokens=vision,
                 seen_tokens=seen.vision_tokens,
+                stateful=stateful,
                 kv_bytes=tuple(held[layer].share(n) for layer, n in enumerate(entries)),
                 vision_kv_bytes=sum(held[layer].share(n) for layer, n in enumerate(vision)),
                 compression_flops=seen.compression_flops + costs[row],
