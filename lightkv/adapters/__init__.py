@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
@@ -31,6 +32,7 @@ from lightkv.core.hookspecs import hookimpl
 from lightkv.core.run.adapter import Adapter
 
 FAMILIES = (
+    AutoAdapter,
     GenericAdapter,
     RefusedAdapter,
     LlavaAdapter,
