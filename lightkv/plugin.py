@@ -66,6 +66,7 @@ from lightkv.core.needs import (
     needs_from as needs_from,
 )
 from lightkv.core.pipeline.pipeline import PipelineSpec as PipelineSpec, Recipe as Recipe
+from lightkv.core.pipeline.places import Places as Places
 from lightkv.core.pipeline.stage_spec import StageSpec as StageSpec
 from lightkv.core.plugins import (
     build_component as build_component,

@@ -11,6 +11,7 @@ from torch import nn
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError, check_known
 from lightkv.core.heads import HeadGroup
+from lightkv.core.pipeline.places import Places
 from lightkv.core.plugins import registry
 from lightkv.core.run.refusal import GRID, Refusal, Standing
 
@@ -72,6 +73,10 @@ class Adapter(ABC):
     def min_layer(self, model: nn.Module) -> int:
         """Decoder layers that must have run before the first stage."""
         return 0
+
+    def places(self, model: nn.Module) -> Places:
+        """Where the decoder lets stages act; by default anywhere from `min_layer` on."""
+        return Places(first=self.min_layer(model))
 
     def heads(self, model: nn.Module) -> HeadGroup:
         """The processes that share the attention heads of the decoder (tensor parallelism)."""
