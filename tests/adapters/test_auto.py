@@ -13,6 +13,7 @@ from tiny import TEXT, clip, tiny_llava, tiny_qwen2_5_vl
 from transformers import (
     AriaConfig,
     AriaForConditionalGeneration,
+    Idefics3VisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
     LlavaConfig,
@@ -109,15 +110,14 @@ def test_latents_are_no_square():
     """Sixteen latents of 6 × 6 patches: a square number, but no cell has a place."""
     config = AriaConfig(
         text_config={**TEXT, "moe_num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
-        vision_config={
-            "model_type": "idefics3_vision",
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 48,
-            "patch_size": 8,
-        },
+        vision_config=Idefics3VisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=48,
+            patch_size=8,
+        ),
         projector_patch_to_query_dict={36: 16},
         image_token_index=5,
         image_seq_length=16,
@@ -263,7 +263,8 @@ def test_a_picture_in_a_later_turn():
     """Whether its tokens see one another on a filled cache is nothing that a name tells."""
     model = stranger(tiny_llava())
     inputs = picture_rows(model, ONE, [5] * 36, 48)
-    with pytest.warns(LightKVWarning), lightkv.compress(model, "fastv", schedule=HALF):
-        out = model(**inputs, use_cache=True)
+    with lightkv.compress(model, "fastv", schedule=HALF):
+        with pytest.warns(LightKVWarning):
+            out = model(**inputs, use_cache=True)
         with pytest.raises(SessionError, match="filled cache"):
             model(**inputs, past_key_values=out.past_key_values)
