@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
@@ -34,6 +35,7 @@ from lightkv.core.hookspecs import hookimpl
 from lightkv.core.run.adapter import Adapter
 
 FAMILIES = (
+    AutoAdapter,
     GenericAdapter,
     RefusedAdapter,
     LlavaAdapter,
