@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lightkv.adapters.families.aria import AriaAdapter
+from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
 from lightkv.adapters.families.deepseek_ocr2 import DeepseekOcr2Adapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
@@ -32,13 +33,16 @@ from lightkv.adapters.families.ovis2 import Ovis2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.refused import RefusedAdapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.run.adapter import Adapter
 
 FAMILIES = (
+    AutoAdapter,
     GenericAdapter,
+    RefusedAdapter,
     LlavaAdapter,
     LlavaNextAdapter,
     QwenVLAdapter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError, field_validator
@@ -64,16 +65,26 @@ class Recipe(Strict):
         return self.site == "layers" and self.after_layer is None and self.depths is None
 
     def schedule(
-        self, num_layers: int, min_layer: int = 0, surcharge: Surcharge | None = None
+        self,
+        num_layers: int,
+        min_layer: int = 0,
+        surcharge: Surcharge | None = None,
+        *,
+        allowed: Sequence[int] | None = None,
     ) -> Schedule:
         """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
 
-        What a host charges for a choice of layers (`surcharge`) counts where layers are searched.
+        Layers that are searched, or follow from `depths`, are among those `allowed` (increasing; by
+        default all from `min_layer` on), and never before the first layer. `after_layer` is taken as it
+        is. What a host charges for a choice of layers (`surcharge`) counts where they are searched.
 
         Raises:
             ConfigError: the retention is out of reach; the message names the range.
         """
-        placed = self._placed(num_layers, min_layer, surcharge)
+        if allowed is None:
+            allowed = range(min_layer, num_layers)
+        allowed = [place for place in allowed if place >= 1]
+        placed = self._placed(num_layers, allowed, surcharge)
         if not self.overrides:
             return placed
         last = len(self.overrides) - 1
@@ -82,7 +93,9 @@ class Recipe(Strict):
             for number, stage in enumerate(placed.stages)
         )
 
-    def _placed(self, num_layers: int, min_layer: int, surcharge: Surcharge | None) -> Schedule:
+    def _placed(
+        self, num_layers: int, allowed: Sequence[int], surcharge: Surcharge | None
+    ) -> Schedule:
         window = self.windows[0] if self.windows else None
         if self.site == "cache":
             for other in ("after_layer", "depths"):
@@ -106,16 +119,21 @@ class Recipe(Strict):
         if self.depths is not None:
             ratios = self.ratios or (self.ratio,) * len(self.depths)
             return Schedule.at_depths(
-                num_layers, self.retention, self.depths, ratios, self.windows, max(min_layer, 1)
+                num_layers, self.retention, self.depths, ratios, self.windows, allowed=allowed
             )
-        windows, first = list(self.windows), max(min_layer, 1)
+        # A model that leaves fewer places than there are windows gets the first of these.
+        windows = list(self.windows[: len(allowed)] or self.windows)
         while True:
             try:
                 return Schedule.for_retention(
-                    num_layers, self.retention, windows, self.ratio, first, surcharge
+                    num_layers,
+                    self.retention,
+                    windows,
+                    self.ratio,
+                    surcharge=surcharge,
+                    allowed=allowed,
                 )
             except ConfigError:
-                most = num_layers - first
-                if not windows or len(windows) >= most or not 0 < self.retention <= 1:
+                if not windows or len(windows) >= len(allowed) or not 0 < self.retention <= 1:
                     raise
                 windows.append(windows[-1])

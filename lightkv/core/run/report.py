@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers
+from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers, read_layer
+from lightkv.core.cost.layers import LayerShape
 from lightkv.core.errors import SessionError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline.placed import PlacedStage
@@ -32,6 +33,8 @@ class SampleReport:
         vision_tokens: vision tokens that each layer caches: those that it sees, less what a stage on
             the cache takes away.
         seen_tokens: vision tokens that each layer sees; None where that is the same.
+        stateful: layers without entries, which a stage on the cache cannot reach; the retention that it
+            achieves is counted without them.
         kv_bytes: bytes of all its real cache entries in each layer, made in this prefill.
         vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
         flops, flops_vanilla: of its prefill, with and without compression.
@@ -48,12 +51,13 @@ class SampleReport:
     compression_flops: int
     original: int
     seen_tokens: tuple[int, ...] | None = None
+    stateful: tuple[int, ...] = ()
 
     @property
     def retention(self) -> float:
         """Achieved mean over the layers of the share of vision tokens kept (1 without images)."""
-        layers = len(self.vision_tokens)
-        return sum(self.vision_tokens) / (layers * self.original) if self.original else 1.0
+        counted = [n for layer, n in enumerate(self.vision_tokens) if layer not in self.stateful]
+        return sum(counted) / (len(counted) * self.original) if self.original else 1.0
 
 
 @dataclass(frozen=True)
@@ -258,10 +262,10 @@ def build_report(
         stored[layer] = done.layout
     if held is None:
         cache = tuple(
-            layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
+            layout.batch_size * shape.layer_bytes(layer, layout.length)
             for layer, layout in enumerate(stored)
         )
-        held = [HeldLayer(shape.kv_bytes_per_token, 1)] * shape.num_layers
+        held = [HeldLayer(shape.token_bytes(layer), 1) for layer in range(shape.num_layers)]
     else:
         cache = tuple(layer.bytes for layer in held)
     if pipeline.on_cache is None:
@@ -333,7 +337,7 @@ def _seen_sample(
         vision_tokens=vision,
         kv_bytes=tuple(held[layer].share(shape.held(layer, n)) for layer, n in enumerate(lengths)),
         vision_kv_bytes=0,
-        flops=shape.prefill_flops(lengths),
+        flops=shape.prefill_flops(lengths, text + original),
         flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(_stage_flops(stage, shape, row) for stage in record.stages),
         original=original,
@@ -344,8 +348,10 @@ def _stage_flops(done: StageRecord, shape: DecoderShape, row: int) -> int:
     before = done.before
     if done.after.vision_counts[row] == before.vision_counts[row]:
         return 0  # alone in its batch, the row would not have been worked on
-    sizes = shape.stage_sizes(done.plan, before.length - before.pads[row], row)
-    return done.placed.stage.flops(sizes).total
+    stage = done.placed.stage
+    read = read_layer(stage, done.after_layer)
+    sizes = shape.stage_sizes(done.plan, before.length - before.pads[row], row, layer=read)
+    return stage.flops(sizes).total
 
 
 def _cached_samples(
@@ -357,6 +363,7 @@ def _cached_samples(
 ) -> tuple[SampleReport, ...]:
     """Reports of the rows where a stage on the cache acted (no layer slides then)."""
     found, stored, counts = [], list(layouts), [list(each.vision_counts) for each in layouts]
+    stateful = tuple(layer for layer, each in enumerate(held) if not each.entries)
     for layer, done in record.cached.items():
         stored[layer], counts[layer] = done.layout, done.vision_counts()
     costs = _cache_costs(record, placed, shape)
@@ -369,6 +376,7 @@ def _cached_samples(
                 seen,
                 vision_tokens=vision,
                 seen_tokens=seen.vision_tokens,
+                stateful=stateful,
                 kv_bytes=tuple(held[layer].share(n) for layer, n in enumerate(entries)),
                 vision_kv_bytes=sum(held[layer].share(n) for layer, n in enumerate(vision)),
                 compression_flops=seen.compression_flops + costs[row],
@@ -379,16 +387,17 @@ def _cached_samples(
 
 def _cache_costs(record: PassRecord, placed: PlacedStage, shape: DecoderShape) -> list[int]:
     """FLOPs of the stage on the caches of all layers, for each row."""
-    total, known = [0] * record.layout.batch_size, dict[str, list[int]]()
+    total, known = [0] * record.layout.batch_size, dict[tuple[str, LayerShape], list[int]]()
     for layer, done in record.cached.items():
         before, rounds = done.before, zip(placed.rounds, record.cache_plans[layer], strict=True)
-        if before.key not in known:
+        key = before.key, shape.layer(layer)
+        if key not in known:
             steps = list(rounds)
-            known[before.key] = [
-                cache_flops(steps, shape, before.length - pad, row).total
+            known[key] = [
+                cache_flops(steps, shape, before.length - pad, row, layer).total
                 for row, pad in enumerate(before.pads)
             ]
-        total = [a + b for a, b in zip(total, known[before.key], strict=True)]
+        total = [a + b for a, b in zip(total, known[key], strict=True)]
     return total
 
 

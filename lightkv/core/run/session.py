@@ -178,7 +178,7 @@ def prepare(
     model = unwrap(model)
     chosen = find_adapter(model, adapter)
     num_layers = chosen.num_layers(model)
-    built = Pipeline.build(pipeline, num_layers, min_layer=chosen.min_layer(model), **changes)
+    built = Pipeline.build(pipeline, num_layers, places=chosen.places(model), **changes)
     shape = chosen.shape(getattr(model, "config", None))
     heads = chosen.heads(model)
     shape = replace(
