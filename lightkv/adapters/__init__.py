@@ -19,6 +19,8 @@ from lightkv.adapters.families.gemma3 import Gemma3Adapter
 from lightkv.adapters.families.generic import GenericAdapter
 from lightkv.adapters.families.glm4v import Glm4vAdapter
 from lightkv.adapters.families.got_ocr2 import GotOcr2Adapter
+from lightkv.adapters.families.granite4_vision import Granite4VisionAdapter
+from lightkv.adapters.families.granite_docling import GraniteDoclingAdapter
 from lightkv.adapters.families.idefics2 import Idefics2Adapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
@@ -34,6 +36,7 @@ from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.families.refused import RefusedAdapter
+from lightkv.adapters.families.step3p7 import Step3p7Adapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.core.hookspecs import hookimpl
@@ -65,6 +68,9 @@ FAMILIES = (
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    Step3p7Adapter,
+    Granite4VisionAdapter,
+    GraniteDoclingAdapter,
     Ovis2Adapter,
     Idefics2Adapter,
     GotOcr2Adapter,
