@@ -79,6 +79,7 @@ class Recording:
         self.config, self.began = config, time.time()
         self.tests: list[dict[str, Any]] = []
         self.skips: Counter[str] = Counter()
+        self.files: set[str] = set()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
@@ -119,8 +120,22 @@ class Recording:
             )
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        if report.skipped:
-            self.skips[reason_of(report)] += 1
+        """A file that is skipped whole. With several processes each of them tells of it."""
+        if not report.skipped or report.nodeid in self.files:
+            return
+        self.files.add(report.nodeid)
+        self.skips[reason_of(report)] += 1
+        family = Path(report.nodeid).stem.removeprefix("test_")
+        self.tests.append(
+            {
+                "test": report.nodeid,
+                "family": family if "families" in Path(report.nodeid).parts else None,
+                "oracle": None,
+                "outcome": "skipped",
+                "difference": None,
+                "reason": reason_of(report),
+            }
+        )
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if not self.skips:

@@ -114,7 +114,7 @@ def plan(
         layers,
         windows,
         ratios,
-        min_layer=described.min_layer,
+        places=described.places,
         block_size=block_size,
     )
     savings = count_savings(pipeline, shape, layout, new_tokens)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -17,8 +17,9 @@ from lightkv.core.contracts import Component, PositionPolicy, window_sides
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.modality import Share
-from lightkv.core.needs import Source, needs_from
+from lightkv.core.needs import Needs, Source, needs_from
 from lightkv.core.pipeline.placed import PlacedStage
+from lightkv.core.pipeline.places import Places
 from lightkv.core.pipeline.recipe import Recipe
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.stage_spec import StageSpec, read_stage
@@ -210,6 +211,7 @@ class Pipeline:
         num_layers: decoder layers it was built for.
         asked: retention that its recipe was solved for, of all vision tokens or modality → that of its
             own; None if its stages were given.
+        places: where the decoder lets stages act.
     """
 
     spec: PipelineSpec
@@ -218,6 +220,7 @@ class Pipeline:
     positions: PositionPolicy
     num_layers: int
     asked: Share | None = None
+    places: Places = field(default_factory=Places)
 
     @classmethod
     def build(
@@ -226,6 +229,7 @@ class Pipeline:
         /,
         num_layers: int,
         *,
+        places: Places | None = None,
         min_layer: int = 0,
         **changes: Unpack[Changes],
     ) -> Pipeline:
@@ -234,7 +238,9 @@ class Pipeline:
         Args:
             source: a spec, a preset's name, a path to a YAML file or plain data.
             num_layers: decoder layers.
-            min_layer: layers that the model needs to run before the first stage.
+            places: where the decoder lets stages act; anywhere if None.
+            min_layer: layers that the model needs to run before the first stage, if that is all that
+                `places` would say.
             changes: what to replace in it: `retention`, roles, `positions`, `schedule`, ….
 
         Raises:
@@ -243,16 +249,18 @@ class Pipeline:
         spec = resolve_spec(source)
         if changes:
             spec = spec.updated(**changes)
+        places = (places or Places()).least(min_layer)
         schedule = (
-            spec.schedule.schedule(num_layers, min_layer)
+            spec.schedule.schedule(num_layers, allowed=searched_places(spec, num_layers, places))
             if isinstance(spec.schedule, Recipe)
             else Schedule(spec.schedule)
         )
-        schedule.check(num_layers, min_layer)
+        schedule.check_places(num_layers, places)
         positions = build_component("positions", spec.positions)
         assert isinstance(positions, PositionPolicy)
         roles = spec.roles()
         stages = tuple(PlacedStage.build(i, roles, e) for i, e in enumerate(schedule.stages))
+        schedule.check_places(num_layers, places, lambda number: stages[number].stage.needs)
         if spec.proportional and any(
             needs_from(placed.stage.needs, Source.NEXT_LAYER) for placed in stages
         ):
@@ -265,7 +273,7 @@ class Pipeline:
             )
         explicit = spec.model_copy(update={"schedule": schedule.stages})
         asked = spec.schedule.retention if isinstance(spec.schedule, Recipe) else None
-        pipeline = cls(explicit, schedule, stages, positions, num_layers, asked)
+        pipeline = cls(explicit, schedule, stages, positions, num_layers, asked, places)
         pipeline.check_composition()
         return pipeline
 
@@ -288,7 +296,7 @@ class Pipeline:
     def tapped_layers(self) -> tuple[int, ...]:
         """Layers whose own attention call some stage reads."""
         if self.on_cache is not None and self.on_cache.needs:
-            return tuple(range(self.num_layers))
+            return tuple(i for i in range(self.num_layers) if i not in self.places.unread)
         return tuple(
             after - 1
             for after, placed in self.between.items()
@@ -382,6 +390,20 @@ def _small(stage: Stage) -> Stage:
         most = {"space": _FEW, "time": _FEW_FRAMES}
         return replace(stage, windows={key: min(n, most[key]) for key, n in windows.items()})
     return stage if windows is None else replace(stage, windows=min(windows, _FEW))
+
+
+def searched_places(spec: PipelineSpec, num_layers: int, places: Places) -> tuple[int, ...]:
+    """The places among which the layers of a recipe are searched: those that suit all its stages.
+
+    Raises:
+        ConfigError: components that cannot be built.
+    """
+    needs: Needs = frozenset()
+    if places.unread and isinstance(spec.schedule, Recipe):
+        for overrides in ({}, *spec.schedule.overrides):
+            stage = Stage.from_roles({**spec.roles(), **overrides}, ratio=0.0, windows=None)
+            needs |= stage.needs
+    return places.allowed(num_layers, needs)
 
 
 def resolve_spec(source: PipelineSource) -> PipelineSpec:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.modality import in_order, most_removed, named, removed, share_text
+from lightkv.core.needs import Needs
+from lightkv.core.pipeline.places import Places, listed_places, nearest_place
 from lightkv.core.pipeline.solver import (
     TOLERANCE,
     Surcharge,
@@ -28,6 +30,13 @@ from lightkv.core.pipeline.solver import (
 from lightkv.core.pipeline.stage_spec import StageSpec, check_windows_shrink, read_stage
 from lightkv.core.stage.cache_entries import Scope
 from lightkv.core.strict import is_whole
+
+NO_NEEDS: Needs = frozenset()
+
+
+def _nothing(number: int) -> Needs:
+    """What a stage needs whose components are not known."""
+    return NO_NEEDS
 
 
 class Schedule:
@@ -100,23 +109,30 @@ class Schedule:
 
     def check(self, num_layers: int, min_layer: int = 0) -> None:
         """Raises `ConfigError` for a stage before `min_layer` layers or beyond the decoder."""
+        self.check_places(num_layers, Places(first=min_layer))
+
+    def check_places(
+        self, num_layers: int, places: Places, needs: Callable[[int], Needs] = _nothing
+    ) -> None:
+        """Refuse stages that the decoder does not let act where they stand.
+
+        A stage that removes nothing may stand anywhere in the decoder.
+
+        Args:
+            num_layers: decoder layers.
+            places: where the decoder lets stages act.
+            needs: number of a stage → what its components need.
+
+        Raises:
+            ConfigError: naming the layer, the reason and the nearest place that works.
+        """
         for number, stage in enumerate(self.stages):
-            if stage.after_layer is None:
-                continue
-            if stage.after_layer < min_layer and most_removed(stage.ratio) > 0:
-                raise ConfigError(
-                    f"the first {min_layer} layers of this model need every vision token",
-                    field=f"schedule[{number}].after_layer",
-                    value=stage.after_layer,
-                    remedy=f"use {min_layer} … {num_layers - 1}",
-                )
-            if stage.after_layer >= num_layers:
-                raise ConfigError(
-                    f"the decoder has {num_layers} layers, so nothing is left to compress",
-                    field=f"schedule[{number}].after_layer",
-                    value=stage.after_layer,
-                    remedy=f"use 0 … {num_layers - 1}",
-                )
+            if stage.after_layer is not None:
+                field = f"schedule[{number}].after_layer"
+                where, asked = Places(), NO_NEEDS
+                if most_removed(stage.ratio) > 0:
+                    where, asked = places, needs(number)
+                where.check(stage.after_layer, num_layers, asked, field)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -235,6 +251,7 @@ class Schedule:
         ratio: float = 0.5,
         min_layer: int = 1,
         surcharge: Surcharge | None = None,
+        allowed: Sequence[int] | None = None,
     ) -> Schedule:
         """Stages, one for each entry of `windows`, whose retention is within 0.5 points of the target.
 
@@ -243,7 +260,8 @@ class Schedule:
         budget allows, the rest a fifth of the depth apart). Where whole layers miss the target the
         last ratio is lowered; where even that leaves too little (a high retention in a shallow
         decoder) the last stages are left out. A host that pays more for some layers than for others
-        says so with `surcharge`, which is then weighed against the spacing.
+        says so with `surcharge`, which is then weighed against the spacing. Stages stand at the places
+        `allowed` only (increasing; by default all from `min_layer` on).
 
         Raises:
             ConfigError: retention outside (0, 1], or out of reach; the reachable range is named.
@@ -260,23 +278,29 @@ class Schedule:
                 value=list(windows),
                 remedy="give one entry for each stage, such as (4, 2, 1)",
             )
-        if num_layers < min_layer + count:
+        if allowed is None:
+            allowed = range(min_layer, num_layers)
+        if len(allowed) < count:
+            taken = num_layers - len(allowed)
             raise ConfigError(
-                f"{count} stages need {min_layer + count} layers or more, and there are {num_layers}",
+                f"{count} stages need {taken + count} layers or more, and there are {num_layers}"
+                if allowed and tuple(allowed) == tuple(range(taken, num_layers))
+                else f"{count} stages need as many layers to stand behind, and this model has "
+                f"{len(allowed)}: after_layer {listed_places(allowed) or 'none'}",
                 field="windows",
                 value=list(windows),
-                remedy=f"use at most {max(0, num_layers - min_layer)} entries",
+                remedy=f"use at most {len(allowed)} entries",
             )
-        lowest = stack([min_layer + i for i in range(count)], [ratio] * count, num_layers)
+        lowest = stack(allowed[:count], [ratio] * count, num_layers)
         if lowest > retention + TOLERANCE:
             raise ConfigError(
                 f"{count} stages of ratio {ratio:g} in {num_layers} layers reach retentions "
                 f"from {lowest:.3f} to 1",
                 field="retention",
                 value=retention,
-                remedy=more_stages(num_layers, retention, ratio, min_layer, count),
+                remedy=more_stages(num_layers, retention, ratio, allowed, count),
             )
-        layers, ratios = solve(num_layers, retention, count, ratio, min_layer, surcharge)
+        layers, ratios = solve(num_layers, retention, count, ratio, allowed, surcharge)
         return cls(
             {"after_layer": layer, "windows": window, "ratio": share}
             for layer, window, share in zip(layers, windows, ratios, strict=False)
@@ -291,12 +315,14 @@ class Schedule:
         ratios: Sequence[float],
         windows: Sequence[WindowSpec] = (None,),
         min_layer: int = 1,
+        allowed: Sequence[int] | None = None,
     ) -> Schedule:
         """Stages at fixed shares of the depth, whose kept shares follow from the retention.
 
-        Stage i stands after round(depths[i] · num_layers) layers, later where an earlier stage or
-        `min_layer` is in the way, and keeps (1 − ratios[i])^t. One power t for all meets the
-        retention; t = 1, the ratios as they are, where these are within half a point of it.
+        Stage i stands after round(depths[i] · num_layers) layers, or at the nearest place that is
+        `allowed` (by default all from `min_layer` on) and later than the stage before; what finds none
+        is left out. It keeps (1 − ratios[i])^t. One power t for all meets the retention; t = 1, the
+        ratios as they are, where these are within half a point of it.
 
         Raises:
             ConfigError: depths that do not increase, or the layers before the first stage alone
@@ -307,12 +333,13 @@ class Schedule:
         check_depths(depths, ratios)
         if retention == 1.0:
             return cls(())
+        left = list(range(min_layer, num_layers) if allowed is None else allowed)
         layers: list[int] = []
         for depth in depths:
-            layer = max(math.floor(depth * num_layers + 0.5), min_layer)
-            layer = max(layer, layers[-1] + 1) if layers else layer
-            if layer < num_layers:
-                layers.append(layer)
+            layer = math.floor(depth * num_layers + 0.5)
+            if left and layer < num_layers:
+                layers.append(nearest_place(layer, left))
+                left = [place for place in left if place > layers[-1]]
         if not layers or retention <= layers[0] / num_layers:
             floor = layers[0] / num_layers if layers else 1.0
             raise ConfigError(
