@@ -26,6 +26,7 @@ from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
+from lightkv.adapters.families.qwen2_audio import Qwen2AudioAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.families.refused import RefusedAdapter
@@ -60,6 +61,8 @@ FAMILIES = (
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    # Audio, and several modalities at once.
+    Qwen2AudioAdapter,
 )
 
 

@@ -39,7 +39,7 @@ class Family(Adapter):
     """Answers for decoders of the Llama shape; a family overrides what differs."""
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
-    """Kinds of pictures that it takes, each with placeholders of its own."""
+    """What it takes beside text (`image`, `video`, `audio`), each with placeholders of its own."""
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
@@ -85,8 +85,9 @@ class Family(Adapter):
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
-        tower = getattr(self.input_module(model), "vision_tower", None)
-        return [tower] if isinstance(tower, nn.Module) else []
+        inner = self.input_module(model)
+        towers = (getattr(inner, name, None) for name in ("vision_tower", "audio_tower"))
+        return [tower for tower in towers if isinstance(tower, nn.Module)]
 
     def text_config(self, config: Any) -> Any:
         """The decoder's config."""
@@ -168,7 +169,7 @@ class Family(Adapter):
         With the encoder's patch of each token, where the family offers its encoder.
         """
         config: Any = model.config
-        answers = {"image": self.images, "video": self.videos}
+        answers = {"image": self.images, "video": self.videos, "audio": self.audios}
         found = []
         for modality in self.modalities:
             here = self.placeholders(config, inputs, modality)
@@ -177,7 +178,7 @@ class Family(Adapter):
         return found
 
     def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
-        """`[B, N]` true at the vision tokens of `image` or `video`."""
+        """`[B, N]` true at the vision tokens of `image`, `video` or `audio`."""
         return inputs.placeholders(getattr(config, f"{modality}_token_id"))
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
@@ -186,6 +187,10 @@ class Family(Adapter):
 
     def videos(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         """The same of the videos."""
+        raise NotImplementedError
+
+    def audios(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        """The same of recordings: see `recording` for how many tokens each of them has."""
         raise NotImplementedError
 
     def encoder(self, model: nn.Module) -> Encoder | None:
