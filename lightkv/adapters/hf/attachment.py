@@ -39,7 +39,6 @@ from lightkv.adapters.hf.pass_lock import PassLock
 from lightkv.adapters.hf.rotary import Rotary
 from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.session_caches import SessionCaches
-from lightkv.core.errors import ModelError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
 from lightkv.core.prompt import prompt_index
@@ -118,13 +117,6 @@ class HFAttachment(Attachment, NotCopyable):
         if pipeline.on_cache is not None:
             config = self._decoder.config
             check_replaceable(self._model, config, tuples=tuples, windowed=any(windows))
-        for layer in set(pipeline.tapped_layers) & adapter.recurrent(self._model):
-            raise ModelError(
-                f"layer {layer} is recurrent: it has no attention that a stage behind it could read",
-                field="schedule",
-                value=layer + 1,
-                remedy="put the stage behind a layer of full attention, or use a scorer that reads none",
-            )
         if pipeline.spec.proportional:
             check_weights(adapter.attention_implementation(self._model), makes_masks=tuples)
 

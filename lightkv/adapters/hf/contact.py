@@ -137,6 +137,8 @@ FEATURE_METHODS = {"image": "get_image_features", "video": "get_video_features"}
 GENERATE = "generate"
 ASSISTED = "_assisted_decoding"
 """The loop of `generate` that has drafts checked."""
+GATED_QUERIES = ("Qwen3_5Attention", "Qwen3_5MoeAttention", "Qwen3NextAttention")
+"""Attention classes whose `q_proj` gives the query of each head and, behind it, its gate."""
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 INPUT_NORM = "input_layernorm"
 

@@ -6,7 +6,8 @@ The hooks ask these questions; a family (`families/`) overrides what differs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -30,6 +31,7 @@ from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline.places import Places
 from lightkv.core.run.adapter import Adapter, model_type
 
 
@@ -75,11 +77,11 @@ class Family(Adapter):
         """The attention module of a layer."""
         return layer.self_attn  # type: ignore[return-value]
 
-    def attentions(self, model: nn.Module) -> list[nn.Module]:
+    def attentions(self, model: nn.Module) -> Iterator[nn.Module]:
         """The attention modules of all layers that have one."""
         without = self.recurrent(model)
         layers = enumerate(self.layers(model))
-        return [self.attention(layer) for number, layer in layers if number not in without]
+        return (self.attention(layer) for number, layer in layers if number not in without)
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
@@ -136,7 +138,12 @@ class Family(Adapter):
 
     def recurrent(self, model: nn.Module) -> frozenset[int]:
         """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
-        return recurrent_layers(self.decoder(model).config)
+        return recurrent_layers(getattr(self.decoder(model), "config", None))
+
+    def places(self, model: nn.Module) -> Places:
+        """Where stages may act: from `min_layer` on; the attention of recurrent layers is not read."""
+        unread = dict.fromkeys(sorted(self.recurrent(model)), "is recurrent")
+        return replace(super().places(model), unread=unread)
 
     def lengthless(self, model: nn.Module) -> frozenset[int]:
         """Layers whose cache tells no length: recurrent ones."""
