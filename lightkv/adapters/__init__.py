@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lightkv.adapters.families.eve import EVEAdapter
+from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
 from lightkv.adapters.families.generic import GenericAdapter
 from lightkv.adapters.families.glm4v import Glm4vAdapter
+from lightkv.adapters.families.hunyuan_vl import HunYuanVLAdapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
@@ -24,6 +26,7 @@ from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.video_llama_3 import VideoLlama3Adapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.core.hookspecs import hookimpl
@@ -48,6 +51,10 @@ FAMILIES = (
     Gemma3Adapter,
     Qwen3VLAdapter,
     VipLlavaAdapter,
+    # Dynamic grids.
+    Exaone45Adapter,
+    HunYuanVLAdapter,
+    VideoLlama3Adapter,
 )
 
 

@@ -89,7 +89,7 @@ class TestMistral3(AdapterSuite):
         return {"adapter": Mistral3Adapter()}
 
 
-class TestPixtral(TestMistral3):
+class Pixtral(TestMistral3):
     kind, step = "pixtral", 4
 
 

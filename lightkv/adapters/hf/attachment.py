@@ -201,7 +201,8 @@ class HFAttachment(Attachment, NotCopyable):
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
             # Before the model looks itself: its complaint about placeholders names no input.
             self._found = self._adapter.layout(self._model, self._inputs)
-            self._count.expect(self._inputs, sum(self._found.vision_counts))
+            left_out = self._adapter.left_out(self._inputs)
+            self._count.expect(self._inputs, sum(self._found.vision_counts) + left_out)
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()

@@ -104,6 +104,8 @@ FEATURE_METHODS = {"image": "get_image_features", "video": "get_video_features"}
 GENERATE = "generate"
 ASSISTED = "_assisted_decoding"
 """The loop of `generate` that has drafts checked."""
+VISION_TOWERS = ("vision_tower", "visual", "vision_model")
+"""What the module that makes features of pixels is called."""
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 INPUT_NORM = "input_layernorm"
 
