@@ -143,7 +143,8 @@ def grids_later(model, whole, later):
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels in later:
             make = getattr(model, f"get_{kind}_features")
-            features[kind] = make(later[pixels], later[f"{kind}_grid_thw"])
+            sizes = {name: later[name] for name in later if name.startswith(f"{kind}_")}
+            features[kind] = make(later[pixels], **sizes)
     return {**call, "mm_encoder_outputs": features} if features else call
 
 

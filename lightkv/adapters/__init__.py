@@ -12,10 +12,12 @@ from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
+from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
 from lightkv.adapters.families.generic import GenericAdapter
 from lightkv.adapters.families.glm4v import Glm4vAdapter
+from lightkv.adapters.families.hunyuan_vl import HunYuanVLAdapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
@@ -30,6 +32,7 @@ from lightkv.adapters.families.qwen2_audio import Qwen2AudioAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.families.refused import RefusedAdapter
+from lightkv.adapters.families.video_llama_3 import VideoLlama3Adapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.core.hookspecs import hookimpl
@@ -63,6 +66,10 @@ FAMILIES = (
     Molmo2Adapter,
     # Audio, and several modalities at once.
     Qwen2AudioAdapter,
+    # Dynamic grids.
+    Exaone45Adapter,
+    HunYuanVLAdapter,
+    VideoLlama3Adapter,
 )
 
 

@@ -213,7 +213,8 @@ class HFAttachment(Attachment, NotCopyable):
             # Before the model looks itself: its complaint about placeholders names no input.
             self._found = self._adapter.layout(self._model, self._inputs)
             rows = self._found.counts_by_modality
-            self._count.expect(self._inputs, sum(r[k] for r in rows for k in PICTURES & r.keys()))
+            placed = sum(row[kind] for row in rows for kind in PICTURES & row.keys())
+            self._count.expect(self._inputs, placed + self._adapter.left_out(self._inputs))
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()

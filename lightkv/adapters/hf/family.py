@@ -85,9 +85,11 @@ class Family(Adapter):
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
-        inner = self.input_module(model)
-        towers = (getattr(inner, name, None) for name in ("vision_tower", "audio_tower"))
-        return [tower for tower in towers if isinstance(tower, nn.Module)]
+        inside = self.input_module(model)
+        named = [contact.VISION_TOWERS, contact.AUDIO_TOWERS]
+        towers = ((getattr(inside, name, None) for name in names) for names in named)
+        found = (next((t for t in each if isinstance(t, nn.Module)), None) for each in towers)
+        return [tower for tower in found if tower is not None]
 
     def text_config(self, config: Any) -> Any:
         """The decoder's config."""
@@ -177,6 +179,10 @@ class Family(Adapter):
                 found.append(Pictures(modality, here, answers[modality](config, inputs, here)))
         return found
 
+    def left_out(self, inputs: ModelInputs) -> int:
+        """Features that the model makes of the pictures of a pass and has no place for in the prompt."""
+        return 0
+
     def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
         """`[B, N]` true at the vision tokens of `image`, `video` or `audio`."""
         return inputs.placeholders(getattr(config, f"{modality}_token_id"))
@@ -225,12 +231,14 @@ class Family(Adapter):
     ) -> Any:
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
         emb: Any = decoder.rotary_emb
-        if getattr(emb, "mrope_section", None) is not None:
-            # Tokens without a picture stand at the same place on all three axes.
-            return emb(hidden, positions.expand(3, -1, -1))
-        if kind is None:
-            return emb(hidden, position_ids=positions[0])
-        return emb(hidden, position_ids=positions[0], layer_type=kind)
+        given = {} if kind is None else {"layer_type": kind}
+        sections = getattr(emb, "mrope_section", None)
+        if isinstance(sections, dict):
+            sections = sections.get(kind)
+        if sections is None:
+            return emb(hidden, position_ids=positions[0], **given)
+        # Tokens without a picture stand at the same place on all axes.
+        return emb(hidden, positions.expand(len(sections), -1, -1), **given)
 
     # -- facts --------------------------------------------------------------------------------
 
