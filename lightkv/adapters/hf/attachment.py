@@ -488,14 +488,14 @@ class HFAttachment(Attachment, NotCopyable):
         if not forward.touched(index):
             return None
         out = dict(kwargs)
+        mask = contact.layer_argument(kwargs, "attention_mask")
+        out["attention_mask"] = self._masks.of_layer(forward, index, hidden, mask)
+        if index in self._recurrent:
+            return out  # they have no positions
         reads = contact.needs_positions(self._adapter.attention(self._layers[index]))
         out["position_ids"] = self._rotary.position_ids(
             forward, index, kwargs.get("position_ids"), needed=reads
         )
-        mask = contact.layer_argument(kwargs, "attention_mask")
-        out["attention_mask"] = self._masks.of_layer(forward, index, hidden, mask)
-        if index in self._recurrent:
-            return out  # they have no rotary positions
         embeddings = contact.layer_argument(kwargs, "position_embeddings")
         out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out
