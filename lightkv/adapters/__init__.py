@@ -16,6 +16,7 @@ from lightkv.adapters.families.glm4v import Glm4vAdapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.llama4 import Llama4Adapter
 from lightkv.adapters.families.llava import LlavaAdapter
 from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
@@ -48,6 +49,7 @@ FAMILIES = (
     Gemma3Adapter,
     Qwen3VLAdapter,
     VipLlavaAdapter,
+    Llama4Adapter,
 )
 
 

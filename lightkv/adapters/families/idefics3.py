@@ -16,8 +16,8 @@ from torch import nn
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.vision_tower import patches_per_side
-from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders, runs
-from lightkv.core.errors import LayoutError
+from lightkv.adapters.pictures.placing import Picture, Placeholders
+from lightkv.adapters.pictures.tagged import Run, tagged_pictures
 from lightkv.core.layout import IntArray
 
 WITHIN_A_ROW = 2
@@ -36,48 +36,8 @@ class Idefics3Adapter(HFAdapter):
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         side = patches_per_side(config.vision_config) // config.scale_factor
-        assert inputs.input_ids is not None
-        rows = zip(inputs.input_ids, here, strict=True)
-        return [picture for ids, row in rows for picture in row_pictures(ids, row, side)]
+        return tagged_pictures(inputs.input_ids, here, side, _ends)
 
 
-def row_pictures(ids: IntArray, here: Placeholders, side: int) -> list[Picture]:
-    """Pictures of one row `[N]`, from the tags before its runs of placeholders."""
-    found = runs(here)
-    for start, end in found:
-        if end - start != side**2:
-            raise LayoutError(
-                f"a run of {end - start} image placeholders, but each tile takes {side**2}",
-                field="input_ids",
-                remedy="let the processor expand the placeholders",
-            )
-    if not found:
-        return []
-    # The whole picture comes last, so the last tag of a row is the global one. (Where a tokenizer
-    # splits tags, the tag reads as its last part; equal parts make every tile a picture: no harm.)
-    whole_tag = _tag(ids, found[-1])
-    pictures: list[Picture] = []
-    tiles: list[tuple[int, int]] = []
-    for run in found:
-        if _tag(ids, run) == whole_tag:
-            pictures.append(Picture((*tile_views(tiles, side), PictureView.plain(1, side, side))))
-            tiles = []
-        else:
-            tiles.append(run)
-    return pictures
-
-
-def _tag(ids: IntArray, run: tuple[int, int]) -> int:
-    return int(ids[run[0] - 1]) if run[0] else -1
-
-
-def tile_views(tiles: Sequence[tuple[int, int]], side: int) -> list[PictureView]:
-    """The stitched view of the tiles at these runs; a view for each if they form no rectangle."""
-    if not tiles:
-        return []
-    breaks = [after[0] - before[1] > WITHIN_A_ROW for before, after in pairwise(tiles)]
-    rows = 1 + sum(breaks)
-    columns = len(tiles) // rows
-    if all(broken == ((i + 1) % columns == 0) for i, broken in enumerate(breaks)):
-        return [PictureView.mosaic(rows, columns, side)]
-    return [PictureView.plain(1, side, side)] * len(tiles)
+def _ends(ids: IntArray, tiles: Sequence[Run], whole: Run) -> list[bool]:
+    return [after[0] - before[1] > WITHIN_A_ROW for before, after in pairwise(tiles)]

@@ -54,11 +54,14 @@ class CacheRecord:
         segments: per layer the stretches that it holds.
         compressed: per layer whether any of them went through a stage.
         removed: per layer and row how many tokens stages removed so far.
+        starts: padding of each row before its first token, before any stage: fixed chunks of
+            attention are counted from there.
     """
 
     segments: list[list[Segment]]
     compressed: list[bool]
     removed: list[tuple[int, ...]] = field(default_factory=list)
+    starts: tuple[int, ...] = ()
 
     @classmethod
     def empty(cls, num_layers: int, batch: int) -> CacheRecord:
@@ -74,6 +77,7 @@ class CacheRecord:
             [list(segments) for segments in self.segments],
             list(self.compressed),
             list(self.removed),
+            starts=self.starts,
         )
 
     def length(self, layer: int) -> int:
@@ -138,6 +142,7 @@ class CacheRecord:
             return None if values is None else values.index_select(0, index.to(values.device))
 
         self.removed = [taken(removed) for removed in self.removed]
+        self.starts = taken(self.starts)
         for segments in self.segments:
             segments[:] = [
                 segment._replace(
@@ -151,7 +156,7 @@ class CacheRecord:
     def _rows_alike(self) -> bool:
         """Whether what stands in host numbers is the same for all rows."""
         held = [segment.pads for segments in self.segments for segment in segments]
-        return all(len(set(values)) <= 1 for values in (*held, *self.removed))
+        return all(len(set(values)) <= 1 for values in (*held, *self.removed, self.starts))
 
     def valid(self, layer: int, device: torch.device) -> torch.Tensor | None:
         """`[B, K]` false at padding, or None if the layer holds none."""
@@ -170,6 +175,8 @@ class CacheRecord:
             if actual < known:
                 self._trim(layer, known - actual)
             elif actual > known:
+                if not segments:
+                    self.starts = pads
                 segments.append(Segment(pads, actual))
 
     def _trim(self, layer: int, count: int) -> None:

@@ -14,7 +14,15 @@ from torch import nn
 
 from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.hf.masks import FULL, SLIDING, Windows, check_style, sliding_windows
+from lightkv.adapters.hf.masks import (
+    CHUNKED,
+    FULL,
+    SLIDING,
+    Windows,
+    check_style,
+    chunked_layers,
+    sliding_windows,
+)
 from lightkv.adapters.hf.tensor_parallel import head_group
 from lightkv.adapters.hf.vision_tower import Encoder
 from lightkv.adapters.pictures.placing import Picture, Pictures, Placeholders, layout_of
@@ -61,7 +69,10 @@ class Family(Adapter):
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns the decoder layers."""
-        return model.get_decoder()  # type: ignore[no-any-return,operator]
+        found: Any = model.get_decoder()  # type: ignore[operator]
+        inner = getattr(found, "model", None)
+        # Some give the model with the vocabulary head around it.
+        return found if inner is None or hasattr(found, "layers") else inner  # type: ignore[no-any-return]
 
     def layers(self, model: nn.Module) -> Sequence[nn.Module]:
         """The decoder layers."""
@@ -88,17 +99,17 @@ class Family(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither full nor sliding attention, or masks in a form that is
-                not known, or cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither full, sliding nor chunked attention, or masks in a
+                form that is not known, or cannot say what a compressed layer may attend to.
         """
         config = self.decoder(model).config
-        kinds = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}
+        kinds = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING, CHUNKED}
         if kinds:
             raise ModelError(
-                f"some decoder layers are of a kind without a cache of keys that can be shortened: "
+                "some decoder layers are of a kind without a cache of keys that can be shortened: "
                 f"{', '.join(sorted(kinds))}",
                 field="model.config.layer_types",
-                remedy="only layers of full and sliding-window attention are supported",
+                remedy="only layers of full, sliding and chunked attention are supported",
             )
         both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
         if self.causal and (both_ways or getattr(config, "is_causal", True) is False):
@@ -112,8 +123,12 @@ class Family(Adapter):
         check_style(self.attention_implementation(model), self.windows(model), causal=self.causal)
 
     def windows(self, model: nn.Module) -> Windows:
-        """Sliding window of each decoder layer; empty if no layer has one."""
+        """Sliding window, or chunk, of each decoder layer; empty if no layer has one."""
         return sliding_windows(self.decoder(model).config, len(self.layers(model)))
+
+    def chunked(self, model: nn.Module) -> frozenset[int]:
+        """Layers whose window is one of fixed chunks, instead of one that slides."""
+        return chunked_layers(self.decoder(model).config, len(self.layers(model)))
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         """`[B, ≥ Q]` block of each token, negative outside; the last Q are those of this pass.
