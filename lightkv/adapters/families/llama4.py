@@ -12,11 +12,12 @@ from typing import Any
 
 from torch import nn
 
+from lightkv.adapters.families.idefics3 import stitched, tagged_pictures
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.vision_tower import patches_per_side
-from lightkv.adapters.pictures.placing import Picture, Placeholders
-from lightkv.adapters.pictures.tagged import Run, tagged_pictures
+from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders
+from lightkv.adapters.pictures.tiles import square_runs
 from lightkv.core.layout import IntArray
 
 
@@ -37,9 +38,17 @@ class Llama4Adapter(HFAdapter):
         side = round(
             patches_per_side(config.vision_config) * config.vision_config.pixel_shuffle_ratio
         )
-        return tagged_pictures(inputs.input_ids, here, side, _ends)
+        assert inputs.input_ids is not None
+        rows = zip(inputs.input_ids, here, strict=True)
+        return [picture for ids, row in rows for picture in row_pictures(ids, row, side)]
 
 
-def _ends(ids: IntArray, tiles: Sequence[Run], whole: Run) -> list[bool]:
-    # The separator before the image tag ends the last row of tiles.
-    return [bool(ids[end] == ids[whole[0] - 2]) for _, end in tiles[:-1]]
+def row_pictures(ids: IntArray, here: Placeholders, side: int) -> list[Picture]:
+    """Pictures of one row `[N]`, from the separators behind its runs of placeholders."""
+    pictures = []
+    for *tiles, whole in tagged_pictures(ids, square_runs(here, side**2)):
+        # The separator before the image tag ends the last row of tiles.
+        ends = [bool(ids[end] == ids[whole[0] - 2]) for _, end in tiles]
+        views = stitched(ends[:-1], side) if tiles else []
+        pictures.append(Picture((*views, PictureView.plain(1, side, side))))
+    return pictures

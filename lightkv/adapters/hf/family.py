@@ -6,7 +6,8 @@ The hooks ask these questions; a family (`families/`) overrides what differs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +22,7 @@ from lightkv.adapters.hf.masks import (
     Windows,
     check_style,
     chunked_layers,
+    recurrent_layers,
     sliding_windows,
 )
 from lightkv.adapters.hf.tensor_parallel import head_group
@@ -31,17 +33,15 @@ from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
-from lightkv.core.run.adapter import Adapter
+from lightkv.core.pipeline.places import Places
+from lightkv.core.run.adapter import Adapter, model_type
 
 
 class Family(Adapter):
     """Answers for decoders of the Llama shape; a family overrides what differs."""
 
-    model_types: ClassVar[tuple[str, ...]] = ()
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     """Kinds of pictures that it takes, each with placeholders of its own."""
-    geometry: ClassVar[str] = "grid"
-    """`grid` if views show where tokens lie in the picture, `strip` if its tokens have no such place."""
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
@@ -52,7 +52,7 @@ class Family(Adapter):
     dimension, None where none does."""
 
     def matches(self, model: nn.Module) -> bool:
-        return getattr(getattr(model, "config", None), "model_type", None) in self.model_types
+        return model_type(model) in self.model_types
 
     # -- where things are ---------------------------------------------------------------------
 
@@ -82,6 +82,12 @@ class Family(Adapter):
         """The attention module of a layer."""
         return layer.self_attn  # type: ignore[return-value]
 
+    def attentions(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The attention modules of all layers that have one."""
+        without = self.recurrent(model)
+        layers = enumerate(self.layers(model))
+        return (self.attention(layer) for number, layer in layers if number not in without)
+
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
         tower = getattr(self.input_module(model), "vision_tower", None)
@@ -99,17 +105,26 @@ class Family(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither full, sliding nor chunked attention, or masks in a
-                form that is not known, or cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither attention (full, sliding, chunked) nor recurrent, or
+                masks in a form that is not known, or that cannot say what a compressed layer sees.
         """
         config = self.decoder(model).config
-        kinds = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING, CHUNKED}
-        if kinds:
+        kinds = set(getattr(config, "layer_types", None) or ())
+        strange = kinds - {FULL, SLIDING, CHUNKED, *contact.RECURRENT}
+        if strange:
             raise ModelError(
-                "some decoder layers are of a kind without a cache of keys that can be shortened: "
-                f"{', '.join(sorted(kinds))}",
+                f"some decoder layers are of a kind of which lightkv does not know what they make of a "
+                f"shorter sequence: {', '.join(sorted(strange))}",
                 field="model.config.layer_types",
-                remedy="only layers of full, sliding and chunked attention are supported",
+                remedy="layers of full, sliding and chunked attention and recurrent ones "
+                f"({', '.join(sorted(contact.RECURRENT))}) are supported",
+            )
+        if kinds and kinds <= contact.RECURRENT:
+            raise ModelError(
+                "no layer of this decoder keeps keys and values, so there is no cache to make smaller",
+                field="model.config.layer_types",
+                value=", ".join(sorted(kinds)),
+                remedy="only decoders with layers of attention are supported",
             )
         both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
         if self.causal and (both_ways or getattr(config, "is_causal", True) is False):
@@ -129,6 +144,19 @@ class Family(Adapter):
     def chunked(self, model: nn.Module) -> frozenset[int]:
         """Layers whose window is one of fixed chunks, instead of one that slides."""
         return chunked_layers(self.decoder(model).config, len(self.layers(model)))
+
+    def recurrent(self, model: nn.Module) -> frozenset[int]:
+        """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
+        return recurrent_layers(getattr(self.decoder(model), "config", None))
+
+    def places(self, model: nn.Module) -> Places:
+        """Where stages may act: from `min_layer` on; the attention of recurrent layers is not read."""
+        unread = dict.fromkeys(sorted(self.recurrent(model)), "is recurrent")
+        return replace(super().places(model), unread=unread)
+
+    def lengthless(self, model: nn.Module) -> frozenset[int]:
+        """Layers whose cache tells no length: recurrent ones."""
+        return self.recurrent(model)
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         """`[B, ≥ Q]` block of each token, negative outside; the last Q are those of this pass.
@@ -220,7 +248,7 @@ class Family(Adapter):
         return decoder_shape(self.text_config(config))
 
     def heads(self, model: nn.Module) -> HeadGroup:
-        return head_group(model, (self.attention(layer) for layer in self.layers(model)))
+        return head_group(model, self.attentions(model))
 
 
 def decoder_shape(config: Any) -> DecoderShape:

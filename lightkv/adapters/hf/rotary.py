@@ -116,7 +116,7 @@ class Rotary:
             return embeddings
 
         def make() -> Any:
-            past = record.fed(0) - forward.queries
+            past = record.fed(record.first) - forward.queries
             given = forward.decoder_arguments.get("position_ids")
             if given is None:
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]

@@ -7,7 +7,7 @@ the place that they count is replaced by that of the place in the sequence that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -27,25 +27,25 @@ def counts_itself(attention: nn.Module) -> bool:
     return bool(getattr(own, "attn_temperature_tuning", False)) and not own.use_rope
 
 
-def scale_queries(attentions: Sequence[nn.Module], current: Current) -> list[Any]:
+def scale_queries(attentions: Iterable[nn.Module], current: Current) -> list[Any]:
     """Hooks on the query projections of the layers that count places themselves.
 
     Args:
-        attentions: of each layer.
+        attentions: of the layers that have one.
         current: gives the pass that runs.
     """
-    found = [(i, module) for i, module in enumerate(attentions) if counts_itself(module)]
     return [
-        module.q_proj.register_forward_hook(partial(_rescale, index, module, current))  # type: ignore[union-attr]
-        for index, module in found
+        own.q_proj.register_forward_hook(partial(_rescale, own, current))  # type: ignore[union-attr]
+        for own in attentions
+        if counts_itself(own)
     ]
 
 
 def _rescale(
-    layer: int, attention: Any, current: Current, module: nn.Module, args: Any, query: torch.Tensor
+    attention: Any, current: Current, module: nn.Module, args: Any, query: torch.Tensor
 ) -> torch.Tensor | None:
     """`[B, N′, H · d]` queries, multiplied by what the layer's own factor lacks."""
-    forward = current()
+    forward, layer = current(), attention.layer_idx
     if forward is None or not forward.touched(layer):
         return None
     record, new = forward.record, query.shape[1]
