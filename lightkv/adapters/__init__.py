@@ -25,6 +25,7 @@ from lightkv.adapters.families.idefics2 import Idefics2Adapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.llama4 import Llama4Adapter
 from lightkv.adapters.families.llava import LlavaAdapter
 from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
@@ -64,6 +65,7 @@ FAMILIES = (
     Gemma3Adapter,
     Qwen3VLAdapter,
     VipLlavaAdapter,
+    Llama4Adapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,
     AyaVisionAdapter,

@@ -16,10 +16,12 @@ from torch import nn
 from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.masks import (
+    CHUNKED,
     FULL,
     SLIDING,
     Windows,
     check_style,
+    chunked_layers,
     recurrent_layers,
     sliding_windows,
 )
@@ -67,7 +69,10 @@ class Family(Adapter):
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns the decoder layers."""
-        return model.get_decoder()  # type: ignore[no-any-return,operator]
+        found: Any = model.get_decoder()  # type: ignore[operator]
+        inner = getattr(found, "model", None)
+        # Some give the model with the vocabulary head around it.
+        return found if inner is None or hasattr(found, "layers") else inner  # type: ignore[no-any-return]
 
     def layers(self, model: nn.Module) -> Sequence[nn.Module]:
         """The decoder layers."""
@@ -103,18 +108,18 @@ class Family(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither attention, full or sliding, nor recurrent, or masks in a
-                form that is not known, or cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither attention (full, sliding, chunked) nor recurrent, or
+                masks in a form that is not known, or that cannot say what a compressed layer sees.
         """
         config = self.decoder(model).config
         kinds = set(getattr(config, "layer_types", None) or ())
-        strange = kinds - {FULL, SLIDING, *contact.RECURRENT}
+        strange = kinds - {FULL, SLIDING, CHUNKED, *contact.RECURRENT}
         if strange:
             raise ModelError(
                 f"some decoder layers are of a kind of which lightkv does not know what they make of a "
                 f"shorter sequence: {', '.join(sorted(strange))}",
                 field="model.config.layer_types",
-                remedy="layers of full and sliding-window attention and recurrent ones "
+                remedy="layers of full, sliding and chunked attention and recurrent ones "
                 f"({', '.join(sorted(contact.RECURRENT))}) are supported",
             )
         if kinds and kinds <= contact.RECURRENT:
@@ -136,8 +141,12 @@ class Family(Adapter):
         check_style(self.attention_implementation(model), self.windows(model), causal=self.causal)
 
     def windows(self, model: nn.Module) -> Windows:
-        """Sliding window of each decoder layer; empty if no layer has one."""
+        """Sliding window, or chunk, of each decoder layer; empty if no layer has one."""
         return sliding_windows(self.decoder(model).config, len(self.layers(model)))
+
+    def chunked(self, model: nn.Module) -> frozenset[int]:
+        """Layers whose window is one of fixed chunks, instead of one that slides."""
+        return chunked_layers(self.decoder(model).config, len(self.layers(model)))
 
     def recurrent(self, model: nn.Module) -> frozenset[int]:
         """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
