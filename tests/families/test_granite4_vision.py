@@ -6,6 +6,7 @@ from rows import left_padded, row_ids
 from tiny import TEXT, TOWER, seeded
 from transformers import (
     Blip2QFormerConfig,
+    DynamicCache,
     Granite4VisionConfig,
     Granite4VisionForConditionalGeneration,
     SiglipVisionConfig,
@@ -26,6 +27,9 @@ TOKENS, TILES = (9 + 3 * 7, 9 + 6 * 5), (3, 5)
 
 class TestGranite4Vision(AdapterSuite):
     """The first image of a prompt is wide, the second tall."""
+
+    # With several images in a row transformers repeats each image by itself for beams, not the row's.
+    beam_prompts = (Prompt(2, 1, 3, seed=1), Prompt(5, 1, 6, seed=2))
 
     first_layer = LAST
     schedule = (
@@ -71,6 +75,12 @@ class TestGranite4Vision(AdapterSuite):
             inputs["pixel_values"] = torch.stack(pixels).to(model.dtype)
             inputs["image_sizes"] = torch.tensor(sizes)
         return inputs
+
+    def call(self, model, inputs, **changes):
+        """The decoder makes no cache by itself."""
+        if changes.get("use_cache"):
+            changes["past_key_values"] = DynamicCache(config=model.config)
+        return super().call(model, inputs, **changes)
 
 
 def added(model, inputs):

@@ -14,6 +14,11 @@ GraniteDoclingConfig = needs_class("GraniteDoclingConfig")
 GraniteDoclingForConditionalGeneration = needs_class("GraniteDoclingForConditionalGeneration")
 
 IMAGE, AROUND, WHOLE, LINE, LINES, FIRST_TAG, SIDE = 5, 6, 7, 8, 9, 30, 3
+MULTIPLIERS = {
+    "embedding_multiplier": 1.0,
+    "attention_multiplier": 0.25,
+    "residual_multiplier": 1.0,
+}
 
 
 def write(rows, columns, side=SIDE):
@@ -45,7 +50,7 @@ class TestGraniteDocling(AdapterSuite):
             "use_fine_route": fine,
         }
         config = GraniteDoclingConfig(
-            text_config={**TEXT, "num_hidden_layers": 8, "embedding_multiplier": 1.0},
+            text_config={**TEXT, "num_hidden_layers": 8, **MULTIPLIERS},
             vision_config=vision,
             image_token_id=IMAGE,
             attn_implementation=attn_implementation,
