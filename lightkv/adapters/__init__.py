@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lightkv.adapters.families.auto import AutoAdapter
+from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
+from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
@@ -21,16 +24,20 @@ from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
+from lightkv.adapters.families.molmo2 import Molmo2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.refused import RefusedAdapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.run.adapter import Adapter
 
 FAMILIES = (
+    AutoAdapter,
     GenericAdapter,
+    RefusedAdapter,
     LlavaAdapter,
     LlavaNextAdapter,
     QwenVLAdapter,
@@ -48,6 +55,11 @@ FAMILIES = (
     Gemma3Adapter,
     Qwen3VLAdapter,
     VipLlavaAdapter,
+    # Tiles, squares, sizes and latents.
+    Cohere2VisionAdapter,
+    AyaVisionAdapter,
+    DeepseekVLAdapter,
+    Molmo2Adapter,
 )
 
 

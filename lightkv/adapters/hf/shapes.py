@@ -122,7 +122,7 @@ def _layer(config: Any, index: int, kind: str, window: int | None) -> LayerShape
         layer = _latent(own, window)
     else:
         if kind == CHUNKED:
-            window = config.attention_chunk_size
+            window = getattr(config, "attention_chunk_size", None)
         layer = _attention(config, index, kind, window)
     return replace(layer, parameters=layer.parameters + rest)
 

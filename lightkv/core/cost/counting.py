@@ -8,8 +8,8 @@ the first, so n − 1 decode steps are counted and the cache ends with prompt + 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,14 @@ class ViewSize:
         cells: tokens that show a patch, in raster order, where the last row is not full; None
             for a full grid.
         leading: tokens before the first row that show no patch (class tokens).
+        modality: what it shows; the grid of audio is (tokens, 1, 1).
     """
 
     grid: Grid
     newline: bool = False
     cells: int | None = None
     leading: int = 0
+    modality: str = "image"
 
     @classmethod
     def of_count(cls, tokens: int) -> ViewSize:
@@ -60,15 +62,18 @@ class ViewSize:
 
     def view(self, start: int, image: int = 0) -> View:
         """The view at sequence position `start`."""
-        whole = View.from_span(start, self.grid, image=image, newline=self.newline)
+        kind = self.modality
+        whole = View.from_span(start, self.grid, image=image, newline=self.newline, modality=kind)
         if self.cells is None and not self.leading:
             return whole
         first = np.full(self.leading, SEPARATOR, dtype=np.int64)
         cells = np.concatenate([first, whole.cells[: self.cells]])
-        return View(self.grid, start + np.arange(cells.size, dtype=np.int64), cells, image)
+        return View(self.grid, start + np.arange(cells.size, dtype=np.int64), cells, image, kind)
 
     def __str__(self) -> str:
         frames, rows, columns = self.grid
+        if self.modality == "audio":
+            return f"{frames} of audio"
         text = f"{rows} x {columns}" if frames == 1 else f"{frames} x {rows} x {columns}"
         if self.cells is not None:
             text += f" (first {self.cells} cells)"
@@ -149,6 +154,8 @@ class Savings:
         new_tokens: generated tokens, the one that the prefill gives included.
         planned_retention: of the schedule, before rounding and before protected tokens.
         vanilla, compressed: cost without and with the pipeline.
+        by_modality: modality → its tokens that each layer caches.
+        originals: modality → its tokens in the prompt.
     """
 
     text_tokens: int
@@ -157,6 +164,16 @@ class Savings:
     planned_retention: float
     vanilla: Cost
     compressed: Cost
+    by_modality: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    originals: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def retentions(self) -> dict[str, float]:
+        """`retention` of each modality."""
+        return {
+            name: sum(kept) / (len(kept) * self.originals[name])
+            for name, kept in self.by_modality.items()
+        }
 
     @property
     def retention(self) -> float:
@@ -178,6 +195,7 @@ class Savings:
             "new_tokens": self.new_tokens,
             "planned_retention": self.planned_retention,
             "retention": self.retention,
+            "retentions": self.retentions,
             "vanilla": self.vanilla.to_dict(),
             "compressed": self.compressed.to_dict(),
         }
@@ -195,9 +213,10 @@ def count_savings(
         new_tokens: generated tokens, at least 1.
 
     Raises:
-        ConfigError: windows that do not fit the grid, or a number of generated tokens that is not
-            from 1 to `MOST_STEPS`.
+        ConfigError: windows that do not fit the grid, a prompt without any of the modalities that are
+            to be compressed, or a number of generated tokens that is not from 1 to `MOST_STEPS`.
     """
+    pipeline.check_prompt(layout)
     if not 1 <= new_tokens <= MOST_STEPS:
         raise ConfigError(
             f"the prefill gives one token at least, and {MOST_STEPS:,} steps are counted at most",
@@ -207,13 +226,16 @@ def count_savings(
     text = layout.text_counts[0]
     layers, flops = _walk(pipeline, shape, layout)
     vision = layout.vision_counts[0]
-    unchanged = [_Layer(vision, vision, vision + text)] * shape.num_layers
+    originals = layout.counts_by_modality[0]
+    unchanged = [_Layer(vision, originals, vision + text)] * shape.num_layers
     cells = np.concatenate([view.cells for view in layout.samples[0].views])
     return Savings(
         text_tokens=text,
         separators=int((cells == SEPARATOR).sum()),
         new_tokens=new_tokens,
-        planned_retention=pipeline.retention,
+        planned_retention=pipeline.planned_for(layout),
+        by_modality={name: tuple(each.shown[name] for each in layers) for name in originals},
+        originals=originals,
         vanilla=_cost(shape, unchanged, text, new_tokens, Flops(), vision + text),
         compressed=_cost(shape, layers, text, new_tokens, flops, vision + text),
     )
@@ -221,11 +243,16 @@ def count_savings(
 
 @dataclass(frozen=True)
 class _Layer:
-    """Of one layer: vision tokens seen and stored, and all entries stored."""
+    """Of one layer: vision tokens seen, those stored of each modality, and all entries stored."""
 
     seen: int
-    vision: int
+    shown: Mapping[str, int]
     entries: int
+
+    @property
+    def vision(self) -> int:
+        """Vision tokens stored."""
+        return sum(self.shown.values())
 
 
 def _walk(
@@ -256,14 +283,18 @@ def _layer(
     """What a layer that sees `layout` stores, and the FLOPs of a stage on its cache."""
     seen, length = layout.vision_counts[0], layout.length - layout.pads[0]
     if pipeline.on_cache is None or not shape.layer(layer).width:
-        return _Layer(seen, seen, length), Flops()
+        return _Layer(seen, layout.counts_by_modality[0], length), Flops()
     rounds = list(pipeline.on_cache.planned(layout))
     left = rounds[-1].after()
     entries = left.length - left.pads[0]
-    text = layout.text_counts[0]
-    vision = round(seen * entries / length) if pipeline.counts_text else entries - text
+    shown = left.counts_by_modality[0]
+    if pipeline.counts_text:
+        shown = {
+            name: round(count * entries / length)
+            for name, count in layout.counts_by_modality[0].items()
+        }
     flops = cache_flops([(r.stage, r.plan) for r in rounds], shape, length, 0, layer)
-    return _Layer(seen, vision, entries), flops
+    return _Layer(seen, shown, entries), flops
 
 
 def _cost(

@@ -83,7 +83,11 @@ class Engine:
         """Start a forward pass whose vision tokens lie as `layout` says.
 
         The last `drafts` positions are guesses (assisted decoding) and no part of the prompt.
+
+        Raises:
+            ConfigError: none of the modalities that are to be compressed is there, but others are.
         """
+        self.pipeline.check_prompt(layout)
         prefill = Prefill(
             self.pipeline,
             self._known(layout.with_drafts(drafts)),
