@@ -19,10 +19,12 @@ from lightkv.adapters.families.glm4v import Glm4vAdapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.lfm2_vl import Lfm2VLAdapter
 from lightkv.adapters.families.llava import LlavaAdapter
 from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
+from lightkv.adapters.families.minicpm import MiniCPMAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
@@ -60,6 +62,9 @@ FAMILIES = (
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    # Recurrent layers.
+    Lfm2VLAdapter,
+    MiniCPMAdapter,
 )
 
 

@@ -85,9 +85,9 @@ class AdapterBench:
             cache", "refusing copies"),
             "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
             "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
-            layer" (reading its attention), "embeddings" (instead of ids, with images),
-            "placeholders" (in the ids), "image at the end" (a prompt without text behind its
-            image), and the names of attention implementations.
+            layer" (reading its attention), "logits to keep" (fewer than all), "embeddings" (instead
+            of ids, with images), "placeholders" (in the ids), "image at the end" (a prompt without
+            text behind its image), and the names of attention implementations.
         pair: prompts of two rows with an image each, for conversations.
         outside_error: what a compressed cache raises when it goes on after its session.
     """

@@ -108,6 +108,7 @@ class SessionTests(AdapterBench):
     def test_logits_that_a_caller_wishes_for_are_no_drafts(self, pipeline: str) -> None:
         """How many logits are wanted changes nothing of what is scored as prompt."""
         self.need("streaming")
+        self.need("logits to keep")
         prompts = self.pair[:1]
         model, inputs = self.model_and_inputs(prompts)
         found = []

@@ -21,8 +21,8 @@ class QwenVLAdapter(HFAdapter):
     """`Qwen2VLForConditionalGeneration` and `Qwen2_5_VLForConditionalGeneration`."""
 
     name = "qwen_vl"
-    models = "Qwen2-VL, Qwen2.5-VL"
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
+    models = "Qwen2-VL, Qwen2.5-VL, Qwen3.5, Qwen3.5-MoE"
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_5", "qwen3_5_moe")
     modalities = ("image", "video")
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
