@@ -41,10 +41,6 @@ class MiniCPM(Hybrid):
     extra: ClassVar[dict[str, Any]] = {}
     kind, pictures, side, typed = "image", (PLAIN, SLICED), 4, False
     grids: ClassVar[Any] = [(1, 4, 6), (1, 4, 4), (1, 8, 9)]
-    cannot = {
-        **Hybrid.cannot,
-        "logits to keep": "its forward computes all logits, and generate lets nobody ask for some",
-    }
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         config = self.config(
