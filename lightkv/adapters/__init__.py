@@ -27,11 +27,13 @@ from lightkv.adapters.families.idefics2 import Idefics2Adapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.lfm2_vl import Lfm2VLAdapter
 from lightkv.adapters.families.llama4 import Llama4Adapter
 from lightkv.adapters.families.llava import LlavaAdapter
 from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
+from lightkv.adapters.families.minicpm import MiniCPMAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
 from lightkv.adapters.families.ovis2 import Ovis2Adapter
@@ -82,6 +84,9 @@ FAMILIES = (
     GotOcr2Adapter,
     DeepseekOcr2Adapter,
     AriaAdapter,
+    # Recurrent layers.
+    Lfm2VLAdapter,
+    MiniCPMAdapter,
     # Audio, and several modalities at once.
     Qwen2AudioAdapter,
     # Dynamic grids.

@@ -234,8 +234,9 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
         if on_cache(pipeline):
             self.need_cache_site(model)
         if reads_next_layer(pipeline) and "next layer" in self.cannot:
+            schedule = self.schedule_of(pipeline)
             with pytest.raises(ModelError, match="next_last_row"):
-                self.session(model, self.batch, pipeline).__enter__()
+                self.session(model, self.batch, pipeline, schedule=schedule).__enter__()
             return
         needs = encoder_needs(pipeline)
         if needs_class_token(needs) and not self.class_token:
