@@ -26,6 +26,7 @@ from lightkv.adapters.hf.masks import (
     shared_entries,
     sliding_windows,
 )
+from lightkv.adapters.hf.shapes import decoder_shape
 from lightkv.adapters.hf.tensor_parallel import head_group
 from lightkv.adapters.hf.vision_tower import Encoder
 from lightkv.adapters.pictures.placing import Picture, Pictures, Placeholders, layout_of
@@ -271,25 +272,3 @@ class Family(Adapter):
 
     def heads(self, model: nn.Module) -> HeadGroup:
         return head_group(model, self.attentions(model))
-
-
-def decoder_shape(config: Any) -> DecoderShape:
-    """Sizes of a Llama-shaped decoder from its text config."""
-    try:
-        heads = config.num_attention_heads
-        return DecoderShape(
-            num_layers=config.num_hidden_layers,
-            hidden_size=config.hidden_size,
-            num_heads=heads,
-            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            intermediate_size=config.intermediate_size,
-            vocab_size=config.vocab_size,
-            windows=sliding_windows(config, config.num_hidden_layers),
-        )
-    except AttributeError as error:
-        raise ModelError(
-            f"the text config lacks a size: {error}",
-            field="model.config",
-            remedy="write an adapter that overrides `shape` (docs/writing-an-adapter.md)",
-        ) from error
