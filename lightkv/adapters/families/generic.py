@@ -24,6 +24,7 @@ class GenericAdapter(HFAdapter):
 
     name = "generic"
     models = "any other, with layout"
+    geometry = "as given"
 
     def matches(self, model: nn.Module) -> bool:
         return False

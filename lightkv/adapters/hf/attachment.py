@@ -19,7 +19,7 @@ from lightkv.adapters.hf.cache_record import slides, stored_entries, stored_leng
 from lightkv.adapters.hf.callers import read_drafts
 from lightkv.adapters.hf.encoder import EncoderRecorder
 from lightkv.adapters.hf.family import Family
-from lightkv.adapters.hf.features import FeatureCapture, FeatureCount
+from lightkv.adapters.hf.features import PICTURES, FeatureCapture, FeatureCount
 from lightkv.adapters.hf.forward import ForwardPass, Kwargs, text_after_images
 from lightkv.adapters.hf.hook_checks import hooks_ignored, refuse_checkpointing, refuse_compiled
 from lightkv.adapters.hf.inputs import (
@@ -229,7 +229,9 @@ class HFAttachment(Attachment, NotCopyable):
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
             # Before the model looks itself: its complaint about placeholders names no input.
             self._found = self._adapter.layout(self._model, self._inputs)
-            self._count.expect(self._inputs, sum(self._found.vision_counts))
+            rows = self._found.counts_by_modality
+            placed = sum(row[kind] for row in rows for kind in PICTURES & row.keys())
+            self._count.expect(self._inputs, placed + self._adapter.left_out(self._inputs))
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()

@@ -43,7 +43,7 @@ class Family(Adapter):
     """Answers for decoders of the Llama shape; a family overrides what differs."""
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
-    """Kinds of pictures that it takes, each with placeholders of its own."""
+    """What it takes beside text (`image`, `video`, `audio`), each with placeholders of its own."""
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
@@ -92,8 +92,11 @@ class Family(Adapter):
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
-        tower = getattr(self.input_module(model), "vision_tower", None)
-        return [tower] if isinstance(tower, nn.Module) else []
+        inside = self.input_module(model)
+        named = [contact.VISION_TOWERS, contact.AUDIO_TOWERS]
+        towers = ((getattr(inside, name, None) for name in names) for names in named)
+        found = (next((t for t in each if isinstance(t, nn.Module)), None) for each in towers)
+        return [tower for tower in found if tower is not None]
 
     def text_config(self, config: Any) -> Any:
         """The decoder's config."""
@@ -200,7 +203,7 @@ class Family(Adapter):
         With the encoder's patch of each token, where the family offers its encoder.
         """
         config: Any = model.config
-        answers = {"image": self.images, "video": self.videos}
+        answers = {"image": self.images, "video": self.videos, "audio": self.audios}
         found = []
         for modality in self.modalities:
             here = self.placeholders(config, inputs, modality)
@@ -208,8 +211,12 @@ class Family(Adapter):
                 found.append(Pictures(modality, here, answers[modality](config, inputs, here)))
         return found
 
+    def left_out(self, inputs: ModelInputs) -> int:
+        """Features that the model makes of the pictures of a pass and has no place for in the prompt."""
+        return 0
+
     def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
-        """`[B, N]` true at the vision tokens of `image` or `video`."""
+        """`[B, N]` true at the vision tokens of `image`, `video` or `audio`."""
         return inputs.placeholders(getattr(config, f"{modality}_token_id"))
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
@@ -218,6 +225,10 @@ class Family(Adapter):
 
     def videos(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         """The same of the videos."""
+        raise NotImplementedError
+
+    def audios(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        """The same of recordings: see `recording` for how many tokens each of them has."""
         raise NotImplementedError
 
     def encoder(self, model: nn.Module) -> Encoder | None:
@@ -252,12 +263,14 @@ class Family(Adapter):
     ) -> Any:
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
         emb: Any = decoder.rotary_emb
-        if getattr(emb, "mrope_section", None) is not None:
-            # Tokens without a picture stand at the same place on all three axes.
-            return emb(hidden, positions.expand(3, -1, -1))
-        if kind is None:
-            return emb(hidden, position_ids=positions[0])
-        return emb(hidden, position_ids=positions[0], layer_type=kind)
+        given = {} if kind is None else {"layer_type": kind}
+        sections = getattr(emb, "mrope_section", None)
+        if isinstance(sections, dict):
+            sections = sections.get(kind)
+        if sections is None:
+            return emb(hidden, position_ids=positions[0], **given)
+        # Tokens without a picture stand at the same place on all axes.
+        return emb(hidden, positions.expand(len(sections), -1, -1), **given)
 
     # -- facts --------------------------------------------------------------------------------
 
