@@ -17,6 +17,7 @@ from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
+from lightkv.adapters.families.gemma4 import Gemma4Adapter
 from lightkv.adapters.families.generic import GenericAdapter
 from lightkv.adapters.families.glm4v import Glm4vAdapter
 from lightkv.adapters.families.got_ocr2 import GotOcr2Adapter
@@ -70,6 +71,8 @@ FAMILIES = (
     Gemma3Adapter,
     Qwen3VLAdapter,
     VipLlavaAdapter,
+    # What layers are given, how they see, and what they share.
+    Gemma4Adapter,
     Llama4Adapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,

@@ -366,7 +366,9 @@ def check_cache(cache: Any) -> None:
     for names in names_of(CACHE):
         read(cache, names[0], "the cache")
     for layer in cache_layers(cache):
-        for names in names_of(CACHE_STATE if keeps_state(layer) else CACHE_LAYER):
+        # What is neither stands for a layer that reads the entries of another.
+        where = CACHE_LAYER if tells_length(layer) else CACHE_STATE if keeps_state(layer) else None
+        for names in () if where is None else names_of(where):
             read(layer, names[0], "the cache layer")
 
 
