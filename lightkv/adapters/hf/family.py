@@ -16,10 +16,12 @@ from torch import nn
 from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.masks import (
+    CHUNKED,
     FULL,
     SLIDING,
     Windows,
     check_style,
+    chunked_layers,
     recurrent_layers,
     sliding_windows,
 )
@@ -40,7 +42,7 @@ class Family(Adapter):
     """Answers for decoders of the Llama shape; a family overrides what differs."""
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
-    """Kinds of pictures that it takes, each with placeholders of its own."""
+    """What it takes beside text (`image`, `video`, `audio`), each with placeholders of its own."""
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
@@ -68,7 +70,10 @@ class Family(Adapter):
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns the decoder layers."""
-        return model.get_decoder()  # type: ignore[no-any-return,operator]
+        found: Any = model.get_decoder()  # type: ignore[operator]
+        inner = getattr(found, "model", None)
+        # Some give the model with the vocabulary head around it.
+        return found if inner is None or hasattr(found, "layers") else inner  # type: ignore[no-any-return]
 
     def layers(self, model: nn.Module) -> Sequence[nn.Module]:
         """The decoder layers."""
@@ -86,8 +91,11 @@ class Family(Adapter):
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
-        tower = getattr(self.input_module(model), "vision_tower", None)
-        return [tower] if isinstance(tower, nn.Module) else []
+        inside = self.input_module(model)
+        named = [contact.VISION_TOWERS, contact.AUDIO_TOWERS]
+        towers = ((getattr(inside, name, None) for name in names) for names in named)
+        found = (next((t for t in each if isinstance(t, nn.Module)), None) for each in towers)
+        return [tower for tower in found if tower is not None]
 
     def text_config(self, config: Any) -> Any:
         """The decoder's config."""
@@ -101,18 +109,18 @@ class Family(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither attention, full or sliding, nor recurrent, or masks in a
-                form that is not known, or cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither attention (full, sliding, chunked) nor recurrent, or
+                masks in a form that is not known, or that cannot say what a compressed layer sees.
         """
         config = self.decoder(model).config
         kinds = set(getattr(config, "layer_types", None) or ())
-        strange = kinds - {FULL, SLIDING, *contact.RECURRENT}
+        strange = kinds - {FULL, SLIDING, CHUNKED, *contact.RECURRENT}
         if strange:
             raise ModelError(
                 f"some decoder layers are of a kind of which lightkv does not know what they make of a "
                 f"shorter sequence: {', '.join(sorted(strange))}",
                 field="model.config.layer_types",
-                remedy="layers of full and sliding-window attention and recurrent ones "
+                remedy="layers of full, sliding and chunked attention and recurrent ones "
                 f"({', '.join(sorted(contact.RECURRENT))}) are supported",
             )
         if kinds and kinds <= contact.RECURRENT:
@@ -134,8 +142,12 @@ class Family(Adapter):
         check_style(self.attention_implementation(model), self.windows(model), causal=self.causal)
 
     def windows(self, model: nn.Module) -> Windows:
-        """Sliding window of each decoder layer; empty if no layer has one."""
+        """Sliding window, or chunk, of each decoder layer; empty if no layer has one."""
         return sliding_windows(self.decoder(model).config, len(self.layers(model)))
+
+    def chunked(self, model: nn.Module) -> frozenset[int]:
+        """Layers whose window is one of fixed chunks, instead of one that slides."""
+        return chunked_layers(self.decoder(model).config, len(self.layers(model)))
 
     def recurrent(self, model: nn.Module) -> frozenset[int]:
         """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
@@ -169,7 +181,7 @@ class Family(Adapter):
         With the encoder's patch of each token, where the family offers its encoder.
         """
         config: Any = model.config
-        answers = {"image": self.images, "video": self.videos}
+        answers = {"image": self.images, "video": self.videos, "audio": self.audios}
         found = []
         for modality in self.modalities:
             here = self.placeholders(config, inputs, modality)
@@ -177,8 +189,12 @@ class Family(Adapter):
                 found.append(Pictures(modality, here, answers[modality](config, inputs, here)))
         return found
 
+    def left_out(self, inputs: ModelInputs) -> int:
+        """Features that the model makes of the pictures of a pass and has no place for in the prompt."""
+        return 0
+
     def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
-        """`[B, N]` true at the vision tokens of `image` or `video`."""
+        """`[B, N]` true at the vision tokens of `image`, `video` or `audio`."""
         return inputs.placeholders(getattr(config, f"{modality}_token_id"))
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
@@ -187,6 +203,10 @@ class Family(Adapter):
 
     def videos(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         """The same of the videos."""
+        raise NotImplementedError
+
+    def audios(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        """The same of recordings: see `recording` for how many tokens each of them has."""
         raise NotImplementedError
 
     def encoder(self, model: nn.Module) -> Encoder | None:
@@ -221,12 +241,14 @@ class Family(Adapter):
     ) -> Any:
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
         emb: Any = decoder.rotary_emb
-        if getattr(emb, "mrope_section", None) is not None:
-            # Tokens without a picture stand at the same place on all three axes.
-            return emb(hidden, positions.expand(3, -1, -1))
-        if kind is None:
-            return emb(hidden, position_ids=positions[0])
-        return emb(hidden, position_ids=positions[0], layer_type=kind)
+        given = {} if kind is None else {"layer_type": kind}
+        sections = getattr(emb, "mrope_section", None)
+        if isinstance(sections, dict):
+            sections = sections.get(kind)
+        if sections is None:
+            return emb(hidden, position_ids=positions[0], **given)
+        # Tokens without a picture stand at the same place on all axes.
+        return emb(hidden, positions.expand(len(sections), -1, -1), **given)
 
     # -- facts --------------------------------------------------------------------------------
 
