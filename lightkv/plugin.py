@@ -66,6 +66,7 @@ from lightkv.core.needs import (
     needs_from as needs_from,
 )
 from lightkv.core.pipeline.pipeline import PipelineSpec as PipelineSpec, Recipe as Recipe
+from lightkv.core.pipeline.places import Places as Places
 from lightkv.core.pipeline.stage_spec import StageSpec as StageSpec
 from lightkv.core.plugins import (
     build_component as build_component,
@@ -77,6 +78,8 @@ from lightkv.core.prompt import PromptIndex as PromptIndex, prompt_index as prom
 from lightkv.core.run.adapter import Adapter as Adapter, Attachment as Attachment
 from lightkv.core.run.engine import Engine as Engine
 from lightkv.core.run.prefill import Prefill as Prefill
+from lightkv.core.run.refusal import Refusal as Refusal, Standing as Standing
+from lightkv.core.run.refusing import RefusingAdapter as RefusingAdapter
 from lightkv.core.sizes import Flops as Flops, StageSizes as StageSizes
 from lightkv.core.strict import Seed as Seed
 from lightkv.core.transfer import to_device as to_device

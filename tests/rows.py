@@ -1,12 +1,17 @@
 """Processor-like rows of ids for the tests of adapters."""
 
+import numpy as np
 import torch
 
 from lightkv.adapters.hf.inputs import read_inputs
-from lightkv.testing.truth import check_painted, decoder_inputs
+from lightkv.testing.truth import check_painted, decoder_inputs, points
 
 BETWEEN = 11
 """A text token between two images."""
+IMAGE, VIDEO, START, END = 5, 6, 7, 8
+"""Placeholders of grids, and the tokens around those of a picture."""
+PIXELS = 3 * 2 * 4 * 4
+"""Numbers of one patch of a grid."""
 
 
 def row_ids(prompt, blocks, *, apart=True):
@@ -45,6 +50,36 @@ def picture_rows(model, prompts, block, side):
     return inputs
 
 
+def padded(images):
+    """Images of different sizes in one tensor, and their sizes."""
+    height = max(image.shape[1] for image in images)
+    width = max(image.shape[2] for image in images)
+    pixels = torch.zeros(len(images), 3, height, width)
+    for number, image in enumerate(images):
+        pixels[number, :, : image.shape[1], : image.shape[2]] = image
+    return pixels, torch.tensor([image.shape[1:] for image in images])
+
+
+def sized_rows(model, prompts, grids, step, write):
+    """Left-padded prompts whose images have their own size: the first `grids[0]` tokens, and so on.
+
+    Args:
+        step: pixels of a side of a token.
+        write: (rows, columns) → ids of an image.
+    """
+    rows, images = [], []
+    for prompt in prompts:
+        own = grids[: prompt.images]
+        ids, generator = row_ids(prompt, [write(*grid) for grid in own])
+        rows.append(ids)
+        images += [torch.randn(3, h * step, w * step, generator=generator) for h, w in own]
+    inputs = left_padded(rows)
+    if images:
+        pixels, inputs["image_sizes"] = padded(images)
+        inputs["pixel_values"] = pixels.to(model.dtype)
+    return inputs
+
+
 def video_rows(model, prompts, block, frames, side):
     """Left-padded prompts whose videos are `block` ids each, with random frames of `side` pixels."""
     rows, pixels = [], []
@@ -55,6 +90,46 @@ def video_rows(model, prompts, block, frames, side):
     inputs = left_padded(rows)
     if sum(prompt.images for prompt in prompts):
         inputs["pixel_values_videos"] = torch.cat(pixels).to(model.dtype)
+    return inputs
+
+
+def grid_tokens(grid):
+    """Vision tokens of (frames, rows, columns) patches, of which 2 × 2 are merged."""
+    return grid[0] * grid[1] * grid[2] // 4
+
+
+def token_kinds(ids):
+    """What processors of grids tell of each token: 1 at images, 2 at videos."""
+    return (ids == IMAGE).long() + 2 * (ids == VIDEO).long()
+
+
+def one_run(token, grid):
+    """Ids of a picture in one run."""
+    return [START, *[token] * grid_tokens(grid), END]
+
+
+def stamped_frames(token, grid):
+    """Ids of a clip whose frames stand apart, a time stamp before each."""
+    frame = one_run(token, (1, *grid[1:]))
+    return [id for number in range(grid[0]) for id in (20 + number, *frame)]
+
+
+def grid_rows(prompts, grids, token=IMAGE, dtype=torch.float32, block=one_run):
+    """Left-padded prompts whose pictures, of these grids in turn, are random patches."""
+    kind = "image" if token == IMAGE else "video"
+    rows, own, pixels = [], [], []
+    for prompt in prompts:
+        grid_of = [grids[(prompt.seed + n) % len(grids)] for n in range(prompt.images)]
+        ids, generator = row_ids(prompt, [block(token, grid) for grid in grid_of])
+        rows.append(ids)
+        own += grid_of
+        pixels += [torch.randn(np.prod(g), PIXELS, generator=generator) for g in grid_of]
+    inputs = left_padded(rows)
+    inputs["mm_token_type_ids"] = token_kinds(inputs["input_ids"])
+    if own:
+        name = "pixel_values" if kind == "image" else "pixel_values_videos"
+        inputs[name] = torch.cat(pixels).to(dtype)
+        inputs[f"{kind}_grid_thw"] = torch.tensor(own)
     return inputs
 
 
@@ -81,3 +156,33 @@ def check_truth(adapter, model, inputs, painted, views):
     )
     check_painted(before, after, layout.samples[0], views)
     return layout.samples[0]
+
+
+def check_sizes(adapter, model, grids, step, write, image):
+    """Paint moves the token of its cell in one of several images, which have their own sizes."""
+    generator = torch.Generator().manual_seed(1)
+    pixels, sizes = padded(
+        [torch.randn(3, h * step, w * step, generator=generator) for h, w in grids]
+    )
+    ids = [50]
+    for number, grid in enumerate(grids):
+        ids += [*write(*grid), 51 + number]
+    inputs = {"input_ids": torch.tensor([ids]), "pixel_values": pixels, "image_sizes": sizes}
+    rows, columns = grids[image]
+    for y, x in points(rows, columns):
+        painted, top, left = pixels.clone(), int(y * rows) * step, int(x * columns) * step
+        painted[image, :, top : top + step, left : left + step] += 3.0
+        changed = {**inputs, "pixel_values": painted}
+        sample = check_truth(adapter, model, inputs, changed, {image: (0, y, x)})
+    assert [view.grid for view in sample.views] == [(1, *grid) for grid in grids]
+
+
+def check_square(adapter, model, inputs, side, pixels="pixel_values"):
+    """Paint moves the token of its cell in the only image, a square of `side` tokens."""
+    size = inputs[pixels].shape[-1] // side
+    for y, x in points(side, side):
+        painted = {**inputs, pixels: inputs[pixels].clone()}
+        top, left = int(y * side) * size, int(x * side) * size
+        painted[pixels][..., top : top + size, left : left + size] += 3.0
+        sample = check_truth(adapter, model, inputs, painted, {0: (0, y, x)})
+    assert [view.grid for view in sample.views] == [(1, side, side)]

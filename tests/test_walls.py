@@ -148,7 +148,7 @@ def test_core_names_no_method_and_no_model():
     from lightkv.core.plugins import registry
 
     names = {name for name in registry().presets if name != "lightkv"}
-    names |= {name for name in registry().adapters if name != "generic"}
+    names |= {name for name in registry().adapters if name not in ("generic", "auto")}
     names |= {"llava", "fastv", "tome", "qwen", "gemma", "llama", "clip", "siglip", "transformers"}
     names |= {"pyramiddrop", "sparsevlm", "prumerge", "bipartite"}
     words = re.compile(r"\b(" + "|".join(sorted(names)) + r")\b", re.IGNORECASE)

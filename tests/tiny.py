@@ -29,6 +29,20 @@ TEXT = {
 }
 
 
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+
+
+def seeded(kind, config, dtype=torch.float32):
+    """A model of a class in evaluation mode, the same weights at every call."""
+    torch.manual_seed(0)
+    return kind(config).to(dtype).eval()
+
+
 def clip(image_size=48):
     return CLIPVisionConfig(
         hidden_size=32,

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lightkv.adapters.families.auto import AutoAdapter
+from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
+from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
@@ -23,9 +26,11 @@ from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
+from lightkv.adapters.families.molmo2 import Molmo2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.families.refused import RefusedAdapter
 from lightkv.adapters.families.video_llama_3 import VideoLlama3Adapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
@@ -33,7 +38,9 @@ from lightkv.core.hookspecs import hookimpl
 from lightkv.core.run.adapter import Adapter
 
 FAMILIES = (
+    AutoAdapter,
     GenericAdapter,
+    RefusedAdapter,
     LlavaAdapter,
     LlavaNextAdapter,
     QwenVLAdapter,
@@ -55,6 +62,11 @@ FAMILIES = (
     Exaone45Adapter,
     HunYuanVLAdapter,
     VideoLlama3Adapter,
+    # Tiles, squares, sizes and latents.
+    Cohere2VisionAdapter,
+    AyaVisionAdapter,
+    DeepseekVLAdapter,
+    Molmo2Adapter,
 )
 
 

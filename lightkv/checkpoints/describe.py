@@ -12,6 +12,7 @@ from lightkv.checkpoints.published import DESCRIPTIONS, Description
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError, check_known
+from lightkv.core.pipeline.places import Places
 from lightkv.core.run.adapter import Adapter, find_adapter
 
 
@@ -28,8 +29,8 @@ def describe(source: str) -> Description:
         what = "there is no model, config file or checkpoint directory of that name"
         check_known(ModelError, what, "MODEL", source, [*DESCRIPTIONS, BUNDLED])
     config = read_config(path)
-    shape, min_layer = _sizes(config)
-    return Description(source, shape, _views(config), min_layer, config=config)
+    shape, places = _sizes(config)
+    return Description(source, shape, _views(config), places, config=config)
 
 
 def read_config(path: str | Path) -> Any:
@@ -78,17 +79,16 @@ def find_on_meta(config: Any) -> tuple[Adapter, torch.nn.Module]:
     return find_adapter(model), model
 
 
-def _sizes(config: Any) -> tuple[DecoderShape, int]:
-    """Sizes of the decoder and layers before the first stage.
+def _sizes(config: Any) -> tuple[DecoderShape, Places]:
+    """Sizes of the decoder, and where it lets stages act.
 
-    Those of a family without an adapter are read the `generic` way.
+    Sizes of a family without an adapter are read the `generic` way.
     """
     try:
         adapter, model = find_on_meta(config)
     except ModelError:
-        model = torch.nn.Module()
-        adapter = find_adapter(model, "generic")
-    return adapter.shape(config), adapter.min_layer(model)
+        return find_adapter(torch.nn.Module(), "generic").shape(config), Places()
+    return adapter.shape(config), adapter.places(model)
 
 
 def _views(config: Any) -> tuple[Any, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.cost.flops import DecoderShape
+from lightkv.core.pipeline.places import Places
 
 TEXT_TOKENS = 75
 """Text tokens of a prompt by default: about 35 of LLaVA's system prompt and roles, 40 of a question.
@@ -95,7 +96,7 @@ class Description:
         name: how the command line calls it, or the path it was read from.
         shape: of its decoder.
         views: of its usual input, one image; empty if that is not known.
-        min_layer: layers that must run before the first stage.
+        places: where its decoder lets stages act.
         family: of a built-in model, transformers' `model_type` of a real class with these sizes.
         config: the config that was read, of a model that is not built in.
         published: its published operating point, if there is one.
@@ -104,10 +105,15 @@ class Description:
     name: str
     shape: DecoderShape
     views: tuple[ViewSize, ...] = ()
-    min_layer: int = 0
+    places: Places = field(default_factory=Places)
     family: str = ""
     config: Any = None
     published: Published | None = None
+
+    @property
+    def min_layer(self) -> int:
+        """Layers that must run before the first stage, as `places` says."""
+        return self.places.first
 
 
 def _built_in(

@@ -57,7 +57,7 @@ def listing(registry: plugins.Registry) -> dict[str, Any]:
         for name, entry in registry.presets.items()
     ]
     adapters = [
-        {"name": name, "package": entry.package, "models": entry.value.models or "any, with layout"}
+        {"name": name, "package": entry.package, "models": entry.value.models}
         for name, entry in registry.adapters.items()
     ]
     failed = [{"plugin": error.field, "error": str(error)} for error in registry.failures]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rows import check_truth, left_padded, row_ids
+from rows import check_sizes, sized_rows
 from tiny import TEXT
 from transformers import (
     LlavaConfig,
@@ -18,7 +18,6 @@ from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import LayoutError
 from lightkv.testing import AdapterSuite
-from lightkv.testing.truth import points
 
 IMAGE, BREAK, END, PATCH = 5, 6, 7, 4
 
@@ -52,16 +51,6 @@ def block(rows, columns):
     return [*([*[IMAGE] * columns, BREAK] * rows)[:-1], END]
 
 
-def padded(images):
-    """Images of different sizes in one tensor, and their sizes."""
-    height = max(image.shape[1] for image in images)
-    width = max(image.shape[2] for image in images)
-    pixels = torch.zeros(len(images), 3, height, width)
-    for number, image in enumerate(images):
-        pixels[number, :, : image.shape[1], : image.shape[2]] = image
-    return pixels, torch.tensor([image.shape[1:] for image in images])
-
-
 class TestMistral3(AdapterSuite):
     """The first image of a prompt has 4 × 6 tokens, others 5 × 3."""
 
@@ -71,19 +60,7 @@ class TestMistral3(AdapterSuite):
         return tiny(self.kind, attn_implementation, dtype)
 
     def make_inputs(self, model, prompts):
-        rows, images = [], []
-        for prompt in prompts:
-            grids = [(4, 6), (5, 3)][: prompt.images]
-            ids, generator = row_ids(prompt, [block(*grid) for grid in grids])
-            rows.append(ids)
-            images += [
-                torch.randn(3, h * self.step, w * self.step, generator=generator) for h, w in grids
-            ]
-        inputs = left_padded(rows)
-        if images:
-            pixels, inputs["image_sizes"] = padded(images)
-            inputs["pixel_values"] = pixels.to(model.dtype)
-        return inputs
+        return sized_rows(model, prompts, [(4, 6), (5, 3)], self.step, block)
 
     def options(self, model, prompts):
         return {"adapter": Mistral3Adapter()}
@@ -96,19 +73,7 @@ class Pixtral(TestMistral3):
 @pytest.mark.parametrize(("kind", "step"), [("mistral3", 8), ("pixtral", 4)])
 @pytest.mark.parametrize("image", [0, 1])
 def test_layout_truth_with_two_images_of_different_sizes(kind, step, image):
-    model, generator = tiny(kind), torch.Generator().manual_seed(1)
-    grids = [(3, 7), (5, 2)]
-    images = [torch.randn(3, h * step, w * step, generator=generator) for h, w in grids]
-    pixels, sizes = padded(images)
-    ids = torch.tensor([[50, *block(*grids[0]), 51, *block(*grids[1]), 52]])
-    inputs = {"input_ids": ids, "pixel_values": pixels, "image_sizes": sizes}
-    rows, columns = grids[image]
-    for y, x in points(rows, columns):
-        painted, top, left = pixels.clone(), int(y * rows) * step, int(x * columns) * step
-        painted[image, :, top : top + step, left : left + step] += 3.0
-        changed = {**inputs, "pixel_values": painted}
-        sample = check_truth(Mistral3Adapter(), model, inputs, changed, {image: (0, y, x)})
-    assert [view.grid for view in sample.views] == [(1, *grid) for grid in grids]
+    check_sizes(Mistral3Adapter(), tiny(kind), [(3, 7), (5, 2)], step, block, image)
 
 
 def test_each_llava_goes_to_the_adapter_of_its_tower():

@@ -23,6 +23,7 @@ class GenericAdapter(HFAdapter):
     """A decoder with `layers`, `rotary_emb` and attention through the transformers interface."""
 
     name = "generic"
+    models = "any other, with layout"
 
     def matches(self, model: nn.Module) -> bool:
         return False

@@ -16,8 +16,8 @@ from torch import nn
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.vision_tower import patches_per_side
-from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders, runs
-from lightkv.core.errors import LayoutError
+from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders
+from lightkv.adapters.pictures.tiles import square_runs
 from lightkv.core.layout import IntArray
 
 WITHIN_A_ROW = 2
@@ -43,28 +43,25 @@ class Idefics3Adapter(HFAdapter):
 
 def row_pictures(ids: IntArray, here: Placeholders, side: int) -> list[Picture]:
     """Pictures of one row `[N]`, from the tags before its runs of placeholders."""
-    found = runs(here)
-    for start, end in found:
-        if end - start != side**2:
-            raise LayoutError(
-                f"a run of {end - start} image placeholders, but each tile takes {side**2}",
-                field="input_ids",
-                remedy="let the processor expand the placeholders",
-            )
-    if not found:
-        return []
-    # The whole picture comes last, so the last tag of a row is the global one. (Where a tokenizer
-    # splits tags, the tag reads as its last part; equal parts make every tile a picture: no harm.)
-    whole_tag = _tag(ids, found[-1])
-    pictures: list[Picture] = []
-    tiles: list[tuple[int, int]] = []
-    for run in found:
-        if _tag(ids, run) == whole_tag:
-            pictures.append(Picture((*tile_views(tiles, side), PictureView.plain(1, side, side))))
-            tiles = []
-        else:
-            tiles.append(run)
-    return pictures
+    whole = PictureView.plain(1, side, side)
+    return [
+        Picture((*tile_views(tiles[:-1], side), whole))
+        for tiles in tagged_pictures(ids, square_runs(here, side**2))
+    ]
+
+
+def tagged_pictures(ids: IntArray, tiles: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """The tiles of each picture of a row `[N]`: the last has the same tag in all of them.
+
+    The whole picture comes last, so the last tag of a row is the global one. (Where a tokenizer splits
+    tags, the tag reads as its last part; equal parts make every tile a picture: no harm.)
+    """
+    pictures: list[list[tuple[int, int]]] = [[]]
+    for tile in tiles:
+        pictures[-1].append(tile)
+        if _tag(ids, tile) == _tag(ids, tiles[-1]):
+            pictures.append([])
+    return pictures[:-1]
 
 
 def _tag(ids: IntArray, run: tuple[int, int]) -> int:

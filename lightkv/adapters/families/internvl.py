@@ -1,4 +1,4 @@
-"""InternVL (transformers-native): tiles of one picture stitched into a view, then the thumbnail.
+"""InternVL (transformers-native), Qianfan-OCR: tiles stitched into a view, then the thumbnail.
 
 Each tile has `image_seq_length` tokens in raster order; tiles come row by row, the thumbnail last when
 there is more than one tile. Inputs do not say how the tiles lie; `tiles.arrangement` reads it off the
@@ -17,11 +17,11 @@ from lightkv.adapters.pictures.tiles import tiled_pictures
 
 
 class InternVLAdapter(HFAdapter):
-    """`InternVLForConditionalGeneration`."""
+    """`InternVLForConditionalGeneration` and `QianfanOCRForConditionalGeneration`."""
 
     name = "internvl"
-    models = "InternVL (native checkpoints)"
-    model_types = ("internvl",)
+    models = "InternVL (native checkpoints), Qianfan-OCR"
+    model_types = ("internvl", "qianfan_ocr")
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         pixels = inputs.geometry("image", "pixel_values")

@@ -1,4 +1,4 @@
-"""Mistral 3 and Pixtral: images of their own size, a text token for a break after each row of patches.
+"""Mistral 3, Pixtral and LightOnOCR: images of their own size, in the first two a break after each row.
 
 The runs of placeholders between breaks are the rows of the image; break tokens are text and are kept.
 """
@@ -16,17 +16,21 @@ from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders
 
 
 class Mistral3Adapter(HFAdapter):
-    """`Mistral3ForConditionalGeneration`, and LLaVA models with a Pixtral tower."""
+    """`Mistral3ForConditionalGeneration`, `LightOnOcr…`, and LLaVA models with a Pixtral tower."""
 
     name = "mistral3"
-    models = "Mistral 3, Pixtral"
-    model_types = ("mistral3",)
+    models = "Mistral 3, Pixtral, LightOnOCR"
+    model_types = ("mistral3", "lighton_ocr")
 
     def matches(self, model: nn.Module) -> bool:
         return super().matches(model) or has_pixtral_tower(getattr(model, "config", None))
 
+    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
+        tower = getattr(model.model, "vision_encoder", None)
+        return super().vision_modules(model) if tower is None else [tower]
+
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
-        # Only Mistral 3 merges patches behind the tower.
+        # All but Pixtral merge patches behind the tower.
         step = config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1)
         return [
             Picture((PictureView.plain(1, height // step, width // step),))

@@ -15,7 +15,7 @@ from torch import nn
 
 from lightkv.adapters.hf import cache_site, contact
 from lightkv.adapters.hf.cache_checks import check_replaceable, refuse_preallocated, refuse_uncached
-from lightkv.adapters.hf.cache_record import slides, stored_entries
+from lightkv.adapters.hf.cache_record import slides, stored_entries, stored_lengths
 from lightkv.adapters.hf.callers import read_drafts
 from lightkv.adapters.hf.encoder import EncoderRecorder
 from lightkv.adapters.hf.family import Family
@@ -31,6 +31,7 @@ from lightkv.adapters.hf.inputs import (
     refuse_full_length,
 )
 from lightkv.adapters.hf.interface_tap import InterfaceTap, attention_reader
+from lightkv.adapters.hf.layer_arguments import TokenArguments
 from lightkv.adapters.hf.masks import LayerMasks, Windows, check_weights, mask_style
 from lightkv.adapters.hf.next_layer import check_next_layer, next_layer_view
 from lightkv.adapters.hf.not_copyable import NotCopyable
@@ -64,11 +65,18 @@ class HFAttachment(Attachment, NotCopyable):
         self._layers = list(adapter.layers(model))
         windows = adapter.windows(model)
         self._check_pipeline(windows)
-        self._masks = LayerMasks(windows, causal=adapter.causal)
+        self._recurrent = adapter.recurrent(model)
+        self._masks = LayerMasks(windows, causal=adapter.causal, recurrent=self._recurrent)
         self._windowed = any(windows)
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
+        self._tokens = TokenArguments(self._layers, adapter.token_arguments)
         self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
-        self._caches = SessionCaches(engine, len(self._layers), guarded=adapter.replaces_entries)
+        self._caches = SessionCaches(
+            engine,
+            len(self._layers),
+            guarded=adapter.replaces_entries,
+            lengthless=adapter.lengthless(model),
+        )
         self._capture = FeatureCapture(
             adapter.input_module(model),
             self._on_vision,
@@ -81,7 +89,10 @@ class HFAttachment(Attachment, NotCopyable):
         )
         self._lock = PassLock()
         self._selfcheck = SelfCheck(
-            len(self._layers), windows, takes_arguments=adapter.replaces_entries
+            len(self._layers),
+            windows,
+            takes_arguments=adapter.replaces_entries,
+            recurrent=self._recurrent,
         )
         self._reached = False
         self._count = FeatureCount()
@@ -255,8 +266,12 @@ class HFAttachment(Attachment, NotCopyable):
             self._open_tap(forward, index)
         if changed is None:
             return None
+        rest = args[1:]
+        if forward.compressing:
+            kept = forward.kept
+            rest, changed = self._tokens.of_survivors(layer, forward.queries, kept, rest, changed)
         if args:
-            return (new_hidden, *args[1:]), changed
+            return (new_hidden, *rest), changed
         return (), {**changed, "hidden_states": new_hidden}
 
     def _on_layer_end(self, index: int, *_: Any) -> None:
@@ -320,11 +335,11 @@ class HFAttachment(Attachment, NotCopyable):
         elif forward.cache is not None:
             self._engine.profiler.step_end(self._caches.reports.get(forward.cache), 1)
 
-    def _lengths(self, forward: ForwardPass, output: Any) -> Sequence[int] | None:
-        """Entries of each layer of the cache after a pass."""
-        if forward.cache is None:
+    def _lengths(self, forward: ForwardPass, output: Any) -> Sequence[int | None] | None:
+        """Entries of each layer of the cache after a pass, None for layers without."""
+        if forward.cache is None or forward.record is None:
             return None
-        return [stored_entries(forward.cache, layer) for layer in range(len(self._layers))]
+        return stored_lengths(forward.cache, forward.record)
 
     def _held(self, forward: ForwardPass, output: Any) -> Sequence[HeldLayer] | None:
         """What the layers of the cache hold after a pass."""
@@ -374,9 +389,10 @@ class HFAttachment(Attachment, NotCopyable):
             self._arguments,
             mask_style=self._style,
             windowed=self._windowed,
+            recurrent=self._recurrent,
         )
         # On an empty cache the blocks are in the masks that transformers made.
-        filled = record is not None and record.length(0) > 0
+        filled = record is not None and record.length(record.first) > 0
         if filled and prefill is not None and self._inputs is not None:
             blocks = self._adapter.blocks(self._inputs)
             forward.blocks = None if blocks is None else blocks[:, -queries:]
@@ -471,10 +487,14 @@ class HFAttachment(Attachment, NotCopyable):
         if not forward.touched(index):
             return None
         out = dict(kwargs)
-        # Gapped ids would switch flash attention to its packed path; rotary angles do not use them.
-        out["position_ids"] = None
+        reads = contact.needs_positions(self._adapter.attention(self._layers[index]))
+        out["position_ids"] = self._rotary.position_ids(
+            forward, index, kwargs.get("position_ids"), needed=reads
+        )
         mask = contact.layer_argument(kwargs, "attention_mask")
         out["attention_mask"] = self._masks.of_layer(forward, index, hidden, mask)
+        if index in self._recurrent:
+            return out  # they have no rotary positions
         embeddings = contact.layer_argument(kwargs, "position_embeddings")
         out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out

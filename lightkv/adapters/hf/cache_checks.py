@@ -10,7 +10,7 @@ from torch import nn
 
 from lightkv.adapters.hf.cache_record import CacheRecord, text_since_images
 from lightkv.adapters.hf.callers import called_by
-from lightkv.adapters.hf.contact import GENERATE, cache_layers, keeps_otherwise
+from lightkv.adapters.hf.contact import GENERATE, cache_layers, keeps_otherwise, tells_length
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.core.pipeline.pipeline import Pipeline
 
@@ -153,7 +153,9 @@ def check_tuples(past: Any, num_layers: int) -> None:
 # -- of a cache that no session, or another one, made ------------------------------------------------
 
 
-def check_made_here(cache: Any, batch: int, num_layers: int, kv_heads: int, width: int) -> None:
+def check_made_here(
+    cache: Any, batch: int, num_layers: int, kv_heads: int, width: int, lengthless: int = 0
+) -> None:
     """Refuse a filled cache that this decoder cannot have made.
 
     Args:
@@ -162,11 +164,14 @@ def check_made_here(cache: Any, batch: int, num_layers: int, kv_heads: int, widt
         num_layers: decoder layers of the model.
         kv_heads: heads of keys in each layer; fewer are there where layers are split over devices.
         width: of a head.
+        lengthless: how many of these layers have no entries.
     """
-    held = [layer for layer in cache_layers(cache) if layer.get_seq_length() > 0]
-    if len(held) not in (0, num_layers):
+    layers = [layer for layer in cache_layers(cache) if tells_length(layer)]
+    held = [layer for layer in layers if layer.get_seq_length() > 0]
+    wanted = num_layers - lengthless
+    if len(held) not in (0, wanted):
         raise SessionError(
-            f"the cache has entries in {len(held)} layers, but this decoder has {num_layers}",
+            f"the cache has entries in {len(held)} layers, but this decoder has them in {wanted}",
             field="past_key_values",
             value=len(held),
             remedy="pass a cache that the same model filled, or none",
@@ -305,12 +310,13 @@ def check_padding(record: CacheRecord, mask: Any, queries: int, vision: bool) ->
     Raises:
         LayoutError: with the first row that differs.
     """
-    past = record.length(0)
+    first = record.first
+    past = record.length(first)
     whole = isinstance(mask, torch.Tensor) and mask.dim() == 2 and mask.shape[1] == past + queries
-    if not vision or not whole or not past or record.compressed[0]:
+    if not vision or not whole or not past or record.compressed[first]:
         return
     given = mask[:, :past].detach().cpu().bool()
-    known = record.valid(0, torch.device("cpu"))
+    known = record.valid(first, torch.device("cpu"))
     differs = ~given if known is None else given != known
     if bool(differs.any()):
         raise LayoutError(
@@ -334,21 +340,42 @@ def refuse_other_rows(record: CacheRecord | None, batch: int) -> None:
         )
 
 
-def refuse_after_layer_0(new_turn: bool, lacks_positions: bool) -> None:
-    """Raise for what a cache whose layer 0 is compressed cannot go on with."""
+def refuse_after_first(first: int, new_turn: bool, lacks_positions: bool) -> None:
+    """Raise for what a cache cannot go on with if the layer that tells its length is compressed.
+
+    Args:
+        first: that layer, the first one with entries: 0, or the one behind recurrent layers.
+        new_turn: whether the pass brings several new tokens.
+        lacks_positions: whether the caller left it to the model to count positions.
+    """
     if lacks_positions:
         raise SessionError(
-            "layer 0 is compressed, so the model cannot tell from the cache where the next "
+            f"layer {first} is compressed, so the model cannot tell from the cache where the next "
             "token stands",
             field="position_ids",
             remedy="pass position_ids that count the whole prompt (generate does), or use "
-            "after_layer >= 1",
+            f"after_layer >= {first + 1}",
         )
     if new_turn:
         raise SessionError(
-            "layer 0 is compressed, so transformers cannot tell which tokens of a new turn "
+            f"layer {first} is compressed, so transformers cannot tell which tokens of a new turn "
             "are cached already",
             field="schedule[0].after_layer",
-            value=0,
-            remedy="use after_layer >= 1 to continue a chat on the same cache",
+            value=first,
+            remedy=f"use after_layer >= {first + 1} to continue a chat on the same cache",
         )
+
+
+def refuse_padded_state() -> None:
+    """Raise for padding between what recurrent layers have seen and what they are to see next.
+
+    Raises:
+        SessionError: it would move and fade their states, which attention's masks cannot undo.
+    """
+    raise SessionError(
+        "rows of this batch keep different numbers of vision tokens, and on a filled cache that leaves "
+        "padding behind tokens that recurrent layers have seen already; their states would fade in it",
+        field="batch",
+        remedy="give the images of later turns in batches of one row, or of rows with equal pictures, "
+        "or begin a new cache",
+    )

@@ -13,8 +13,8 @@ import weakref
 from typing import Any
 
 from lightkv.adapters.hf.cache_checks import compressed_elsewhere
-from lightkv.adapters.hf.cache_record import CacheRecord, stored_entries
-from lightkv.adapters.hf.contact import ROWS
+from lightkv.adapters.hf.cache_record import CacheRecord, is_empty
+from lightkv.adapters.hf.contact import ROWS, STATE_METHODS
 
 
 class CacheGuard:
@@ -37,7 +37,9 @@ class CacheGuard:
         if held is not None and held.record is record:
             return held
         guard = cls(cache, record)
-        for name in ("update", *ROWS):
+        # Layers with a state come before the first whose entries would be refused.
+        states = STATE_METHODS if record.lengthless else ()
+        for name in ("update", *ROWS, *(each for each in states if hasattr(cache, each))):
             setattr(cache, name, Guarded(guard, name))
         return guard
 
@@ -56,7 +58,7 @@ class CacheGuard:
         if cache is None:
             raise compressed_elsewhere(copied=True)
         method = getattr(type(cache), name)
-        if name != "update":
+        if name in ROWS:
             [given] = [*args, *kwargs.values()]
             index = None if self.record is None else self.record.rows_of(name, given)
             done = method(cache, *args, **kwargs)
@@ -71,7 +73,7 @@ class CacheGuard:
 
     def lift(self, cache: Any) -> None:
         """Give a cache, which was emptied, the methods of its class back."""
-        for name in ("update", "get_seq_length", *ROWS):
+        for name in ("update", "get_seq_length", *ROWS, *STATE_METHODS):
             vars(cache).pop(name, None)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CacheGuard:
@@ -97,11 +99,6 @@ def guard_of(cache: Any) -> CacheGuard | None:
     """The guard of a cache, None where it has none."""
     method = vars(cache).get("update")
     return method.guard if isinstance(method, Guarded) else None
-
-
-def is_empty(cache: Any) -> bool:
-    """Whether no layer of a cache holds an entry."""
-    return all(stored_entries(cache, layer) == 0 for layer in range(len(cache.layers)))
 
 
 def check_own(cache: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lightkv.adapters.hf.contact import cache_layers
+from lightkv.adapters.hf.contact import cache_layers, tells_length
 from lightkv.adapters.hf.contact import slides as is_sliding
 from lightkv.core.transfer import to_device
 
@@ -54,19 +54,30 @@ class CacheRecord:
         segments: per layer the stretches that it holds.
         compressed: per layer whether any of them went through a stage.
         removed: per layer and row how many tokens stages removed so far.
+        lengthless: layers whose cache tells no length (a recurrent state). Of them the record says
+            which tokens they saw, by what their passes brought and the first of the others lost.
     """
 
     segments: list[list[Segment]]
     compressed: list[bool]
     removed: list[tuple[int, ...]] = field(default_factory=list)
+    lengthless: frozenset[int] = frozenset()
 
     @classmethod
-    def empty(cls, num_layers: int, batch: int) -> CacheRecord:
+    def empty(
+        cls, num_layers: int, batch: int, lengthless: frozenset[int] = frozenset()
+    ) -> CacheRecord:
         return cls(
             [[] for _ in range(num_layers)],
             [False] * num_layers,
             [(0,) * batch for _ in range(num_layers)],
+            lengthless,
         )
+
+    @property
+    def first(self) -> int:
+        """The layer by which transformers tells how long a cache is: the first that has a length."""
+        return next(n for n in range(len(self.segments)) if n not in self.lengthless)
 
     def copy(self) -> CacheRecord:
         """A record that can grow on its own (a cache that is a value is continued, not changed)."""
@@ -74,6 +85,7 @@ class CacheRecord:
             [list(segments) for segments in self.segments],
             list(self.compressed),
             list(self.removed),
+            self.lengthless,
         )
 
     def length(self, layer: int) -> int:
@@ -158,6 +170,19 @@ class CacheRecord:
         segments = self.segments[layer]
         return valid_entries(segments, device)
 
+    def all_lengths(self, told: Sequence[int | None]) -> list[int]:
+        """Entries of each layer; one whose cache tells none lost or won as many as the first of them.
+
+        Args:
+            told: entries that each layer holds now, None where nobody can count them.
+        """
+        now = told[self.first] or 0
+        won = now - self.length(self.first)
+        return [
+            (self.length(layer) + won if now else 0) if entries is None else entries
+            for layer, entries in enumerate(told)
+        ]
+
     def follow(self, lengths: Sequence[int], pads: tuple[int, ...]) -> None:
         """Follow crops, and adopt what layers held before they were on record.
 
@@ -198,6 +223,7 @@ class FedPositions:
         self._record = record
 
     def __call__(self, layer_idx: int = 0) -> int:
+        layer_idx = layer_idx or self._record.first
         entries = self.entries(layer_idx)
         missing = sum(segment.missing for segment in self._record.segments[layer_idx])
         return entries + missing if entries else 0
@@ -217,6 +243,20 @@ def stored_entries(cache: Any, layer: int) -> int:
     """Entries that a layer of the cache holds."""
     told = cache.get_seq_length
     return told.entries(layer) if isinstance(told, FedPositions) else int(told(layer))
+
+
+def stored_lengths(cache: Any, record: CacheRecord) -> list[int | None]:
+    """Entries that each layer of the cache holds, None where it tells no length."""
+    return [
+        None if layer in record.lengthless else stored_entries(cache, layer)
+        for layer in range(len(record.segments))
+    ]
+
+
+def is_empty(cache: Any) -> bool:
+    """Whether no layer of a cache holds an entry."""
+    layers = enumerate(cache_layers(cache))
+    return all(stored_entries(cache, n) == 0 for n, layer in layers if tells_length(layer))
 
 
 def text_since_images(segments: Sequence[Segment]) -> int | None:

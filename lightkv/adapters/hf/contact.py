@@ -20,11 +20,18 @@ import torch
 import transformers
 from torch import nn
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicLayer,
+    LinearAttentionCacheLayerMixin,
+    LinearAttentionLayer,
+)
 from transformers.image_processing_utils import select_best_resolution as select_best_resolution
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.auto import configuration_auto, modeling_auto
 
 from lightkv.core.errors import CompatibilityError
 
@@ -53,7 +60,11 @@ LAYER, DECODER, OUTER = (
     "argument of the model",
 )
 GENERATION = "method of the model"
-CACHE, CACHE_LAYER = "cache", "layer of a cache"
+CACHE, CACHE_LAYER, CACHE_STATE = (
+    "cache",
+    "layer of a cache",
+    "layer of a cache with a constant state",
+)
 CONFIG, ATTENTION, MODULE = "config of the decoder", "attention module", "modelling file"
 
 CACHE_NAMES = ("cache", "past_key_values")
@@ -80,6 +91,8 @@ CONTACTS = (
     Contact(CACHE_LAYER, ("keys",), "`[B, H, K, d]`"),
     Contact(CACHE_LAYER, ("values",), "`[B, H, K, d]`"),
     Contact(CACHE_LAYER, ("is_sliding",), "whether it forgets what lies outside a window"),
+    Contact(CACHE_STATE, ("conv_states",), "by number, a tensor with a row for each of the batch"),
+    Contact(CACHE_STATE, ("recurrent_states",), "by number, such a tensor or None"),
     Contact(
         GENERATION, ("generate",), "the loop around passes, found by its name among the callers"
     ),
@@ -90,8 +103,28 @@ CONTACTS = (
     Contact(MODULE, ("eager_attention_forward",), "the eager attention function"),
 )
 
+LAYER_ARGUMENTS = {
+    *("hidden_states", "attention_mask", "position_embeddings", "position_ids"),
+    *("shared_kv_states", "past_key_value", *CACHE_NAMES),
+}
+"""Arguments of decoder layers that are no arguments of tokens, or that are replaced elsewhere."""
+TOKEN_ARGUMENTS = {"per_layer_input": 1, "moe_mm_token_type_ids": 1}
+"""Others that are known, where layers take them → dimension of tokens. More are found by shape."""
+
 ROWS = ("reorder_cache", "batch_select_indices", "batch_repeat_interleave")
 """Methods of a cache that move, pick or repeat its rows."""
+
+RECURRENT = frozenset({"linear_attention", "conv", "mamba"})
+"""Kinds of decoder layers (`layer_types` of a config) whose cache is a state of constant size."""
+STATE_METHODS = (
+    "update_conv_state",
+    "update_recurrent_state",
+    "get_conv_state",
+    "has_previous_state",
+)
+"""Methods of a cache by which such layers ask for their state, or set it, in one release or another.
+
+From 5.23 on a layer gets it and may change it in place; before, it asks whether there is one."""
 
 PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
 """Modality → argument of the outer forward with its pixels."""
@@ -106,6 +139,8 @@ ASSISTED = "_assisted_decoding"
 """The loop of `generate` that has drafts checked."""
 VISION_TOWERS = ("vision_tower", "visual", "vision_model")
 """What the module that makes features of pixels is called."""
+GATED_QUERIES = ("Qwen3_5Attention", "Qwen3_5MoeAttention", "Qwen3NextAttention")
+"""Attention classes whose `q_proj` gives the query of each head and, behind it, its gate."""
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 INPUT_NORM = "input_layernorm"
 
@@ -153,6 +188,12 @@ def names_of(where: str) -> tuple[tuple[str, ...], ...]:
 def taken_by(module: nn.Module) -> Mapping[str, Any]:
     """Arguments of a module's forward, read of its class: accelerate puts its own over an instance."""
     return inspect.signature(type(module).forward).parameters
+
+
+def needs_positions(attention: nn.Module) -> bool:
+    """Whether an attention module cannot do without position ids: it scales queries by them."""
+    taken = taken_by(attention).get("position_ids")
+    return taken is not None and taken.default is taken.empty
 
 
 def check_layer(layer: nn.Module) -> None:
@@ -264,6 +305,38 @@ def returned_cache(output: Any) -> Any:
     return next((value for value in values if isinstance(value, Cache)), None)
 
 
+# -- model types -----------------------------------------------------------------------------------
+
+MULTIMODAL = ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES")
+"""What transformers calls its tables of model types that take pictures or sound and give text."""
+
+
+def multimodal_types() -> dict[str, str]:
+    """Model type → name of its class, for all that take pictures or sound and give text.
+
+    Raises:
+        CompatibilityError: the tables have other names.
+    """
+    found: dict[str, str] = {}
+    for name in reversed(MULTIMODAL):
+        found.update(read(modeling_auto, name, "the module"))
+    return dict(sorted(found.items()))
+
+
+def empty_model(model_type: str) -> nn.Module:
+    """A model of a type with the sizes of its default config, on the meta device: without weights.
+
+    Raises:
+        Exception: whatever transformers raises where a default config makes no model, or where a
+            package is missing.
+    """
+    names = read(configuration_auto, "CONFIG_MAPPING_NAMES", "the module")
+    config = getattr(transformers, names[model_type])()
+    with torch.device("meta"):
+        model: nn.Module = getattr(transformers, multimodal_types()[model_type])(config)
+    return model
+
+
 # -- caches ----------------------------------------------------------------------------------------
 
 
@@ -278,7 +351,7 @@ def check_cache(cache: Any) -> None:
     for names in names_of(CACHE):
         read(cache, names[0], "the cache")
     for layer in cache_layers(cache):
-        for names in names_of(CACHE_LAYER):
+        for names in names_of(CACHE_STATE if keeps_state(layer) else CACHE_LAYER):
             read(layer, names[0], "the cache layer")
 
 
@@ -289,14 +362,24 @@ def cache_layers(cache: Any) -> Sequence[Any]:
     return getattr(cache, "layers", ())
 
 
+def tells_length(layer: Any) -> bool:
+    """Whether a layer of a cache has entries, and says how many."""
+    return isinstance(layer, CacheLayerMixin)
+
+
+def keeps_state(layer: Any) -> bool:
+    """Whether a layer of a cache has a state of constant size instead of entries."""
+    return isinstance(layer, LinearAttentionCacheLayerMixin) and not tells_length(layer)
+
+
 def slides(layer: Any) -> bool:
     """Whether a layer of a cache forgets what lies outside a window."""
-    return bool(read(layer, "is_sliding", "the cache layer"))
+    return tells_length(layer) and bool(read(layer, "is_sliding", "the cache layer"))
 
 
 def plain_layer(layer: Any) -> bool:
-    """Whether a layer of a cache keeps its entries as plain growing tensors."""
-    return type(layer) is DynamicLayer
+    """Whether a layer of a cache keeps its entries as plain growing tensors, or has no entries."""
+    return type(layer) in (DynamicLayer, LinearAttentionLayer)
 
 
 def keeps_otherwise(cache: Any) -> Any:
@@ -309,13 +392,18 @@ def keeps_otherwise(cache: Any) -> Any:
 
 
 def held_bytes(layer: Any) -> int:
-    """Bytes of all tensors in which a layer of a cache holds its entries, quantised ones too."""
-    held = [vars(layer).get(name) for name in ("keys", "values", *QUANTISED)]
+    """Bytes of all tensors in which a layer of a cache holds its entries or its state, quantised too."""
+    held = [vars(layer).get(name) for name in ("keys", "values", *QUANTISED, *STATES)]
     return sum(_bytes(each) for each in held)
 
 
 def held_entries(layer: Any) -> int:
-    """Entries whose tensors a layer of a cache holds; what slid out of its window is none of them."""
+    """Entries whose tensors a layer of a cache holds; what slid out of its window is none of them.
+
+    0 where it holds a state of constant size.
+    """
+    if not tells_length(layer):
+        return 0
     keys = read(layer, "keys", "the cache layer")
     if slides(layer):
         return 0 if keys is None else int(keys.shape[-2])
@@ -323,6 +411,7 @@ def held_entries(layer: Any) -> int:
 
 
 QUANTISED = ("_quantized_keys", "_quantized_values")
+STATES = ("conv_states", "recurrent_states")
 
 
 def _bytes(held: Any) -> int:

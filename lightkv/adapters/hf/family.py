@@ -6,7 +6,8 @@ The hooks ask these questions; a family (`families/`) overrides what differs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +15,14 @@ from torch import nn
 
 from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.hf.masks import FULL, SLIDING, Windows, check_style, sliding_windows
+from lightkv.adapters.hf.masks import (
+    FULL,
+    SLIDING,
+    Windows,
+    check_style,
+    recurrent_layers,
+    sliding_windows,
+)
 from lightkv.adapters.hf.tensor_parallel import head_group
 from lightkv.adapters.hf.vision_tower import Encoder
 from lightkv.adapters.pictures.placing import Picture, Pictures, Placeholders, layout_of
@@ -23,13 +31,13 @@ from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
-from lightkv.core.run.adapter import Adapter
+from lightkv.core.pipeline.places import Places
+from lightkv.core.run.adapter import Adapter, model_type
 
 
 class Family(Adapter):
     """Answers for decoders of the Llama shape; a family overrides what differs."""
 
-    model_types: ClassVar[tuple[str, ...]] = ()
     modalities: ClassVar[tuple[str, ...]] = ("image",)
     """Kinds of pictures that it takes, each with placeholders of its own."""
     causal: ClassVar[bool] = True
@@ -37,8 +45,12 @@ class Family(Adapter):
     replaces_entries: ClassVar[bool] = True
     """Whether caches are objects of transformers, whose entries a stage on the cache can replace."""
 
+    token_arguments: ClassVar[Mapping[str, int | None]] = {}
+    """Arguments of decoder layers whose shapes do not say which dimension counts tokens → that
+    dimension, None where none does."""
+
     def matches(self, model: nn.Module) -> bool:
-        return getattr(getattr(model, "config", None), "model_type", None) in self.model_types
+        return model_type(model) in self.model_types
 
     # -- where things are ---------------------------------------------------------------------
 
@@ -65,6 +77,12 @@ class Family(Adapter):
         """The attention module of a layer."""
         return layer.self_attn  # type: ignore[return-value]
 
+    def attentions(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The attention modules of all layers that have one."""
+        without = self.recurrent(model)
+        layers = enumerate(self.layers(model))
+        return (self.attention(layer) for number, layer in layers if number not in without)
+
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
         inside = self.input_module(model)
@@ -83,17 +101,26 @@ class Family(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither full nor sliding attention, or masks in a form that is
-                not known, or cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither attention, full or sliding, nor recurrent, or masks in a
+                form that is not known, or cannot say what a compressed layer may attend to.
         """
         config = self.decoder(model).config
-        kinds = set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}
-        if kinds:
+        kinds = set(getattr(config, "layer_types", None) or ())
+        strange = kinds - {FULL, SLIDING, *contact.RECURRENT}
+        if strange:
             raise ModelError(
-                f"some decoder layers are of a kind without a cache of keys that can be shortened: "
-                f"{', '.join(sorted(kinds))}",
+                f"some decoder layers are of a kind of which lightkv does not know what they make of a "
+                f"shorter sequence: {', '.join(sorted(strange))}",
                 field="model.config.layer_types",
-                remedy="only layers of full and sliding-window attention are supported",
+                remedy="layers of full and sliding-window attention and recurrent ones "
+                f"({', '.join(sorted(contact.RECURRENT))}) are supported",
+            )
+        if kinds and kinds <= contact.RECURRENT:
+            raise ModelError(
+                "no layer of this decoder keeps keys and values, so there is no cache to make smaller",
+                field="model.config.layer_types",
+                value=", ".join(sorted(kinds)),
+                remedy="only decoders with layers of attention are supported",
             )
         both_ways = getattr(config, "use_bidirectional_attention", None) in (True, "all")
         if self.causal and (both_ways or getattr(config, "is_causal", True) is False):
@@ -109,6 +136,19 @@ class Family(Adapter):
     def windows(self, model: nn.Module) -> Windows:
         """Sliding window of each decoder layer; empty if no layer has one."""
         return sliding_windows(self.decoder(model).config, len(self.layers(model)))
+
+    def recurrent(self, model: nn.Module) -> frozenset[int]:
+        """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
+        return recurrent_layers(getattr(self.decoder(model), "config", None))
+
+    def places(self, model: nn.Module) -> Places:
+        """Where stages may act: from `min_layer` on; the attention of recurrent layers is not read."""
+        unread = dict.fromkeys(sorted(self.recurrent(model)), "is recurrent")
+        return replace(super().places(model), unread=unread)
+
+    def lengthless(self, model: nn.Module) -> frozenset[int]:
+        """Layers whose cache tells no length: recurrent ones."""
+        return self.recurrent(model)
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         """`[B, ≥ Q]` block of each token, negative outside; the last Q are those of this pass.
@@ -206,7 +246,7 @@ class Family(Adapter):
         return decoder_shape(self.text_config(config))
 
     def heads(self, model: nn.Module) -> HeadGroup:
-        return head_group(model, (self.attention(layer) for layer in self.layers(model)))
+        return head_group(model, self.attentions(model))
 
 
 def decoder_shape(config: Any) -> DecoderShape:

@@ -44,6 +44,7 @@ class ForwardPass:
     Attributes:
         mask_style: format of the masks that the layers take.
         windowed: whether any layer has a sliding window, which is measured in original positions.
+        recurrent: layers that keep a state of what they saw, and no entries.
         blocks: `[B, queries]` block of each new token where a pass on a filled cache attends in both
             directions inside blocks, else None.
         visible: cached entries that the current layer's attention sees.
@@ -61,6 +62,7 @@ class ForwardPass:
     decoder_arguments: Kwargs
     mask_style: str
     windowed: bool = False
+    recurrent: frozenset[int] = frozenset()
     blocks: torch.Tensor | None = None
     visible: int = 0
     shifts: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -90,9 +92,18 @@ class ForwardPass:
         """Whether a stage of this pass has removed tokens already."""
         return self.prefill is not None and self.prefill.kept is not None
 
+    @property
+    def kept(self) -> torch.Tensor:
+        """`[B, N′]` old position of each token that the stages of this pass left."""
+        assert self.prefill is not None
+        assert self.prefill.kept is not None
+        return self.prefill.kept
+
     def touched(self, layer: int) -> bool:
         """Whether a layer sees other tokens than without compression, in this pass or in its cache."""
-        return self.compressing or (self.record is not None and self.record.compressed[layer])
+        if self.compressing or self.record is None or layer in self.recurrent:
+            return self.compressing
+        return self.record.compressed[layer]
 
     def note_entries(self, layer: int, entries: int) -> None:
         """Put the new entries of a layer on the record, before the layer runs."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightkv.adapters.hf.cache_checks import refuse_padded_state
 from lightkv.adapters.hf.cache_record import (
     CacheRecord,
     Segment,
@@ -24,7 +25,7 @@ from lightkv.adapters.hf.cache_record import (
     valid_entries,
     visible_entries,
 )
-from lightkv.adapters.hf.contact import mask_function
+from lightkv.adapters.hf.contact import RECURRENT, mask_function
 from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.core.errors import ModelError
 from lightkv.core.prompt import PromptIndex
@@ -74,10 +75,13 @@ class LayerMasks:
     Args:
         windows: sliding window of each layer.
         causal: whether a token never attends to later ones.
+        recurrent: layers that keep a state, and take which of their new positions are real.
     """
 
-    def __init__(self, windows: Windows, *, causal: bool) -> None:
-        self._windows = windows
+    def __init__(
+        self, windows: Windows, *, causal: bool, recurrent: frozenset[int] = frozenset()
+    ) -> None:
+        self._windows, self._recurrent = windows, recurrent
         self._simply_causal = causal and not windows
 
     def of_layer(
@@ -95,6 +99,8 @@ class LayerMasks:
             hidden: `[B, N′, D]` what it will see.
             given: the mask that transformers made for the uncompressed layer.
         """
+        if layer in self._recurrent:
+            return self._of_state(forward, hidden.device, given)
         mask = self._unweighted(forward, layer, hidden, given)
         weights = self.key_weights(forward, layer, hidden.device)
         if weights is None:
@@ -145,6 +151,30 @@ class LayerMasks:
 
         built = ("built", segments, forward.visible, new, window, device)
         return forward.once(built, make)
+
+    @staticmethod
+    def _of_state(
+        forward: ForwardPass, device: torch.device, given: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """`[B, N′]` which new positions a recurrent layer may take in, None where all are real.
+
+        Padding on the left of an empty state leaves no trace in it.
+        """
+        prefill = forward.prefill
+        assert prefill is not None
+        assert prefill.kept is not None
+        kept, layout = prefill.kept, prefill.layout
+        padded = any(layout.pads)
+        if padded and forward.visible:
+            refuse_padded_state()
+
+        def make() -> torch.Tensor | None:
+            valid = layout.valid_mask(device) if padded else None
+            if given is None:
+                return valid
+            return gather_mask(given.to(device), kept.to(device), valid)
+
+        return forward.once(("state", len(prefill.stages_done), device), make, given)
 
     def _window(self, record: CacheRecord, layer: int) -> int | None:
         """The window of a layer, None also while everything that was fed lies inside it."""
@@ -274,9 +304,9 @@ def continued_padding(
         batch, queries: B and Q.
         device: of the mask.
     """
-    old = record.valid(0, device)
+    old = record.valid(record.first, device)
     if old is None:
-        old = torch.ones(batch, record.length(0), dtype=torch.bool, device=device)
+        old = torch.ones(batch, record.length(record.first), dtype=torch.bool, device=device)
     if given is None:
         return torch.cat([old, old.new_ones(batch, queries)], dim=1)
     new = given[:, -queries:].to(old.dtype)
@@ -456,6 +486,12 @@ def sliding_windows(config: Any, num_layers: int) -> Windows:
     kinds = getattr(config, "layer_types", None) or [SLIDING] * num_layers
     windows = tuple(int(window) if kind == SLIDING else None for kind in kinds)
     return windows if any(windows) else ()
+
+
+def recurrent_layers(config: Any) -> frozenset[int]:
+    """Layers of a text config that keep a state of constant size instead of keys and values."""
+    kinds = getattr(config, "layer_types", None) or ()
+    return frozenset(layer for layer, kind in enumerate(kinds) if kind in RECURRENT)
 
 
 def image_blocks(token_types: torch.Tensor | None) -> torch.Tensor | None:

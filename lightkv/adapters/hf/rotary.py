@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.core.contracts import PositionPolicy
+from lightkv.core.errors import ModelError
 from lightkv.core.transfer import to_device
 
 
@@ -37,12 +39,47 @@ class Rotary:
         self, forward: ForwardPass, layer: int, hidden: torch.Tensor, embeddings: Any
     ) -> Any:
         """Tables of the tokens that a layer gets, the model's own where nothing changed."""
+        if embeddings is None:
+            return None  # a layer without rotary positions
         if forward.compressing:
             return self.kept(forward, layer, hidden, embeddings)
         record = forward.record
         if self.contiguous and record is not None and record.compressed[layer]:
             return self.shifted(forward, layer, hidden, embeddings)
         return embeddings
+
+    def position_ids(
+        self, forward: ForwardPass, layer: int, given: torch.Tensor | None, *, needed: bool
+    ) -> torch.Tensor | None:
+        """Position ids of the tokens that a layer gets, for those whose attention reads them.
+
+        Args:
+            given: `[B or 1, N]` or `[A, B or 1, N]` of the model, or None.
+            needed: whether the layer cannot do without.
+
+        Raises:
+            ModelError: they are needed, but flash attention would take their gaps for packed prompts.
+        """
+        if given is None:
+            return None
+        if forward.mask_style == "flash":
+            if needed:
+                raise gaps_in_flash_attention()
+            return None  # rotary angles do not use them
+        if not forward.compressing:
+            record = forward.record
+            moved = self.contiguous and record is not None and any(record.removed[layer])
+            if not moved or record is None:
+                return given
+            return given - to_device(record.removed[layer], given.device)[:, None]
+        kept, prefill = forward.kept, forward.prefill
+        assert prefill is not None
+        positions = prefill.positions
+        if positions is not None and given.dim() == 2 and positions.shape[0] == 1:
+            shift = forward.shifts.get(layer, ()) if self.contiguous else ()
+            return (positions.to(given.device) - moved_by(shift, given.device))[0]
+        index = kept.to(given.device).expand(*given.shape[:-2], -1, -1)
+        return given.expand(*given.shape[:-2], kept.shape[0], -1).gather(-1, index)
 
     def kept(self, forward: ForwardPass, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
         """Tables of the survivors of a prefill: rows of the model's own, or of new positions."""
@@ -79,7 +116,7 @@ class Rotary:
             return embeddings
 
         def make() -> Any:
-            past = record.fed(0) - forward.queries
+            past = record.fed(record.first) - forward.queries
             given = forward.decoder_arguments.get("position_ids")
             if given is None:
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
@@ -91,13 +128,32 @@ class Rotary:
         return forward.once(("shifted", removed, kind, hidden.device), make)
 
 
+def gaps_in_flash_attention() -> ModelError:
+    """The error for layers that read position ids, with an attention that reads packing off them."""
+    return ModelError(
+        "the layers of this model read position ids, and flash attention would take the gaps between "
+        "those of compressed prompts for the borders of packed ones",
+        field="attn_implementation",
+        value="flash_attention_2",
+        remedy="model.set_attn_implementation('sdpa') (or 'eager')",
+    )
+
+
 def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
-    """Rows `kept` `[B, N′]` of (cos, sin), each `[B or 1, N, d]`, on the device of `kept`."""
-    out = []
-    for table in embeddings:
-        table = table.to(kept.device).expand(kept.shape[0], -1, -1)
-        out.append(table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1])))
-    return tuple(out)
+    """Rows `kept` `[B, N′]` of rotary tables, on the device of `kept`.
+
+    Args:
+        embeddings: a (complex) table `[B or 1, N, d]`, a tuple of such as (cos, sin), a dictionary of
+            those by kind of layer, or None where a layer has no rotary positions.
+    """
+    if embeddings is None:
+        return None
+    if isinstance(embeddings, Mapping):
+        return {kind: gather_rotary(tables, kept) for kind, tables in embeddings.items()}
+    if not isinstance(embeddings, torch.Tensor):
+        return tuple(gather_rotary(table, kept) for table in embeddings)
+    table = embeddings.to(kept.device).expand(kept.shape[0], -1, -1)
+    return table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1]))
 
 
 def moved_by(shift: tuple[int, ...], device: torch.device) -> torch.Tensor | int:

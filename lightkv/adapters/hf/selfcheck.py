@@ -9,7 +9,7 @@ passes cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,10 +29,18 @@ class SelfCheck:
         num_layers: of the decoder.
         windows: as the adapter read them, a window for each layer or nothing.
         takes_arguments: whether layers get masks and rotary tables as transformers makes them.
+        recurrent: layers that keep a state; they take masks of their new positions, and no tables.
     """
 
-    def __init__(self, num_layers: int, windows: Windows, *, takes_arguments: bool) -> None:
-        self._num_layers = num_layers
+    def __init__(
+        self,
+        num_layers: int,
+        windows: Windows,
+        *,
+        takes_arguments: bool,
+        recurrent: frozenset[int] = frozenset(),
+    ) -> None:
+        self._num_layers, self._recurrent = num_layers, recurrent
         self._windows = windows
         self._takes_arguments = takes_arguments
         self._left: dict[str, int] = {}
@@ -87,7 +95,7 @@ class SelfCheck:
             return
         mask = contact.layer_argument(given, "attention_mask")
         tables = contact.layer_argument(given, "position_embeddings")
-        keys = forward.visible + new
+        keys = new if index in self._recurrent else forward.visible + new
         if isinstance(mask, torch.Tensor):
             # A mask of one row is that of all of them (SDPA broadcasts it).
             wanted = [keys] if mask.dim() != 4 else [1 if mask.shape[-2] == 1 else new, keys]
@@ -98,13 +106,14 @@ class SelfCheck:
                     field="attention_mask",
                     value=tuple(mask.shape),
                 )
-        self._check_tables(index, tables, new)
+        if index not in self._recurrent:
+            self._check_tables(index, tables, new)
 
     @staticmethod
     def _check_tables(index: int, tables: Any, new: int) -> None:
-        if not isinstance(tables, tuple | list):
-            return
-        for table in tables:
+        if isinstance(tables, Mapping):
+            tables = [table for kind in tables.values() for table in kind]
+        for table in [tables] if isinstance(tables, torch.Tensor) else tables or ():
             if isinstance(table, torch.Tensor) and table.dim() > 1 and table.shape[-2] != new:
                 raise contact.unexpected(
                     f"the rotary tables of layer {index} are {tuple(table.shape)}, but it is called "
@@ -113,8 +122,10 @@ class SelfCheck:
                     value=tuple(table.shape),
                 )
 
-    def end(self, output: Any, lengths: Sequence[int] | None) -> None:
+    def end(self, output: Any, lengths: Sequence[int | None] | None) -> None:
         """The decoder returned `output`; the layers of the cache hold `lengths` entries now.
+
+        None stands for a layer that has no entries.
 
         Raises:
             CompatibilityError: hooks did not run, or the cache holds other entries than the record.
@@ -138,7 +149,7 @@ class SelfCheck:
         self._layers, self._forward = [], None
 
     def _check_cache(
-        self, forward: ForwardPass, returned: Any, lengths: Sequence[int] | None
+        self, forward: ForwardPass, returned: Any, lengths: Sequence[int | None] | None
     ) -> None:
         cache, record = forward.cache, forward.record
         if returned is not None and returned is not cache:
@@ -154,7 +165,7 @@ class SelfCheck:
         contact.check_cache(cache)
         for index, held in enumerate(lengths):
             known = record.length(index)
-            if held != known:
+            if held is not None and held != known:
                 raise contact.unexpected(
                     f"layer {index} of the cache holds {held} entries after a pass that should have "
                     f"left {known}",
@@ -162,6 +173,13 @@ class SelfCheck:
                     value=held,
                 )
         for index, layer in enumerate(contact.cache_layers(cache)):
+            if contact.tells_length(layer) == (index in record.lengthless):
+                raise contact.unexpected(
+                    f"layer {index} of the cache is a {type(layer).__name__}, which does not fit what "
+                    "the config says of that layer",
+                    field="layer_types",
+                    value=type(layer).__name__,
+                )
             if contact.slides(layer) and not (self._windows and self._windows[index]):
                 raise contact.unexpected(
                     f"layer {index} of the cache slides, but the config gives that layer no window",

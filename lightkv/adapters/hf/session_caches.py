@@ -11,12 +11,12 @@ from lightkv.adapters.hf.cache_checks import (
     check_changes,
     check_made_here,
     check_padding,
-    refuse_after_layer_0,
+    refuse_after_first,
     refuse_other_rows,
     refuse_preallocated,
 )
 from lightkv.adapters.hf.cache_guard import CacheGuard, check_own, guard_of
-from lightkv.adapters.hf.cache_record import CacheRecord, counts_fed_positions, stored_entries
+from lightkv.adapters.hf.cache_record import CacheRecord, counts_fed_positions, stored_lengths
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.core.run.engine import Engine
 from lightkv.core.run.report import RunReport
@@ -29,16 +29,25 @@ class SessionCaches:
         engine: of the session.
         num_layers: of the decoder.
         guarded: whether caches are objects, whose methods can be guarded.
+        lengthless: layers whose cache tells no length.
 
     Attributes:
         records: cache → what it holds.
         reports: cache → the report of its last prefill.
     """
 
-    def __init__(self, engine: Engine, num_layers: int, *, guarded: bool) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        num_layers: int,
+        *,
+        guarded: bool,
+        lengthless: frozenset[int] = frozenset(),
+    ) -> None:
         self.records: weakref.WeakKeyDictionary[Any, CacheRecord] = weakref.WeakKeyDictionary()
         self.reports: weakref.WeakKeyDictionary[Any, RunReport] = weakref.WeakKeyDictionary()
         self._engine, self._num_layers, self._guarded = engine, num_layers, guarded
+        self._lengthless = lengthless
 
     def record_of(
         self,
@@ -80,16 +89,17 @@ class SessionCaches:
         # A pass that checks drafts wants all its logits, and its tokens are known to be new.
         new_turn = queries > 1 and not checks_drafts
         # A cache with a stage of its own says itself how much was fed.
-        if record.compressed[0] and record.length(0) and not counts_fed_positions(cache):
-            refuse_after_layer_0(new_turn, lacks_positions)
+        first = record.first
+        if record.compressed[first] and record.length(first) and not counts_fed_positions(cache):
+            refuse_after_first(first, new_turn, lacks_positions)
         return record
 
     def _first_record(self, cache: Any, batch: int, inputs: ModelInputs | None) -> CacheRecord:
         """The record of a cache that the session has not seen, or not with so many rows."""
         check_own(cache)
-        record = CacheRecord.empty(self._num_layers, batch)
-        shape = self._engine.shape
-        check_made_here(cache, batch, self._num_layers, shape.num_kv_heads, shape.head_dim)
+        record = CacheRecord.empty(self._num_layers, batch, self._lengthless)
+        shape, without = self._engine.shape, len(self._lengthless)
+        check_made_here(cache, batch, self._num_layers, shape.num_kv_heads, shape.head_dim, without)
         past = int(cache.get_seq_length(0))
         _follow(record, cache, inputs.past_pads(past) if past and inputs else (0,) * batch)
         self.records[cache] = record
@@ -125,6 +135,6 @@ class SessionCaches:
 
 def _follow(record: CacheRecord, cache: Any, pads: tuple[int, ...]) -> None:
     """Bring a record in line with what happened to its cache since the last pass."""
-    lengths = [stored_entries(cache, layer) for layer in range(len(record.segments))]
+    lengths = record.all_lengths(stored_lengths(cache, record))
     check_changes(record, lengths)
     record.follow(lengths, pads)

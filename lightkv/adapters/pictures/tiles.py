@@ -6,6 +6,7 @@ Models get the tiles and the thumbnail, but not the shape of the cut: six tiles 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from lightkv.adapters.pictures.placing import (
     Placeholders,
     originals,
     run_lengths,
+    runs,
 )
 from lightkv.core.errors import LayoutError
 
@@ -63,18 +65,40 @@ def stitch(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 
 def tiled_pictures(here: Placeholders, pixels: torch.Tensor, per_tile: int) -> list[Picture]:
     """Pictures from runs of placeholders and the tiles `[tiles, C, S, S]` in the same order."""
-    runs = run_lengths(originals(here, len(pixels) * per_tile))
-    if any(run % per_tile for run in runs):
+    lengths = run_lengths(originals(here, len(pixels) * per_tile))
+    if any(run % per_tile for run in lengths):
         raise LayoutError(
-            f"a run of {max(runs)} image placeholders is no multiple of {per_tile}",
+            f"a run of {max(lengths)} image placeholders is no multiple of {per_tile}",
             field="input_ids",
             remedy="let the processor expand the placeholders",
         )
-    ends = np.cumsum([run // per_tile for run in runs], dtype=np.int64)
+    return counted_pictures([run // per_tile for run in lengths], pixels, per_tile)
+
+
+def counted_pictures(counts: Sequence[int], pixels: torch.Tensor, per_tile: int) -> list[Picture]:
+    """Pictures of `counts` tiles each, thumbnails included, from the tiles `[tiles, C, S, S]` of all."""
+    ends = np.cumsum(counts, dtype=np.int64)
     return [
-        tiled_picture(pixels[end - run // per_tile : end], per_tile)
-        for run, end in zip(runs, ends, strict=True)
+        tiled_picture(pixels[end - count : end], per_tile)
+        for count, end in zip(counts, ends, strict=True)
     ]
+
+
+def square_runs(row: Placeholders, per_tile: int) -> list[tuple[int, int]]:
+    """(start, end) of the tiles of a row `[N]` where something that is no vision token parts them.
+
+    Raises:
+        LayoutError: a run of placeholders that is no tile.
+    """
+    found = runs(row)
+    for start, end in found:
+        if end - start != per_tile:
+            raise LayoutError(
+                f"a run of {end - start} image placeholders, but each tile takes {per_tile}",
+                field="input_ids",
+                remedy="let the processor expand the placeholders",
+            )
+    return found
 
 
 def tiled_picture(tiles: torch.Tensor, per_tile: int) -> Picture:

@@ -22,7 +22,7 @@ from lightkv.cli.plan.trace import Comparison, compare
 from lightkv.core.cost.counting import Savings, ViewSize, count_savings, prompt_layout
 from lightkv.core.errors import check_least
 from lightkv.core.pipeline.pipeline import Pipeline
-from lightkv.core.run.report import gap_text
+from lightkv.core.run.report import gap_of
 
 
 def plan(
@@ -114,7 +114,7 @@ def plan(
         layers,
         windows,
         ratios,
-        min_layer=described.min_layer,
+        places=described.places,
         block_size=block_size,
     )
     savings = count_savings(pipeline, shape, layout, new_tokens)
@@ -176,7 +176,11 @@ def _show(
         f"retention {savings.retention:.3f} (planned {savings.planned_retention:.3f}): mean over "
         "all layers of the share of vision tokens in the cache"
     )
-    gap = gap_text(savings.retention, pipeline.retention, pipeline.asked)
+    if pipeline.retentions:
+        shares = (f"{name} {share:.3f}" for name, share in savings.retentions.items())
+        out.print(f"of each modality: {', '.join(shares)}")
+    planned = pipeline.retentions or pipeline.retention
+    gap = gap_of(savings.retention, savings.retentions, planned, pipeline.asked)
     if gap is not None and not pipeline.counts_text:
         out.print(f"{gap}.")
     separators = f", {savings.separators} of them without patch" if savings.separators else ""

@@ -10,6 +10,7 @@ from lightkv.cli.options import refuse
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.errors import ConfigError, check_least
 from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
+from lightkv.core.pipeline.places import Places
 from lightkv.integrations.vllm.schedules import serving_pipeline
 
 N = TypeVar("N", int, float)
@@ -67,6 +68,7 @@ def build_pipeline(
     windows: str | None = None,
     ratios: str | None = None,
     *,
+    places: Places | None = None,
     min_layer: int = 0,
     block_size: int | None = None,
 ) -> Pipeline:
@@ -77,7 +79,7 @@ def build_pipeline(
     Raises:
         ConfigError: contradicting options or a schedule that cannot work.
     """
-    spec = resolve_spec(strategy)
+    spec, places = resolve_spec(strategy), (places or Places()).least(min_layer)
     if layers is None:
         refuse(
             {"--windows": windows, "--ratios": ratios},
@@ -87,13 +89,13 @@ def build_pipeline(
         changes = {} if retention is None else {"retention": retention}
         if block_size is not None:
             return serving_pipeline(
-                spec, num_layers, block_size=block_size, min_layer=min_layer, **changes
+                spec, num_layers, block_size=block_size, places=places, **changes
             )
-        return Pipeline.build(spec, num_layers, min_layer=min_layer, **changes)
+        return Pipeline.build(spec, num_layers, places=places, **changes)
     what = "the layers and ratios fix the retention"
     refuse({"--retention": retention}, what, beside="--layers")
     stages = _stages(spec, layers, windows, ratios)
-    return Pipeline.build(spec, num_layers, min_layer=min_layer, schedule=stages)
+    return Pipeline.build(spec, num_layers, places=places, schedule=stages)
 
 
 def _stages(

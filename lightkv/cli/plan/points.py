@@ -99,7 +99,7 @@ def count_points(
         for wanted in retentions:
             try:
                 pipeline = build_pipeline(
-                    strategy, shape.num_layers, wanted, min_layer=described.min_layer
+                    strategy, shape.num_layers, wanted, places=described.places
                 )
                 savings = count_savings(pipeline, shape, layout, new_tokens)
             except ConfigError as error:

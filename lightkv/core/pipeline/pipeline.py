@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -15,8 +16,10 @@ from lightkv.core import yamls
 from lightkv.core.contracts import Component, PositionPolicy, window_sides
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
-from lightkv.core.needs import Source, needs_from
+from lightkv.core.modality import Share
+from lightkv.core.needs import Needs, Source, needs_from
 from lightkv.core.pipeline.placed import PlacedStage
+from lightkv.core.pipeline.places import Places
 from lightkv.core.pipeline.recipe import Recipe
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.stage_spec import StageSpec, read_stage
@@ -34,7 +37,7 @@ Given = Component | ComponentSpec
 class Changes(TypedDict, total=False):
     """What can be replaced in a pipeline, as keywords of all that takes one."""
 
-    retention: float | None
+    retention: float | Mapping[str, float] | None
     partitioner: Given
     scorer: Given | None
     matcher: Given
@@ -170,7 +173,8 @@ class PipelineSpec(Strict):
                     value=retention,
                     remedy="leave one of the two out",
                 )
-            data["schedule"] = {**data["schedule"], "retention": retention}
+            wanted = dict(retention) if isinstance(retention, Mapping) else retention
+            data["schedule"] = {**data["schedule"], "retention": wanted}
         return self.parse(data)
 
 
@@ -205,7 +209,9 @@ class Pipeline:
         stages: the same with their components, each at its place.
         positions: the position policy.
         num_layers: decoder layers it was built for.
-        asked: retention that its recipe was solved for; None if its stages were given.
+        asked: retention that its recipe was solved for, of all vision tokens or modality → that of its
+            own; None if its stages were given.
+        places: where the decoder lets stages act.
     """
 
     spec: PipelineSpec
@@ -213,7 +219,8 @@ class Pipeline:
     stages: tuple[PlacedStage, ...]
     positions: PositionPolicy
     num_layers: int
-    asked: float | None = None
+    asked: Share | None = None
+    places: Places = field(default_factory=Places)
 
     @classmethod
     def build(
@@ -222,6 +229,7 @@ class Pipeline:
         /,
         num_layers: int,
         *,
+        places: Places | None = None,
         min_layer: int = 0,
         **changes: Unpack[Changes],
     ) -> Pipeline:
@@ -230,7 +238,9 @@ class Pipeline:
         Args:
             source: a spec, a preset's name, a path to a YAML file or plain data.
             num_layers: decoder layers.
-            min_layer: layers that the model needs to run before the first stage.
+            places: where the decoder lets stages act; anywhere if None.
+            min_layer: layers that the model needs to run before the first stage, if that is all that
+                `places` would say.
             changes: what to replace in it: `retention`, roles, `positions`, `schedule`, ….
 
         Raises:
@@ -239,16 +249,18 @@ class Pipeline:
         spec = resolve_spec(source)
         if changes:
             spec = spec.updated(**changes)
+        places = (places or Places()).least(min_layer)
         schedule = (
-            spec.schedule.schedule(num_layers, min_layer)
+            spec.schedule.schedule(num_layers, allowed=searched_places(spec, num_layers, places))
             if isinstance(spec.schedule, Recipe)
             else Schedule(spec.schedule)
         )
-        schedule.check(num_layers, min_layer)
+        schedule.check_places(num_layers, places)
         positions = build_component("positions", spec.positions)
         assert isinstance(positions, PositionPolicy)
         roles = spec.roles()
         stages = tuple(PlacedStage.build(i, roles, e) for i, e in enumerate(schedule.stages))
+        schedule.check_places(num_layers, places, lambda number: stages[number].stage.needs)
         if spec.proportional and any(
             needs_from(placed.stage.needs, Source.NEXT_LAYER) for placed in stages
         ):
@@ -261,7 +273,7 @@ class Pipeline:
             )
         explicit = spec.model_copy(update={"schedule": schedule.stages})
         asked = spec.schedule.retention if isinstance(spec.schedule, Recipe) else None
-        pipeline = cls(explicit, schedule, stages, positions, num_layers, asked)
+        pipeline = cls(explicit, schedule, stages, positions, num_layers, asked, places)
         pipeline.check_composition()
         return pipeline
 
@@ -284,7 +296,7 @@ class Pipeline:
     def tapped_layers(self) -> tuple[int, ...]:
         """Layers whose own attention call some stage reads."""
         if self.on_cache is not None and self.on_cache.needs:
-            return tuple(range(self.num_layers))
+            return tuple(i for i in range(self.num_layers) if i not in self.places.unread)
         return tuple(
             after - 1
             for after, placed in self.between.items()
@@ -293,8 +305,46 @@ class Pipeline:
 
     @property
     def retention(self) -> float:
-        """Planned retention, before rounding to whole tokens."""
+        """Planned retention, before rounding to whole tokens.
+
+        Where modalities have retentions of their own the mean of these; see `retentions`.
+        """
         return self.schedule.retention(self.num_layers)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that are compressed by shares of their own; none where all tokens are alike."""
+        return self.schedule.modalities
+
+    @property
+    def retentions(self) -> dict[str, float]:
+        """Modality → its planned retention, where modalities have their own; else empty."""
+        return {name: self.schedule.retention(self.num_layers, name) for name in self.modalities}
+
+    def planned_for(self, layout: VisionLayout) -> float:
+        """Planned retention of all vision tokens of a prompt together."""
+        planned = self.retentions
+        counts = [each for row in layout.counts_by_modality for each in row.items()]
+        total = sum(count for _, count in counts)
+        if not planned or not total:
+            return self.retention
+        return math.fsum(count * planned.get(name, 1.0) for name, count in counts) / total
+
+    def check_prompt(self, layout: VisionLayout) -> None:
+        """Refuse a prompt that has vision tokens, but of no modality that is to be compressed.
+
+        Raises:
+            ConfigError: with the modalities that are named, and those that the prompt has.
+        """
+        found = layout.modalities
+        if self.modalities and found and not set(found) & set(self.modalities):
+            raise ConfigError(
+                f"the prompt has tokens of {' and '.join(found)} only, so nothing would be compressed",
+                field="retention",
+                value=list(self.modalities),
+                remedy=f"name {' or '.join(found)}, as in retention={{{found[0]!r}: 0.5}}, or give one "
+                "number for all modalities",
+            )
 
     @property
     def counts_text(self) -> bool:
@@ -340,6 +390,20 @@ def _small(stage: Stage) -> Stage:
         most = {"space": _FEW, "time": _FEW_FRAMES}
         return replace(stage, windows={key: min(n, most[key]) for key, n in windows.items()})
     return stage if windows is None else replace(stage, windows=min(windows, _FEW))
+
+
+def searched_places(spec: PipelineSpec, num_layers: int, places: Places) -> tuple[int, ...]:
+    """The places among which the layers of a recipe are searched: those that suit all its stages.
+
+    Raises:
+        ConfigError: components that cannot be built.
+    """
+    needs: Needs = frozenset()
+    if places.unread and isinstance(spec.schedule, Recipe):
+        for overrides in ({}, *spec.schedule.overrides):
+            stage = Stage.from_roles({**spec.roles(), **overrides}, ratio=0.0, windows=None)
+            needs |= stage.needs
+    return places.allowed(num_layers, needs)
 
 
 def resolve_spec(source: PipelineSource) -> PipelineSpec:

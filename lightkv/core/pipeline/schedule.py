@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
+from lightkv.core.modality import in_order, most_removed, named, removed, share_text
+from lightkv.core.needs import Needs
+from lightkv.core.pipeline.places import Places, listed_places, nearest_place
 from lightkv.core.pipeline.solver import (
     TOLERANCE,
     Surcharge,
@@ -27,6 +30,13 @@ from lightkv.core.pipeline.solver import (
 from lightkv.core.pipeline.stage_spec import StageSpec, check_windows_shrink, read_stage
 from lightkv.core.stage.cache_entries import Scope
 from lightkv.core.strict import is_whole
+
+NO_NEEDS: Needs = frozenset()
+
+
+def _nothing(number: int) -> Needs:
+    """What a stage needs whose components are not known."""
+    return NO_NEEDS
 
 
 class Schedule:
@@ -77,7 +87,7 @@ class Schedule:
     def __repr__(self) -> str:
         stages = ", ".join(
             ("cache" if s.site == "cache" else f"λ={s.after_layer}")
-            + f" ρ={s.ratio:.4g}"
+            + f" ρ={share_text(s.ratio)}"
             + (f" w={s.windows}" if s.windows else "")
             for s in self.stages
         )
@@ -99,43 +109,61 @@ class Schedule:
 
     def check(self, num_layers: int, min_layer: int = 0) -> None:
         """Raises `ConfigError` for a stage before `min_layer` layers or beyond the decoder."""
-        for number, stage in enumerate(self.stages):
-            if stage.after_layer is None:
-                continue
-            if stage.after_layer < min_layer and stage.ratio > 0:
-                raise ConfigError(
-                    f"the first {min_layer} layers of this model need every vision token",
-                    field=f"schedule[{number}].after_layer",
-                    value=stage.after_layer,
-                    remedy=f"use {min_layer} … {num_layers - 1}",
-                )
-            if stage.after_layer >= num_layers:
-                raise ConfigError(
-                    f"the decoder has {num_layers} layers, so nothing is left to compress",
-                    field=f"schedule[{number}].after_layer",
-                    value=stage.after_layer,
-                    remedy=f"use 0 … {num_layers - 1}",
-                )
+        self.check_places(num_layers, Places(first=min_layer))
 
-    def shares(self, num_layers: int) -> tuple[float, ...]:
+    def check_places(
+        self, num_layers: int, places: Places, needs: Callable[[int], Needs] = _nothing
+    ) -> None:
+        """Refuse stages that the decoder does not let act where they stand.
+
+        A stage that removes nothing may stand anywhere in the decoder.
+
+        Args:
+            num_layers: decoder layers.
+            places: where the decoder lets stages act.
+            needs: number of a stage → what its components need.
+
+        Raises:
+            ConfigError: naming the layer, the reason and the nearest place that works.
+        """
+        for number, stage in enumerate(self.stages):
+            if stage.after_layer is not None:
+                field = f"schedule[{number}].after_layer"
+                where, asked = Places(), NO_NEEDS
+                if most_removed(stage.ratio) > 0:
+                    where, asked = places, needs(number)
+                where.check(stage.after_layer, num_layers, asked, field)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that have ratios of their own in some stage; none where all tokens are alike."""
+        return in_order(name for stage in self.stages for name in named(stage.ratio))
+
+    def shares(self, num_layers: int, modality: str | None = None) -> tuple[float, ...]:
         """Share of the vision tokens that each layer caches, without rounding to whole tokens.
 
-        That is what it sees, less what a stage on the cache removes.
+        That is what it sees, less what a stage on the cache removes. Of all tokens, or of those of a
+        modality; where modalities have ratios of their own, of all means of each modality alike.
         """
         self.check(num_layers)
-        left = 1.0 if self.cache is None else 1.0 - self.cache.ratio
-        shares, share, stages = [], 1.0, {s.after_layer: s.ratio for s in self.stages}
+        if modality is None and self.modalities:
+            each = [self.shares(num_layers, name) for name in self.modalities]
+            return tuple(math.fsum(layer) / len(each) for layer in zip(*each, strict=True))
+        kind = modality or ""
+        left = 1.0 if self.cache is None else 1.0 - removed(self.cache.ratio, kind)
+        ratios = {s.after_layer: removed(s.ratio, kind) for s in self.stages}
+        shares, share = [], 1.0
         for layer in range(num_layers):
-            share *= 1.0 - stages.get(layer, 0.0)
+            share *= 1.0 - ratios.get(layer, 0.0)
             shares.append(share * left)
         return tuple(shares)
 
-    def retention(self, num_layers: int) -> float:
-        """Mean over the layers of the share of vision tokens in the cache.
+    def retention(self, num_layers: int, modality: str | None = None) -> float:
+        """Mean over the layers of the share of vision tokens in the cache, of all or of a modality.
 
         The published operating point: 40 layers, stages after 15, 23, 31, ρ = ½ → 0.553.
         """
-        return math.fsum(self.shares(num_layers)) / num_layers
+        return math.fsum(self.shares(num_layers, modality)) / num_layers
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain data for YAML; `Schedule(schedule.to_list())` gives the schedule back."""
@@ -175,6 +203,28 @@ class Schedule:
             for index, side, share in zip(indices, sides, shares, strict=True)
         )
 
+    def by_modality(self, num_layers: int, retention: Mapping[str, float]) -> Schedule:
+        """The same stages, each with a ratio for each modality that gives its retention.
+
+        What the stages keep is raised to a common power for each modality, 0 for one that keeps all.
+
+        Args:
+            num_layers: decoder layers.
+            retention: modality → wanted mean over the layers of the share in the cache.
+        """
+        base = [stage.ratio for stage in self.stages if not isinstance(stage.ratio, dict)]
+        layers = [stage.after_layer or 0 for stage in self.stages]
+        solved = {
+            name: solve_power(num_layers, wanted, layers, base)
+            if wanted < 1.0
+            else [0.0] * len(base)
+            for name, wanted in retention.items()
+        }
+        return Schedule(
+            stage.model_copy(update={"ratio": {name: each[i] for name, each in solved.items()}})
+            for i, stage in enumerate(self.stages)
+        )
+
     # -- solvers --------------------------------------------------------------------------------
 
     @classmethod
@@ -201,6 +251,7 @@ class Schedule:
         ratio: float = 0.5,
         min_layer: int = 1,
         surcharge: Surcharge | None = None,
+        allowed: Sequence[int] | None = None,
     ) -> Schedule:
         """Stages, one for each entry of `windows`, whose retention is within 0.5 points of the target.
 
@@ -209,7 +260,8 @@ class Schedule:
         budget allows, the rest a fifth of the depth apart). Where whole layers miss the target the
         last ratio is lowered; where even that leaves too little (a high retention in a shallow
         decoder) the last stages are left out. A host that pays more for some layers than for others
-        says so with `surcharge`, which is then weighed against the spacing.
+        says so with `surcharge`, which is then weighed against the spacing. Stages stand at the places
+        `allowed` only (increasing; by default all from `min_layer` on).
 
         Raises:
             ConfigError: retention outside (0, 1], or out of reach; the reachable range is named.
@@ -226,23 +278,29 @@ class Schedule:
                 value=list(windows),
                 remedy="give one entry for each stage, such as (4, 2, 1)",
             )
-        if num_layers < min_layer + count:
+        if allowed is None:
+            allowed = range(min_layer, num_layers)
+        if len(allowed) < count:
+            taken = num_layers - len(allowed)
             raise ConfigError(
-                f"{count} stages need {min_layer + count} layers or more, and there are {num_layers}",
+                f"{count} stages need {taken + count} layers or more, and there are {num_layers}"
+                if allowed and tuple(allowed) == tuple(range(taken, num_layers))
+                else f"{count} stages need as many layers to stand behind, and this model has "
+                f"{len(allowed)}: after_layer {listed_places(allowed) or 'none'}",
                 field="windows",
                 value=list(windows),
-                remedy=f"use at most {max(0, num_layers - min_layer)} entries",
+                remedy=f"use at most {len(allowed)} entries",
             )
-        lowest = stack([min_layer + i for i in range(count)], [ratio] * count, num_layers)
+        lowest = stack(allowed[:count], [ratio] * count, num_layers)
         if lowest > retention + TOLERANCE:
             raise ConfigError(
                 f"{count} stages of ratio {ratio:g} in {num_layers} layers reach retentions "
                 f"from {lowest:.3f} to 1",
                 field="retention",
                 value=retention,
-                remedy=more_stages(num_layers, retention, ratio, min_layer, count),
+                remedy=more_stages(num_layers, retention, ratio, allowed, count),
             )
-        layers, ratios = solve(num_layers, retention, count, ratio, min_layer, surcharge)
+        layers, ratios = solve(num_layers, retention, count, ratio, allowed, surcharge)
         return cls(
             {"after_layer": layer, "windows": window, "ratio": share}
             for layer, window, share in zip(layers, windows, ratios, strict=False)
@@ -257,12 +315,14 @@ class Schedule:
         ratios: Sequence[float],
         windows: Sequence[WindowSpec] = (None,),
         min_layer: int = 1,
+        allowed: Sequence[int] | None = None,
     ) -> Schedule:
         """Stages at fixed shares of the depth, whose kept shares follow from the retention.
 
-        Stage i stands after round(depths[i] · num_layers) layers, later where an earlier stage or
-        `min_layer` is in the way, and keeps (1 − ratios[i])^t. One power t for all meets the
-        retention; t = 1, the ratios as they are, where these are within half a point of it.
+        Stage i stands after round(depths[i] · num_layers) layers, or at the nearest place that is
+        `allowed` (by default all from `min_layer` on) and later than the stage before; what finds none
+        is left out. It keeps (1 − ratios[i])^t. One power t for all meets the retention; t = 1, the
+        ratios as they are, where these are within half a point of it.
 
         Raises:
             ConfigError: depths that do not increase, or the layers before the first stage alone
@@ -273,12 +333,13 @@ class Schedule:
         check_depths(depths, ratios)
         if retention == 1.0:
             return cls(())
+        left = list(range(min_layer, num_layers) if allowed is None else allowed)
         layers: list[int] = []
         for depth in depths:
-            layer = max(math.floor(depth * num_layers + 0.5), min_layer)
-            layer = max(layer, layers[-1] + 1) if layers else layer
-            if layer < num_layers:
-                layers.append(layer)
+            layer = math.floor(depth * num_layers + 0.5)
+            if left and layer < num_layers:
+                layers.append(nearest_place(layer, left))
+                left = [place for place in left if place > layers[-1]]
         if not layers or retention <= layers[0] / num_layers:
             floor = layers[0] / num_layers if layers else 1.0
             raise ConfigError(

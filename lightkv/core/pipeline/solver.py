@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightkv.core.errors import ConfigError
+from lightkv.core.modality import check_named
 from lightkv.core.strict import is_number
 
 TOLERANCE = 0.005 + 1e-9
@@ -22,10 +23,20 @@ to the published spacing; infinity rules a choice out.
 
 
 def check_retention(retention: object) -> None:
+    """Refuse what is no share of the KV cache, for all tokens or for those of named modalities."""
+    check_named(retention, "retention")
+    if isinstance(retention, Mapping):
+        for name, share in retention.items():
+            _check_share(share, f"retention.{name}")
+    else:
+        _check_share(retention, "retention")
+
+
+def _check_share(retention: object, field: str) -> None:
     if not is_number(retention) or not 0.0 < retention <= 1.0:
         raise ConfigError(
             "retention is a share of the vision KV cache",
-            field="retention",
+            field=field,
             value=retention,
             remedy="use a number above 0 and at most 1, such as 0.55",
         )
@@ -99,17 +110,18 @@ def solve(
     retention: float,
     count: int,
     ratio: float,
-    min_layer: int,
+    allowed: Sequence[int],
     surcharge: Surcharge | None = None,
 ) -> tuple[Sequence[int], list[float]]:
-    """Layers and ratios of `count` stages, or of fewer where that many remove too much.
+    """Layers, among those `allowed`, and ratios of `count` stages, or of fewer where that many remove
+    too much.
 
     With a surcharge as many stages stand where the closeness to the published spacing and the
     surcharge are together cheapest, within the tolerance of the retention.
     """
     best: tuple[float, Sequence[int], list[float]] | None = None
     for used in range(count, 0, -1):
-        target = _Target(num_layers, retention, used, ratio, min_layer)
+        target = _Target(num_layers, retention, used, ratio, allowed)
         layers = target.closest()
         if layers is None:
             break
@@ -143,7 +155,7 @@ class _Target:
     retention: float
     count: int
     ratio: float
-    min_layer: int
+    allowed: Sequence[int]
 
     def closest(self) -> Sequence[int] | None:
         """Of all layers that fit those closest to the published spacing."""
@@ -191,14 +203,17 @@ class _Target:
         return short * self.num_layers + 0.05 * spread, abs(reached - self.retention)
 
     def _candidates(self) -> Iterable[Sequence[int]]:
-        """All layers for few stages; for many, equal gaps only, so that the search stays small."""
-        first, last, count = self.min_layer, self.num_layers, self.count
-        if math.comb(last - first, count) <= 50_000:
-            return itertools.combinations(range(first, last), count)
+        """All choices of few stages; for many those with equal gaps, so that the search stays small.
+
+        Gaps are counted in allowed layers.
+        """
+        allowed, count = self.allowed, self.count
+        if math.comb(len(allowed), count) <= 50_000:
+            return itertools.combinations(allowed, count)
         return (
-            [start + gap * i for i in range(count)]
-            for start in range(first, last)
-            for gap in range(1, (last - 1 - start) // max(1, count - 1) + 1)
+            [allowed[start + gap * i] for i in range(count)]
+            for start in range(len(allowed))
+            for gap in range(1, (len(allowed) - 1 - start) // max(1, count - 1) + 1)
         )
 
 
@@ -214,9 +229,11 @@ def _last_ratio(
     return min(ratios[-1], max(0.0, (without - retention) / (without - full)))
 
 
-def more_stages(num_layers: int, retention: float, ratio: float, min_layer: int, count: int) -> str:
-    for more in range(count + 1, num_layers - min_layer + 1):
-        lowest = stack([min_layer + i for i in range(more)], [ratio] * more, num_layers)
+def more_stages(
+    num_layers: int, retention: float, ratio: float, allowed: Sequence[int], count: int
+) -> str:
+    for more in range(count + 1, len(allowed) + 1):
+        lowest = stack(allowed[:more], [ratio] * more, num_layers)
         if lowest <= retention + TOLERANCE:
             return f"use {more} stages (windows with {more} entries) or a retention in that range"
     return "use a retention in that range, or a strategy whose stages can remove more at once"

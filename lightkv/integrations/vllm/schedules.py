@@ -17,7 +17,14 @@ from typing import Unpack
 
 from lightkv.checkpoints.published import TEXT_TOKENS
 from lightkv.core.errors import check_least
-from lightkv.core.pipeline.pipeline import Changes, Pipeline, PipelineSource, resolve_spec
+from lightkv.core.pipeline.pipeline import (
+    Changes,
+    Pipeline,
+    PipelineSource,
+    resolve_spec,
+    searched_places,
+)
+from lightkv.core.pipeline.places import Places
 from lightkv.core.pipeline.recipe import Recipe
 from lightkv.integrations.vllm.blocks import segments_of
 from lightkv.integrations.vllm.groups import Grouping, group_layers
@@ -41,6 +48,7 @@ def serving_pipeline(
     num_layers: int,
     *,
     block_size: int,
+    places: Places | None = None,
     min_layer: int = 0,
     tokens: int = VISION_TOKENS,
     **changes: Unpack[Changes],
@@ -54,7 +62,9 @@ def serving_pipeline(
         source: a spec, a preset's name, a path to a YAML file or plain data.
         num_layers: decoder layers.
         block_size: tokens of a block.
-        min_layer: layers that the model needs to run before the first stage.
+        places: where the decoder lets stages act; anywhere if None.
+        min_layer: layers that the model needs to run before the first stage, if that is all that
+            `places` would say.
         tokens: vision tokens of a usual prompt.
         changes: what to replace in it: `retention`, roles, `positions`, `schedule`, ….
 
@@ -66,17 +76,19 @@ def serving_pipeline(
     spec = resolve_spec(source)
     if changes:
         spec = spec.updated(**changes)
-    plain = Pipeline.build(spec, num_layers, min_layer=min_layer)
+    plain = Pipeline.build(spec, num_layers, places=places, min_layer=min_layer)
     if not isinstance(spec.schedule, Recipe) or not spec.schedule.searches_layers:
         return plain
     most = group_layers(segments_of(plain)).padding
     charged = spec.schedule.schedule(
-        num_layers, min_layer, _Waste(num_layers, block_size, tokens, most)
+        num_layers,
+        surcharge=_Waste(num_layers, block_size, tokens, most),
+        allowed=searched_places(spec, num_layers, plain.places),
     )
     if charged == plain.schedule:
         return plain
     chosen = spec.model_copy(update={"schedule": charged.stages})
-    return replace(Pipeline.build(chosen, num_layers, min_layer=min_layer), asked=plain.asked)
+    return replace(Pipeline.build(chosen, num_layers, places=plain.places), asked=plain.asked)
 
 
 @dataclass(frozen=True)
