@@ -13,6 +13,7 @@ from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
 from lightkv.adapters.families.deepseek_ocr2 import DeepseekOcr2Adapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
+from lightkv.adapters.families.ernie4_5_vl import Ernie45VLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
@@ -28,6 +29,7 @@ from lightkv.adapters.families.idefics2 import Idefics2Adapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.kimi_k25 import KimiK25Adapter
 from lightkv.adapters.families.lfm2_vl import Lfm2VLAdapter
 from lightkv.adapters.families.llama4 import Llama4Adapter
 from lightkv.adapters.families.llava import LlavaAdapter
@@ -72,7 +74,9 @@ FAMILIES = (
     Qwen3VLAdapter,
     VipLlavaAdapter,
     # What layers are given, how they see, and what they share.
+    Ernie45VLAdapter,
     Gemma4Adapter,
+    KimiK25Adapter,
     Llama4Adapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,
