@@ -39,7 +39,8 @@ class StageContext:
         stage: number of the stage in the schedule, from 0.
         run: number of the prefill in the session, from 0 (varies seeded noise between runs).
         num_layers: decoder layers of the model, or None outside a model.
-        ratio: share of the current vision tokens that this stage removes.
+        ratio: share of the current vision tokens that this stage removes. Where modalities have ratios
+            of their own: that of the windows at hand, and for a scorer the largest.
         layer: the layer whose cache is compressed, or None for a stage between layers. Tokens are
             then vectors of key and value.
         round: number of the round, where a stage on the cache takes several.

@@ -18,12 +18,13 @@ import numpy.typing as npt
 import torch
 
 from lightkv.core.errors import LayoutError
+from lightkv.core.modality import MODALITIES, in_order
 from lightkv.core.transfer import all_to_device, to_device
 
 IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
 Grid = tuple[int, int, int]
-"""(frames, rows, columns); an image has one frame."""
+"""(frames, rows, columns); an image has one frame, audio one row and one column."""
 
 SEPARATOR = -1
 """Cell index of a vision position that shows no patch (a row's newline, a class token)."""
@@ -40,16 +41,26 @@ class View:
         grid: (frames, rows, columns).
         positions: `[n]` ascending sequence positions of the view's vision tokens.
         cells: `[n]` raster cell index of each token, or `SEPARATOR`.
-        image: number of the image (or video) in its sample that the view belongs to.
+        image: number of the image (video, recording) in its sample that the view belongs to.
+        modality: what it shows, one of `MODALITIES`. The grid of audio is (tokens, 1, 1).
     """
 
     grid: Grid
     positions: IntArray
     cells: IntArray
     image: int = 0
+    modality: str = "image"
 
     @classmethod
-    def from_span(cls, start: int, grid: Grid, *, image: int = 0, newline: bool = False) -> View:
+    def from_span(
+        cls,
+        start: int,
+        grid: Grid,
+        *,
+        image: int = 0,
+        newline: bool = False,
+        modality: str = "image",
+    ) -> View:
         """A contiguous raster view; with `newline` each row is followed by one separator token."""
         frames, rows, columns = checked_grid(grid)
         cells = np.arange(frames * rows * columns, dtype=np.int64).reshape(frames * rows, columns)
@@ -57,9 +68,8 @@ class View:
             breaks = np.full((frames * rows, 1), SEPARATOR, dtype=np.int64)
             cells = np.concatenate([cells, breaks], axis=1)
         flat = cells.reshape(-1)
-        return cls(
-            (frames, rows, columns), start + np.arange(flat.size, dtype=np.int64), flat, image
-        )
+        positions = start + np.arange(flat.size, dtype=np.int64)
+        return cls((frames, rows, columns), positions, flat, image, modality)
 
     @property
     def coordinates(self) -> IntArray:
@@ -93,26 +103,42 @@ class SampleLayout:
 
     @cached_property
     def tokens(self) -> TokenTable:
-        """Per vision token, in sequence order: image, view and coordinates."""
+        """Per vision token, in sequence order: image, view, coordinates and modality."""
         if not self.views:
             empty = np.zeros(0, dtype=np.int64)
-            return TokenTable(empty, empty, np.zeros((0, 3), dtype=np.int64))
+            return TokenTable(empty, empty, np.zeros((0, 3), dtype=np.int64), empty)
         order = np.argsort(np.concatenate([v.positions for v in self.views]), kind="stable")
         view = np.concatenate([np.full(v.positions.size, i) for i, v in enumerate(self.views)])
         image = np.concatenate([np.full(v.positions.size, v.image) for v in self.views])
         coordinates = np.concatenate([v.coordinates for v in self.views])
+        kinds = np.array([MODALITIES.index(v.modality) for v in self.views], dtype=np.int64)
         return TokenTable(
-            image[order].astype(np.int64), view[order].astype(np.int64), coordinates[order]
+            image[order].astype(np.int64),
+            view[order].astype(np.int64),
+            coordinates[order],
+            kinds[view[order]],
         )
+
+    @cached_property
+    def modalities(self) -> tuple[str, ...]:
+        """What its views show, in the order of `MODALITIES`."""
+        return in_order(view.modality for view in self.views)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenTable:
-    """What each vision token of a sample shows: `image` `[V]`, `view` `[V]`, `coordinates` `[V, 3]`."""
+    """What each vision token of a sample shows.
+
+    Attributes:
+        image, view: `[V]` numbers in the sample.
+        coordinates: `[V, 3]`.
+        modality: `[V]` place in `MODALITIES`.
+    """
 
     image: IntArray
     view: IntArray
     coordinates: IntArray
+    modality: IntArray
 
     @property
     def separator(self) -> npt.NDArray[np.bool_]:
@@ -195,7 +221,7 @@ class VisionLayout:
     @classmethod
     def from_spans(
         cls,
-        spans: Sequence[Sequence[tuple[int, Grid]]],
+        spans: Sequence[Sequence[tuple[int, Grid] | tuple[int, Grid, str]]],
         *,
         length: int | None = None,
         pads: Sequence[int] | None = None,
@@ -204,13 +230,15 @@ class VisionLayout:
 
         Args:
             spans: per sample a list of images; starts count from the beginning of the row,
-                left padding included.
+                left padding included. A third entry is the modality, `image` by default:
+                `(start, (tokens, 1, 1), "audio")`.
             length: N. Without it the layout adopts the length of the first tensor it is used
                 with (`with_length`).
             pads: left padding of each row, 0 by default.
 
         Raises:
-            LayoutError: spans outside the sequence, overlapping, or an impossible grid.
+            LayoutError: spans outside the sequence, overlapping, an impossible grid, or a modality
+                that there is not.
         """
         samples = []
         for row, (images, pad) in enumerate(
@@ -218,8 +246,8 @@ class VisionLayout:
         ):
             views = []
             for number, image in enumerate(images):
-                start, grid = checked_span(f"spans[{row}][{number}]", image)
-                views.append(View.from_span(start, grid, image=number))
+                start, grid, modality = checked_span(f"spans[{row}][{number}]", image)
+                views.append(View.from_span(start, grid, image=number, modality=modality))
             samples.append(SampleLayout(tuple(views), pad))
         return cls(UNKNOWN_LENGTH if length is None else int(length), tuple(samples))
 
@@ -300,6 +328,24 @@ class VisionLayout:
         )
 
     @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the views of all rows show, in the order of `MODALITIES`."""
+        return in_order(name for sample in self.samples for name in sample.modalities)
+
+    @property
+    def counts_by_modality(self) -> tuple[dict[str, int], ...]:
+        """Modality → current vision tokens, of each row; those that a row never had are left out."""
+        return self.once("by modality", self._by_modality)
+
+    def _by_modality(self) -> tuple[dict[str, int], ...]:
+        found = []
+        for sample, groups in zip(self.samples, self.groups, strict=True):
+            totals = groups.totals(sample.tokens.modality, len(MODALITIES))
+            counts = dict(zip(MODALITIES, map(int, totals), strict=True))
+            found.append({name: counts[name] for name in sample.modalities})
+        return tuple(found)
+
+    @property
     def original_counts(self) -> tuple[int, ...]:
         """Vision tokens of each row before any stage."""
         return tuple(int(sample.positions.size) for sample in self.samples)
@@ -333,7 +379,7 @@ class VisionLayout:
         digest.update(repr((self.length, self.pads, self.drafts)).encode())
         for sample, group in zip(self.samples, self.groups, strict=True):
             for view in sample.views:
-                digest.update(repr((view.grid, view.image)).encode())
+                digest.update(repr((view.grid, view.image, view.modality)).encode())
                 digest.update(view.positions.tobytes() + view.cells.tobytes())
             digest.update(group.label.tobytes() + group.population.tobytes())
             digest.update(repr(group.bands).encode())
@@ -450,22 +496,24 @@ def checked_grid(grid: Any) -> tuple[int, int, int]:
     return frames, rows, columns
 
 
-def checked_span(where: str, span: Any) -> tuple[int, Any]:
-    """(start, grid) of a span; the grid is checked when its view is made.
+def checked_span(where: str, span: Any) -> tuple[int, Any, str]:
+    """(start, grid, modality) of a span; grid and modality are checked when its layout is made.
 
     Raises:
-        LayoutError: not a pair that begins with a whole number.
+        LayoutError: not a pair, or a triple with a text, that begins with a whole number.
     """
-    pair = isinstance(span, (list, tuple)) and len(span) == 2 and not isinstance(span[1], int)
-    start = _whole(span[0]) if pair else None
-    if start is None:
+    fits = isinstance(span, (list, tuple)) and len(span) in (2, 3) and not isinstance(span[1], int)
+    start = _whole(span[0]) if fits else None
+    modality = span[2] if fits and len(span) == 3 else "image"
+    if start is None or not isinstance(modality, str):
         raise LayoutError(
-            "a span is (start, (frames, rows, columns))",
+            "a span is (start, (frames, rows, columns)), with the modality behind it if it is no image",
             field=where,
             value=span,
-            remedy="(5, (1, 24, 24)) is an image of 576 tokens that starts at 5",
+            remedy="(5, (1, 24, 24)) is an image of 576 tokens that starts at 5, "
+            '(5, (750, 1, 1), "audio") are 750 tokens of sound',
         )
-    return start, span[1]
+    return start, span[1], modality
 
 
 def checked_pads(pads: Sequence[int] | None, rows: int) -> tuple[int, ...]:
@@ -520,8 +568,27 @@ def check_sample(row: int, sample: SampleLayout, length: int | None) -> None:
         )
 
 
+def check_modality(where: str, view: View) -> None:
+    """Raise `LayoutError` unless the view shows something known, on a grid of its kind."""
+    if view.modality not in MODALITIES:
+        raise LayoutError(
+            "there is no such modality",
+            field=where,
+            value=view.modality,
+            remedy=f"use one of: {', '.join(MODALITIES)}",
+        )
+    if view.modality == "audio" and view.grid[1:] != (1, 1):
+        raise LayoutError(
+            "audio has tokens one after the other in time, and neither rows nor columns",
+            field=where,
+            value=view.grid,
+            remedy=f"its grid is (tokens, 1, 1), here {(int(np.prod(view.grid)), 1, 1)}",
+        )
+
+
 def _check_view(where: str, view: View) -> None:
     frames, rows, columns = checked_grid(view.grid)
+    check_modality(where, view)
     count = frames * rows * columns
     cells = view.cells[view.cells >= 0]
     if view.cells.size != view.positions.size:

@@ -46,6 +46,14 @@ class PseudoSquare(Partitioner):
                 value=windows,
                 remedy="use a number such as 4, or the partitioner 'windows'",
             )
+        if "audio" in sample.modalities:
+            raise ConfigError(
+                "the released module cuts a square of pictures, and audio has no rows and columns",
+                field="windows",
+                value=windows,
+                remedy="use the preset 'lightkv', whose windows of audio are over time, or leave audio "
+                "as it is: retention={'image': 0.55}",
+            )
         # The coarsest groups that stay known after windows by rank; none of them spans images.
         image = sample.tokens.image
         counts = groups.totals(image, int(image.max()) + 1 if image.size else 0)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lightkv.core.contracts import StageContext, WindowSpec
 from lightkv.core.encoder import VisionView
 from lightkv.core.layout import SampleLayout, View, VisionLayout
+from lightkv.core.modality import Share, most_removed
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.stage.functional import compress_stage
 from lightkv.core.stage.stage import Stage
@@ -30,17 +31,20 @@ class SampleShape:
         texts: text tokens before each image; the last entry stands after all of them (0: the prompt
             ends in its image).
         grids: (frames, rows, columns, whether each row ends in a separator) of each image.
+        modalities: what each of them shows; images if empty.
     """
 
     texts: tuple[int, ...]
     grids: tuple[tuple[int, int, int, bool], ...]
+    modalities: tuple[str, ...] = ()
 
     def layout(self, pad: int = 0) -> tuple[SampleLayout, int]:
         """The sample behind `pad` positions of padding, and the length of its row."""
         views, cursor = [], pad
         for number, (text, grid) in enumerate(zip(self.texts, self.grids, strict=False)):
             cursor += text
-            view = View.from_span(cursor, grid[:3], image=number, newline=grid[3])
+            kind = self.modalities[number] if self.modalities else "image"
+            view = View.from_span(cursor, grid[:3], image=number, newline=grid[3], modality=kind)
             cursor += view.positions.size
             views.append(view)
         return SampleLayout(tuple(views), pad), cursor + self.texts[-1]
@@ -62,13 +66,13 @@ class Case:
     Attributes:
         shapes: one entry for each row.
         windows: `windows` entry of each stage.
-        ratio: removed share of each stage.
+        ratio: removed share of each stage, or modality → that of its tokens.
         seed: of the tensors.
     """
 
     shapes: tuple[SampleShape, ...]
     windows: tuple[WindowSpec, ...]
-    ratio: float
+    ratio: Share
     seed: int
 
     @property
@@ -197,7 +201,7 @@ class Chain:
                     stage=number,
                     run=run,
                     num_layers=len(stages) + 1,
-                    ratio=stage.ratio,
+                    ratio=most_removed(stage.ratio),
                 ),
             )
             steps.append(Step(stage, hidden, layout, result))
@@ -210,7 +214,7 @@ class Chain:
 
 
 def stages_of(
-    spec: PipelineSpec, windows: Sequence[WindowSpec], ratio: float, **overrides: object
+    spec: PipelineSpec, windows: Sequence[WindowSpec], ratio: Share, **overrides: object
 ) -> tuple[Stage, ...]:
     """One stage of the spec's components for each entry of `windows`."""
     roles = {**spec.roles(), **overrides}
@@ -235,12 +239,38 @@ def grids(max_side: int = 7) -> st.SearchStrategy[tuple[int, int, int, bool]]:
     )
 
 
+def recordings(most: int = 24) -> st.SearchStrategy[tuple[int, int, int, bool]]:
+    """Grids of audio: tokens one after the other in time."""
+    return st.tuples(st.integers(1, most), st.just(1), st.just(1), st.just(False))
+
+
 @st.composite
-def shapes(draw: st.DrawFn, max_images: int = 2) -> SampleShape:
+def shapes(
+    draw: st.DrawFn, max_images: int = 2, modalities: Sequence[str] = ("image",)
+) -> SampleShape:
     """A prompt with 0 … `max_images` images and some text, which may end in its last image."""
-    images = draw(st.lists(grids(), max_size=max_images))
+    one = st.one_of(
+        *(
+            st.tuples(recordings() if name == "audio" else grids(), st.just(name))
+            for name in modalities
+        )
+    )
+    images = draw(st.lists(one, max_size=max_images))
     texts = draw(st.lists(st.integers(0, 3), min_size=len(images), max_size=len(images)))
-    return SampleShape((*texts, draw(st.integers(0 if images else 1, 4))), tuple(images))
+    return SampleShape(
+        (*texts, draw(st.integers(0 if images else 1, 4))),
+        tuple(grid for grid, _ in images),
+        tuple(name for _, name in images),
+    )
+
+
+def ratios(most: float, modalities: Sequence[str] = ("image",)) -> st.SearchStrategy[Share]:
+    """A removed share for all tokens or, where there are several modalities, for some of them."""
+    one = st.one_of(st.floats(0.01, most), st.sampled_from([most, most / 2]))
+    if len(modalities) < 2:
+        return one
+    own = st.dictionaries(st.sampled_from(list(modalities)), one, min_size=1)
+    return st.one_of(one, one, own)
 
 
 @st.composite
@@ -252,6 +282,7 @@ def cases(
     temporal: bool = False,
     max_ratio: float = 0.5,
     stages: int = 2,
+    modalities: Sequence[str] = ("image",),
 ) -> Case:
     """A batch of one to three prompts.
 
@@ -261,20 +292,25 @@ def cases(
         temporal: whether windows over time are drawn too.
         max_ratio: largest share that a stage may remove; it is drawn itself now and then.
         stages: stages in the chain.
+        modalities: what the prompts may show; with several, shares may be those of some of them.
     """
-    rows = tuple(draw(st.lists(shapes(), min_size=1, max_size=3)))
+    row = shapes(modalities=modalities)
+    rows = tuple(draw(st.lists(row, min_size=1, max_size=3)))
     if windows is None:
-        all_grids = [grid for row in rows for grid in row.grids]
-        windows = draw(_windows(all_grids, windowed, temporal, stages))
-    most = min(max_ratio, 0.95)
-    ratio = draw(st.one_of(st.floats(0.01, most), st.sampled_from([most, most / 2])))
+        shown = [
+            (grid, name)
+            for row in rows
+            for grid, name in zip(row.grids, row.modalities, strict=True)
+        ]
+        windows = draw(_windows(shown, windowed, temporal, stages))
+    ratio = draw(ratios(min(max_ratio, 0.95), modalities))
     return Case(rows, tuple(windows), ratio, draw(st.integers(0, 10_000)))
 
 
 @st.composite
 def _windows(
     draw: st.DrawFn,
-    all_grids: list[tuple[int, int, int, bool]],
+    shown: list[tuple[tuple[int, int, int, bool], str]],
     windowed: bool,
     temporal: bool,
     stages: int,
@@ -282,10 +318,11 @@ def _windows(
     """Windows per side that fit every grid and never grow."""
     if not windowed:
         return (None,) * stages
-    spaces = _falling(draw, min([4, *(min(grid[1:3]) for grid in all_grids)]), stages)
+    sides = (grid[0] if name == "audio" else min(grid[1:3]) for grid, name in shown)
+    spaces = _falling(draw, min([4, *sides]), stages)
     if not temporal or not draw(st.booleans()):
         return tuple(spaces)
-    times = _falling(draw, min([2, *(grid[0] for grid in all_grids)]), stages)
+    times = _falling(draw, min([2, *(grid[0] for grid, _ in shown)]), stages)
     return tuple({"space": space, "time": time} for space, time in zip(spaces, times, strict=True))
 
 

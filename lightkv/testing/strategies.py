@@ -4,8 +4,9 @@
         preset = "mine"            # a registered name, a PipelineSpec or plain data
         temporal = True            # also draw windows over time
 
-Each test draws batches with several images, video frames, strips of one row, separators, rows
-without images, prompts that end in their image and left padding, and runs a chain of stages on them.
+Each test draws batches with several images, videos and recordings, strips of one row, separators, rows
+without images, shares of some modalities only, prompts that end in their image and left padding, and
+runs a chain of stages on them.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from lightkv.core.assignment import Assignment
 from lightkv.core.contracts import PROTECTED, WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.modality import MODALITIES, removed
 from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
-from lightkv.core.stage.plan import partition_of
+from lightkv.core.stage.partitions import partition_of
 from lightkv.core.stage.stage import Stage
 from lightkv.core.stage.step import StageResult
 from lightkv.testing.cases import (
@@ -55,6 +57,7 @@ class StrategySuite:
         windows: `windows` entry of each stage; None draws ones that fit the grids.
         temporal: whether the partitioner takes `{space: …, time: …}`.
         stages: stages in a chain where windows are drawn.
+        modalities: what it compresses; prompts and ratios are drawn of these.
         tolerance: largest difference where order of summation may differ.
     """
 
@@ -62,6 +65,7 @@ class StrategySuite:
     windows: ClassVar[Sequence[WindowSpec] | None] = None
     temporal: ClassVar[bool] = False
     stages: ClassVar[int] = 3
+    modalities: ClassVar[tuple[str, ...]] = MODALITIES
     tolerance: ClassVar[float] = 1e-5
 
     # -- what the tests are made of ------------------------------------------------------------
@@ -80,6 +84,7 @@ class StrategySuite:
                 temporal=self.temporal,
                 max_ratio=probe.matcher.max_ratio,
                 stages=self.stages,
+                modalities=self.modalities,
             )
         )
 
@@ -277,28 +282,42 @@ def window_labels(step: Step) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     rows = rows_of(step.layout.vision_counts)
     first = np.concatenate([[0], np.cumsum(step.layout.original_counts)])
     for row in range(step.layout.batch_size):
-        part = partition_of(step.layout, row, step.stage.partitioner, step.stage.windows)
+        stage = step.stage
+        part = partition_of(step.layout, row, stage.partitioner, stage.windows, stage.ratio)
         own = origin[rows == row] - first[row]
         out.append(part.label if part.by == "rank" else part.label[own])
     return out
 
 
+def modality_of_tokens(step: Step) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """`[V]` place in `MODALITIES` of each current token, from its origin."""
+    origin = step.layout.token_index(torch.device("cpu")).origin.numpy()
+    table = [np.zeros(0, np.int64), *(s.tokens.modality for s in step.layout.samples)]
+    found: np.ndarray[Any, np.dtype[np.int64]] = np.concatenate(table)[origin]
+    return found
+
+
 def check_budget(step: Step) -> None:
     """Every window keeps what `Matcher.keep` says, or at most that under a dynamic budget.
 
-    Protected tokens all stay.
+    Protected tokens all stay, and no window holds tokens of two modalities.
     """
     survivor = step.result.assignment.survivor.cpu().numpy()
+    shown = modality_of_tokens(step)
     rows = rows_of(step.layout.vision_counts)
     starts = np.concatenate([[0], np.cumsum(step.layout.vision_counts)])
     for row, label in enumerate(window_labels(step)):
         alive = label[survivor[rows[survivor] == row] - starts[row]]
+        kinds = shown[starts[row] : starts[row + 1]]
         for window in np.unique(label):
             population, kept = int((label == window).sum()), int((alive == window).sum())
-            budget = step.stage.matcher.keep(population, step.stage.ratio)
-            wanted = population if window == PROTECTED else budget
-            if step.stage.matcher.dynamic and window != PROTECTED:
-                wanted = min(kept, wanted)
+            if window == PROTECTED:
+                assert kept == population, f"row {row}: a protected token went"
+                continue
+            (kind,) = set(kinds[label == window].tolist())
+            share = removed(step.stage.ratio, MODALITIES[kind])
+            budget = step.stage.matcher.keep(population, share)
+            wanted = min(kept, budget) if step.stage.matcher.dynamic else budget
             assert kept == wanted, f"row {row}, window {window}: {kept} of {population}"
 
 
@@ -387,6 +406,10 @@ def check_layout(step: Step) -> None:
     real = [t + v for t, v in zip(after.text_counts, after.vision_counts, strict=True)]
     assert length == max(real)
     assert after.pads == tuple(length - n for n in real)
+    after_step = replace(step, layout=after)
+    own = np.split(modality_of_tokens(after_step), np.cumsum(after.vision_counts)[:-1])
+    for counts, kinds in zip(after.counts_by_modality, own, strict=True):
+        assert all(n == (kinds == MODALITIES.index(m)).sum() for m, n in counts.items())
     mask = after.vision_mask(result.hidden_states.device)
     assert tuple(mask.sum(dim=1).tolist()) == after.vision_counts
     assert not bool((mask & ~after.valid_mask(mask.device)).any())
@@ -414,6 +437,7 @@ def shuffled_freely(case: Case) -> Case:
         SampleShape(
             (*shape.texts[:-1], max(1, shape.texts[-1])),
             tuple((*grid[:3], False) for grid in shape.grids),
+            shape.modalities,
         )
         for shape in case.shapes
     )

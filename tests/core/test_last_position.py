@@ -13,7 +13,7 @@ from lightkv.core.contracts import PROTECTED, Partition, Partitioner
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.run.engine import Engine
-from lightkv.core.stage.plan import partition_of
+from lightkv.core.stage.partitions import partition_of
 from lightkv.functional import compress_stage
 from lightkv.testing.cases import Chain, cases
 

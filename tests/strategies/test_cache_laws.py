@@ -17,7 +17,7 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
 from lightkv.core.stage.cache_entries import CachedLayer
-from lightkv.core.stage.plan import partition_of
+from lightkv.core.stage.partitions import partition_of
 from lightkv.testing import cases
 from lightkv.testing.cases import HEAD_DIM, HEADS, KV_HEADS, Case, SampleShape
 

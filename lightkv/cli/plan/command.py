@@ -22,7 +22,7 @@ from lightkv.cli.plan.trace import Comparison, compare
 from lightkv.core.cost.counting import Savings, ViewSize, count_savings, prompt_layout
 from lightkv.core.errors import check_least
 from lightkv.core.pipeline.pipeline import Pipeline
-from lightkv.core.run.report import gap_text
+from lightkv.core.run.report import gap_of
 
 
 def plan(
@@ -176,9 +176,15 @@ def _show(
         f"retention {savings.retention:.3f} (planned {savings.planned_retention:.3f}): mean over "
         "all layers of the share of vision tokens in the cache"
     )
-    gap = gap_text(savings.retention, pipeline.retention, pipeline.asked)
+    if pipeline.retentions:
+        shares = (f"{name} {share:.3f}" for name, share in savings.retentions.items())
+        out.print(f"of each modality: {', '.join(shares)}")
+    planned = pipeline.retentions or pipeline.retention
+    gap = gap_of(savings.retention, savings.retentions, planned, pipeline.asked)
     if gap is not None and not pipeline.counts_text:
         out.print(f"{gap}.")
+    if savings.estimate:
+        out.print(f"Costs are an estimate: {savings.estimate}.")
     separators = f", {savings.separators} of them without patch" if savings.separators else ""
     out.print(
         f"Assumed: vision tokens {savings.vanilla.vision_tokens[0]} ({'; '.join(map(str, views))}"

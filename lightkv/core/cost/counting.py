@@ -8,13 +8,13 @@ the first, so n − 1 decode steps are counted and the cache ends with prompt + 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers
+from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers, read_layer
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import SEPARATOR, Grid, SampleLayout, View, VisionLayout
 from lightkv.core.pipeline.pipeline import Pipeline
@@ -36,12 +36,14 @@ class ViewSize:
         cells: tokens that show a patch, in raster order, where the last row is not full; None
             for a full grid.
         leading: tokens before the first row that show no patch (class tokens).
+        modality: what it shows; the grid of audio is (tokens, 1, 1).
     """
 
     grid: Grid
     newline: bool = False
     cells: int | None = None
     leading: int = 0
+    modality: str = "image"
 
     @classmethod
     def of_count(cls, tokens: int) -> ViewSize:
@@ -60,15 +62,18 @@ class ViewSize:
 
     def view(self, start: int, image: int = 0) -> View:
         """The view at sequence position `start`."""
-        whole = View.from_span(start, self.grid, image=image, newline=self.newline)
+        kind = self.modality
+        whole = View.from_span(start, self.grid, image=image, newline=self.newline, modality=kind)
         if self.cells is None and not self.leading:
             return whole
         first = np.full(self.leading, SEPARATOR, dtype=np.int64)
         cells = np.concatenate([first, whole.cells[: self.cells]])
-        return View(self.grid, start + np.arange(cells.size, dtype=np.int64), cells, image)
+        return View(self.grid, start + np.arange(cells.size, dtype=np.int64), cells, image, kind)
 
     def __str__(self) -> str:
         frames, rows, columns = self.grid
+        if self.modality == "audio":
+            return f"{frames} of audio"
         text = f"{rows} x {columns}" if frames == 1 else f"{frames} x {rows} x {columns}"
         if self.cells is not None:
             text += f" (first {self.cells} cells)"
@@ -149,6 +154,9 @@ class Savings:
         new_tokens: generated tokens, the one that the prefill gives included.
         planned_retention: of the schedule, before rounding and before protected tokens.
         vanilla, compressed: cost without and with the pipeline.
+        estimate: why costs are only an estimate for this decoder; empty if they are counted.
+        by_modality: modality → its tokens that each layer caches.
+        originals: modality → its tokens in the prompt.
     """
 
     text_tokens: int
@@ -157,6 +165,17 @@ class Savings:
     planned_retention: float
     vanilla: Cost
     compressed: Cost
+    by_modality: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    originals: Mapping[str, int] = field(default_factory=dict)
+    estimate: str = ""
+
+    @property
+    def retentions(self) -> dict[str, float]:
+        """`retention` of each modality."""
+        return {
+            name: sum(kept) / (len(kept) * self.originals[name])
+            for name, kept in self.by_modality.items()
+        }
 
     @property
     def retention(self) -> float:
@@ -178,6 +197,8 @@ class Savings:
             "new_tokens": self.new_tokens,
             "planned_retention": self.planned_retention,
             "retention": self.retention,
+            "retentions": self.retentions,
+            "estimate": self.estimate,
             "vanilla": self.vanilla.to_dict(),
             "compressed": self.compressed.to_dict(),
         }
@@ -195,9 +216,10 @@ def count_savings(
         new_tokens: generated tokens, at least 1.
 
     Raises:
-        ConfigError: windows that do not fit the grid, or a number of generated tokens that is not
-            from 1 to `MOST_STEPS`.
+        ConfigError: windows that do not fit the grid, a prompt without any of the modalities that are
+            to be compressed, or a number of generated tokens that is not from 1 to `MOST_STEPS`.
     """
+    pipeline.check_prompt(layout)
     if not 1 <= new_tokens <= MOST_STEPS:
         raise ConfigError(
             f"the prefill gives one token at least, and {MOST_STEPS:,} steps are counted at most",
@@ -207,25 +229,34 @@ def count_savings(
     text = layout.text_counts[0]
     layers, flops = _walk(pipeline, shape, layout)
     vision = layout.vision_counts[0]
-    unchanged = [_Layer(vision, vision, vision + text)] * shape.num_layers
+    originals = layout.counts_by_modality[0]
+    unchanged = [_Layer(vision, originals, vision + text)] * shape.num_layers
     cells = np.concatenate([view.cells for view in layout.samples[0].views])
     return Savings(
         text_tokens=text,
         separators=int((cells == SEPARATOR).sum()),
         new_tokens=new_tokens,
-        planned_retention=pipeline.retention,
-        vanilla=_cost(shape, unchanged, text, new_tokens, Flops()),
-        compressed=_cost(shape, layers, text, new_tokens, flops),
+        planned_retention=pipeline.planned_for(layout),
+        by_modality={name: tuple(each.shown[name] for each in layers) for name in originals},
+        originals=originals,
+        vanilla=_cost(shape, unchanged, text, new_tokens, Flops(), vision + text),
+        compressed=_cost(shape, layers, text, new_tokens, flops, vision + text),
+        estimate=shape.estimate,
     )
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Of one layer: vision tokens seen and stored, and all entries stored."""
+    """Of one layer: vision tokens seen, those stored of each modality, and all entries stored."""
 
     seen: int
-    vision: int
+    shown: Mapping[str, int]
     entries: int
+
+    @property
+    def vision(self) -> int:
+        """Vision tokens stored."""
+        return sum(self.shown.values())
 
 
 def _walk(
@@ -239,27 +270,35 @@ def _walk(
             (step,) = pipeline.between[layer].planned(layout)
             if step.plan.removes:
                 length = layout.length - layout.pads[0]
-                flops += step.stage.flops(shape.stage_sizes(step.plan, length, 0))
+                read = read_layer(step.stage, layer)
+                flops += step.stage.flops(shape.stage_sizes(step.plan, length, 0, layer=read))
                 layout, here = step.after(), None
-        if here is None:  # layers between two stages see, and store, the same
-            here = _layer(pipeline, shape, layout)
+        # Layers between two stages see, and store, the same.
+        if here is None or (pipeline.on_cache is not None and shape.layers):
+            here = _layer(pipeline, shape, layout, layer)
         layers.append(here[0])
         flops += here[1]
     return layers, flops
 
 
-def _layer(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout) -> tuple[_Layer, Flops]:
+def _layer(
+    pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout, layer: int
+) -> tuple[_Layer, Flops]:
     """What a layer that sees `layout` stores, and the FLOPs of a stage on its cache."""
     seen, length = layout.vision_counts[0], layout.length - layout.pads[0]
-    if pipeline.on_cache is None:
-        return _Layer(seen, seen, length), Flops()
+    if pipeline.on_cache is None or not shape.layer(layer).width:
+        return _Layer(seen, layout.counts_by_modality[0], length), Flops()
     rounds = list(pipeline.on_cache.planned(layout))
     left = rounds[-1].after()
     entries = left.length - left.pads[0]
-    text = layout.text_counts[0]
-    vision = round(seen * entries / length) if pipeline.counts_text else entries - text
-    flops = cache_flops([(r.stage, r.plan) for r in rounds], shape, length, 0)
-    return _Layer(seen, vision, entries), flops
+    shown = left.counts_by_modality[0]
+    if pipeline.counts_text:
+        shown = {
+            name: round(count * entries / length)
+            for name, count in layout.counts_by_modality[0].items()
+        }
+    flops = cache_flops([(r.stage, r.plan) for r in rounds], shape, length, 0, layer)
+    return _Layer(seen, shown, entries), flops
 
 
 def _cost(
@@ -268,18 +307,20 @@ def _cost(
     text: int,
     new_tokens: int,
     compression: Flops,
+    prompt: int,
 ) -> Cost:
     steps = new_tokens - 1
     stored = [each.entries for each in layers]
-    held = [each.vision for each in layers]
-    if shape.windows:
-        # Where a layer slides, the text that follows pushes vision tokens out of its cache.
-        held = [max(0, shape.held(layer, n) - text) for layer, n in enumerate(stored)]
+    # Where a layer slides, the text that follows pushes vision tokens out of its cache.
+    held = [
+        each.vision if shape.layer(i).window is None else max(0, shape.held(i, each.entries) - text)
+        for i, each in enumerate(layers)
+    ]
     return Cost(
         vision_tokens=tuple(each.vision for each in layers),
-        vision_kv_bytes=shape.kv_bytes_per_token * sum(held),
+        vision_kv_bytes=sum(shape.token_bytes(layer) * n for layer, n in enumerate(held)),
         kv_bytes=shape.kv_bytes([length + steps for length in stored]),
-        prefill_flops=shape.prefill_flops([each.seen + text for each in layers]),
+        prefill_flops=shape.prefill_flops([each.seen + text for each in layers], prompt),
         decode_flops=shape.decode_flops(stored, steps),
         compression_flops=compression.total,
         compression_products=compression.products,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightkv.core import yamls
 from lightkv.core.contracts import Component, PositionPolicy, window_sides
 from lightkv.core.errors import ConfigError, nearest
 from lightkv.core.layout import VisionLayout
+from lightkv.core.modality import Share
 from lightkv.core.needs import Needs, Source, needs_from
 from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.pipeline.places import Places
@@ -35,7 +37,7 @@ Given = Component | ComponentSpec
 class Changes(TypedDict, total=False):
     """What can be replaced in a pipeline, as keywords of all that takes one."""
 
-    retention: float | None
+    retention: float | Mapping[str, float] | None
     partitioner: Given
     scorer: Given | None
     matcher: Given
@@ -171,7 +173,8 @@ class PipelineSpec(Strict):
                     value=retention,
                     remedy="leave one of the two out",
                 )
-            data["schedule"] = {**data["schedule"], "retention": retention}
+            wanted = dict(retention) if isinstance(retention, Mapping) else retention
+            data["schedule"] = {**data["schedule"], "retention": wanted}
         return self.parse(data)
 
 
@@ -206,7 +209,8 @@ class Pipeline:
         stages: the same with their components, each at its place.
         positions: the position policy.
         num_layers: decoder layers it was built for.
-        asked: retention that its recipe was solved for; None if its stages were given.
+        asked: retention that its recipe was solved for, of all vision tokens or modality → that of its
+            own; None if its stages were given.
         places: where the decoder lets stages act.
     """
 
@@ -215,7 +219,7 @@ class Pipeline:
     stages: tuple[PlacedStage, ...]
     positions: PositionPolicy
     num_layers: int
-    asked: float | None = None
+    asked: Share | None = None
     places: Places = field(default_factory=Places)
 
     @classmethod
@@ -301,8 +305,46 @@ class Pipeline:
 
     @property
     def retention(self) -> float:
-        """Planned retention, before rounding to whole tokens."""
+        """Planned retention, before rounding to whole tokens.
+
+        Where modalities have retentions of their own the mean of these; see `retentions`.
+        """
         return self.schedule.retention(self.num_layers)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that are compressed by shares of their own; none where all tokens are alike."""
+        return self.schedule.modalities
+
+    @property
+    def retentions(self) -> dict[str, float]:
+        """Modality → its planned retention, where modalities have their own; else empty."""
+        return {name: self.schedule.retention(self.num_layers, name) for name in self.modalities}
+
+    def planned_for(self, layout: VisionLayout) -> float:
+        """Planned retention of all vision tokens of a prompt together."""
+        planned = self.retentions
+        counts = [each for row in layout.counts_by_modality for each in row.items()]
+        total = sum(count for _, count in counts)
+        if not planned or not total:
+            return self.retention
+        return math.fsum(count * planned.get(name, 1.0) for name, count in counts) / total
+
+    def check_prompt(self, layout: VisionLayout) -> None:
+        """Refuse a prompt that has vision tokens, but of no modality that is to be compressed.
+
+        Raises:
+            ConfigError: with the modalities that are named, and those that the prompt has.
+        """
+        found = layout.modalities
+        if self.modalities and found and not set(found) & set(self.modalities):
+            raise ConfigError(
+                f"the prompt has tokens of {' and '.join(found)} only, so nothing would be compressed",
+                field="retention",
+                value=list(self.modalities),
+                remedy=f"name {' or '.join(found)}, as in retention={{{found[0]!r}: 0.5}}, or give one "
+                "number for all modalities",
+            )
 
     @property
     def counts_text(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.modality import Share, most_removed
 from lightkv.core.needs import Needs, Source, listed, needs_from
 from lightkv.core.pipeline.stage_spec import Site, StageSpec
 from lightkv.core.stage.cache_entries import entries_layout, needs_of_call
@@ -90,7 +91,7 @@ class PlacedStage:
             if error.field == "ratio":
                 error.field = f"schedule[{number}].ratio"
             raise
-        if spec.ratio > 0:
+        if most_removed(spec.ratio) > 0:
             check = _check_on_cache if on_cache else _check_between_layers
             check(number, stage, spec)
         if not on_cache:
@@ -116,7 +117,7 @@ class PlacedStage:
     @property
     def removes(self) -> bool:
         """Whether it is there to remove anything."""
-        return self.spec.ratio > 0
+        return most_removed(self.spec.ratio) > 0
 
     @cached_property
     def needs(self) -> Needs:
@@ -154,8 +155,19 @@ class PlacedStage:
             layout = planned.after()
 
 
-def round_ratios(ratio: float, most: float) -> list[float]:
+def round_ratios(ratio: Share, most: float) -> list[Share]:
     """Ratios of rounds that remove `ratio` together: `most` in each but the last."""
+    if not isinstance(ratio, dict):
+        return list(_rounds(ratio, most))
+    each = {name: _rounds(share, most) for name, share in ratio.items()}
+    count = max(map(len, each.values()))
+    return [
+        {name: own[turn] if turn < len(own) else 0.0 for name, own in each.items()}
+        for turn in range(count)
+    ]
+
+
+def _rounds(ratio: float, most: float) -> list[float]:
     if most <= 0.0:
         return [0.0]
     goal, left, ratios = 1.0 - ratio, 1.0, []

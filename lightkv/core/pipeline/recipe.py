@@ -9,6 +9,7 @@ from pydantic import ValidationError, field_validator
 
 from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
+from lightkv.core.modality import Share
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.solver import Surcharge, check_retention
 from lightkv.core.pipeline.stage_spec import Site
@@ -23,7 +24,8 @@ class Recipe(Strict):
     """A schedule that is solved when the depth of the model is known.
 
     Attributes:
-        retention: wanted mean over all layers of the share of vision tokens in the cache.
+        retention: wanted mean over all layers of the share of vision tokens in the cache; or modality →
+            that of its tokens (`{image: 0.5, audio: 0.7}`). Those that are not named are left alone.
         windows: one entry for each stage; the last is repeated where more stages are needed.
         ratio: removed share of each stage.
         after_layer: a single stage after this many layers, with its ratio solved, instead.
@@ -37,7 +39,7 @@ class Recipe(Strict):
         scope: of the stage on the cache: `vision`, or `all` with text.
     """
 
-    retention: float = DEFAULT_RETENTION
+    retention: Share = DEFAULT_RETENTION
     windows: tuple[WindowSpec, ...] = (None, None, None)
     ratio: float = DEFAULT_RATIO
     after_layer: int | None = None
@@ -84,7 +86,7 @@ class Recipe(Strict):
         if allowed is None:
             allowed = range(min_layer, num_layers)
         allowed = [place for place in allowed if place >= 1]
-        placed = self._placed(num_layers, allowed, surcharge)
+        placed = self._of_modalities(num_layers, allowed, surcharge)
         if not self.overrides:
             return placed
         last = len(self.overrides) - 1
@@ -93,10 +95,28 @@ class Recipe(Strict):
             for number, stage in enumerate(placed.stages)
         )
 
+    def _of_modalities(
+        self, num_layers: int, allowed: Sequence[int], surcharge: Surcharge | None
+    ) -> Schedule:
+        """Stages where the modality that is to keep least wants them, with a ratio for each of them."""
+        if not isinstance(self.retention, dict):
+            return self._placed(num_layers, allowed, surcharge)
+        if self.scope == "all":
+            raise ConfigError(
+                "where text takes part, one retention is for all entries",
+                field="schedule.retention",
+                value=self.retention,
+                remedy="give one number, or a stage on the cache of vision tokens alone",
+            )
+        lowest = self.model_copy(update={"retention": min(self.retention.values())})
+        placed = lowest._placed(num_layers, allowed, surcharge)
+        return placed.by_modality(num_layers, self.retention)
+
     def _placed(
         self, num_layers: int, allowed: Sequence[int], surcharge: Surcharge | None
     ) -> Schedule:
         window = self.windows[0] if self.windows else None
+        assert not isinstance(self.retention, dict)
         if self.site == "cache":
             for other in ("after_layer", "depths"):
                 if getattr(self, other) is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
+from lightkv.core.modality import in_order, most_removed, named, removed, share_text
 from lightkv.core.needs import Needs
 from lightkv.core.pipeline.places import Places, listed_places, nearest_place
 from lightkv.core.pipeline.solver import (
@@ -86,7 +87,7 @@ class Schedule:
     def __repr__(self) -> str:
         stages = ", ".join(
             ("cache" if s.site == "cache" else f"λ={s.after_layer}")
-            + f" ρ={s.ratio:.4g}"
+            + f" ρ={share_text(s.ratio)}"
             + (f" w={s.windows}" if s.windows else "")
             for s in self.stages
         )
@@ -128,28 +129,41 @@ class Schedule:
         for number, stage in enumerate(self.stages):
             if stage.after_layer is not None:
                 field = f"schedule[{number}].after_layer"
-                where, asked = (places, needs(number)) if stage.ratio > 0 else (Places(), NO_NEEDS)
+                where, asked = Places(), NO_NEEDS
+                if most_removed(stage.ratio) > 0:
+                    where, asked = places, needs(number)
                 where.check(stage.after_layer, num_layers, asked, field)
 
-    def shares(self, num_layers: int) -> tuple[float, ...]:
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that have ratios of their own in some stage; none where all tokens are alike."""
+        return in_order(name for stage in self.stages for name in named(stage.ratio))
+
+    def shares(self, num_layers: int, modality: str | None = None) -> tuple[float, ...]:
         """Share of the vision tokens that each layer caches, without rounding to whole tokens.
 
-        That is what it sees, less what a stage on the cache removes.
+        That is what it sees, less what a stage on the cache removes. Of all tokens, or of those of a
+        modality; where modalities have ratios of their own, of all means of each modality alike.
         """
         self.check(num_layers)
-        left = 1.0 if self.cache is None else 1.0 - self.cache.ratio
-        shares, share, stages = [], 1.0, {s.after_layer: s.ratio for s in self.stages}
+        if modality is None and self.modalities:
+            each = [self.shares(num_layers, name) for name in self.modalities]
+            return tuple(math.fsum(layer) / len(each) for layer in zip(*each, strict=True))
+        kind = modality or ""
+        left = 1.0 if self.cache is None else 1.0 - removed(self.cache.ratio, kind)
+        ratios = {s.after_layer: removed(s.ratio, kind) for s in self.stages}
+        shares, share = [], 1.0
         for layer in range(num_layers):
-            share *= 1.0 - stages.get(layer, 0.0)
+            share *= 1.0 - ratios.get(layer, 0.0)
             shares.append(share * left)
         return tuple(shares)
 
-    def retention(self, num_layers: int) -> float:
-        """Mean over the layers of the share of vision tokens in the cache.
+    def retention(self, num_layers: int, modality: str | None = None) -> float:
+        """Mean over the layers of the share of vision tokens in the cache, of all or of a modality.
 
         The published operating point: 40 layers, stages after 15, 23, 31, ρ = ½ → 0.553.
         """
-        return math.fsum(self.shares(num_layers)) / num_layers
+        return math.fsum(self.shares(num_layers, modality)) / num_layers
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain data for YAML; `Schedule(schedule.to_list())` gives the schedule back."""
@@ -187,6 +201,28 @@ class Schedule:
         return cls(
             {"after_layer": index + 1, "windows": side, "ratio": share}
             for index, side, share in zip(indices, sides, shares, strict=True)
+        )
+
+    def by_modality(self, num_layers: int, retention: Mapping[str, float]) -> Schedule:
+        """The same stages, each with a ratio for each modality that gives its retention.
+
+        What the stages keep is raised to a common power for each modality, 0 for one that keeps all.
+
+        Args:
+            num_layers: decoder layers.
+            retention: modality → wanted mean over the layers of the share in the cache.
+        """
+        base = [stage.ratio for stage in self.stages if not isinstance(stage.ratio, dict)]
+        layers = [stage.after_layer or 0 for stage in self.stages]
+        solved = {
+            name: solve_power(num_layers, wanted, layers, base)
+            if wanted < 1.0
+            else [0.0] * len(base)
+            for name, wanted in retention.items()
+        }
+        return Schedule(
+            stage.model_copy(update={"ratio": {name: each[i] for name, each in solved.items()}})
+            for i, stage in enumerate(self.stages)
         )
 
     # -- solvers --------------------------------------------------------------------------------

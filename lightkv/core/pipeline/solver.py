@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightkv.core.errors import ConfigError
+from lightkv.core.modality import check_named
 from lightkv.core.strict import is_number
 
 TOLERANCE = 0.005 + 1e-9
@@ -22,10 +23,20 @@ to the published spacing; infinity rules a choice out.
 
 
 def check_retention(retention: object) -> None:
+    """Refuse what is no share of the KV cache, for all tokens or for those of named modalities."""
+    check_named(retention, "retention")
+    if isinstance(retention, Mapping):
+        for name, share in retention.items():
+            _check_share(share, f"retention.{name}")
+    else:
+        _check_share(retention, "retention")
+
+
+def _check_share(retention: object, field: str) -> None:
     if not is_number(retention) or not 0.0 < retention <= 1.0:
         raise ConfigError(
             "retention is a share of the vision KV cache",
-            field="retention",
+            field=field,
             value=retention,
             remedy="use a number above 0 and at most 1, such as 0.55",
         )

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from lightkv.core.contracts import WindowSpec, window_sides, wrong_windows
 from lightkv.core.errors import ConfigError
+from lightkv.core.modality import Share, check_ratio
 from lightkv.core.stage.cache_entries import Scope
 from lightkv.core.strict import Strict, check_plain
 
@@ -24,7 +25,8 @@ class StageSpec(Strict):
             the layer has run in the prefill.
         after_layer: λ, decoder layers that see the tokens uncompressed by this stage; None on the
             cache site.
-        ratio: ρ, share of the current vision tokens that the stage removes, in [0, 1).
+        ratio: ρ, share of the current vision tokens that the stage removes, in [0, 1); or modality →
+            that of its tokens (`{image: 0.5, audio: 0.3}`), others then stay.
         windows: windows per side of each view (`4`), `{space: 4, time: 2}`, or None for the
             partitioner's own default.
         scope: `all` lets text entries take part too (cache site only).
@@ -33,7 +35,7 @@ class StageSpec(Strict):
 
     site: Site = "layers"
     after_layer: int | None = Field(default=None, validate_default=True)
-    ratio: float
+    ratio: Share
     windows: WindowSpec = None
     scope: Scope = "vision"
     overrides: dict[str, Any] = {}
@@ -55,13 +57,14 @@ class StageSpec(Strict):
     def _scope_is_of_the_cache(cls, value: Scope, info: ValidationInfo) -> Scope:
         if value == "all" and info.data.get("site") != "cache":
             raise ValueError("text tokens take part on the cache site only")
+        if value == "all" and isinstance(info.data.get("ratio"), dict):
+            raise ValueError("where text takes part, one ratio is for all entries")
         return value
 
     @field_validator("ratio")
     @classmethod
-    def _ratio_is_share(cls, value: float) -> float:
-        if not 0.0 <= value < 1.0:
-            raise ValueError("the removed share must be at least 0 and below 1")
+    def _ratio_is_share(cls, value: Share) -> Share:
+        check_ratio(value)
         return value
 
     @field_validator("windows")

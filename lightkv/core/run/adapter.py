@@ -11,6 +11,7 @@ from torch import nn
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError, check_known
 from lightkv.core.heads import HeadGroup
+from lightkv.core.modality import MODALITIES
 from lightkv.core.pipeline.places import Places
 from lightkv.core.plugins import registry
 from lightkv.core.run.refusal import GRID, Refusal, Standing
@@ -36,12 +37,14 @@ class Adapter(ABC):
         models: human-readable families, for listings.
         model_types: values of `config.model_type` that it serves.
         geometry: `grid` if its views show where tokens lie in a picture, `strip` if they have no place.
+        modalities: what its prompts may hold tokens of; all that there are, unless a family says.
     """
 
     name: str
     models: str = ""
     model_types: ClassVar[tuple[str, ...]] = ()
     geometry: ClassVar[str] = GRID
+    modalities: ClassVar[tuple[str, ...]] = MODALITIES
 
     @abstractmethod
     def matches(self, model: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from lightkv.core.contracts import Component, EmbeddingsInput, PositionInput, Sc
 from lightkv.core.encoder import VisionView
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
+from lightkv.core.modality import most_removed
 from lightkv.core.needs import Needs
 from lightkv.core.numerics import check_finite, exact
 from lightkv.core.pipeline.pipeline import Pipeline
@@ -218,7 +219,9 @@ class Prefill:
             plan,
             readings=readings.with_encoder(stage, self.vision).to(device),
             size=self.size,
-            context=StageContext(after_layer, placed.number, self.run, depth, stage.ratio),
+            context=StageContext(
+                after_layer, placed.number, self.run, depth, most_removed(stage.ratio)
+            ),
             timer=self.profiler.timer,
             heads=self.heads,
         )

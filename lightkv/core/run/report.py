@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers
+from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers, read_layer
+from lightkv.core.cost.layers import LayerShape
 from lightkv.core.errors import SessionError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.modality import Share, in_order, share_text
 from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.run.record import PassRecord, StageRecord
 from lightkv.core.stage.cache_entries import CachedLayer
@@ -32,6 +34,10 @@ class SampleReport:
         vision_tokens: vision tokens that each layer caches: those that it sees, less what a stage on
             the cache takes away.
         seen_tokens: vision tokens that each layer sees; None where that is the same.
+        stateful: layers without entries, which a stage on the cache cannot reach; the retention that it
+            achieves is counted without them.
+        by_modality: `vision_tokens` of each modality that the row has.
+        originals: `original` of each of them.
         kv_bytes: bytes of all its real cache entries in each layer, made in this prefill.
         vision_kv_bytes: bytes of the vision tokens' keys and values over all layers.
         flops, flops_vanilla: of its prefill, with and without compression.
@@ -48,12 +54,27 @@ class SampleReport:
     compression_flops: int
     original: int
     seen_tokens: tuple[int, ...] | None = None
+    stateful: tuple[int, ...] = ()
+    by_modality: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    originals: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def retention(self) -> float:
         """Achieved mean over the layers of the share of vision tokens kept (1 without images)."""
-        layers = len(self.vision_tokens)
-        return sum(self.vision_tokens) / (layers * self.original) if self.original else 1.0
+        return self._share(self.vision_tokens, self.original)
+
+    @property
+    def retentions(self) -> dict[str, float]:
+        """The same of each modality that the row has."""
+        return {
+            name: self._share(tokens, self.originals[name])
+            for name, tokens in self.by_modality.items()
+            if self.originals[name]
+        }
+
+    def _share(self, tokens: Sequence[int], original: int) -> float:
+        counted = [n for layer, n in enumerate(tokens) if layer not in self.stateful]
+        return sum(counted) / (len(counted) * original) if original else 1.0
 
 
 @dataclass(frozen=True)
@@ -80,8 +101,10 @@ class RunReport:
     Attributes:
         run: number of the prefill in the session.
         strategy: name of the pipeline.
-        planned_retention: of the schedule, before rounding to whole tokens.
-        asked_retention: that the schedule was solved for; None if its stages were given.
+        planned_retention: of the schedule, before rounding to whole tokens. Where modalities have their
+            own, that of the prompt's tokens together; `planned_retentions` has each of them.
+        asked_retention: that the schedule was solved for, or modality → its own; None if its stages
+            were given.
         counts_text: whether planned and asked retention are shares of all cache entries, since text
             takes part; `retention` is always that of vision tokens.
         samples: one entry for each row of the batch.
@@ -95,6 +118,7 @@ class RunReport:
         after_layers: how many layers ran before each of these stages.
         layout: of the prompt before any stage, kept with `trace`.
         cache_trace: per layer what a stage on the cache did, if the session keeps it.
+        flops_estimate: why FLOPs are only an estimate for this decoder; empty if they are counted.
     """
 
     run: int
@@ -111,8 +135,10 @@ class RunReport:
     after_layers: tuple[int, ...] | None = None
     layout: VisionLayout | None = None
     cache_trace: tuple[CachedLayer | None, ...] | None = None
-    asked_retention: float | None = None
+    asked_retention: Share | None = None
     counts_text: bool = False
+    flops_estimate: str = ""
+    planned_retentions: dict[str, float] = field(default_factory=dict)
 
     @property
     def retention(self) -> float:
@@ -129,7 +155,18 @@ class RunReport:
         """
         if self.counts_text or not any(sample.original for sample in self.samples):
             return None
-        return gap_text(self.retention, self.planned_retention, self.asked_retention)
+        planned = self.planned_retentions or self.planned_retention
+        return gap_of(self.retention, self.retentions, planned, self.asked_retention)
+
+    @property
+    def retentions(self) -> dict[str, float]:
+        """Achieved retention of each modality, mean over the rows that have it."""
+        each = [sample.retentions for sample in self.samples]
+        found = {}
+        for name in in_order(name for row in each for name in row):
+            rows = [row[name] for row in each if name in row]
+            found[name] = sum(rows) / len(rows)
+        return found
 
     @property
     def vision_kv_bytes(self) -> int:
@@ -174,10 +211,12 @@ class RunReport:
             "asked_retention": self.asked_retention,
             "planned_retention": self.planned_retention,
             "retention": self.retention,
+            "retentions": self.retentions,
             "vision_kv_bytes": self.vision_kv_bytes,
             "cache_bytes": None if self.cache_bytes is None else list(self.cache_bytes),
             "flops": self.flops,
             "flops_vanilla": self.flops_vanilla,
+            "flops_estimate": self.flops_estimate,
             "compression_flops": sum(s.compression_flops for s in self.samples),
             "time_to_first_token": self.time_to_first_token,
             "role_times": self.role_times,
@@ -225,6 +264,7 @@ def _sample_dict(sample: SampleReport) -> dict[str, Any]:
         "vision_tokens": list(sample.vision_tokens),
         "kv_bytes": list(sample.kv_bytes),
         "retention": sample.retention,
+        "retentions": sample.retentions,
         "vision_kv_bytes": sample.vision_kv_bytes,
         "flops": sample.flops,
         "flops_vanilla": sample.flops_vanilla,
@@ -258,10 +298,10 @@ def build_report(
         stored[layer] = done.layout
     if held is None:
         cache = tuple(
-            layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
+            layout.batch_size * shape.layer_bytes(layer, layout.length)
             for layer, layout in enumerate(stored)
         )
-        held = [HeldLayer(shape.kv_bytes_per_token, 1)] * shape.num_layers
+        held = [HeldLayer(shape.token_bytes(layer), 1) for layer in range(shape.num_layers)]
     else:
         cache = tuple(layer.bytes for layer in held)
     if pipeline.on_cache is None:
@@ -271,11 +311,13 @@ def build_report(
     report = RunReport(
         run=record.run,
         strategy=pipeline.spec.name,
-        planned_retention=pipeline.retention,
+        planned_retention=pipeline.planned_for(record.layout),
+        planned_retentions=pipeline.retentions,
         asked_retention=pipeline.asked,
         counts_text=pipeline.counts_text,
         samples=samples,
         cache_bytes=cache if cached else None,
+        flops_estimate=shape.estimate,
     )
     if traced:
         report.trace = tuple(stage.assignment for stage in record.stages)
@@ -328,24 +370,36 @@ def _seen_sample(
     vision = tuple(layout.vision_counts[row] for layout in layouts)
     text, original = layouts[0].text_counts[row], record.layout.vision_counts[row]
     lengths = [text + count for count in vision]
+    originals = record.layout.counts_by_modality[row]
     return SampleReport(
+        by_modality=_by_modality(originals, [each.counts_by_modality[row] for each in layouts]),
+        originals=originals,
         text_tokens=text,
         vision_tokens=vision,
         kv_bytes=tuple(held[layer].share(shape.held(layer, n)) for layer, n in enumerate(lengths)),
         vision_kv_bytes=0,
-        flops=shape.prefill_flops(lengths),
+        flops=shape.prefill_flops(lengths, text + original),
         flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(_stage_flops(stage, shape, row) for stage in record.stages),
         original=original,
     )
 
 
+def _by_modality(
+    originals: Mapping[str, int], counts: Sequence[Mapping[str, int]]
+) -> dict[str, tuple[int, ...]]:
+    """Modality → its tokens in each layer, from `counts` of each layer."""
+    return {name: tuple(layer[name] for layer in counts) for name in originals}
+
+
 def _stage_flops(done: StageRecord, shape: DecoderShape, row: int) -> int:
     before = done.before
     if done.after.vision_counts[row] == before.vision_counts[row]:
         return 0  # alone in its batch, the row would not have been worked on
-    sizes = shape.stage_sizes(done.plan, before.length - before.pads[row], row)
-    return done.placed.stage.flops(sizes).total
+    stage = done.placed.stage
+    read = read_layer(stage, done.after_layer)
+    sizes = shape.stage_sizes(done.plan, before.length - before.pads[row], row, layer=read)
+    return stage.flops(sizes).total
 
 
 def _cached_samples(
@@ -356,19 +410,23 @@ def _cached_samples(
     held: Sequence[HeldLayer],
 ) -> tuple[SampleReport, ...]:
     """Reports of the rows where a stage on the cache acted (no layer slides then)."""
-    found, stored, counts = [], list(layouts), [list(each.vision_counts) for each in layouts]
+    found, stored = [], list(layouts)
+    counts = [list(each.counts_by_modality) for each in layouts]
+    stateful = tuple(layer for layer, each in enumerate(held) if not each.entries)
     for layer, done in record.cached.items():
-        stored[layer], counts[layer] = done.layout, done.vision_counts()
+        stored[layer], counts[layer] = done.layout, done.counts_by_modality()
     costs = _cache_costs(record, placed, shape)
     for row in range(record.layout.batch_size):
         seen = _seen_sample(record, shape, layouts, held, row)
         entries = [layout.length - layout.pads[row] for layout in stored]
-        vision = tuple(each[row] for each in counts)
+        vision = tuple(sum(each[row].values()) for each in counts)
         found.append(
             replace(
                 seen,
                 vision_tokens=vision,
+                by_modality=_by_modality(seen.originals, [each[row] for each in counts]),
                 seen_tokens=seen.vision_tokens,
+                stateful=stateful,
                 kv_bytes=tuple(held[layer].share(n) for layer, n in enumerate(entries)),
                 vision_kv_bytes=sum(held[layer].share(n) for layer, n in enumerate(vision)),
                 compression_flops=seen.compression_flops + costs[row],
@@ -379,16 +437,17 @@ def _cached_samples(
 
 def _cache_costs(record: PassRecord, placed: PlacedStage, shape: DecoderShape) -> list[int]:
     """FLOPs of the stage on the caches of all layers, for each row."""
-    total, known = [0] * record.layout.batch_size, dict[str, list[int]]()
+    total, known = [0] * record.layout.batch_size, dict[tuple[str, LayerShape], list[int]]()
     for layer, done in record.cached.items():
         before, rounds = done.before, zip(placed.rounds, record.cache_plans[layer], strict=True)
-        if before.key not in known:
+        key = before.key, shape.layer(layer)
+        if key not in known:
             steps = list(rounds)
-            known[before.key] = [
-                cache_flops(steps, shape, before.length - pad, row).total
+            known[key] = [
+                cache_flops(steps, shape, before.length - pad, row, layer).total
                 for row, pad in enumerate(before.pads)
             ]
-        total = [a + b for a, b in zip(total, known[before.key], strict=True)]
+        total = [a + b for a, b in zip(total, known[key], strict=True)]
     return total
 
 
@@ -396,16 +455,48 @@ def _cache_costs(record: PassRecord, placed: PlacedStage, shape: DecoderShape) -
 
 
 def _headline(report: RunReport) -> str:
-    asked = "" if report.asked_retention is None else f"asked {report.asked_retention:.3f}, "
-    parts = [f"retention {report.retention:.3f} ({asked}planned {report.planned_retention:.3f})"]
+    asked = report.asked_retention
+    said = "" if asked is None else f"asked {_asked(asked)}, "
+    parts = [f"retention {report.retention:.3f} ({said}planned {report.planned_retention:.3f})"]
+    if len(report.retentions) > 1 or report.planned_retentions:
+        parts += [f"{name} {share:.3f}" for name, share in report.retentions.items()]
     if report.flops_vanilla:
-        parts.append(f"prefill FLOPs {report.flops / report.flops_vanilla:.3f} of vanilla")
+        told = f" (an estimate: {report.flops_estimate})" if report.flops_estimate else ""
+        parts.append(f"prefill FLOPs {report.flops / report.flops_vanilla:.3f} of vanilla{told}")
     if report.time_to_first_token is not None:
         parts.append(f"first token {1e3 * report.time_to_first_token:.1f} ms")
     if report.time_per_token is not None:
         parts.append(f"{1e3 * report.time_per_token:.1f} ms per token")
     parts += [f"{role} {1e3 * t:.1f} ms" for role, t in report.role_times.items()]
     return ", ".join(parts)
+
+
+def _asked(share: Share) -> str:
+    return share_text(share) if isinstance(share, dict) else f"{share:.3f}"
+
+
+def gap_of(
+    achieved: float,
+    by_modality: Mapping[str, float],
+    planned: Share,
+    asked: Share | None,
+) -> str | None:
+    """`gap_text` of all tokens, or of the first modality that has something to say, with its name.
+
+    Args:
+        achieved, by_modality: mean over the layers of all tokens, and of those of each modality.
+        planned: of the schedule, modality → its own where there are such.
+        asked: of a recipe, likewise; None for explicit stages.
+    """
+    if not isinstance(planned, dict):
+        assert not isinstance(asked, dict)
+        return gap_text(achieved, planned, asked)
+    for name, share in planned.items():
+        wanted = asked[name] if isinstance(asked, dict) else None
+        gap = gap_text(by_modality.get(name, share), share, wanted)
+        if gap is not None:
+            return f"{name}: {gap}"
+    return None
 
 
 MOST_GAP = 0.05

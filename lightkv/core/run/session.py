@@ -179,6 +179,7 @@ def prepare(
     chosen = find_adapter(model, adapter)
     num_layers = chosen.num_layers(model)
     built = Pipeline.build(pipeline, num_layers, places=chosen.places(model), **changes)
+    _check_modalities(built, chosen, layout)
     shape = chosen.shape(getattr(model, "config", None))
     heads = chosen.heads(model)
     shape = replace(
@@ -211,7 +212,9 @@ def compress(
         pipeline: a preset's name, a spec, a path to a YAML file or plain data. The next ten replace
             parts of it, which otherwise stay as they are (`...`); a component is given as itself, as
             its name or as `{"name": …, parameter: value}`.
-        retention: mean over all layers of the share of vision tokens in the KV cache, in (0, 1].
+        retention: mean over all layers of the share of vision tokens in the KV cache, in (0, 1]; or
+            modality → that of its tokens, `{"image": 0.5, "audio": 0.7}`. Modalities that are not named
+            are left as they are.
         partitioner: who may interact with whom.
         scorer: how important each token is; None for pipelines that need no importances.
         matcher: who flows into whom, and who goes.
@@ -280,6 +283,21 @@ def detach(target: Session | nn.Module) -> None:
             continue
         if inner in (session.model, session.adapter.key_module(session.model)):
             session.detach()
+
+
+def _check_modalities(pipeline: Pipeline, adapter: Adapter, layout: VisionLayout | None) -> None:
+    """Refuse shares of modalities that the model, or the layout that was given, does not have."""
+    there = adapter.modalities if layout is None else layout.modalities
+    missing = [name for name in pipeline.modalities if name not in there]
+    if not missing or (layout is not None and not there):
+        return
+    whose = f"the adapter {adapter.name!r} knows" if layout is None else "the layout has"
+    raise ConfigError(
+        f"{whose} no tokens of {' and '.join(missing)}",
+        field="retention",
+        value=list(pipeline.modalities),
+        remedy=f"name one or more of: {', '.join(there)}, or give one number for all modalities",
+    )
 
 
 def _dtype(model: nn.Module) -> torch.dtype:

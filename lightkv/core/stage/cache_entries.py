@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
 from lightkv.core.assignment import Assignment
@@ -17,6 +18,7 @@ from lightkv.core.attention import TensorView
 from lightkv.core.contracts import Component, StageContext
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import SampleLayout, View, VisionLayout
+from lightkv.core.modality import MODALITIES, most_removed
 from lightkv.core.needs import Need, Needs
 from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.plan import StagePlan
@@ -55,20 +57,37 @@ class CachedLayer:
 
     def vision_counts(self) -> list[int]:
         """Vision entries left in each row; with text in play this waits for the device."""
+        return [sum(row.values()) for row in self.counts_by_modality()]
+
+    def counts_by_modality(self) -> list[dict[str, int]]:
+        """Modality → its entries left, of each row; with text in play this waits for the device."""
         if not self.whole:
-            return list(self.layout.vision_counts)
+            return list(self.layout.counts_by_modality)
         if self.kept.is_meta:
-            entries = [self.layout.length - pad for pad in self.layout.pads]
-            return [
-                round(left * seen / (seen + text)) if seen + text else 0
-                for left, seen, text in zip(
-                    entries, self.before.vision_counts, self.before.text_counts, strict=True
-                )
-            ]
-        device = self.kept.device
-        vision = self.before.vision_mask(device).gather(1, self.kept)
-        counts = (vision & self.layout.valid_mask(device)).sum(dim=1)
-        return [int(count) for count in counts.tolist()]
+            return self._expected()
+        before, device = self.before, self.kept.device
+        valid = self.layout.valid_mask(device)
+        index = before.token_index(device)
+        shown = np.concatenate([sample.tokens.modality for sample in before.samples])
+        shown_here = torch.from_numpy(shown).to(device).index_select(0, index.origin)
+        kinds = torch.full((before.batch_size * before.length,), -1, device=device)
+        kinds = kinds.index_copy(0, index.flat, shown_here).view(before.batch_size, -1)
+        left = kinds.gather(1, self.kept)
+        counts = [((left == k) & valid).sum(dim=1).tolist() for k in range(len(MODALITIES))]
+        return [
+            {name: int(counts[MODALITIES.index(name)][row]) for name in sample.modalities}
+            for row, sample in enumerate(before.samples)
+        ]
+
+    def _expected(self) -> list[dict[str, int]]:
+        """The same where no tensor has values: each modality's share of what is left."""
+        found = []
+        for row, pad in enumerate(self.layout.pads):
+            seen = self.before.counts_by_modality[row]
+            entries = sum(seen.values()) + self.before.text_counts[row]
+            left = self.layout.length - pad
+            found.append({name: round(left * count / entries) for name, count in seen.items()})
+        return found
 
 
 def entries_layout(layout: VisionLayout, scope: Scope) -> VisionLayout:
@@ -151,7 +170,7 @@ class CacheWork:
                 plan,
                 readings=self._with_keys(stage, readings, keys, layout),
                 size=size,
-                context=replace(context, round=number, ratio=stage.ratio),
+                context=replace(context, round=number, ratio=most_removed(stage.ratio)),
                 timer=self.timer,
                 heads=self.heads,
             )

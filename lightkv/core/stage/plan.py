@@ -6,7 +6,7 @@ layout and reused for every batch with the same layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ import torch
 from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, VisionLayout
+from lightkv.core.modality import MODALITIES
+from lightkv.core.stage.partitions import modality_of_labels, partition_of
 from lightkv.core.transfer import all_to_device
 
 
@@ -26,12 +28,14 @@ class Bucket:
     Attributes:
         gather: `[G, n]` places of the windows' tokens in window-sorted order.
         windows: `[G]` number of each window in the batch.
+        modality: of their tokens, where modalities have ratios of their own; else None.
     """
 
     population: int
     keep: int
     gather: torch.Tensor
     windows: IntArray
+    modality: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class StagePlan:
         return replace(all_to_device(self, device), buckets=buckets)
 
 
-KeepRule = Callable[[int], int]
+KeepRule = Callable[[int, str], int]
+"""(population of a window, modality of its tokens) → survivors."""
 
 
 def plan_stage(
@@ -92,6 +97,7 @@ def plan_stage(
     windows: WindowSpec,
     keep: KeepRule,
     counts: dict[int, int] | None = None,
+    ratio: float | Mapping[str, float] = 0.0,
 ) -> StagePlan:
     """Windows, budgets and tables of one stage.
 
@@ -99,29 +105,31 @@ def plan_stage(
         layout: the layout before the stage.
         partitioner: splits each sample.
         windows: the schedule's `windows` entry.
-        keep: population of a window → survivors.
+        keep: population of a window and its modality → survivors.
         counts: survivors of some windows by their number, where a dynamic budget decided.
+        ratio: of the stage; where it names modalities, others stay as they are.
 
     Raises:
         ConfigError: windows that do not fit, or whose populations would depend on values.
     """
     partitions = [
-        partition_of(layout, row, partitioner, windows) for row in range(layout.batch_size)
+        partition_of(layout, row, partitioner, windows, ratio) for row in range(layout.batch_size)
     ]
     rank, by_row, labels = _number_windows(layout, partitions)
     none = np.zeros(0, dtype=np.int64)
     populations = np.concatenate([none, *by_row])
     protected = np.concatenate([none, *labels]) == PROTECTED
+    shown = _modality_of_windows(layout, partitions, rank, populations.size)
     keeps = np.array(
         [
-            n if fixed else _checked_keep(keep, int(n))
-            for n, fixed in zip(populations, protected, strict=True)
+            n if fixed else _checked_keep(keep, int(n), MODALITIES[kind])
+            for n, fixed, kind in zip(populations, protected, shown, strict=True)
         ],
         dtype=np.int64,
     )
     for window, kept in (counts or {}).items():
         keeps[window] = min(max(kept, 0), int(keeps[window]))
-    buckets, passing = _bucket(populations, keeps)
+    buckets, passing = _bucket(populations, keeps, shown if isinstance(ratio, Mapping) else None)
     groups = _groups_after(layout, partitions, rank, keeps)
     left = tuple(int(group.population.sum()) for group in groups)
     length, pads, fill, filled = _compacted(layout, left)
@@ -150,30 +158,6 @@ def plan_stage(
         window=torch.from_numpy(rank),
         inner=None if inner is None else torch.from_numpy(inner),
     )
-
-
-def partition_of(
-    layout: VisionLayout, row: int, partitioner: Partitioner, windows: WindowSpec
-) -> Partition:
-    """Windows of a row. Where it ends in its image, its last token stands outside all of them.
-
-    The next token is read off the last position, so that survives every stage as it is, whatever the
-    partitioner says.
-    """
-    groups = layout.groups[row]
-    part = partitioner.partition(layout.samples[row], groups, windows)
-    return _without_last(part, groups) if layout.pinned[row] and part.label.size else part
-
-
-def _without_last(part: Partition, groups: Groups) -> Partition:
-    """The partition with the last token of the sequence protected, and known to survive."""
-    label = part.label.copy()
-    label[-1] = PROTECTED
-    if part.by == "cell":
-        return replace(part, label=label)
-    known = np.zeros_like(groups.label) if part.known is None else part.known.copy()
-    known[-1] = known.max() + 1
-    return replace(part, label=label, known=known)
 
 
 def _inner(layout: VisionLayout, partitions: list[Partition]) -> IntArray | None:
@@ -206,8 +190,8 @@ def _raster_within(layout: VisionLayout, rank: IntArray, inner: IntArray | None)
     return rank * max(1, rank.size) + np.concatenate(raster)
 
 
-def _checked_keep(keep: KeepRule, population: int) -> int:
-    kept = keep(population)
+def _checked_keep(keep: KeepRule, population: int, modality: str) -> int:
+    kept = keep(population, modality)
     if not 0 <= kept <= population:
         raise ConfigError(
             f"a window of {population} tokens cannot keep {kept}",
@@ -232,6 +216,17 @@ def _number_windows(
         labels.append(unique)
         offset += unique.size
     return np.concatenate(ranks), populations, labels
+
+
+def _modality_of_windows(
+    layout: VisionLayout, partitions: list[Partition], rank: IntArray, count: int
+) -> IntArray:
+    """`[count]` place in `MODALITIES` of the tokens of each window of the batch."""
+    shown = np.zeros(count, dtype=np.int64)
+    parts = zip(layout.samples, layout.groups, partitions, strict=True)
+    found = [np.zeros(0, dtype=np.int64), *(modality_of_labels(*each) for each in parts)]
+    shown[rank] = np.concatenate(found)
+    return shown
 
 
 def _populations(
@@ -259,7 +254,13 @@ def _populations(
     return groups.totals(number, count)
 
 
-def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...], IntArray]:
+def _bucket(
+    populations: IntArray, keeps: IntArray, shown: IntArray | None
+) -> tuple[tuple[Bucket, ...], IntArray]:
+    """Windows that are worked on together, and the places of what passes.
+
+    Given `shown` `[number of windows]`, the modality of each, a bucket holds windows of one only.
+    """
     starts = np.concatenate([[0], np.cumsum(populations)[:-1]]) if populations.size else populations
     passing = [
         np.arange(start, start + n)
@@ -267,15 +268,15 @@ def _bucket(populations: IntArray, keeps: IntArray) -> tuple[tuple[Bucket, ...],
         if kept == n
     ]
     buckets = []
-    shrinking = keeps < populations
-    shapes = sorted(
-        {(int(n), int(k)) for n, k in zip(populations[shrinking], keeps[shrinking], strict=True)}
-    )
-    for n, kept in shapes:
-        windows = np.flatnonzero((populations == n) & (keeps == kept) & shrinking)
-        chosen = starts[windows]
-        gather = torch.from_numpy(chosen[:, None] + np.arange(n)[None, :])
-        buckets.append(Bucket(n, kept, gather, windows.astype(np.int64)))
+    shrinking = np.flatnonzero(keeps < populations)
+    kinds = np.zeros_like(populations) if shown is None else shown
+    shapes = np.stack([populations, keeps, kinds], axis=1)[shrinking]
+    for shape in sorted(set(map(tuple, shapes.tolist()))):
+        windows = shrinking[np.all(shapes == shape, axis=1)]
+        n, kept, kind = shape
+        gather = torch.from_numpy(starts[windows][:, None] + np.arange(n)[None, :])
+        modality = None if shown is None else MODALITIES[kind]
+        buckets.append(Bucket(n, kept, gather, windows.astype(np.int64), modality))
     through = np.concatenate(passing).astype(np.int64) if passing else np.zeros(0, dtype=np.int64)
     return tuple(buckets), through
 

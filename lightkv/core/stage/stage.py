@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,12 +23,13 @@ from lightkv.core.contracts import (
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
+from lightkv.core.modality import check_ratio, most_removed, removed
 from lightkv.core.needs import Need, Needs, Source, check_needs, listed, needs_from
 from lightkv.core.numerics import as_here, exact
 from lightkv.core.plugins import build_component, get_preset
 from lightkv.core.sizes import Flops, StageSizes
 from lightkv.core.stage.plan import StagePlan, plan_stage
-from lightkv.core.strict import is_number, python_values
+from lightkv.core.strict import python_values
 from lightkv.core.transfer import all_to_device
 
 STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
@@ -37,6 +38,8 @@ STAGE_ROLES = ("partitioner", "scorer", "matcher", "aggregator")
 @dataclass(frozen=True)
 class Stage:
     """The components of one compression step and how much it removes.
+
+    `ratio` is the share of the current vision tokens that goes, or modality → that of its tokens.
 
     Raises:
         ConfigError: a ratio outside [0, 1) or above what the matcher can do in one stage, a
@@ -48,17 +51,11 @@ class Stage:
     matcher: Matcher
     aggregator: Aggregator
     scorer: Scorer | None = None
-    ratio: float = 0.5
+    ratio: float | Mapping[str, float] = 0.5
     windows: WindowSpec = None
 
     def __post_init__(self) -> None:
-        if not is_number(self.ratio) or not 0.0 <= self.ratio < 1.0:
-            raise ConfigError(
-                "the removed share must be at least 0 and below 1",
-                field="ratio",
-                value=self.ratio,
-                remedy="0.5 removes half of the current vision tokens",
-            )
+        check_ratio(self.ratio)
         wrong = wrong_windows(self.windows)
         if wrong is not None:
             raise ConfigError(
@@ -70,7 +67,7 @@ class Stage:
         for name in ("ratio", "windows"):
             # Partitioners and matchers are given numbers of Python.
             object.__setattr__(self, name, python_values(getattr(self, name)))
-        if self.ratio > self.matcher.max_ratio:
+        if most_removed(self.ratio) > self.matcher.max_ratio:
             raise ConfigError(
                 f"matcher {self.matcher.name!r} can remove at most "
                 f"{self.matcher.max_ratio:g} of the tokens in one stage",
@@ -100,7 +97,12 @@ class Stage:
 
     @classmethod
     def preset(
-        cls, name: str, *, ratio: float = 0.5, windows: WindowSpec = None, **overrides: Any
+        cls,
+        name: str,
+        *,
+        ratio: float | Mapping[str, float] = 0.5,
+        windows: WindowSpec = None,
+        **overrides: Any,
     ) -> Stage:
         """The stage of a preset: `Stage.preset("lightkv", windows=4, ratio=0.5)`.
 
@@ -110,7 +112,9 @@ class Stage:
         return cls.from_roles(roles, ratio=ratio, windows=windows)
 
     @classmethod
-    def from_roles(cls, roles: dict[str, Any], *, ratio: float, windows: WindowSpec) -> Stage:
+    def from_roles(
+        cls, roles: dict[str, Any], *, ratio: float | Mapping[str, float], windows: WindowSpec
+    ) -> Stage:
         """From role → component, name or `{"name": …, parameter: …}`; other roles are ignored."""
         parts = {
             role: build_component(role, roles[role])
@@ -142,8 +146,9 @@ class Stage:
             layout,
             self.partitioner,
             self.windows,
-            lambda n: self.matcher.keep(n, self.ratio),
+            lambda n, modality: self.matcher.keep(n, removed(self.ratio, modality)),
             counts,
+            self.ratio,
         )
         if plan.inner is not None and not self.matcher.knows_inner:
             raise ConfigError(

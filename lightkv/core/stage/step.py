@@ -6,7 +6,7 @@ from the plan, everything else is index arithmetic on the device. It runs on the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from lightkv.core.contracts import (
 from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import TokenIndex, VisionLayout
+from lightkv.core.modality import most_removed, removed
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import given_prompt
 from lightkv.core.stage.plan import Bucket, StagePlan
@@ -83,7 +84,7 @@ def run_stage(
     group = heads or HeadGroup()
     device = hidden_states.device
     index = layout.token_index(device)
-    context = context or StageContext(ratio=stage.ratio)
+    context = context or StageContext(ratio=most_removed(stage.ratio))
     readings = readings or Readings()
     if size is None:
         size = torch.ones(index.flat.numel(), dtype=torch.float32, device=device)
@@ -95,7 +96,9 @@ def run_stage(
         around = Surroundings(
             hidden_states, given_prompt(layout, device), readings.matcher_attention
         )
-    work = _StageWork(hidden_states, index, plan, score, size, readings, context, around)
+    work = _StageWork(
+        hidden_states, index, plan, score, size, readings, context, around, stage.ratio
+    )
     if stage.matcher.dynamic and plan.removes:
         counts = work.counts(stage.matcher, group)
         plan = stage.plan(layout, counts).to(device)
@@ -170,6 +173,7 @@ class _StageWork:
     readings: Readings
     context: StageContext
     around: Surroundings | None
+    ratio: float | Mapping[str, float]
 
     @cached_property
     def rows(self) -> torch.Tensor:
@@ -208,7 +212,7 @@ class _StageWork:
         for bucket in self.plan.buckets:
             tokens = self.order[bucket.gather]
             parts = [
-                matcher.count(self._match_input(tokens[block], bucket.keep))
+                matcher.count(self._match_input(tokens[block], bucket))
                 for block in self._blocks(bucket)
             ]
             asked.append(torch.cat(parts))
@@ -227,7 +231,7 @@ class _StageWork:
         """`[G, n]` what the matcher says of the windows of a bucket."""
         tokens = self.order[bucket.gather]
         blocks = self._blocks(bucket)
-        inputs = (self._match_input(tokens[block], bucket.keep) for block in blocks)
+        inputs = (self._match_input(tokens[block], bucket) for block in blocks)
         return torch.cat([matcher.match(each) for each in inputs])
 
     def match(self, bucket: Bucket, target: torch.Tensor) -> _Match:
@@ -237,16 +241,22 @@ class _StageWork:
         survivors = torch.sort(leaves, dim=-1, stable=True).indices[:, : bucket.keep]
         return _Match(bucket, tokens, target, survivors)
 
-    def _match_input(self, tokens: torch.Tensor, keep: int) -> MatchInput:
+    def _context(self, bucket: Bucket) -> StageContext:
+        """Where the stage runs; its ratio is that of the windows' modality if they have their own."""
+        if bucket.modality is None:
+            return self.context
+        return replace(self.context, ratio=removed(self.ratio, bucket.modality))
+
+    def _match_input(self, tokens: torch.Tensor, bucket: Bucket) -> MatchInput:
         flat, origin = self.index.flat[tokens], self.index.origin[tokens]
         seen, inner = self.readings.matcher_encoder, self.plan.inner
         return MatchInput(
             tokens=_rows(self.rows, flat),
-            keep=keep,
+            keep=bucket.keep,
             score=None if self.score is None else self.score[tokens],
             size=self.size[tokens],
             from_attention=None if self.metric is None else self.metric[flat],
-            context=self.context,
+            context=self._context(bucket),
             from_encoder=None if seen is None else seen[origin],
             inner=None if inner is None else inner[origin],
             row=flat[:, 0] // self.hidden_states.shape[1],
@@ -265,7 +275,7 @@ class _StageWork:
                 survivors=match.survivors[block],
                 score=None if self.score is None else self.score[tokens],
                 size=self.size[tokens],
-                context=self.context,
+                context=self._context(match.bucket),
                 from_encoder=None if seen is None else seen[origin],
             )
         )

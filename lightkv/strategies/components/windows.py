@@ -54,8 +54,9 @@ class Windows(Partitioner):
     `windows: 4` cuts rows and columns of every frame into 4 bands as even as possible (the first
     ones are one longer). Later stages group the bands of the stage before, so each window is a
     union of earlier ones and its population is known. `{space: 4, time: 2}` also cuts the frames
-    of a video into 2 bands; without `time` every frame stands alone. A side with fewer cells than
-    windows has a window for each: a picture of one token keeps it.
+    of a video into 2 bands; without `time` every frame stands alone. Audio has time alone: `windows: 4`
+    cuts it into 4 parts, of `{space: 4, time: 2}` it takes the 2, and `{space: 4}` is an error. A side
+    with fewer cells than windows has a window for each: a picture of one token keeps it.
 
     Attributes:
         population: cut rows and columns (then the frames, where `time` is set) into more bands than the
@@ -80,7 +81,6 @@ class Windows(Partitioner):
         self._check_budget()
         if windows is None and self.population is not None:
             windows = 1
-        space, time = _space_time(windows)
         tokens = sample.tokens
         label = np.full(tokens.view.size, PROTECTED, dtype=np.int64)
         all_bands: list[Bands | None] = []
@@ -89,7 +89,8 @@ class Windows(Partitioner):
         known = groups if self.budget == "window" else Groups.singletons(sample)
         for number, cut in enumerate(known.bands):
             here = tokens.view == number
-            bands = self._bands(sample, number, cut, groups, (space, time))
+            counts = _space_time(windows, sample.views[number])
+            bands = self._bands(sample, number, cut, groups, counts)
             window = offset + _windows_of(tokens.coordinates[here], bands)
             label[here] = np.where(tokens.separator[here], PROTECTED, window)
             offset += int(np.prod([max(axis) + 1 for axis in bands]))
@@ -139,7 +140,8 @@ class Windows(Partitioner):
                 least = int((share.sum() / (planes * self.population)) ** 0.5)
                 space = max(space + 1, min(least, rows, columns))
             elif time is not None and time < frames:
-                time += 1
+                least = int(share.sum() / (rows * columns * self.population))
+                time = max(time + 1, min(least, frames))
             elif self.clamp:
                 return bands
             else:
@@ -182,13 +184,16 @@ class Windows(Partitioner):
         return tuple(int(group[band]) for band in axis)
 
 
-def _space_time(windows: WindowSpec) -> tuple[int, int | None]:
+def _space_time(windows: WindowSpec, view: View) -> tuple[int, int | None]:
+    """Windows per side over space, and over time, of a view."""
     if windows is None:
         raise ConfigError(
             "the partitioner 'windows' needs to know how many",
             field="windows",
             remedy="set it in the schedule, such as {after_layer: 15, windows: 4, ratio: 0.5}",
         )
+    if view.modality == "audio":
+        return 1, _over_time(windows)
     if isinstance(windows, int):
         return windows, None
     if "space" not in windows:
@@ -199,6 +204,21 @@ def _space_time(windows: WindowSpec) -> tuple[int, int | None]:
             remedy="such as {space: 4, time: 2}",
         )
     return windows["space"], windows.get("time")
+
+
+def _over_time(windows: int | dict[Literal["space", "time"], int]) -> int:
+    """Windows of audio, which has no other side than time."""
+    if isinstance(windows, int):
+        return windows
+    if "time" not in windows:
+        raise ConfigError(
+            "audio has no rows and columns that windows over space could cut",
+            field="windows",
+            value=windows,
+            remedy=f"use windows: {windows.get('space', 4)} (for audio so many over time), or say how "
+            "many over time: {space: 4, time: 2}",
+        )
+    return windows["time"]
 
 
 def _windows_of(cells: IntArray, bands: Bands) -> IntArray:
