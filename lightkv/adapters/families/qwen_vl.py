@@ -23,7 +23,7 @@ class QwenVLAdapter(HFAdapter):
     name = "qwen_vl"
     models = "Qwen2-VL, Qwen2.5-VL"
     model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
-    modalities = ("image", "video")
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         return [model.model.visual]  # type: ignore[union-attr,list-item]

@@ -149,6 +149,8 @@ ENCODED_BEFORE = ("image", "video")
 GENERATE = "generate"
 ASSISTED = "_assisted_decoding"
 """The loop of `generate` that has drafts checked."""
+KEPT_LOGITS = "logits_to_keep"
+"""Argument of the model: how many logits at the end are wanted. Not all models take it."""
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 INPUT_NORM = "input_layernorm"
 
