@@ -7,7 +7,6 @@ AUDIO, BINS = 5, 16
 """Id of placeholders, and numbers of a frame."""
 
 UNTOLD_DRAFTS = {
-    "kept logits": "the model takes no logits_to_keep",
     "assisted": "without logits_to_keep nobody can tell drafts from the prompt: refused",
 }
 

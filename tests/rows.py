@@ -1,5 +1,6 @@
 """Processor-like rows of ids for the tests of adapters."""
 
+import numpy as np
 import torch
 
 from lightkv.adapters.hf.inputs import read_inputs
@@ -7,6 +8,10 @@ from lightkv.testing.truth import check_painted, decoder_inputs, points
 
 BETWEEN = 11
 """A text token between two images."""
+IMAGE, VIDEO, START, END = 5, 6, 7, 8
+"""Placeholders of grids, and the tokens around those of a picture."""
+PIXELS = 3 * 2 * 4 * 4
+"""Numbers of one patch of a grid."""
 
 
 def row_ids(prompt, blocks, *, apart=True):
@@ -88,6 +93,46 @@ def video_rows(model, prompts, block, frames, side):
     return inputs
 
 
+def grid_tokens(grid):
+    """Vision tokens of (frames, rows, columns) patches, of which 2 × 2 are merged."""
+    return grid[0] * grid[1] * grid[2] // 4
+
+
+def token_kinds(ids):
+    """What processors of grids tell of each token: 1 at images, 2 at videos."""
+    return (ids == IMAGE).long() + 2 * (ids == VIDEO).long()
+
+
+def one_run(token, grid):
+    """Ids of a picture in one run."""
+    return [START, *[token] * grid_tokens(grid), END]
+
+
+def stamped_frames(token, grid):
+    """Ids of a clip whose frames stand apart, a time stamp before each."""
+    frame = one_run(token, (1, *grid[1:]))
+    return [id for number in range(grid[0]) for id in (20 + number, *frame)]
+
+
+def grid_rows(prompts, grids, token=IMAGE, dtype=torch.float32, block=one_run):
+    """Left-padded prompts whose pictures, of these grids in turn, are random patches."""
+    kind = "image" if token == IMAGE else "video"
+    rows, own, pixels = [], [], []
+    for prompt in prompts:
+        grid_of = [grids[(prompt.seed + n) % len(grids)] for n in range(prompt.images)]
+        ids, generator = row_ids(prompt, [block(token, grid) for grid in grid_of])
+        rows.append(ids)
+        own += grid_of
+        pixels += [torch.randn(np.prod(g), PIXELS, generator=generator) for g in grid_of]
+    inputs = left_padded(rows)
+    inputs["mm_token_type_ids"] = token_kinds(inputs["input_ids"])
+    if own:
+        name = "pixel_values" if kind == "image" else "pixel_values_videos"
+        inputs[name] = torch.cat(pixels).to(dtype)
+        inputs[f"{kind}_grid_thw"] = torch.tensor(own)
+    return inputs
+
+
 def grids_later(model, whole, later):
     """A turn for models with grids: positions need all grids, the encoder only the new pixels.
 
@@ -98,7 +143,8 @@ def grids_later(model, whole, later):
     for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels in later:
             make = getattr(model, f"get_{kind}_features")
-            features[kind] = make(later[pixels], later[f"{kind}_grid_thw"])
+            sizes = {name: later[name] for name in later if name.startswith(f"{kind}_")}
+            features[kind] = make(later[pixels], **sizes)
     return {**call, "mm_encoder_outputs": features} if features else call
 
 

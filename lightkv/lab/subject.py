@@ -223,5 +223,7 @@ def usage(session: Session) -> Usage:
 def _whole_cache(shape: Any, row: SampleReport) -> int:
     """Bytes of the cache that the uncompressed model would have made of this prompt."""
     whole = row.text_tokens + row.original
-    held = sum(shape.held(layer, whole) for layer in range(shape.num_layers))
-    return int(held * shape.kv_bytes_per_token)
+    entries = (
+        shape.held(layer, whole) * shape.token_bytes(layer) for layer in range(shape.num_layers)
+    )
+    return int(sum(entries))

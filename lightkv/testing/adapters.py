@@ -9,11 +9,11 @@ Use a tiny model with random weights and at least six decoder layers; the suite 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ from lightkv.testing.oracles import (
     encoder_needs,
     masked_layers,
     on_cache,
+    shortened_layers,
     stored_by_layer,
     windowed,
 )
@@ -70,6 +71,10 @@ class AdapterBench:
         schedule: stages of all runs; at least two, none before layer 1.
         first_layer: layers that the family needs to run before the first stage.
         windows: sliding window of each layer, None where it has none; empty if no layer slides.
+        law: what a compressed run equals. `masked`: the uncompressed model that cannot see what was
+            dropped. `shorter`: the plain layers on the tokens that are left, for decoders with layers
+            that masks do not reach. Both are the same where all layers are attention.
+        recurrent: layers that keep a state instead of keys and values.
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
@@ -81,8 +86,7 @@ class AdapterBench:
             batch), "cache objects" (of the caller; also "cropping", "quantised cache", "offloaded
             cache", "refusing copies"),
             "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
-            "assistant" (a model that makes them), "streaming", "kept logits"
-            (`logits_to_keep`), "gradient checkpointing", "next
+            "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
             layer" (reading its attention), "embeddings" (instead of ids, with images),
             "placeholders" (in the ids), "image at the end" (a prompt without text behind its
             image), and the names of attention implementations.
@@ -97,6 +101,8 @@ class AdapterBench:
     )
     first_layer: ClassVar[int] = 0
     windows: ClassVar[Sequence[int | None]] = ()
+    law: ClassVar[Literal["masked", "shorter"]] = "masked"
+    recurrent: ClassVar[Sequence[int]] = ()
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
@@ -191,9 +197,15 @@ class AdapterBench:
         return getattr(layer, name)  # type: ignore[no-any-return]
 
     def cached(self, cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Key and value of each layer, from a cache that is of the kind the model itself makes."""
+        """Key and value of each layer, from a cache that is of the kind the model itself makes.
+
+        Of recurrent layers the tensors of their state; an empty one where there is one only.
+        """
         assert type(cache).__module__.startswith("transformers.")
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        return [
+            _state_of(layer) if number in self.recurrent else (layer.keys, layer.values)
+            for number, layer in enumerate(cache.layers)
+        ]
 
     def cache_of(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
         """A cache with key and value of each layer, of the kind the model itself makes."""
@@ -307,7 +319,7 @@ class AdapterBench:
         *,
         eager: bool,
     ) -> torch.Tensor:
-        """`[B, T, vocabulary]` of the uncompressed model that cannot see what the run dropped.
+        """`[B, T, vocabulary]` that the plain model gives under the family's law.
 
         What a stage on the cache dropped is hidden from the generated tokens `tokens` only.
         Call it after the session, which must have traced its last run with these prompts as rows.
@@ -328,9 +340,64 @@ class AdapterBench:
             base[:, :prompt, :prompt] &= seen[layer][:, None, :]
             base[:, prompt:, :prompt] &= stored[layer][:, None, :]
             masks.append(base)
-        with masked_layers(layers, masks, valid, eager=eager), torch.no_grad():
-            out = self.call(model, whole, position_ids=positions[..., :length], use_cache=False)
-        return torch.as_tensor(out.logits[:, prompt - 1 :])
+        positions = positions[..., :length]
+        if self.law == "masked":
+            with self._masked(layers, masks, valid, eager=eager), torch.no_grad():
+                out = self.call(model, whole, position_ids=positions, use_cache=False)
+            return torch.as_tensor(out.logits[:, prompt - 1 :])
+        found = []
+        for row, one in enumerate(prompts):
+            real = valid[row]
+            alone = self.make_inputs(model, [one])
+            alone = self.extended(model, alone, tokens[row : row + 1, :-1])
+            alive = [nn.functional.pad(s[row], (0, length - prompt), value=True) for s in seen]
+            own_masks = [mask[row : row + 1, real][:, :, real] for mask in masks]
+            with self.under_law(model, own_masks, [a[real] for a in alive], alone, eager=eager):
+                places = positions[..., row : row + 1, real]
+                out = self.call(model, alone, position_ids=places, use_cache=False)
+            found.append(out.logits[:, -tokens.shape[1] :])
+        return torch.cat(found)
+
+    @contextmanager
+    def under_law(
+        self,
+        model: nn.Module,
+        masks: Sequence[torch.Tensor],
+        alive: Sequence[torch.Tensor],
+        inputs: Inputs,
+        *,
+        eager: bool,
+    ) -> Iterator[None]:
+        """The plain model, without gradients, as the family's law says it for one row without padding.
+
+        Args:
+            model: the model.
+            masks: per layer `[1, N, N]` what its tokens see.
+            alive: per layer `[N]` the tokens that it is given.
+            inputs: of the row.
+            eager: whether attention takes float masks.
+        """
+        layers: Any = self.decoder(model).layers
+        if self.law == "masked":
+            law = self._masked(layers, masks, self.valid(model, inputs), eager=eager)
+        else:
+            law = shortened_layers(layers, masks, alive, eager=eager, recurrent=self.recurrent)
+        with law, torch.no_grad():
+            yield
+
+    def _masked(
+        self,
+        layers: Sequence[nn.Module],
+        masks: Sequence[torch.Tensor],
+        valid: torch.Tensor,
+        *,
+        eager: bool,
+    ) -> AbstractContextManager[None]:
+        """`masked_layers` of the layers that masks reach."""
+        reached = [number for number in range(len(layers)) if number not in self.recurrent]
+        return masked_layers(
+            [layers[n] for n in reached], [masks[n] for n in reached], valid, eager=eager
+        )
 
     def drop_and_mask(
         self,
@@ -442,12 +509,8 @@ class AdapterBench:
         fed, wanted = self.new_tokens(second)[:, :-1], []
         for row, inputs in enumerate(rows):
             inputs = self.extended(model, inputs, fed[row : row + 1])
-            masks = self._masks_of_turns(model, session, turns, visions, row, inputs)
-            layers: Any = self.decoder(model).layers
-            with (
-                masked_layers(layers, masks, self.valid(model, inputs), eager=eager),
-                torch.no_grad(),
-            ):
+            masks, alive = self._masks_of_turns(model, session, turns, visions, row, inputs)
+            with self.under_law(model, masks, alive, inputs, eager=eager):
                 out = self.call(model, inputs, use_cache=False)
             wanted.append(out.logits[:, -self.steps :])
         return torch.stack(second.logits, dim=1), torch.cat(wanted), session
@@ -460,15 +523,17 @@ class AdapterBench:
         visions: Sequence[torch.Tensor],
         row: int,
         inputs: Inputs,
-    ) -> list[torch.Tensor]:
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Per layer `[1, N, N]` what a conversation sees in which each turn sees what is left of others.
 
+        And `[N]` which of its tokens are left there.
         `inputs` is the conversation of a row in one pass; `visions` are the vision tokens of its turns.
         """
         length, own = self.valid(model, inputs).shape[1], self.own_masks(model, inputs)
         count = session.pipeline.num_layers
         whole = [causal_mask(length)[None]] * count if own is None else own
         masks = [mask[:1].clone() for mask in whole]
+        alive = [torch.ones(length, dtype=torch.bool) for _ in masks]
         # The latest reports are those of the turns with images.
         reports, found = list(session.reports), dict[int, RunReport]()
         for number in reversed(range(len(turns))):
@@ -489,9 +554,16 @@ class AdapterBench:
             start, real = start - lead, real + lead
             seen, stored = stored_by_layer(vision, valid, found[number])
             for layer, mask in enumerate(masks):
+                alive[layer][start : start + real] &= seen[layer][row, -real:]
                 mask[:, : start + real, start : start + real] &= seen[layer][row, -real:]
                 mask[:, start + real :, start : start + real] &= stored[layer][row, -real:]
-        return masks
+        return masks, alive
+
+
+def _state_of(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two tensors of a recurrent layer's state."""
+    conv, recurrent = layer.conv_states[0], layer.recurrent_states[0]
+    return conv, conv.new_empty(0) if recurrent is None else recurrent
 
 
 def joined(first: torch.Tensor, later: torch.Tensor, axis: int) -> torch.Tensor:

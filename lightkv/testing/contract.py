@@ -40,7 +40,10 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
     @pytest.mark.parametrize("pipeline", ["random", "fastv"])
     @pytest.mark.parametrize("count", [1, None], ids=["first", "all"])
     def test_drop_equals_mask(self, attention: str, pipeline: str, count: int | None) -> None:
-        """Dropping with positions kept is the uncompressed model that cannot see what was dropped."""
+        """Dropping with positions kept is the uncompressed model that cannot see what was dropped.
+
+        Or, where `law` is `shorter`, that never had it from that layer on.
+        """
         rows = self.batch[:count]
         model = self.model_with(attention)
         found, wanted = self.drop_and_mask(model, rows, pipeline, eager=attention == "eager")
@@ -158,10 +161,17 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
         cache, report = self.cached(out.past_key_values), session.last
         held = tuple(key.nbytes + value.nbytes for key, value in cache)
         assert report.cache_bytes == held
-        middle = int(self.schedule[0]["after_layer"])
+        first, middle = int(self.schedule[0]["after_layer"]), int(self.schedule[1]["after_layer"])
+        entries = [n for n in range(len(held)) if n not in self.recurrent]
         if not self.windows:
-            assert held[-1] < held[middle] < held[0]
-        _check_samples(report, [key.shape for key, _ in cache], held, self.windows)
+            stretches = [[held[n] for n in entries if n < first]]
+            stretches.append([held[n] for n in entries if first <= n < middle])
+            stretches.append([held[n] for n in entries if n >= middle])
+            assert stretches[2][0] < stretches[1][0] < stretches[0][0]
+        for layer in self.recurrent:
+            assert {sample.kv_bytes[layer] for sample in report.samples} == {0}
+        shapes = {layer: cache[layer][0].shape for layer in entries}
+        _check_samples(report, shapes, held, self.windows)
 
     def test_generation_keeps_per_layer_lengths(self) -> None:
         model = self.make_model()
@@ -170,6 +180,9 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
         report, cache = session.last, self.cached(out.past_key_values)
         for layer, held in enumerate(report.cache_bytes or ()):
             key, value = cache[layer]
+            if layer in self.recurrent:
+                assert key.nbytes + value.nbytes == held
+                continue
             per_token = (key.nbytes + value.nbytes) // key.shape[2]
             expected = held // per_token + self.steps - 1
             if self.windows and (window := self.windows[layer]) is not None:
@@ -331,12 +344,12 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
 
 def _check_samples(
     report: RunReport,
-    shapes: list[torch.Size],
+    shapes: dict[int, torch.Size],
     held: tuple[int, ...],
     windows: Sequence[int | None],
 ) -> None:
     """Bytes of the samples are text plus vision tokens of each layer, padding left out."""
-    for layer, shape in enumerate(shapes):
+    for layer, shape in shapes.items():
         per_token = held[layer] // (shape[0] * shape[2])
         longest = 0
         for sample in report.samples:
@@ -348,5 +361,5 @@ def _check_samples(
         assert longest == shape[2]
     for sample in report.samples:
         if sample.original:
-            share = sum(sample.vision_tokens) / len(shapes) / sample.original
+            share = sum(sample.vision_tokens) / len(held) / sample.original
             assert abs(sample.retention - share) < 1e-9

@@ -1,8 +1,8 @@
-"""What a compressed model is compared with: the model itself under masks, and itself before."""
+"""What a compressed model is compared with: the model under masks, on fewer tokens, and before."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -102,6 +102,61 @@ def masked_layers(
         yield
 
 
+@contextmanager
+def shortened_layers(
+    layers: Sequence[nn.Module],
+    masks: Sequence[torch.Tensor],
+    alive: Sequence[torch.Tensor],
+    *,
+    eager: bool,
+    recurrent: Collection[int] = (),
+) -> Iterator[None]:
+    """Run each layer on the tokens that are left there, as if the others had never been.
+
+    For a pass of one row without padding and without a cache.
+
+    Args:
+        layers: the decoder layers.
+        masks: per layer `[1, N, N]` true where a row may see a column.
+        alive: per layer `[N]` true at the tokens that it sees; what is gone stays gone.
+        eager: whether attention takes float masks.
+        recurrent: layers that take no such masks.
+    """
+
+    def replace(number: int, module: nn.Module, args: Any, kwargs: Kwargs) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        here = alive[number]
+        before = alive[number - 1] if number else torch.ones_like(here)
+        assert bool((before | ~here).all()), "a token came back"
+        given, places = dict(kwargs), torch.nonzero(here).flatten()
+        given["attention_mask"] = None
+        if number not in recurrent:
+            given["attention_mask"] = _cut(masks[number], places, hidden.dtype, eager=eager)
+        given["position_ids"] = None
+        # The decoder hands the same tables, those of all tokens, to each of its layers.
+        given["position_embeddings"] = tuple(t[:, places] for t in kwargs["position_embeddings"])
+        hidden = hidden[:, here[before]]
+        if args:
+            return (hidden, *args[1:]), given
+        return args, {**given, "hidden_states": hidden}
+
+    with ExitStack() as stack:
+        for number, layer in enumerate(layers):
+            stack.callback(_with_kwargs(layer, partial(replace, number)).remove)
+        yield
+
+
+def _cut(
+    mask: torch.Tensor, places: torch.Tensor, dtype: torch.dtype, *, eager: bool
+) -> torch.Tensor | None:
+    """`[1, 1, n, n]` rows and columns of `[1, N, N]`, None where attention makes the same itself."""
+    seen = mask[:, places][:, :, places][:, None]
+    if eager:
+        lowest = torch.finfo(dtype).min
+        return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, lowest)
+    return None if torch.equal(seen[0, 0], causal_mask(len(places))) else seen
+
+
 @dataclass
 class Recorder:
     """Positions that reach the decoder and rotary tables that reach one layer, pass by pass."""
@@ -116,11 +171,18 @@ class Recorder:
         recorder = cls()
 
         def ids(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
-            if kwargs.get("position_ids") is not None:
-                recorder.position_ids.append(kwargs["position_ids"].clone())
+            given = kwargs.get("position_ids")
+            if given is None and (tokens := kwargs.get("inputs_embeds")) is not None:
+                # The decoder counts what it was fed, padding included.
+                fed = sum(each.shape[-1] for each in recorder.position_ids)
+                given = torch.arange(fed, fed + tokens.shape[1], device=tokens.device)[None]
+            if given is not None:
+                recorder.position_ids.append(given.clone())
 
         def tables(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
-            recorder.rotary.append(tuple(t.clone() for t in kwargs["position_embeddings"]))
+            given = kwargs["position_embeddings"]
+            given = (given,) if isinstance(given, torch.Tensor) else given
+            recorder.rotary.append(tuple(table.clone() for table in given))
 
         handles = [_with_kwargs(decoder, ids), _with_kwargs(layer, tables)]
         try:

@@ -50,10 +50,10 @@ class NextLastToken(AttentionScorer):
 ROWS = []
 
 
-def session_of(model, stages, suite, positions="keep", scorer=NextLastToken):
+def session_of(model, stages, suite, positions="keep", scorer=NextLastToken, layers=6):
     """A session whose stages, (after_layer, ratio), rank by the layer behind them."""
     entries = [{"after_layer": after, "ratio": ratio} for after, ratio in stages]
-    spec = Pipeline.build("random", 6, schedule=entries, positions=positions)
+    spec = Pipeline.build("random", layers, schedule=entries, positions=positions)
     made = tuple(
         PlacedStage(placed.number, placed.spec, (replace(placed.stage, scorer=scorer()),))
         for placed in spec.stages

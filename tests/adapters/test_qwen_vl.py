@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from releases import LATER_IMAGE
-from rows import grids_later, left_padded, row_ids
+from rows import END, IMAGE, PIXELS, START, VIDEO, grid_rows, grid_tokens, grids_later
 from tiny import tiny_qwen2_5_vl, tiny_qwen2_vl
 
 import lightkv
@@ -13,33 +13,12 @@ from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.oracles import Recorder
 
-IMAGE, VIDEO, START, END = 5, 6, 7, 8
 GRIDS = [(1, 8, 12), (1, 12, 8), (1, 8, 24)]
 """(frames, rows, columns) of patches before merging 2 × 2; the last one is 3 : 1."""
-PIXELS = 3 * 2 * 4 * 4
-
-
-def tokens_of(grid):
-    return grid[0] * grid[1] * grid[2] // 4
 
 
 def inputs_of(prompts, grids=GRIDS, token=IMAGE, dtype=torch.float32):
-    kind = "image" if token == IMAGE else "video"
-    rows, own, pixels = [], [], []
-    for prompt in prompts:
-        grid_of = [grids[(prompt.seed + n) % len(grids)] for n in range(prompt.images)]
-        ids, generator = row_ids(prompt, [[START, *[token] * tokens_of(g), END] for g in grid_of])
-        rows.append(ids)
-        own += grid_of
-        pixels += [torch.randn(np.prod(g), PIXELS, generator=generator) for g in grid_of]
-    inputs = left_padded(rows)
-    ids = inputs["input_ids"]
-    inputs["mm_token_type_ids"] = (ids == IMAGE).long() + 2 * (ids == VIDEO).long()
-    if own:
-        name = "pixel_values" if kind == "image" else "pixel_values_videos"
-        inputs[name] = torch.cat(pixels).to(dtype)
-        inputs[f"{kind}_grid_thw"] = torch.tensor(own)
-    return inputs
+    return grid_rows(prompts, grids, token, dtype)
 
 
 class TestQwen25VL(AdapterSuite):
@@ -65,7 +44,7 @@ class TestQwen25VL(AdapterSuite):
         return grids_later(model, whole, later)
 
 
-class TestQwen2VL(TestQwen25VL):
+class Qwen2VL(TestQwen25VL):
     build = staticmethod(tiny_qwen2_vl)
 
 
@@ -131,7 +110,7 @@ def test_the_painted_patch_moves_the_token_of_its_cell(build, cell):
             model.get_image_features(p, grids).pooler_output[0] for p in (pixels, painted)
         )
     moved = int((after - before).norm(dim=-1).argmax())
-    ids = torch.tensor([[9, START, *[IMAGE] * tokens_of(grid), END, 9]])
+    ids = torch.tensor([[9, START, *[IMAGE] * grid_tokens(grid), END, 9]])
     arguments = {"input_ids": ids, "pixel_values": pixels, "image_grid_thw": grids}
     layout = QwenVLAdapter().layout(model, read_inputs(model.model, (), arguments))
     view = layout.samples[0].views[0]

@@ -31,9 +31,6 @@ class QwenOmniAdapter(QwenVLAdapter):
     def input_module(self, model: nn.Module) -> nn.Module:
         return merging_module(model, super().input_module(model))
 
-    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model.model.visual, model.model.audio_tower]  # type: ignore[union-attr,list-item]
-
     def audios(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         frames = inputs.lengths("audio", "feature_attention_mask")
         return [recording(pooled(length)) for length in frames]
@@ -49,9 +46,6 @@ class Qwen3OmniAdapter(Qwen3VLAdapter):
 
     def input_module(self, model: nn.Module) -> nn.Module:
         return merging_module(model, super().input_module(model))
-
-    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model.model.visual, model.model.audio_tower]  # type: ignore[union-attr,list-item]
 
     def audios(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         chunk = 2 * config.audio_config.n_window

@@ -21,7 +21,7 @@ class HFAdapter(Family):
         """Refuse modules with our hooks on them that are compiled (others may be)."""
         layers = list(self.layers(model))
         hooked = [model, self.input_module(model), self.decoder(model), *layers]
-        for module in hooked + self.attentions(model):
+        for module in (*hooked, *self.attentions(model)):
             refuse_compiled(module)
 
     def _check_contact(self, model: nn.Module) -> None:

@@ -25,6 +25,8 @@ def evict(forward: ForwardPass | None, index: int) -> None:
     assert record is not None
     entry = contact.cache_layers(forward.cache)[index]
     check_layers(forward.cache)
+    if index in record.lengthless:
+        return
     past = entry.keys.shape[2] - forward.new_entries
     key, value = entry.keys[:, :, past:], entry.values[:, :, past:]
     made = prefill.compress_cache(index, key, value)

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from lightkv.adapters.hf.contact import ASSISTED, KEPT_LOGITS, cache_of, taken_by
+from lightkv.adapters.hf.contact import ASSISTED, cache_of
 from lightkv.core.errors import SessionError
 
 
@@ -25,11 +25,6 @@ def called_by(name: str, module: nn.Module) -> bool:
                 return True
         frame = frame.f_back
     return False
-
-
-def _tells_nothing(module: nn.Module) -> bool:
-    """Whether a model's forward takes no number of wanted logits."""
-    return KEPT_LOGITS not in taken_by(module)
 
 
 def read_drafts(
@@ -48,15 +43,15 @@ def read_drafts(
         logits it wants for checking guesses anywhere, None in any other pass.
 
     Raises:
-        SessionError: assisted decoding of a model that cannot be asked for so many logits.
+        SessionError: guesses came with a prompt and nobody says how many.
     """
-    wanted = arguments.get(KEPT_LOGITS)
-    if (vision or spans_given) and _tells_nothing(module) and called_by(ASSISTED, module):
+    wanted = arguments.get("logits_to_keep")
+    if wanted is None and (vision or spans_given) and called_by(ASSISTED, module):
         raise SessionError(
-            f"{type(module).__name__} takes no {KEPT_LOGITS}, so nobody can tell how many tokens at the "
-            "end of a prompt are guesses of assisted decoding",
-            field="assistant_model",
-            remedy="generate without an assistant and without prompt_lookup_num_tokens",
+            "the forward of this model takes no logits_to_keep, which tells the drafts from the prompt: "
+            "they would be scored as a part of it",
+            field="logits_to_keep",
+            remedy="generate without assistant_model and prompt_lookup_num_tokens",
         )
     # Assisted decoding feeds guesses with the prompt or by themselves. They show in the logits that it
     # asks for, one for each guess and one more; but any other caller may wish for as many.

@@ -149,8 +149,12 @@ ENCODED_BEFORE = ("image", "video")
 GENERATE = "generate"
 ASSISTED = "_assisted_decoding"
 """The loop of `generate` that has drafts checked."""
-KEPT_LOGITS = "logits_to_keep"
-"""Argument of the model: how many logits at the end are wanted. Not all models take it."""
+GATED_QUERIES = ("Qwen3_5Attention", "Qwen3_5MoeAttention", "Qwen3NextAttention")
+"""Attention classes whose `q_proj` gives the query of each head and, behind it, its gate."""
+VISION_TOWERS = ("vision_tower", "visual", "vision_model")
+"""What the module that makes features of pixels is called."""
+AUDIO_TOWERS = ("audio_tower",)
+"""What the module that makes features of sound is called."""
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 INPUT_NORM = "input_layernorm"
 

@@ -6,7 +6,8 @@ The hooks ask these questions; a family (`families/`) overrides what differs.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -15,13 +16,16 @@ from torch import nn
 from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.masks import (
+    CHUNKED,
     FULL,
     SLIDING,
     Windows,
     check_style,
+    chunked_layers,
     recurrent_layers,
     sliding_windows,
 )
+from lightkv.adapters.hf.shapes import decoder_shape
 from lightkv.adapters.hf.tensor_parallel import head_group
 from lightkv.adapters.hf.vision_tower import Encoder
 from lightkv.adapters.pictures.placing import Picture, Pictures, Placeholders, layout_of
@@ -30,6 +34,7 @@ from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
+from lightkv.core.pipeline.places import Places
 from lightkv.core.run.adapter import Adapter, model_type
 
 
@@ -65,7 +70,10 @@ class Family(Adapter):
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns the decoder layers."""
-        return model.get_decoder()  # type: ignore[no-any-return,operator]
+        found: Any = model.get_decoder()  # type: ignore[operator]
+        inner = getattr(found, "model", None)
+        # Some give the model with the vocabulary head around it.
+        return found if inner is None or hasattr(found, "layers") else inner  # type: ignore[no-any-return]
 
     def layers(self, model: nn.Module) -> Sequence[nn.Module]:
         """The decoder layers."""
@@ -75,17 +83,19 @@ class Family(Adapter):
         """The attention module of a layer."""
         return layer.self_attn  # type: ignore[return-value]
 
-    def attentions(self, model: nn.Module) -> list[nn.Module]:
+    def attentions(self, model: nn.Module) -> Iterator[nn.Module]:
         """The attention modules of all layers that have one."""
         without = self.recurrent(model)
         layers = enumerate(self.layers(model))
-        return [self.attention(layer) for number, layer in layers if number not in without]
+        return (self.attention(layer) for number, layer in layers if number not in without)
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
-        inner = self.input_module(model)
-        towers = (getattr(inner, name, None) for name in ("vision_tower", "audio_tower"))
-        return [tower for tower in towers if isinstance(tower, nn.Module)]
+        inside = self.input_module(model)
+        named = [contact.VISION_TOWERS, contact.AUDIO_TOWERS]
+        towers = ((getattr(inside, name, None) for name in names) for names in named)
+        found = (next((t for t in each if isinstance(t, nn.Module)), None) for each in towers)
+        return [tower for tower in found if tower is not None]
 
     def text_config(self, config: Any) -> Any:
         """The decoder's config."""
@@ -99,18 +109,18 @@ class Family(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither attention, full or sliding, nor recurrent, or masks in a
-                form that is not known, or cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither attention (full, sliding, chunked) nor recurrent, or
+                masks in a form that is not known, or that cannot say what a compressed layer sees.
         """
         config = self.decoder(model).config
         kinds = set(getattr(config, "layer_types", None) or ())
-        strange = kinds - {FULL, SLIDING, *contact.RECURRENT}
+        strange = kinds - {FULL, SLIDING, CHUNKED, *contact.RECURRENT}
         if strange:
             raise ModelError(
                 f"some decoder layers are of a kind of which lightkv does not know what they make of a "
                 f"shorter sequence: {', '.join(sorted(strange))}",
                 field="model.config.layer_types",
-                remedy="layers of full and sliding-window attention and recurrent ones "
+                remedy="layers of full, sliding and chunked attention and recurrent ones "
                 f"({', '.join(sorted(contact.RECURRENT))}) are supported",
             )
         if kinds and kinds <= contact.RECURRENT:
@@ -132,12 +142,21 @@ class Family(Adapter):
         check_style(self.attention_implementation(model), self.windows(model), causal=self.causal)
 
     def windows(self, model: nn.Module) -> Windows:
-        """Sliding window of each decoder layer; empty if no layer has one."""
+        """Sliding window, or chunk, of each decoder layer; empty if no layer has one."""
         return sliding_windows(self.decoder(model).config, len(self.layers(model)))
+
+    def chunked(self, model: nn.Module) -> frozenset[int]:
+        """Layers whose window is one of fixed chunks, instead of one that slides."""
+        return chunked_layers(self.decoder(model).config, len(self.layers(model)))
 
     def recurrent(self, model: nn.Module) -> frozenset[int]:
         """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
-        return recurrent_layers(self.decoder(model).config)
+        return recurrent_layers(getattr(self.decoder(model), "config", None))
+
+    def places(self, model: nn.Module) -> Places:
+        """Where stages may act: from `min_layer` on; the attention of recurrent layers is not read."""
+        unread = dict.fromkeys(sorted(self.recurrent(model)), "is recurrent")
+        return replace(super().places(model), unread=unread)
 
     def lengthless(self, model: nn.Module) -> frozenset[int]:
         """Layers whose cache tells no length: recurrent ones."""
@@ -169,6 +188,10 @@ class Family(Adapter):
             if here.any():
                 found.append(Pictures(modality, here, answers[modality](config, inputs, here)))
         return found
+
+    def left_out(self, inputs: ModelInputs) -> int:
+        """Features that the model makes of the pictures of a pass and has no place for in the prompt."""
+        return 0
 
     def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
         """`[B, N]` true at the vision tokens of `image`, `video` or `audio`."""
@@ -218,12 +241,14 @@ class Family(Adapter):
     ) -> Any:
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
         emb: Any = decoder.rotary_emb
-        if getattr(emb, "mrope_section", None) is not None:
-            # Tokens without a picture stand at the same place on all three axes.
-            return emb(hidden, positions.expand(3, -1, -1))
-        if kind is None:
-            return emb(hidden, position_ids=positions[0])
-        return emb(hidden, position_ids=positions[0], layer_type=kind)
+        given = {} if kind is None else {"layer_type": kind}
+        sections = getattr(emb, "mrope_section", None)
+        if isinstance(sections, dict):
+            sections = sections.get(kind)
+        if sections is None:
+            return emb(hidden, position_ids=positions[0], **given)
+        # Tokens without a picture stand at the same place on all axes.
+        return emb(hidden, positions.expand(len(sections), -1, -1), **given)
 
     # -- facts --------------------------------------------------------------------------------
 
@@ -238,25 +263,3 @@ class Family(Adapter):
 
     def heads(self, model: nn.Module) -> HeadGroup:
         return head_group(model, self.attentions(model))
-
-
-def decoder_shape(config: Any) -> DecoderShape:
-    """Sizes of a Llama-shaped decoder from its text config."""
-    try:
-        heads = config.num_attention_heads
-        return DecoderShape(
-            num_layers=config.num_hidden_layers,
-            hidden_size=config.hidden_size,
-            num_heads=heads,
-            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            intermediate_size=config.intermediate_size,
-            vocab_size=config.vocab_size,
-            windows=sliding_windows(config, config.num_hidden_layers),
-        )
-    except AttributeError as error:
-        raise ModelError(
-            f"the text config lacks a size: {error}",
-            field="model.config",
-            remedy="write an adapter that overrides `shape` (docs/writing-an-adapter.md)",
-        ) from error

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from lightkv.adapters.hf.contact import INPUT_NORM, rotary_function
+from lightkv.adapters.hf.contact import GATED_QUERIES, INPUT_NORM, rotary_function
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.adapters.hf.masks import LayerMasks, cached_keys
@@ -99,7 +99,8 @@ def check_next_layer(adapter: Family, model: nn.Module, pipeline: Pipeline) -> N
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
-        if not (shaped and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
+        known = shaped and _query_width(attention) is not None
+        if not (known and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
                 f"q_proj and k_proj, so {str(Need.NEXT_LAST_ROW)!r} cannot be computed",
@@ -167,10 +168,22 @@ def next_layer_view(
     )
 
 
+def _query_width(attention: Any) -> int | None:
+    """What `q_proj` gives for each head; None where that is neither a query nor one with its gate."""
+    times = 2 if type(attention).__name__ in GATED_QUERIES else 1
+    groups = getattr(attention, "num_key_value_groups", None)
+    wide, narrow = (getattr(p, "out_features", None) for p in (attention.q_proj, attention.k_proj))
+    if groups and wide and narrow and wide != times * narrow * groups:
+        return None
+    return times * int(attention.head_dim)
+
+
 def _projected(attention: Any, which: str, hidden: torch.Tensor) -> torch.Tensor:
     """`[B, n, D]` → `[B, heads, n, d]`, normalised where the attention does that."""
     states: torch.Tensor = getattr(attention, f"{which}_proj")(hidden)
-    heads = states.view(*states.shape[:-1], -1, attention.head_dim)
+    width = _query_width(attention) if which == "q" else None
+    heads = states.view(*states.shape[:-1], -1, width or attention.head_dim)
+    heads = heads[..., : attention.head_dim]
     norm = getattr(attention, f"{which}_norm", None)
     if norm is not None:
         heads = norm(heads)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers
+from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers, read_layer
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import SEPARATOR, Grid, SampleLayout, View, VisionLayout
 from lightkv.core.pipeline.pipeline import Pipeline
@@ -236,8 +236,8 @@ def count_savings(
         planned_retention=pipeline.planned_for(layout),
         by_modality={name: tuple(each.shown[name] for each in layers) for name in originals},
         originals=originals,
-        vanilla=_cost(shape, unchanged, text, new_tokens, Flops()),
-        compressed=_cost(shape, layers, text, new_tokens, flops),
+        vanilla=_cost(shape, unchanged, text, new_tokens, Flops(), vision + text),
+        compressed=_cost(shape, layers, text, new_tokens, flops, vision + text),
     )
 
 
@@ -266,19 +266,23 @@ def _walk(
             (step,) = pipeline.between[layer].planned(layout)
             if step.plan.removes:
                 length = layout.length - layout.pads[0]
-                flops += step.stage.flops(shape.stage_sizes(step.plan, length, 0))
+                read = read_layer(step.stage, layer)
+                flops += step.stage.flops(shape.stage_sizes(step.plan, length, 0, layer=read))
                 layout, here = step.after(), None
-        if here is None:  # layers between two stages see, and store, the same
-            here = _layer(pipeline, shape, layout)
+        # Layers between two stages see, and store, the same.
+        if here is None or (pipeline.on_cache is not None and shape.layers):
+            here = _layer(pipeline, shape, layout, layer)
         layers.append(here[0])
         flops += here[1]
     return layers, flops
 
 
-def _layer(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout) -> tuple[_Layer, Flops]:
+def _layer(
+    pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout, layer: int
+) -> tuple[_Layer, Flops]:
     """What a layer that sees `layout` stores, and the FLOPs of a stage on its cache."""
     seen, length = layout.vision_counts[0], layout.length - layout.pads[0]
-    if pipeline.on_cache is None:
+    if pipeline.on_cache is None or not shape.layer(layer).width:
         return _Layer(seen, layout.counts_by_modality[0], length), Flops()
     rounds = list(pipeline.on_cache.planned(layout))
     left = rounds[-1].after()
@@ -289,7 +293,7 @@ def _layer(pipeline: Pipeline, shape: DecoderShape, layout: VisionLayout) -> tup
             name: round(count * entries / length)
             for name, count in layout.counts_by_modality[0].items()
         }
-    flops = cache_flops([(r.stage, r.plan) for r in rounds], shape, length, 0)
+    flops = cache_flops([(r.stage, r.plan) for r in rounds], shape, length, 0, layer)
     return _Layer(seen, shown, entries), flops
 
 
@@ -299,18 +303,20 @@ def _cost(
     text: int,
     new_tokens: int,
     compression: Flops,
+    prompt: int,
 ) -> Cost:
     steps = new_tokens - 1
     stored = [each.entries for each in layers]
-    held = [each.vision for each in layers]
-    if shape.windows:
-        # Where a layer slides, the text that follows pushes vision tokens out of its cache.
-        held = [max(0, shape.held(layer, n) - text) for layer, n in enumerate(stored)]
+    # Where a layer slides, the text that follows pushes vision tokens out of its cache.
+    held = [
+        each.vision if shape.layer(i).window is None else max(0, shape.held(i, each.entries) - text)
+        for i, each in enumerate(layers)
+    ]
     return Cost(
         vision_tokens=tuple(each.vision for each in layers),
-        vision_kv_bytes=shape.kv_bytes_per_token * sum(held),
+        vision_kv_bytes=sum(shape.token_bytes(layer) * n for layer, n in enumerate(held)),
         kv_bytes=shape.kv_bytes([length + steps for length in stored]),
-        prefill_flops=shape.prefill_flops([each.seen + text for each in layers]),
+        prefill_flops=shape.prefill_flops([each.seen + text for each in layers], prompt),
         decode_flops=shape.decode_flops(stored, steps),
         compression_flops=compression.total,
         compression_products=compression.products,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -123,7 +122,7 @@ class Engine:
             keeps_all: the cache stores what lies outside the windows of sliding layers too.
             held: what the cache of each layer holds; without it bytes are counted from the shape.
         """
-        shape = replace(self.shape, windows=()) if keeps_all else self.shape
+        shape = self.shape.unwindowed() if keeps_all else self.shape
         report = build_report(prefill.record(), shape, held, cached=cached, traced=self.trace)
         self.profiler.close(report)
         self.reports.add(report)

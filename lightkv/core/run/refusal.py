@@ -39,10 +39,12 @@ class Standing:
         how: `GRID`, `STRIP` or `REFUSED`.
         note: the reason of a refusal, or what else one should know.
         remedy: of a refusal: what would work.
+        guessed: whether that follows from names that most models share, not from a family.
         tried: whether this project ran the type, with random weights at least.
     """
 
     how: str
     note: str = ""
     remedy: str = ""
+    guessed: bool = False
     tried: bool = True

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers
+from lightkv.core.cost.flops import DecoderShape, cache_flops, equal_layers, read_layer
+from lightkv.core.cost.layers import LayerShape
 from lightkv.core.errors import SessionError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.modality import Share, in_order, share_text
@@ -33,6 +34,8 @@ class SampleReport:
         vision_tokens: vision tokens that each layer caches: those that it sees, less what a stage on
             the cache takes away.
         seen_tokens: vision tokens that each layer sees; None where that is the same.
+        stateful: layers without entries, which a stage on the cache cannot reach; the retention that it
+            achieves is counted without them.
         by_modality: `vision_tokens` of each modality that the row has.
         originals: `original` of each of them.
         kv_bytes: bytes of all its real cache entries in each layer, made in this prefill.
@@ -51,23 +54,27 @@ class SampleReport:
     compression_flops: int
     original: int
     seen_tokens: tuple[int, ...] | None = None
+    stateful: tuple[int, ...] = ()
     by_modality: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     originals: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def retention(self) -> float:
         """Achieved mean over the layers of the share of vision tokens kept (1 without images)."""
-        layers = len(self.vision_tokens)
-        return sum(self.vision_tokens) / (layers * self.original) if self.original else 1.0
+        return self._share(self.vision_tokens, self.original)
 
     @property
     def retentions(self) -> dict[str, float]:
         """The same of each modality that the row has."""
         return {
-            name: sum(tokens) / (len(tokens) * self.originals[name])
+            name: self._share(tokens, self.originals[name])
             for name, tokens in self.by_modality.items()
             if self.originals[name]
         }
+
+    def _share(self, tokens: Sequence[int], original: int) -> float:
+        counted = [n for layer, n in enumerate(tokens) if layer not in self.stateful]
+        return sum(counted) / (len(counted) * original) if original else 1.0
 
 
 @dataclass(frozen=True)
@@ -288,10 +295,10 @@ def build_report(
         stored[layer] = done.layout
     if held is None:
         cache = tuple(
-            layout.batch_size * shape.held(layer, layout.length) * shape.kv_bytes_per_token
+            layout.batch_size * shape.layer_bytes(layer, layout.length)
             for layer, layout in enumerate(stored)
         )
-        held = [HeldLayer(shape.kv_bytes_per_token, 1)] * shape.num_layers
+        held = [HeldLayer(shape.token_bytes(layer), 1) for layer in range(shape.num_layers)]
     else:
         cache = tuple(layer.bytes for layer in held)
     if pipeline.on_cache is None:
@@ -367,7 +374,7 @@ def _seen_sample(
         vision_tokens=vision,
         kv_bytes=tuple(held[layer].share(shape.held(layer, n)) for layer, n in enumerate(lengths)),
         vision_kv_bytes=0,
-        flops=shape.prefill_flops(lengths),
+        flops=shape.prefill_flops(lengths, text + original),
         flops_vanilla=shape.prefill_flops([text + original] * shape.num_layers),
         compression_flops=sum(_stage_flops(stage, shape, row) for stage in record.stages),
         original=original,
@@ -385,8 +392,10 @@ def _stage_flops(done: StageRecord, shape: DecoderShape, row: int) -> int:
     before = done.before
     if done.after.vision_counts[row] == before.vision_counts[row]:
         return 0  # alone in its batch, the row would not have been worked on
-    sizes = shape.stage_sizes(done.plan, before.length - before.pads[row], row)
-    return done.placed.stage.flops(sizes).total
+    stage = done.placed.stage
+    read = read_layer(stage, done.after_layer)
+    sizes = shape.stage_sizes(done.plan, before.length - before.pads[row], row, layer=read)
+    return stage.flops(sizes).total
 
 
 def _cached_samples(
@@ -399,6 +408,7 @@ def _cached_samples(
     """Reports of the rows where a stage on the cache acted (no layer slides then)."""
     found, stored = [], list(layouts)
     counts = [list(each.counts_by_modality) for each in layouts]
+    stateful = tuple(layer for layer, each in enumerate(held) if not each.entries)
     for layer, done in record.cached.items():
         stored[layer], counts[layer] = done.layout, done.counts_by_modality()
     costs = _cache_costs(record, placed, shape)
@@ -412,6 +422,7 @@ def _cached_samples(
                 vision_tokens=vision,
                 by_modality=_by_modality(seen.originals, [each[row] for each in counts]),
                 seen_tokens=seen.vision_tokens,
+                stateful=stateful,
                 kv_bytes=tuple(held[layer].share(n) for layer, n in enumerate(entries)),
                 vision_kv_bytes=sum(held[layer].share(n) for layer, n in enumerate(vision)),
                 compression_flops=seen.compression_flops + costs[row],
@@ -422,16 +433,17 @@ def _cached_samples(
 
 def _cache_costs(record: PassRecord, placed: PlacedStage, shape: DecoderShape) -> list[int]:
     """FLOPs of the stage on the caches of all layers, for each row."""
-    total, known = [0] * record.layout.batch_size, dict[str, list[int]]()
+    total, known = [0] * record.layout.batch_size, dict[tuple[str, LayerShape], list[int]]()
     for layer, done in record.cached.items():
         before, rounds = done.before, zip(placed.rounds, record.cache_plans[layer], strict=True)
-        if before.key not in known:
+        key = before.key, shape.layer(layer)
+        if key not in known:
             steps = list(rounds)
-            known[before.key] = [
-                cache_flops(steps, shape, before.length - pad, row).total
+            known[key] = [
+                cache_flops(steps, shape, before.length - pad, row, layer).total
                 for row, pad in enumerate(before.pads)
             ]
-        total = [a + b for a, b in zip(total, known[before.key], strict=True)]
+        total = [a + b for a, b in zip(total, known[key], strict=True)]
     return total
 
 

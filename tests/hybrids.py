@@ -1,0 +1,81 @@
+"""What the contracts of decoders with recurrent layers share, and a tiny one of them."""
+
+import torch
+from releases import LATER_IMAGE
+from tiny import TEXT
+from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+
+from lightkv.testing.adapters import AdapterBench
+from lightkv.testing.oracles import reads_next_layer
+
+LINEAR = {
+    **TEXT,
+    "num_hidden_layers": 8,
+    "layer_types": ["linear_attention", "full_attention"] * 4,
+    "head_dim": 16,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "initializer_range": 0.04,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [2, 1, 1],
+        "mrope_interleaved": True,
+    },
+}
+"""Sizes of a Qwen3.5 decoder. Every second layer is full attention, so that stages stand close."""
+TOWER = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 64,
+    "num_position_embeddings": 64,
+}
+IDS = {
+    "image_token_id": 5,
+    "video_token_id": 6,
+    "vision_start_token_id": 7,
+    "vision_end_token_id": 8,
+}
+
+FADES = "padding behind tokens that a recurrent layer has seen makes its state fade (transformers)"
+NO_CROP = "transformers cannot take tokens out of a recurrent state"
+
+
+class Hybrid(AdapterBench):
+    """Layers 0, 2, 4 and 6 of eight are recurrent."""
+
+    def schedule_of(self, pipeline):
+        """A stage that reads the layer behind it stands before one that has attention."""
+        if not reads_next_layer(pipeline):
+            return super().schedule_of(pipeline)
+        return [{**stage, "after_layer": stage["after_layer"] + 1} for stage in self.schedule]
+
+    law = "shorter"
+    recurrent = (0, 2, 4, 6)
+    cannot = {
+        **LATER_IMAGE,
+        "unequal turns": FADES,
+        "cropping": NO_CROP,
+        "assisted": NO_CROP,
+        "quantised cache": "transformers quantises caches of full attention layers only",
+    }
+
+
+def tiny_qwen3_5(attn_implementation="sdpa", dtype=torch.float32, **changes):
+    config = Qwen3_5Config(
+        text_config={**LINEAR, **changes},
+        vision_config=TOWER,
+        attn_implementation=attn_implementation,
+        **IDS,
+    )
+    torch.manual_seed(0)
+    return Qwen3_5ForConditionalGeneration(config).to(dtype).eval()
