@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lightkv.adapters.families.apertus1p5 import Apertus1p5Adapter
 from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
@@ -60,6 +61,7 @@ FAMILIES = (
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    Apertus1p5Adapter,
 )
 
 
