@@ -2,8 +2,9 @@
 
     python benchmarks/model_table.py [--write docs/models.md]
 
-Runs tests/adapters, tallies for each contract (a test class made of `lightkv.testing.AdapterSuite`) the
-outcomes of the tests behind each column, and measures the differences with `benchmarks/oracles.py`.
+Runs tests/adapters and tests/families, tallies for each contract (a test class made of
+`lightkv.testing.AdapterSuite`) the outcomes of the tests behind each column, and measures the
+differences with `benchmarks/oracles.py`.
 "yes" means that every test of the column passed; a number points to the reason why transformers or
 the family does not allow it; "FAILED" speaks for itself. With `--write` the table replaces what stands
 between the marks `<!-- MODELS -->` of the file.
@@ -168,8 +169,8 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="Markdown file to put the table into")
     options = parser.parse_args()
     outcomes = Outcomes()
-    folder = oracles.TESTS / "adapters"
-    pytest.main([str(folder), "-q", "--no-header", "-p", "no:cacheprovider"], plugins=[outcomes])
+    options_of_pytest = ["-q", "--no-header", "-p", "no:cacheprovider"]
+    pytest.main([*map(str, oracles.ROOMS), *options_of_pytest], plugins=[outcomes])
     torch.set_num_threads(1)
     notes: dict[str, int] = {}
     rows = [

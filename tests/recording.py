@@ -20,11 +20,13 @@ import torch
 
 ORACLES: dict[str, tuple[str, ...]] = {
     "identity": ("test_identity", "test_prompts_without_images"),
-    "drop = mask": ("test_drop_equals_mask", "test_before_the_decoder_and_dropping_all"),
+    "law": ("test_drop_equals_mask", "test_before_the_decoder_and_dropping_all"),
     "batch = single": (
         "test_batch_equals_single",
         "test_batch_equals_single_under_every_position_policy",
     ),
+    "layout truth": (),
+    "several images": (),
     "last position": ("test_the_last_position_is_untouched",),
     "positions": ("test_decoding_goes_on_at_the_same_positions", "test_positions_policies"),
     "cache truth": ("test_cache_truth", "test_generation_keeps_per_layer_lengths"),
@@ -35,7 +37,9 @@ ORACLES: dict[str, tuple[str, ...]] = {
         "test_cache_site_second_turn",
         "test_cache_site_beams",
     ),
-    "second turn": (
+    "later turns": (
+        "test_second_turn",
+        "test_later_turns_of_unequal_rows",
         "test_second_turn_of_text",
         "test_second_turn_with_a_new_image",
         "test_a_cache_made_outside_goes_on_as_it_was",
@@ -47,18 +51,23 @@ ORACLES: dict[str, tuple[str, ...]] = {
     ),
     "other caches": (
         "test_dynamic_cache_of_the_caller",
-        "test_quantised_cache",
         "test_a_cropped_cache_goes_on_where_it_was_cut",
         "test_a_static_cache_is_refused",
     ),
+    "quantised cache": ("test_quantised_cache",),
     "beams": ("test_beams_share_the_selection_of_their_prompt",),
     "assisted": ("test_assisted_decoding", "test_a_compressed_assistant"),
     "presets": ("test_every_preset_runs",),
-    "gradients": ("test_gradients_flow", "test_gradient_checkpointing", "test_labels_are_refused"),
+    "training": ("test_gradients_flow", "test_gradient_checkpointing", "test_labels_are_refused"),
     "restored": ("test_restores_everything", "test_survives_an_error_inside_forward"),
 }
-"""Column of the table → tests of `AdapterSuite`. Other tests of tests/adapters run, without a column."""
+"""Column of the table → tests of `AdapterSuite`, beside those of `oracles_of`. Other tests run, without
+a column. "law" is drop = mask, or for decoders with recurrent layers what the cell says."""
 
+TRUTHS = ("test_layout_truth", "test_the_painted", "test_squares", "test_a_picture_of_three")
+"""How the names of tests begin that paint pixels and look which token moves."""
+
+NOWHERE: dict[str, Any] = {"family": None, "file": None, "oracles": [], "remark": ""}
 PACKAGES = ("transformers", "tokenizers", "huggingface-hub", "torch", "optimum-quanto", "peft")
 BY_TEST = {name: column for column, names in ORACLES.items() for name in names}
 
@@ -84,10 +93,10 @@ class Recording:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         """With `--record`: the largest difference that the test compared within a tolerance."""
-        family = family_of(item)
-        if family is None or not self.config.getoption("record"):
+        if not self.config.getoption("record"):
             return (yield)
-        item.user_properties.append(("oracle", [family, BY_TEST.get(function_of(item))]))
+        found = oracles_of(item)
+        item.user_properties.append(("oracle", found))
         compare, seen = torch.testing.assert_close, []
 
         def assert_close(actual: Any, expected: Any, **options: Any) -> None:
@@ -107,14 +116,13 @@ class Recording:
             self.skips[reason_of(report)] += 1
         if report.when == "call" or report.outcome != "passed":
             told = dict(report.user_properties)
-            family, oracle = told.get("oracle") or (None, None)
             self.tests.append(
                 {
                     "test": report.nodeid,
-                    "family": family,
-                    "oracle": oracle,
+                    **(told.get("oracle") or NOWHERE),
                     "outcome": report.outcome,
                     "difference": told.get("difference"),
+                    "seconds": round(report.duration, 2),
                     "reason": reason_of(report) if report.skipped else None,
                 }
             )
@@ -129,10 +137,13 @@ class Recording:
         self.tests.append(
             {
                 "test": report.nodeid,
+                "file": family,
                 "family": family if "families" in Path(report.nodeid).parts else None,
-                "oracle": None,
+                "oracles": list(ORACLES),
+                "remark": "",
                 "outcome": "skipped",
                 "difference": None,
+                "seconds": 0.0,
                 "reason": reason_of(report),
             }
         )
@@ -163,12 +174,38 @@ def function_of(item: pytest.Item) -> str:
     return str(getattr(item, "originalname", None) or item.name)
 
 
+def oracles_of(item: pytest.Item) -> dict[str, Any]:
+    """Where a test stands in the table.
+
+    Returns:
+        family: its row; None where a test belongs to all rows of its file, or to none.
+        file: name of the family's test file.
+        oracles: its columns.
+        remark: what its cells say beside the difference.
+    """
+    name, family = function_of(item), family_of(item)
+    ids = str(item.callspec.id).split("-") if hasattr(item, "callspec") else []
+    stem = item.path.stem.removeprefix("test_")
+    if name.startswith(TRUTHS):
+        # Files with the pictures of several families name them in their parameters.
+        rooms = item.path.parent.parent
+        named = next((one for one in ids if list(rooms.glob(f"*/test_{one}.py"))), stem)
+        return {"family": family, "file": named, "oracles": ["layout truth"], "remark": ""}
+    oracles = [BY_TEST[name]] if family and name in BY_TEST else []
+    suite: Any = getattr(item, "cls", None)
+    if family and name == "test_drop_equals_mask" and any(p.images > 1 for p in suite.batch):
+        oracles += ["several images"] if "first" not in ids else []
+    shorter = "law" in oracles and getattr(suite, "law", "") == "shorter"
+    remark = "shorter" if shorter else ""
+    return {"family": family, "file": stem, "oracles": oracles, "remark": remark}
+
+
 def family_of(item: pytest.Item) -> str | None:
     """The family whose contract a test belongs to; None for other tests."""
-    from lightkv.testing import AdapterSuite
+    from lightkv.testing.adapters import AdapterBench
 
     owner = getattr(item, "cls", None)
-    if owner is None or not issubclass(owner, AdapterSuite):
+    if owner is None or not issubclass(owner, AdapterBench):
         return None
     module, name = item.path.stem.removeprefix("test_"), owner.__name__.removeprefix("Test")
     plain = module.replace("_", "")

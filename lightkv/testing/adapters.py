@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from lightkv.core.errors import SessionError
+from lightkv.core.modality import MODALITIES
 from lightkv.core.plugins import get_preset
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, compress
@@ -74,9 +75,11 @@ class AdapterBench:
             dropped. `shorter`: the plain layers on the tokens that are left, for decoders with layers
             that masks do not reach. Both are the same where all layers are attention.
         recurrent: layers that keep a state instead of keys and values.
+        sharing: layers, the last ones, that keep nothing and read keys and values of others.
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
+        modality: what the placeholders of the prompts stand for.
         class_token: whether the adapter offers a vision encoder with a class token.
         cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
@@ -84,7 +87,8 @@ class AdapterBench:
             batch), "cache objects" (of the caller; also "cropping", "quantised cache", "offloaded
             cache", "refusing copies"),
             "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
-            "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
+            "assistant" (a model that makes them), "streaming", "kept logits"
+            (`logits_to_keep`), "gradient checkpointing", "next
             layer" (reading its attention), "embeddings" (instead of ids, with images),
             "placeholders" (in the ids), "image at the end" (a prompt without text behind its
             image), and the names of attention implementations.
@@ -100,10 +104,12 @@ class AdapterBench:
     windows: ClassVar[Sequence[int | None]] = ()
     law: ClassVar[Literal["masked", "shorter"]] = "masked"
     recurrent: ClassVar[Sequence[int]] = ()
+    sharing: ClassVar[Sequence[int]] = ()
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
+    modality: ClassVar[str] = "image"
     class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
     pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
@@ -131,7 +137,8 @@ class AdapterBench:
     ) -> torch.Tensor:
         """`[B, N]` true at the vision tokens."""
         config: Any = model.config
-        return torch.as_tensor(inputs["input_ids"] == config.image_token_id)
+        placeholder = getattr(config, f"{self.modality}_token_id")
+        return torch.as_tensor(inputs["input_ids"] == placeholder)
 
     def options(self, model: nn.Module, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Arguments that `compress` needs for this family (adapter, layout)."""
@@ -193,13 +200,17 @@ class AdapterBench:
     def cached(self, cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Key and value of each layer, from a cache that is of the kind the model itself makes.
 
-        Of recurrent layers the tensors of their state; an empty one where there is one only.
+        Of recurrent layers the tensors of their state; an empty one where there is one only. Those of
+        layers that keep nothing are empty.
         """
         assert type(cache).__module__.startswith("transformers.")
-        return [
+        nothing = torch.empty(0, 0, 0, 0)
+        found = [
             _state_of(layer) if number in self.recurrent else (layer.keys, layer.values)
             for number, layer in enumerate(cache.layers)
         ]
+        held = [pair for number, pair in enumerate(found) if number not in self.sharing]
+        return [*held, *[(nothing, nothing)] * len(self.sharing)]
 
     def cache_of(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
         """A cache with key and value of each layer, of the kind the model itself makes."""
@@ -275,7 +286,7 @@ class AdapterBench:
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
         """Greedy generation of `steps` tokens with logits; never stops early."""
         config: Any = model.config
-        ids = (getattr(config, f"{kind}_token_id", None) for kind in ("image", "video"))
+        ids = (getattr(config, f"{kind}_token_id", None) for kind in MODALITIES)
         arguments = {
             # A generated placeholder would be one too many where everything is run in one pass.
             "suppress_tokens": [token for token in ids if token is not None] or None,

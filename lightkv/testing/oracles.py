@@ -171,11 +171,18 @@ class Recorder:
         recorder = cls()
 
         def ids(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
-            if kwargs.get("position_ids") is not None:
-                recorder.position_ids.append(kwargs["position_ids"].clone())
+            given = kwargs.get("position_ids")
+            if given is None and (tokens := kwargs.get("inputs_embeds")) is not None:
+                # The decoder counts what it was fed, padding included.
+                fed = sum(each.shape[-1] for each in recorder.position_ids)
+                given = torch.arange(fed, fed + tokens.shape[1], device=tokens.device)[None]
+            if given is not None:
+                recorder.position_ids.append(given.clone())
 
         def tables(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
-            recorder.rotary.append(tuple(t.clone() for t in kwargs["position_embeddings"]))
+            given = kwargs["position_embeddings"]
+            given = (given,) if isinstance(given, torch.Tensor) else given
+            recorder.rotary.append(tuple(table.clone() for table in given))
 
         handles = [_with_kwargs(decoder, ids), _with_kwargs(layer, tables)]
         try:

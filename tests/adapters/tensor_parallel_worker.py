@@ -1,6 +1,7 @@
 """One process of two that hold a model together. Started by test_tensor_parallel.py, not by pytest.
 
-    RANK=0 WORLD_SIZE=2 PYTHONPATH=tests:tests/adapters python tensor_parallel_worker.py FOLDER
+    RANK=0 WORLD_SIZE=2 PYTHONPATH=tests:tests/adapters:tests/families \
+        python tensor_parallel_worker.py FOLDER
 
 Everything is computed by the single model first, then by the pair; what differs goes to a JSON file.
 """
@@ -33,14 +34,14 @@ FAMILIES = {
     "VideoLlava": ("test_video_llava", "TestVideos"),
     "VipLlava": ("test_vipllava", "TestVipLlava"),
     "InternVL": ("test_internvl", "TestInternVL"),
-    "Qwen2VL": ("test_qwen_vl", "TestQwen2VL"),
+    "Qwen2VL": ("test_qwen2_vl", "TestQwen2VL"),
     "Qwen25VL": ("test_qwen_vl", "TestQwen25VL"),
     "Qwen3VL": ("test_qwen3_vl", "TestQwen3VL"),
     "Gemma3": ("test_gemma3", "TestGemma3"),
     "Mistral3": ("test_mistral3", "TestMistral3"),
-    "Pixtral": ("test_mistral3", "TestPixtral"),
+    "Pixtral": ("test_pixtral", "TestPixtral"),
     "Idefics3": ("test_idefics3", "TestIdefics3"),
-    "SmolVLM": ("test_idefics3", "TestSmolVLM"),
+    "SmolVLM": ("test_smolvlm", "TestSmolVLM"),
     "PaliGemma": ("test_paligemma", "TestPaliGemma"),
     "PaliGemma2": ("test_paligemma", "TestPaliGemma2"),
     "Glm4v": ("test_glm4v", "TestImages"),

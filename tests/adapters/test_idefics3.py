@@ -87,7 +87,7 @@ class TestIdefics3(AdapterSuite):
         return {"adapter": Idefics3Adapter()}
 
 
-class TestSmolVLM(TestIdefics3):
+class SmolVLM(TestIdefics3):
     kind = "smolvlm"
 
 

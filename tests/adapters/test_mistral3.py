@@ -66,7 +66,7 @@ class TestMistral3(AdapterSuite):
         return {"adapter": Mistral3Adapter()}
 
 
-class TestPixtral(TestMistral3):
+class Pixtral(TestMistral3):
     kind, step = "pixtral", 4
 
 

@@ -96,7 +96,7 @@ def mistral3():
 
 
 def pixtral():
-    suite = test_mistral3.TestPixtral()
+    suite = test_mistral3.Pixtral()
     images = PixtralImageProcessorPil(size={"longest_edge": 32}, patch_size=4)
     return suite, Expanded(suite, images, rows_of(4)), ""
 

@@ -44,7 +44,7 @@ class TestQwen25VL(AdapterSuite):
         return grids_later(model, whole, later)
 
 
-class TestQwen2VL(TestQwen25VL):
+class Qwen2VL(TestQwen25VL):
     build = staticmethod(tiny_qwen2_vl)
 
 

@@ -30,8 +30,7 @@ class GenericAdapter(HFAdapter):
         return False
 
     def decoder(self, model: nn.Module) -> nn.Module:
-        finder = getattr(model, "get_decoder", None)
-        decoder = finder() if callable(finder) else model
+        decoder = super().decoder(model) if callable(getattr(model, "get_decoder", None)) else model
         if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
             raise ModelError(
                 f"{type(model).__name__} has no decoder with a ModuleList called `layers`",

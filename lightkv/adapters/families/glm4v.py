@@ -1,4 +1,4 @@
-"""GLM-4.1V: dynamic grids as in Qwen2-VL; frames of a video are runs with time stamps between them.
+"""GLM-4.1V and later: dynamic grids as in Qwen2-VL; frames of a video are runs with time stamps between.
 
 Images and video frames have the same placeholder id; the token types that the processor gives tell them
 apart. A video is one picture of all its temporal patches, whatever text stands between the runs.
@@ -21,11 +21,11 @@ TYPES = {"image": 1, "video": 2}
 
 
 class Glm4vAdapter(QwenVLAdapter):
-    """`Glm4vForConditionalGeneration`."""
+    """`Glm4vForConditionalGeneration`, those of GLM-4.5V and GLM-4.6V, and GLM-OCR."""
 
     name = "glm4v"
-    models = "GLM-4.1V"
-    model_types = ("glm4v",)
+    models = "GLM-4.1V, GLM-4.5V, GLM-4.6V, GLM-OCR"
+    model_types = ("glm4v", "glm46v", "glmga", "glm4v_moe", "glm_ocr")
 
     def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
         every = inputs.placeholders(config.image_token_id)

@@ -1,7 +1,8 @@
-"""Qwen3-VL: as Qwen2.5-VL, with features of inner tower layers added after the first decoder layers.
+"""Qwen3-VL and what is built like it: Qwen2.5-VL with features of inner tower layers.
 
-The additions go to the vision positions of the full sequence, so nothing is compressed before the last
-of them. The frames of a video stand apart, with timestamps between them; they are one view all the same.
+They are added after the first decoder layers, at the vision positions of the full sequence, so nothing
+is compressed before the last of them. The frames of a video stand apart, with timestamps between them;
+they are one view all the same.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 
 
 class Qwen3VLAdapter(QwenVLAdapter):
-    """`Qwen3VLForConditionalGeneration`."""
+    """`Qwen3VLForConditionalGeneration`, its variant with experts, Cosmos 3 Omni, Cohere Compass."""
 
     name = "qwen3_vl"
-    models = "Qwen3-VL"
-    model_types = ("qwen3_vl",)
+    models = "Qwen3-VL, Qwen3-VL-MoE, Cosmos 3 Omni, Cohere Compass"
+    model_types = ("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass")
 
     def min_layer(self, model: nn.Module) -> int:
         config: Any = model.config

@@ -1,8 +1,8 @@
-"""Qwen2-VL and Qwen2.5-VL: a dynamic grid for each picture, multimodal rotary positions.
+"""Qwen2-VL, Qwen2.5-VL and what is built like them: a dynamic grid for each picture.
 
 Tokens of a picture come frame by frame in raster order of (t, h / merge, w / merge); window
-reordering inside the Qwen2.5 tower is undone there. The three rotary axes are merged into one
-(cos, sin) before the layers, so survivors that keep their positions need nothing special.
+reordering inside the Qwen2.5 tower is undone there. Where there are three rotary axes, they are merged
+into one (cos, sin) before the layers, so survivors that keep their positions need nothing special.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import nn
-
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders
 
 
 class QwenVLAdapter(HFAdapter):
-    """`Qwen2VLForConditionalGeneration` and `Qwen2_5_VLForConditionalGeneration`."""
+    """`Qwen2VLForConditionalGeneration`, `Qwen2_5_VLForConditionalGeneration` and others."""
 
     name = "qwen_vl"
-    models = "Qwen2-VL, Qwen2.5-VL"
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl")
+    models = "Qwen2-VL, Qwen2.5-VL, Qwen3.5, Qwen3.5-MoE, PaddleOCR-VL, Cosmos 3 Edge"
+    model_types: ClassVar[tuple[str, ...]] = (
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "paddleocr_vl",
+        "cosmos3_edge",
+    )
     modalities = ("image", "video")
-
-    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model.model.visual]  # type: ignore[union-attr,list-item]
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         return grids(config, inputs, "image")

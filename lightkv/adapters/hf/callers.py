@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from lightkv.adapters.hf.contact import ASSISTED, cache_of
+from lightkv.core.errors import SessionError
 
 
 def called_by(name: str, module: nn.Module) -> bool:
@@ -40,8 +41,18 @@ def read_drafts(
     Returns:
         How many tokens at the end of a prompt are guesses that `generate` wants checked, and how many
         logits it wants for checking guesses anywhere, None in any other pass.
+
+    Raises:
+        SessionError: guesses came with a prompt and nobody says how many.
     """
     wanted = arguments.get("logits_to_keep")
+    if wanted is None and vision and called_by(ASSISTED, module):
+        raise SessionError(
+            "the forward of this model takes no logits_to_keep, which tells the drafts from the prompt: "
+            "they would be scored as a part of it",
+            field="logits_to_keep",
+            remedy="generate without assistant_model and prompt_lookup_num_tokens",
+        )
     # Assisted decoding feeds guesses with the prompt or by themselves. They show in the logits that it
     # asks for, one for each guess and one more; but any other caller may wish for as many.
     if not isinstance(wanted, int) or wanted <= 1 or not called_by(ASSISTED, module):

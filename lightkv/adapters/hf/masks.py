@@ -9,6 +9,7 @@ float `[B, 1, Q, K]` with 0 = attend (eager), boolean `[B, K]` (flash attention)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,10 +30,11 @@ from lightkv.adapters.hf.contact import RECURRENT, mask_function
 from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.core.errors import ModelError
 from lightkv.core.prompt import PromptIndex
+from lightkv.core.transfer import to_device
 
 Windows = tuple[int | None, ...]
-"""Sliding window of each layer (None where there is none); empty if no layer has any."""
-FULL, SLIDING = "full_attention", "sliding_attention"
+"""Sliding window, or chunk, of each layer (None where there is none); empty if no layer has any."""
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 """Kinds of decoder layers whose masks are known."""
 
 STYLES = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
@@ -46,42 +48,74 @@ class Reach:
     Attributes:
         window: a query sees keys less than this many original positions before it, None for all.
         positions: `[B or 1, K]` original positions of the keys, with a window.
-        blocks: `[B, Q]` number of the block of each query, negative outside blocks. Tokens of a
-            block are new and see one another. None if there are no blocks.
+        blocks: `[B, ≥ Q]` number of the block of each new token, negative outside blocks; the last Q
+            are the queries. Tokens of a block see one another. None if there are no blocks.
+        starts: `[B, 1]` original position at which the chunks of each row begin, where the window is
+            one of fixed chunks: a query sees those keys that lie in its own. None where it slides.
     """
 
     window: int | None = None
     positions: torch.Tensor | None = None
     blocks: torch.Tensor | None = None
+    starts: torch.Tensor | None = None
 
     def limit(self, causal: torch.Tensor) -> torch.Tensor:
         """`[B, 1, Q, K]` from the causal mask of that shape: window AND (causal OR same block)."""
         queries, allowed = causal.shape[-2], causal
         if self.blocks is not None:
             ids = self.blocks
-            same = (ids[:, :, None] == ids[:, None, :]) & (ids >= 0)[:, :, None]
-            past = causal.shape[-1] - queries
+            own, past = ids[:, -queries:, None], causal.shape[-1] - ids.shape[1]
+            same = (own == ids[:, None, :]) & (own >= 0)
             allowed = allowed | nn.functional.pad(same, (past, 0))[:, None]
         if self.window is not None and self.positions is not None:
             own = self.positions[:, -queries:, None]
-            near = own - self.positions[:, None, :] < self.window
+            near = within(self.window, own, self.positions[:, None, :], self.starts)
             allowed = allowed & near[:, None]
         return allowed
+
+
+def within(
+    window: int, own: torch.Tensor, keys: torch.Tensor, starts: torch.Tensor | None
+) -> torch.Tensor:
+    """`[B, Q, K]` whether a query of a position sees a key of another, order left out.
+
+    Args:
+        window: tokens in a window, or in a chunk.
+        own: `[B or 1, Q, 1]` original positions of the queries.
+        keys: `[B or 1, 1, K]` those of the keys.
+        starts: `[B, 1]` where the chunks of each row begin; None for a window that slides.
+    """
+    if starts is None:
+        return own - keys < window
+    first = starts[:, :, None]
+    # Padding before the first chunk would belong to one of its own; nobody sees it.
+    return (own - first).div(window, rounding_mode="floor") == (keys - first).div(
+        window, rounding_mode="floor"
+    )
 
 
 class LayerMasks:
     """Who sees whom in the layers of one decoder.
 
     Args:
-        windows: sliding window of each layer.
+        windows: sliding window, or chunk, of each layer.
         causal: whether a token never attends to later ones.
         recurrent: layers that keep a state, and take which of their new positions are real.
+        chunked: layers whose window is one of fixed chunks.
+        blocked: layers in which the tokens of an image see one another; None: all, if they do.
     """
 
     def __init__(
-        self, windows: Windows, *, causal: bool, recurrent: frozenset[int] = frozenset()
+        self,
+        windows: Windows,
+        *,
+        causal: bool,
+        recurrent: frozenset[int] = frozenset(),
+        chunked: frozenset[int] = frozenset(),
+        blocked: frozenset[int] | None = None,
     ) -> None:
         self._windows, self._recurrent = windows, recurrent
+        self._chunked, self._blocked = chunked, blocked
         self._simply_causal = causal and not windows
 
     def of_layer(
@@ -117,7 +151,8 @@ class LayerMasks:
         given: torch.Tensor | None,
     ) -> torch.Tensor | None:
         prefill, record, device = forward.prefill, forward.record, hidden.device
-        new = hidden.shape[1]
+        # Layers that read the entries of others may be called on the last positions only.
+        new, entries = hidden.shape[1], forward.new_entries
         segments: tuple[Segment, ...]
         if prefill is not None and not forward.visible:
             layout = prefill.layout
@@ -125,18 +160,17 @@ class LayerMasks:
                 assert prefill.kept is not None
                 kept = prefill.kept
                 valid = layout.valid_mask(device) if any(layout.pads) else None
-                key = ("mask", len(prefill.stages_done), device)
-                return forward.once(
-                    key, lambda: gather_mask(given.to(device), kept.to(device), valid), given
-                )
+                rows, key = new == entries, ("mask", len(prefill.stages_done), device)
+                make = partial(gather_mask, given.to(device), kept.to(device), valid, rows=rows)
+                return forward.once(key, make, given)
             # Without a mask the whole prompt lies inside the window, if there is one.
-            segments, window = (Segment(layout.pads, new),), None
+            segments, window = (Segment(layout.pads, entries),), None
         else:
             assert record is not None
             segments, window = tuple(record.segments[layer]), self._window(record, layer)
 
-        def make() -> torch.Tensor | None:
-            keys = forward.visible + new
+        def build() -> torch.Tensor | None:
+            keys = forward.visible + entries
             valid = valid_entries(segments, device)
             return build_mask(
                 None if valid is None else valid[:, -keys:],
@@ -146,11 +180,12 @@ class LayerMasks:
                 style=forward.mask_style,
                 dtype=hidden.dtype,
                 device=device,
-                reach=self._reach(forward, segments, keys, window, device),
+                reach=self._reach(forward, layer, segments, keys, window, device),
             )
 
-        built = ("built", segments, forward.visible, new, window, device)
-        return forward.once(built, make)
+        told = (window, self._starts(record, layer), self._has_blocks(layer))
+        built = ("built", segments, forward.visible, new, told, device)
+        return forward.once(built, build)
 
     @staticmethod
     def _of_state(
@@ -181,15 +216,24 @@ class LayerMasks:
         window = self._windows[layer] if self._windows else None
         return None if window is None or record.fed(layer) <= window else window
 
-    @staticmethod
+    def _starts(self, record: CacheRecord | None, layer: int) -> tuple[int, ...] | None:
+        """Where the chunks of each row begin in a layer that has some, else None."""
+        return None if record is None or layer not in self._chunked else record.starts
+
+    def _has_blocks(self, layer: int) -> bool:
+        """Whether the tokens of an image see one another in a layer."""
+        return self._blocked is None or layer in self._blocked
+
     def _reach(
+        self,
         forward: ForwardPass,
+        layer: int,
         segments: tuple[Segment, ...],
         keys: int,
         window: int | None,
         device: torch.device,
     ) -> Reach | None:
-        blocks = forward.blocks if forward.visible else None
+        blocks = forward.blocks if forward.visible and self._has_blocks(layer) else None
         if window is None and blocks is None:
             return None
         if blocks is not None and forward.prefill is not None and forward.prefill.kept is not None:
@@ -197,7 +241,10 @@ class LayerMasks:
         positions = None
         if window is not None:
             positions = original_positions(segments, device)[:, -keys:]
-        return Reach(window, positions, None if blocks is None else blocks.to(device))
+        if blocks is not None:
+            blocks = blocks.to(device)
+        starts = _column(self._starts(forward.record, layer), device)
+        return Reach(window, positions, blocks, starts)
 
     def key_weights(
         self, forward: ForwardPass, layer: int, device: torch.device
@@ -265,11 +312,17 @@ class LayerMasks:
         window = self._windows[layer] if self._windows else None
         if window is None:
             return allowed
-        fed = record.fed(layer)
-        old = original_positions(record.segments[layer], device)[:, -past:].expand(batch, -1)
+        fed, segments = record.fed(layer), record.segments[layer]
+        old = original_positions(segments, device)[:, -past:].expand(batch, -1)
         new = torch.arange(real.shape[1], device=device).expand(batch, -1) if kept is None else kept
         places = torch.cat([old, fed + new.to(device)], dim=1)
-        return allowed & (fed + forward.queries - 1 - drafts - places < window)
+        own = torch.full((1, 1, 1), fed + forward.queries - 1 - drafts, device=device)
+        starts = _column(self._starts(record, layer), device)
+        return allowed & within(window, own, places[:, None], starts)[:, 0]
+
+
+def _column(values: tuple[int, ...] | None, device: torch.device) -> torch.Tensor | None:
+    return None if values is None else to_device(values, device)[:, None]
 
 
 def cached_keys(forward: ForwardPass, layer: int) -> int:
@@ -313,28 +366,33 @@ def continued_padding(
     return torch.cat([old.expand(new.shape[0], -1), new], dim=1).to(given.dtype)
 
 
-def gather_mask(mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+def gather_mask(
+    mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None, *, rows: bool = True
+) -> torch.Tensor:
     """Rows and columns of a prefill mask that survive a stage.
 
     Args:
         mask: `[B or 1, 1, N, N]`, or `[B or 1, N]` for flash attention.
         kept: `[B, N′]` old position of each new one.
         valid: `[B, N′]` false at new padding, None if there is none.
+        rows: whether the mask has a row for each position. Otherwise it is that of the last ones, which
+            all survive.
     """
-    batch, length = kept.shape
+    batch = kept.shape[0]
     if mask.dim() == 2:
         out = mask.expand(batch, -1).gather(1, kept)
         return out if valid is None else out & valid.to(out.dtype)
     heads, columns = mask.shape[1], mask.shape[-1]
     # A mask of one row is that of all of them.
-    mask = mask.expand(batch, -1, columns if mask.shape[2] == 1 else -1, -1)
-    rows = kept[:, None, :, None].expand(-1, heads, -1, columns)
-    out = mask.gather(2, rows)
-    out = out.gather(3, kept[:, None, None, :].expand(-1, heads, length, -1))
+    out = mask.expand(batch, -1, columns if rows and mask.shape[2] == 1 else -1, -1)
+    if rows:
+        out = out.gather(2, kept[:, None, :, None].expand(-1, heads, -1, columns))
+    out = out.gather(3, kept[:, None, None, :].expand(-1, heads, out.shape[2], -1))
     if valid is None:
         return out
     if out.dtype == torch.bool:
-        return _self_attending_padding(out & valid[:, None, None, :], valid)
+        out = out & valid[:, None, None, :]
+        return _self_attending_padding(out, valid) if rows else out
     lowest = torch.finfo(out.dtype).min
     return out.masked_fill(~valid[:, None, None, :], lowest)
 
@@ -479,13 +537,42 @@ def check_weights(implementation: str | None, *, makes_masks: bool) -> None:
 
 
 def sliding_windows(config: Any, num_layers: int) -> Windows:
-    """Window of each layer of a text config, None where it attends to all; () if none slides."""
-    window = getattr(config, "sliding_window", None)
-    if window is None or getattr(config, "use_sliding_window", True) is False:
-        return ()
-    kinds = getattr(config, "layer_types", None) or [SLIDING] * num_layers
-    windows = tuple(int(window) if kind == SLIDING else None for kind in kinds)
+    """Window or chunk of each layer of a text config, None where it attends to all; () if all do."""
+    slides = getattr(config, "use_sliding_window", True) is not False
+    sizes = {
+        SLIDING: getattr(config, "sliding_window", None) if slides else None,
+        CHUNKED: getattr(config, "attention_chunk_size", None),
+    }
+    windows = tuple(sizes.get(kind) for kind in _kinds(config, num_layers))
     return windows if any(windows) else ()
+
+
+def chunked_layers(config: Any, num_layers: int) -> frozenset[int]:
+    """Layers of a text config whose window is one of fixed chunks."""
+    kinds = enumerate(_kinds(config, num_layers))
+    return frozenset(layer for layer, kind in kinds if kind == CHUNKED)
+
+
+def _kinds(config: Any, num_layers: int) -> Sequence[str]:
+    told = getattr(config, "layer_types", None)
+    if told:
+        return list(told)
+    # As transformers reads them: a window comes before a chunk.
+    window = getattr(config, "sliding_window", None)
+    chunk = getattr(config, "attention_chunk_size", None)
+    return [CHUNKED if window is None and chunk is not None else SLIDING] * num_layers
+
+
+def shared_entries(config: Any) -> dict[int, int]:
+    """Layer of a text config that keeps no entries → the earlier one whose entries it reads.
+
+    The last layers read those of the last of their kind before them.
+    """
+    shared = getattr(config, "num_kv_shared_layers", None) or 0
+    kinds = list(getattr(config, "layer_types", None) or ())
+    first = len(kinds) - shared
+    own = {kind: layer for layer, kind in enumerate(kinds[:first])}
+    return {layer: own[kind] for layer, kind in enumerate(kinds) if layer >= first and kind in own}
 
 
 def recurrent_layers(config: Any) -> frozenset[int]:
