@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lightkv.adapters.families.apertus1p5 import Apertus1p5Adapter
 from lightkv.adapters.families.aria import AriaAdapter
 from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
@@ -89,6 +90,7 @@ FAMILIES = (
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    Apertus1p5Adapter,
     Step3p7Adapter,
     Granite4VisionAdapter,
     GraniteDoclingAdapter,
