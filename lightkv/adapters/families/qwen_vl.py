@@ -29,7 +29,7 @@ class QwenVLAdapter(HFAdapter):
         "paddleocr_vl",
         "cosmos3_edge",
     )
-    modalities = ("image", "video")
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         return grids(config, inputs, "image")
