@@ -35,6 +35,7 @@ from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
+from lightkv.adapters.families.muse import MuseAdapter
 from lightkv.adapters.families.ovis2 import Ovis2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.qwen2_audio import Qwen2AudioAdapter
@@ -73,6 +74,7 @@ FAMILIES = (
     Gemma4Adapter,
     KimiK25Adapter,
     Llama4Adapter,
+    MuseAdapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,
     AyaVisionAdapter,
