@@ -224,7 +224,7 @@ class HFAttachment(Attachment, NotCopyable):
         self._engine.profiler.start()
         # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
         refuse_preallocated(contact.cache_of(kwargs))
-        self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
+        self._inputs = self._read_inputs(module, args, kwargs)
         self._found, self._count = None, FeatureCount()
         refuse_blind(self._inputs, self._given is not None)
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
@@ -236,6 +236,9 @@ class HFAttachment(Attachment, NotCopyable):
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()
+
+    def _read_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> ModelInputs:
+        return read_inputs(module, args, kwargs, self._capture.seen)
 
     def _on_features(self, modality: str, output: Any, arguments: Kwargs) -> None:
         self._count.made(modality, output, arguments)

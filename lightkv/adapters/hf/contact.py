@@ -441,6 +441,23 @@ def _bytes(held: Any) -> int:
     return sum(map(_bytes, held)) if isinstance(held, tuple | list) else 0
 
 
+# -- experts ---------------------------------------------------------------------------------------
+
+
+def run_experts_by_shape(model: nn.Module) -> None:
+    """Let experts, if a model has any, compute in shapes that are known without the router's choice.
+
+    Each token's experts are then products of their own, which torch counts; grouped ones it does not.
+    """
+    choose = getattr(model, "set_experts_implementation", None)
+    if choose is None:
+        return
+    try:
+        choose("batched_mm")
+    except ValueError:
+        return  # none of its classes can choose
+
+
 # -- attention -------------------------------------------------------------------------------------
 
 
