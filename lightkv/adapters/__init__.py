@@ -42,6 +42,7 @@ from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.adapters.families.minicpm import MiniCPMAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
+from lightkv.adapters.families.muse import MuseAdapter
 from lightkv.adapters.families.ovis2 import Ovis2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.phi4_multimodal import Phi4MultimodalAdapter
@@ -85,6 +86,7 @@ FAMILIES = (
     Gemma4Adapter,
     KimiK25Adapter,
     Llama4Adapter,
+    MuseAdapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,
     AyaVisionAdapter,
