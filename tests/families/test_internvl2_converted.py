@@ -19,7 +19,7 @@ SIDE = 3
 
 @functools.cache
 def converted():
-    """A folder that lives as long as the process; `write_checkpoint` gives the same weights each time."""
+    """A folder that lives as long as the process."""
     folder = tempfile.TemporaryDirectory(prefix="lightkv-converted-")
     write_checkpoint(Path(folder.name, "source"))
     convert_internvl2(Path(folder.name, "source"), Path(folder.name, "out"))
