@@ -15,6 +15,7 @@ from lightkv.adapters.families.deepseek_ocr2 import DeepseekOcr2Adapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
+from lightkv.adapters.families.fun_asr_nano import FunAsrNanoAdapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
 from lightkv.adapters.families.generic import GenericAdapter
@@ -34,6 +35,7 @@ from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
+from lightkv.adapters.families.moss_transcribe import MossTranscribeAdapter
 from lightkv.adapters.families.ovis2 import Ovis2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
 from lightkv.adapters.families.phi4_multimodal import Phi4MultimodalAdapter
@@ -83,8 +85,10 @@ FAMILIES = (
     DeepseekOcr2Adapter,
     AriaAdapter,
     # Audio, and several modalities at once.
+    FunAsrNanoAdapter,
     GlmAsrAdapter,
     GraniteSpeechAdapter,
+    MossTranscribeAdapter,
     Phi4MultimodalAdapter,
     Qwen2AudioAdapter,
     Qwen3ASRAdapter,
