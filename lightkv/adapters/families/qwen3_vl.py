@@ -7,9 +7,7 @@ they are one view all the same.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import ClassVar
 
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 
@@ -25,7 +23,3 @@ class Qwen3VLAdapter(QwenVLAdapter):
         "cosmos3_omni",
         "cohere_compass",
     )
-
-    def min_layer(self, model: nn.Module) -> int:
-        config: Any = model.config
-        return len(config.vision_config.deepstack_visual_indexes)
