@@ -15,6 +15,7 @@ from lightkv.adapters.families.deepseek_ocr2 import DeepseekOcr2Adapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
+from lightkv.adapters.families.fast_vlm import FastVLMAdapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
 from lightkv.adapters.families.generic import GenericAdapter
@@ -36,6 +37,7 @@ from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
 from lightkv.adapters.families.ovis2 import Ovis2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
+from lightkv.adapters.families.perception_lm import PerceptionLMAdapter
 from lightkv.adapters.families.qwen2_audio import Qwen2AudioAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
@@ -74,6 +76,8 @@ FAMILIES = (
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    FastVLMAdapter,
+    PerceptionLMAdapter,
     Step3p7Adapter,
     Granite4VisionAdapter,
     GraniteDoclingAdapter,
