@@ -75,6 +75,7 @@ class AdapterBench:
             dropped. `shorter`: the plain layers on the tokens that are left, for decoders with layers
             that masks do not reach. Both are the same where all layers are attention.
         recurrent: layers that keep a state instead of keys and values.
+        sharing: layers, the last ones, that keep nothing and read keys and values of others.
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
@@ -86,11 +87,11 @@ class AdapterBench:
             batch), "cache objects" (of the caller; also "cropping", "quantised cache", "offloaded
             cache", "refusing copies"),
             "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
-            "assistant" (a model that makes them), "streaming", "kept logits"
-            (`logits_to_keep`), "gradient checkpointing", "next
+            "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
             layer" (reading its attention), "embeddings" (instead of ids, with images),
             "placeholders" (in the ids), "image at the end" (a prompt without text behind its
             image), and the names of attention implementations.
+        refused: presets that are refused on prompts of the modality → what the error says.
         pair: prompts of two rows with an image each, for conversations.
         outside_error: what a compressed cache raises when it goes on after its session.
     """
@@ -103,6 +104,7 @@ class AdapterBench:
     windows: ClassVar[Sequence[int | None]] = ()
     law: ClassVar[Literal["masked", "shorter"]] = "masked"
     recurrent: ClassVar[Sequence[int]] = ()
+    sharing: ClassVar[Sequence[int]] = ()
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
@@ -110,6 +112,7 @@ class AdapterBench:
     modality: ClassVar[str] = "image"
     class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
+    refused: ClassVar[dict[str, str]] = {}
     pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
     outside_error: ClassVar[type[Exception] | tuple[type[Exception], ...]] = SessionError
 
@@ -198,13 +201,17 @@ class AdapterBench:
     def cached(self, cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Key and value of each layer, from a cache that is of the kind the model itself makes.
 
-        Of recurrent layers the tensors of their state; an empty one where there is one only.
+        Of recurrent layers the tensors of their state; an empty one where there is one only. Those of
+        layers that keep nothing are empty.
         """
         assert type(cache).__module__.startswith("transformers.")
-        return [
+        nothing = torch.empty(0, 0, 0, 0)
+        found = [
             _state_of(layer) if number in self.recurrent else (layer.keys, layer.values)
             for number, layer in enumerate(cache.layers)
         ]
+        held = [pair for number, pair in enumerate(found) if number not in self.sharing]
+        return [*held, *[(nothing, nothing)] * len(self.sharing)]
 
     def cache_of(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
         """A cache with key and value of each layer, of the kind the model itself makes."""

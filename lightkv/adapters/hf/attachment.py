@@ -17,10 +17,11 @@ from lightkv.adapters.hf import cache_site, contact
 from lightkv.adapters.hf.cache_checks import check_replaceable, refuse_preallocated, refuse_uncached
 from lightkv.adapters.hf.cache_record import slides, stored_entries, stored_lengths
 from lightkv.adapters.hf.callers import read_drafts
+from lightkv.adapters.hf.deepstack import added_places
 from lightkv.adapters.hf.encoder import EncoderRecorder
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.features import PICTURES, FeatureCapture, FeatureCount
-from lightkv.adapters.hf.forward import ForwardPass, Kwargs
+from lightkv.adapters.hf.forward import ForwardPass, Kwargs, text_after_images
 from lightkv.adapters.hf.hook_checks import hooks_ignored, refuse_checkpointing, refuse_compiled
 from lightkv.adapters.hf.inputs import (
     ModelInputs,
@@ -36,10 +37,11 @@ from lightkv.adapters.hf.masks import LayerMasks, Windows, check_weights, mask_s
 from lightkv.adapters.hf.next_layer import check_next_layer, next_layer_view
 from lightkv.adapters.hf.not_copyable import NotCopyable
 from lightkv.adapters.hf.pass_lock import PassLock
-from lightkv.adapters.hf.rotary import Rotary
+from lightkv.adapters.hf.rotary import Rotary, axis_positions
 from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.session_caches import SessionCaches
 from lightkv.adapters.hf.temperature import counts_itself, scale_queries
+from lightkv.core.errors import SessionError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
 from lightkv.core.prompt import prompt_index
@@ -75,7 +77,9 @@ class HFAttachment(Attachment, NotCopyable):
             causal=adapter.causal,
             recurrent=self._recurrent,
             chunked=adapter.chunked(model),
+            blocked=adapter.blocked(model),
         )
+        self._sources = adapter.sources(model)
         self._windowed = any(windows) or any(map(counts_itself, adapter.attentions(model)))
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
         self._tokens = TokenArguments(self._layers, adapter.token_arguments)
@@ -220,7 +224,7 @@ class HFAttachment(Attachment, NotCopyable):
         self._engine.profiler.start()
         # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
         refuse_preallocated(contact.cache_of(kwargs))
-        self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
+        self._inputs = self._read_inputs(module, args, kwargs)
         self._found, self._count = None, FeatureCount()
         refuse_blind(self._inputs, self._given is not None)
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
@@ -232,6 +236,9 @@ class HFAttachment(Attachment, NotCopyable):
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()
+
+    def _read_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> ModelInputs:
+        return read_inputs(module, args, kwargs, self._capture.seen)
 
     def _on_features(self, modality: str, output: Any, arguments: Kwargs) -> None:
         self._count.made(modality, output, arguments)
@@ -273,7 +280,8 @@ class HFAttachment(Attachment, NotCopyable):
         self._selfcheck.layer(index, hidden)
         self._show_next_layer(forward, index, hidden, kwargs)
         new_hidden = self._compress(forward, index, hidden)
-        forward.note_entries(index, new_hidden.shape[1])
+        tail = self._check_tail(forward, index, new_hidden)
+        forward.note_entries(index, forward.new_entries if tail else new_hidden.shape[1])
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
         if self._selfcheck.running:
             given = kwargs if changed is None else changed
@@ -283,12 +291,36 @@ class HFAttachment(Attachment, NotCopyable):
         if changed is None:
             return None
         rest = args[1:]
-        if forward.compressing:
+        if forward.compressing and not tail:
             kept = forward.kept
             rest, changed = self._tokens.of_survivors(layer, forward.queries, kept, rest, changed)
         if args:
             return (new_hidden, *rest), changed
         return (), {**changed, "hidden_states": new_hidden}
+
+    def _check_tail(self, forward: ForwardPass, index: int, hidden: torch.Tensor) -> bool:
+        """Whether a layer is called on the last positions only.
+
+        transformers does that where layers read the entries of others, which are there already.
+
+        Raises:
+            SessionError: more of them than stand behind all images.
+        """
+        count = hidden.shape[1]
+        if index not in self._sources or count == forward.new_entries:
+            return False
+        prefill = forward.prefill
+        if forward.compressing and prefill is not None:
+            text = max(1, text_after_images(prefill.first_layout))
+            if count > text:
+                raise SessionError(
+                    f"logits are wanted of the last {count} positions, but only {text} stand behind the "
+                    "images, and the others may be gone",
+                    field="logits_to_keep",
+                    value=count,
+                    remedy=f"ask for at most {text}",
+                )
+        return True
 
     def _on_layer_end(self, index: int, *_: Any) -> None:
         cache_site.evict(self._forward, index)
@@ -361,10 +393,12 @@ class HFAttachment(Attachment, NotCopyable):
         """What the layers of the cache hold after a pass."""
         if forward.cache is None:
             return None
-        return [
+        held = [
             HeldLayer(contact.held_bytes(layer), forward.batch * contact.held_entries(layer))
             for layer in contact.cache_layers(forward.cache)
         ]
+        # Some caches have no layers for decoder layers that read the entries of others.
+        return held + [HeldLayer(0, 0)] * (len(self._layers) - len(held))
 
     # -- one pass -----------------------------------------------------------------------------
 
@@ -388,6 +422,8 @@ class HFAttachment(Attachment, NotCopyable):
         layout = self._layout(cache, queries, batch)
         prefill = None
         if layout is not None:
+            added = added_places(self._arguments)
+            self._engine.pipeline.schedule.check_places(len(self._layers), added)
             prefill = self._engine.begin(layout, self._drafts)
             prefill.vision = self._encoder.view(self._inputs, layout)
             prefill.read_embeddings(hidden)
@@ -406,6 +442,7 @@ class HFAttachment(Attachment, NotCopyable):
             mask_style=self._style,
             windowed=self._windowed,
             recurrent=self._recurrent,
+            sources=self._sources,
         )
         # On an empty cache the blocks are in the masks that transformers made.
         filled = record is not None and record.length(record.first) > 0
@@ -459,7 +496,7 @@ class HFAttachment(Attachment, NotCopyable):
         if given is None:
             past = int(cache.get_seq_length(0)) if cache is not None else 0
             given = torch.arange(past, past + queries, device=device)[None]
-        return self._adapter.rotary_positions(given).expand(-1, batch, -1)
+        return axis_positions(self._adapter, self._decoder, given).expand(-1, batch, -1)
 
     def _compress(self, forward: ForwardPass, index: int, hidden: torch.Tensor) -> torch.Tensor:
         if forward.prefill is None:

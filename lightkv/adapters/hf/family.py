@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf import contact
+from lightkv.adapters.hf.deepstack import first_place
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.masks import (
     CHUNKED,
@@ -23,6 +24,7 @@ from lightkv.adapters.hf.masks import (
     check_style,
     chunked_layers,
     recurrent_layers,
+    shared_entries,
     sliding_windows,
 )
 from lightkv.adapters.hf.shapes import decoder_shape
@@ -34,7 +36,7 @@ from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
-from lightkv.core.pipeline.places import Places
+from lightkv.core.pipeline.places import Places, listed_places
 from lightkv.core.run.adapter import Adapter, model_type
 
 
@@ -153,14 +155,39 @@ class Family(Adapter):
         """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
         return recurrent_layers(getattr(self.decoder(model), "config", None))
 
+    def sources(self, model: nn.Module) -> dict[int, int]:
+        """Layer that keeps no entries → the earlier one whose keys and values it reads."""
+        return shared_entries(getattr(self.decoder(model), "config", None))
+
+    def min_layer(self, model: nn.Module) -> int:
+        """Layers before the first stage: those that add features of the vision tower."""
+        return first_place(getattr(model, "config", None))
+
     def places(self, model: nn.Module) -> Places:
-        """Where stages may act: from `min_layer` on; the attention of recurrent layers is not read."""
+        """Where stages may act.
+
+        From `min_layer` on, and not behind a layer whose keys and values later ones read; the attention
+        of recurrent layers is not read.
+        """
         unread = dict.fromkeys(sorted(self.recurrent(model)), "is recurrent")
-        return replace(super().places(model), unread=unread)
+        places, sources = replace(super().places(model), unread=unread), self.sources(model)
+        if not sources:
+            return places
+        last = min(sources.values())
+        readers = listed_places([reader for reader, read in sources.items() if read == last])
+        why = (
+            f"the keys and values of layer {last} are read by later ones ({readers}), where all that a "
+            "stage removes behind it would still be seen"
+        )
+        return replace(places, last=last, why_last=why)
 
     def lengthless(self, model: nn.Module) -> frozenset[int]:
-        """Layers whose cache tells no length: recurrent ones."""
-        return self.recurrent(model)
+        """Layers whose cache tells no length: recurrent ones, and those that read another's."""
+        return self.recurrent(model) | self.sources(model).keys()
+
+    def blocked(self, model: nn.Module) -> frozenset[int] | None:
+        """Layers in which the tokens of a block attend to one another; None: all, if they do."""
+        return None
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         """`[B, ≥ Q]` block of each token, negative outside; the last Q are those of this pass.
@@ -224,6 +251,13 @@ class Family(Adapter):
         # With four rows the first is the text position, used for masks only.
         return position_ids[None] if position_ids.dim() == 2 else position_ids[-3:]
 
+    def rotary_axes(self, decoder: nn.Module, kind: str | None = None) -> int | None:
+        """Axes of the rotary positions of a kind of layers, None where the decoder does not say."""
+        sections = getattr(getattr(decoder, "rotary_emb", None), "mrope_section", None)
+        if isinstance(sections, Mapping):
+            sections = sections.get(kind) if kind else next(iter(sections.values()), None)
+        return None if sections is None else len(sections)
+
     def rotary_kind(self, decoder: nn.Module, layer: int) -> str | None:
         """Name of the rotary base of a layer, None where all layers have the same."""
         emb: Any = decoder.rotary_emb
@@ -242,13 +276,19 @@ class Family(Adapter):
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
         emb: Any = decoder.rotary_emb
         given = {} if kind is None else {"layer_type": kind}
-        sections = getattr(emb, "mrope_section", None)
-        if isinstance(sections, dict):
-            sections = sections.get(kind)
-        if sections is None:
+        axes = self.rotary_axes(decoder, kind)
+        if axes is None and len(positions) > 1:
+            raise ModelError(
+                f"rotary positions have {len(positions)} axes, and this decoder does not say what it "
+                "makes of them",
+                field="positions",
+                remedy="use positions='keep', or write an adapter that overrides `rotary` "
+                "(docs/writing-an-adapter.md)",
+            )
+        if axes is None:
             return emb(hidden, position_ids=positions[0], **given)
         # Tokens without a picture stand at the same place on all axes.
-        return emb(hidden, positions.expand(len(sections), -1, -1), **given)
+        return emb(hidden, positions.expand(axes, -1, -1), **given)
 
     # -- facts --------------------------------------------------------------------------------
 

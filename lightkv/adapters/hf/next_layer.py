@@ -7,12 +7,19 @@ layer's own norm, projections, rotary function and cached keys are used; one que
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
-from lightkv.adapters.hf.contact import GATED_QUERIES, INPUT_NORM, rotary_function
+from lightkv.adapters.hf.contact import (
+    GATED_QUERIES,
+    INPUT_NORM,
+    needs_positions,
+    rotary_function,
+    turns_queries,
+)
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.adapters.hf.masks import LayerMasks, cached_keys
@@ -99,7 +106,7 @@ def check_next_layer(adapter: Family, model: nn.Module, pipeline: Pipeline) -> N
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
-        known = shaped and _query_width(attention) is not None
+        known = shaped and _query_width(attention) is not None and not _does_more(attention)
         if not (known and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
@@ -117,7 +124,7 @@ def next_layer_view(
     layer: nn.Module,
     attention: nn.Module,
     hidden: torch.Tensor,
-    embeddings: tuple[torch.Tensor, torch.Tensor],
+    embeddings: tuple[torch.Tensor, torch.Tensor] | None,
     mask: torch.Tensor | None,
     prompt: PromptIndex,
     *,
@@ -129,7 +136,7 @@ def next_layer_view(
     Args:
         forward: the pass, whose record does not hold this layer's new entries yet.
         masks: of the decoder's layers.
-        embeddings: rotary (cos, sin) of these N positions for this layer.
+        embeddings: rotary (cos, sin) of these N positions for this layer, None if it has none.
         mask: the layer's uncompressed mask, looked at where the cache is empty.
         prompt: prompt positions.
         drafts: positions at the end that are guesses (assisted decoding); the last token is the one
@@ -143,13 +150,12 @@ def next_layer_view(
     own: Any = attention
     with torch.no_grad():
         normed = getattr(block, INPUT_NORM)(hidden)
-        cos, sin = embeddings
         key = _projected(own, "k", normed)
         query = _projected(own, "q", normed[:, last : last + 1])
-        rotate = rotary_function(attention)
-        assert rotate is not None
-        key = rotate(key, key, cos, sin)[1]
-        query = rotate(query, query, cos[:, last : last + 1], sin[:, last : last + 1])[0]
+        if embeddings is not None and turns_queries(attention):
+            cos, sin = embeddings
+            key = _rotated(attention, key, cos, sin)
+            query = _rotated(attention, query, cos[:, last : last + 1], sin[:, last : last + 1])
         past = cached_keys(forward, index)
         if past:
             held = forward.cache.layers[index].keys[:, :, -past:]
@@ -176,6 +182,22 @@ def _query_width(attention: Any) -> int | None:
     if groups and wide and narrow and wide != times * narrow * groups:
         return None
     return times * int(attention.head_dim)
+
+
+def _does_more(attention: nn.Module) -> bool:
+    """Whether queries or keys go through more than is computed here: other norms, a scale by place."""
+    norms = {name for name, _ in attention.named_children() if "norm" in name}
+    return bool(norms - {"q_norm", "k_norm", "v_norm"}) or needs_positions(attention)
+
+
+def _rotated(
+    attention: nn.Module, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> torch.Tensor:
+    """`[B, heads, n, d]` turned by the tables `[B or 1, n, d]` of their places."""
+    rotate: Any = rotary_function(attention)
+    if len([p for p in signature(rotate).parameters.values() if p.default is p.empty]) == 3:
+        return rotate(states, cos, sin)  # type: ignore[no-any-return]  # one tensor at a time (Gemma 4)
+    return rotate(states, states, cos, sin)[0]  # type: ignore[no-any-return]
 
 
 def _projected(attention: Any, which: str, hidden: torch.Tensor) -> torch.Tensor:

@@ -41,11 +41,13 @@ class Rotary:
         """Tables of the tokens that a layer gets, the model's own where nothing changed."""
         if embeddings is None:
             return None  # a layer without rotary positions
+        record, count = forward.record, hidden.shape[1]
         if forward.compressing:
-            return self.kept(forward, layer, hidden, embeddings)
-        record = forward.record
+            if count < forward.new_entries and forward.prefill.positions is None:  # type: ignore[union-attr]
+                return embeddings  # of the last tokens, all of which are left
+            return last_rows(self.kept(forward, layer, hidden, embeddings), count)
         if self.contiguous and record is not None and record.compressed[layer]:
-            return self.shifted(forward, layer, hidden, embeddings)
+            return last_rows(self.shifted(forward, layer, hidden, embeddings), count)
         return embeddings
 
     def position_ids(
@@ -120,12 +122,25 @@ class Rotary:
             given = forward.decoder_arguments.get("position_ids")
             if given is None:
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
-            positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
+            positions = axis_positions(self._adapter, self._decoder, given)
+            positions = positions.expand(-1, forward.batch, -1)
             positions = positions.to(hidden.device)
             shift = moved_by(removed, hidden.device)
             return self._adapter.rotary(self._decoder, hidden, positions - shift, kind)
 
         return forward.once(("shifted", removed, kind, hidden.device), make)
+
+
+def axis_positions(adapter: Family, decoder: nn.Module, given: torch.Tensor) -> torch.Tensor:
+    """`[A, B or 1, N]` rotary positions from a decoder's `position_ids`, without those of the text.
+
+    Args:
+        given: `[B or 1, N]`, `[A, B or 1, N]`, or one axis more, the first, which is used for masks.
+    """
+    axes = adapter.rotary_axes(decoder)
+    if axes is None or given.dim() == 2:
+        return adapter.rotary_positions(given)
+    return given[-axes:]
 
 
 def gaps_in_flash_attention() -> ModelError:
@@ -154,6 +169,13 @@ def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
         return tuple(gather_rotary(table, kept) for table in embeddings)
     table = embeddings.to(kept.device).expand(kept.shape[0], -1, -1)
     return table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1]))
+
+
+def last_rows(embeddings: Any, count: int) -> Any:
+    """The tables of the last tokens, of a layer that is called on no others."""
+    if isinstance(embeddings, torch.Tensor):
+        return embeddings[:, -count:]
+    return tuple(last_rows(table, count) for table in embeddings)
 
 
 def moved_by(shift: tuple[int, ...], device: torch.device) -> torch.Tensor | int:
