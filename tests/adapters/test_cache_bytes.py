@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, QuantizedCache
 
 import lightkv
 from lightkv.adapters.hf import contact
+from lightkv.core.cost.counting import count_savings
 from lightkv.testing import Prompt
 
 HALF = [{"after_layer": 2, "ratio": 0.5}]
@@ -153,3 +154,22 @@ def test_bytes_of_every_kind_of_cache(kind: str, dtype: torch.dtype) -> None:
     assert (sum(states) > 0) == (kind in AFTER)
     assert (read.cache_bytes[-1] == 0) == (kind == "shared caches")
     assert sample.vision_kv_bytes < sum(sample.kv_bytes)
+
+
+@torch.no_grad()
+def test_a_plan_of_a_stage_on_the_cache_counts_layers_with_entries() -> None:
+    """Retention, bytes and FLOPs of the stage, as a session on the same decoder reports them."""
+    torch.manual_seed(0)
+    config = CONFIGS["delta rule"]()
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    given = {"schedule": [{"site": "cache", "ratio": 0.5}], "adapter": "generic", "layout": SPANS}
+    with lightkv.compress(model, "tome-cache", **given) as run:
+        model(input_ids=torch.randint(3, 200, (1, 60)), use_cache=True)
+    shape = run._engine.shape
+    found = count_savings(run.pipeline, shape, SPANS.with_length(60), 1)
+    [sample] = run.last.samples
+    assert found.retention == sample.retention == 0.5
+    assert found.compressed.kv_bytes == sum(run.last.cache_bytes)
+    assert found.compressed.vision_kv_bytes == sample.vision_kv_bytes
+    assert found.compressed.compression_flops == sample.compression_flops > 0
+    assert found.stateful == sample.stateful == (0, 1, 2, 4, 5, 6)

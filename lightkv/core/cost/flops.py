@@ -92,6 +92,11 @@ class DecoderShape:
         """What each layer caches as keys; of all processes together."""
         return tuple(layer.key for layer in self._each)
 
+    @property
+    def without_entries(self) -> tuple[int, ...]:
+        """Layers that cache nothing of a token."""
+        return tuple(index for index, layer in enumerate(self._each) if not layer.width)
+
     def unwindowed(self) -> DecoderShape:
         """The same with a cache that keeps what lies outside the windows too."""
         layers = tuple(replace(layer, window=None) for layer in self.layers)
