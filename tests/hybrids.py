@@ -1,7 +1,7 @@
 """What the contracts of decoders with recurrent layers share, and a tiny one of them."""
 
 import torch
-from releases import LATER_IMAGE
+from releases import LATER_IMAGE, RECURRENT_BEAMS
 from rows import IMAGE, grid_rows, grids_later, one_run, token_kinds
 from tiny import TEXT
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
@@ -88,6 +88,7 @@ class Qwen35(Hybrid):
     """A Qwen3.5 with pictures of three sizes in turn."""
 
     grids, token = [(1, 8, 12), (1, 12, 8), (1, 8, 16)], IMAGE
+    cannot = {**Hybrid.cannot, **RECURRENT_BEAMS}
     block = staticmethod(one_run)
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):

@@ -35,6 +35,11 @@ VIDEO_BEAMS = (
     if before("5.21")
     else {}
 )
+RECURRENT_BEAMS = (
+    {"beams": "before 5.21 transformers scores beams of Qwen3.5 otherwise than one prompt does"}
+    if before("5.21")
+    else {}
+)
 
 
 def pixels_of(older: str) -> str:
