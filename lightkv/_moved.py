@@ -90,7 +90,7 @@ NAMES = {
     "lightkv.core.stage": {"Stage": "lightkv"},
     "lightkv.adapters.hf": {
         "HFAdapter": AUTHORS,
-        "decoder_shape": "lightkv.adapters.hf.family",
+        "decoder_shape": "lightkv.adapters.hf.shapes",
         "refuse_other_heads": "lightkv.adapters.hf.adapter",
         "sliding_windows": "lightkv.adapters.hf.masks",
     },

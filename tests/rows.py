@@ -186,3 +186,50 @@ def check_square(adapter, model, inputs, side, pixels="pixel_values"):
         painted[pixels][..., top : top + size, left : left + size] += 3.0
         sample = check_truth(adapter, model, inputs, painted, {0: (0, y, x)})
     assert [view.grid for view in sample.views] == [(1, side, side)]
+
+
+def audio_rows(model, prompts, tokens, lengths, *, bins, mask=None, width=None, time=-1):
+    """Left-padded prompts whose recordings have the first of `lengths` frames, and so on.
+
+    Args:
+        tokens: frames → placeholders (id 5) of a recording.
+        bins: numbers of a frame.
+        mask: argument that is true at frames that are no padding, if there is one.
+        width: frames that recordings are padded to, those of the longest by default.
+        time: dimension of the frames, 1 or the last.
+    """
+    rows, recordings = [], []
+    for prompt in prompts:
+        own = lengths[: prompt.images]
+        ids, generator = row_ids(prompt, [[5] * tokens(length) for length in own])
+        rows.append(ids)
+        recordings += [torch.randn(length, bins, generator=generator) for length in own]
+    inputs = left_padded(rows)
+    if recordings:
+        width = width or max(len(each) for each in recordings)
+        features = torch.zeros(len(recordings), width, bins)
+        for number, each in enumerate(recordings):
+            features[number, : len(each)] = each
+        features = features if time == 1 else features.transpose(1, 2)
+        inputs["input_features"] = features.contiguous().to(model.dtype)
+        if mask is not None:
+            real = torch.tensor([len(each) for each in recordings])
+            inputs[mask] = (torch.arange(width) < real[:, None]).long()
+    return inputs
+
+
+def check_time(adapter, model, inputs, step, number, *, features="input_features", time=-1):
+    """Paint in a token's frames moves that token, at the ends of a recording and within it."""
+    count = (
+        adapter.layout(model, read_inputs(adapter.input_module(model), (), dict(inputs)))
+        .samples[0]
+        .views[number]
+        .grid[0]
+    )
+    for at in sorted({0, count // 3, count // 2, count - 1}):
+        painted = inputs[features].clone()
+        painted[number].narrow(time if time > 0 else -1, at * step, step).add_(4.0)
+        changed = {**inputs, features: painted}
+        sample = check_truth(adapter, model, inputs, changed, {number: (at, 0.0, 0.0)})
+    assert all(view.modality == "audio" for view in sample.views)
+    return sample

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lightkv.adapters.families.aria import AriaAdapter
 from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
+from lightkv.adapters.families.deepseek_ocr2 import DeepseekOcr2Adapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
@@ -17,17 +19,22 @@ from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
 from lightkv.adapters.families.generic import GenericAdapter
 from lightkv.adapters.families.glm4v import Glm4vAdapter
+from lightkv.adapters.families.got_ocr2 import GotOcr2Adapter
 from lightkv.adapters.families.hunyuan_vl import HunYuanVLAdapter
+from lightkv.adapters.families.idefics2 import Idefics2Adapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.llama4 import Llama4Adapter
 from lightkv.adapters.families.llava import LlavaAdapter
 from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
+from lightkv.adapters.families.ovis2 import Ovis2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
+from lightkv.adapters.families.qwen2_audio import Qwen2AudioAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.families.refused import RefusedAdapter
@@ -58,15 +65,23 @@ FAMILIES = (
     Gemma3Adapter,
     Qwen3VLAdapter,
     VipLlavaAdapter,
-    # Dynamic grids.
-    Exaone45Adapter,
-    HunYuanVLAdapter,
-    VideoLlama3Adapter,
+    Llama4Adapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    Ovis2Adapter,
+    Idefics2Adapter,
+    GotOcr2Adapter,
+    DeepseekOcr2Adapter,
+    AriaAdapter,
+    # Audio, and several modalities at once.
+    Qwen2AudioAdapter,
+    # Dynamic grids.
+    Exaone45Adapter,
+    HunYuanVLAdapter,
+    VideoLlama3Adapter,
 )
 
 

@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from lightkv.cli import ablate, demo, report, run, show, strategies, tune, vllm_args
+from lightkv.cli import (
+    ablate,
+    convert,
+    demo,
+    models,
+    report,
+    run,
+    show,
+    strategies,
+    tune,
+    vllm_args,
+)
 from lightkv.cli.errors import OneLineErrors
 from lightkv.cli.plan import command as plan
 
@@ -23,6 +34,7 @@ for command in (
     demo.demo,
     run.run,
     strategies.strategies,
+    models.models,
     plan.plan,
     show.show,
     report.report,
@@ -31,6 +43,7 @@ for command in (
     vllm_args.vllm_args,
 ):
     app.command()(command)
+app.add_typer(convert.app, name="convert")
 
 
 @app.callback(invoke_without_command=True)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from lightkv.core.errors import SessionError
+from lightkv.core.modality import MODALITIES
 from lightkv.core.plugins import get_preset
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, compress
@@ -77,6 +78,7 @@ class AdapterBench:
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
+        modality: what the placeholders of the prompts stand for.
         class_token: whether the adapter offers a vision encoder with a class token.
         cannot: what the family cannot do without lightkv either, or lightkv refuses → why. The tests
             of it are skipped with the reason. There are "beams" and "sampling" (several sequences
@@ -84,7 +86,8 @@ class AdapterBench:
             batch), "cache objects" (of the caller; also "cropping", "quantised cache", "offloaded
             cache", "refusing copies"),
             "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
-            "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
+            "assistant" (a model that makes them), "streaming", "kept logits"
+            (`logits_to_keep`), "gradient checkpointing", "next
             layer" (reading its attention), "embeddings" (instead of ids, with images),
             "placeholders" (in the ids), "image at the end" (a prompt without text behind its
             image), and the names of attention implementations.
@@ -104,6 +107,7 @@ class AdapterBench:
     steps: ClassVar[int] = 4
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
     beam_prompts: ClassVar[Sequence[Prompt]] = MIXED[:2]
+    modality: ClassVar[str] = "image"
     class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
     pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
@@ -131,7 +135,8 @@ class AdapterBench:
     ) -> torch.Tensor:
         """`[B, N]` true at the vision tokens."""
         config: Any = model.config
-        return torch.as_tensor(inputs["input_ids"] == config.image_token_id)
+        placeholder = getattr(config, f"{self.modality}_token_id")
+        return torch.as_tensor(inputs["input_ids"] == placeholder)
 
     def options(self, model: nn.Module, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Arguments that `compress` needs for this family (adapter, layout)."""
@@ -275,7 +280,7 @@ class AdapterBench:
     def generate(self, model: nn.Module, inputs: Inputs, **changes: Any) -> Any:
         """Greedy generation of `steps` tokens with logits; never stops early."""
         config: Any = model.config
-        ids = (getattr(config, f"{kind}_token_id", None) for kind in ("image", "video"))
+        ids = (getattr(config, f"{kind}_token_id", None) for kind in MODALITIES)
         arguments = {
             # A generated placeholder would be one too many where everything is run in one pass.
             "suppress_tokens": [token for token in ids if token is not None] or None,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lightkv.core.contracts import StageContext, WindowSpec
 from lightkv.core.encoder import VisionView
 from lightkv.core.layout import SampleLayout, View, VisionLayout
-from lightkv.core.modality import Share
+from lightkv.core.modality import Share, most_removed
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.stage.functional import compress_stage
 from lightkv.core.stage.stage import Stage
@@ -201,7 +201,7 @@ class Chain:
                     stage=number,
                     run=run,
                     num_layers=len(stages) + 1,
-                    ratio=stage.ratio,
+                    ratio=most_removed(stage.ratio),
                 ),
             )
             steps.append(Step(stage, hidden, layout, result))

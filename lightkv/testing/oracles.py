@@ -180,7 +180,9 @@ class Recorder:
                 recorder.position_ids.append(given.clone())
 
         def tables(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
-            recorder.rotary.append(tuple(t.clone() for t in kwargs["position_embeddings"]))
+            given = kwargs["position_embeddings"]
+            given = (given,) if isinstance(given, torch.Tensor) else given
+            recorder.rotary.append(tuple(table.clone() for table in given))
 
         handles = [_with_kwargs(decoder, ids), _with_kwargs(layer, tables)]
         try:

@@ -13,6 +13,7 @@ from tiny import TEXT, clip, tiny_llava, tiny_qwen2_5_vl
 from transformers import (
     AriaConfig,
     AriaForConditionalGeneration,
+    AriaTextConfig,
     Idefics3VisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -109,7 +110,7 @@ def test_a_strip_where_nothing_fits():
 def test_latents_are_no_square():
     """Sixteen latents of 6 × 6 patches: a square number, but no cell has a place."""
     config = AriaConfig(
-        text_config={**TEXT, "moe_num_experts": 4, "moe_topk": 2, "intermediate_size": 32},
+        text_config=AriaTextConfig(**{**TEXT, "moe_num_experts": 4, "intermediate_size": 32}),
         vision_config=Idefics3VisionConfig(
             hidden_size=32,
             intermediate_size=48,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from rows import left_padded, row_ids
 from standins.bench import IMAGE, LegacySuite, check_truth, layout_of, refused
-from standins.internvl_chat import TILE, InternVLChatModel
-from test_internvl import cut, smooth
+from standins.internvl_chat import TILE, InternVLChatModel, chat_config, spaced
+from tiles import cut, smooth
 
 import lightkv
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
@@ -20,7 +20,7 @@ SIDE = 3
 class TestInternVLChat(LegacySuite):
     def make_model(self, attn_implementation="eager", dtype=torch.float32, **changes):
         torch.manual_seed(0)
-        model = InternVLChatModel(**changes).to(dtype).eval()
+        model = InternVLChatModel(spaced(chat_config(**changes))).to(dtype).eval()
         model.img_context_token_id = IMAGE
         return model
 
@@ -180,7 +180,7 @@ def test_dynamic_scaling_follows_the_uncompressed_length():
     """
     suite = TestInternVLChat()
     suite.steps = 1
-    model = suite.make_model(max_position_embeddings=32)
+    model = suite.make_model(text={"max_position_embeddings": 32})
     found, wanted = suite.drop_and_mask(model, MIXED[:1], "random", eager=True)
     torch.testing.assert_close(found, wanted, atol=suite.exact, rtol=0)
 
@@ -288,7 +288,7 @@ def test_bad_input_is_refused():
 
 def test_flash_attention_and_other_decoders_are_refused():
     suite = TestInternVLChat()
-    flash = InternVLChatModel(attn_implementation="flash_attention_2")
+    flash = suite.make_model(text={"attn_implementation": "flash_attention_2"})
     refused(ModelError, "no mask", suite.session(flash, MIXED), lambda: None)
     other = suite.make_model()
     for layer in other.language_model.model.layers:

@@ -1,9 +1,13 @@
-"""A structural stand-in for InternVL2's own code: names, shapes and cache formats, tiny weights."""
+"""A stand-in for InternVL2's own code: names, signatures, formulas and cache formats, tiny weights.
+
+Its formulas were held against the published code line by line (docs/models.md says which state).
+"""
 
 from types import SimpleNamespace
 
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from standins.legacy import (
@@ -16,19 +20,106 @@ from standins.legacy import (
 )
 
 TILE, PATCH = 48, 8
+KINDS = {
+    "internlm2": "InternLM2ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+}
+
+
+def chat_config(decoder="internlm2", *, vision=None, text=None, **changes):
+    """`config.json` of a tiny model, with the fields that published ones have."""
+    own = {"bias": False, "attn_implementation": "eager", "rope_scaling": ROTARY}
+    return {
+        "architectures": ["InternVLChatModel"],
+        "auto_map": {"AutoConfig": "configuration_internvl_chat.InternVLChatConfig"},
+        "model_type": "internvl_chat",
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": TILE,
+        "max_dynamic_patch": 6,
+        "min_dynamic_patch": 1,
+        "pad2square": False,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "template": "internvl2_5" if decoder == "qwen2" else "internlm2-chat",
+        "torch_dtype": "float32",
+        "transformers_version": "4.37.2",
+        "use_backbone_lora": 0,
+        "use_llm_lora": 0,
+        "use_thumbnail": True,
+        "llm_config": {
+            "architectures": [KINDS[decoder]],
+            "model_type": decoder,
+            "vocab_size": 200,
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 2048,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "use_cache": True,
+            "num_beams": 1,
+            **(own if decoder == "internlm2" else {}),
+            **(text or {}),
+        },
+        "vision_config": {
+            "architectures": ["InternVisionModel"],
+            "model_type": "intern_vit_6b",
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_channels": 3,
+            "image_size": TILE,
+            "patch_size": PATCH,
+            "qkv_bias": True,
+            "qk_normalization": False,
+            "norm_type": "layer_norm",
+            "layer_norm_eps": 1e-6,
+            "hidden_act": "gelu",
+            "initializer_factor": 0.1,
+            "drop_path_rate": 0.1,
+            "use_flash_attn": True,
+            "num_experts": 8,
+            "use_moe": False,
+            **(vision or {}),
+        },
+        **changes,
+    }
+
+
+ROTARY = {"type": "dynamic", "factor": 2.0}
+
+
+def spaced(config):
+    """The same with names in place of keys, the scaling of angles left as it is."""
+    inner = {
+        name: spaced(value) if name.endswith("_config") else value for name, value in config.items()
+    }
+    return SimpleNamespace(**inner)
 
 
 class InternLM2Attention(LegacyAttention):
     def __init__(self, config):
         super().__init__()
-        self.num_heads, self.num_key_value_heads = 4, 2
+        self.num_heads = config.num_attention_heads
+        self.num_key_value_heads = config.num_key_value_heads
         self.head_dim = config.hidden_size // self.num_heads
         packed = (self.num_heads + 2 * self.num_key_value_heads) * self.head_dim
-        self.wqkv = nn.Linear(config.hidden_size, packed, bias=False)
-        self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        scaling = config.rope_scaling["factor"]
-        rows = config.max_position_embeddings
-        self.rotary_emb = LegacyRotary(self.head_dim, rows, dynamic=scaling)
+        self.wqkv = nn.Linear(config.hidden_size, packed, bias=config.bias)
+        self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        scaling = config.rope_scaling or {"type": None, "factor": None}
+        self.rotary_emb = LegacyRotary(
+            self.head_dim,
+            config.max_position_embeddings,
+            base=config.rope_theta,
+            **{scaling["type"]: scaling["factor"]} if scaling["type"] else {},
+        )
 
     def forward(
         self,
@@ -76,8 +167,7 @@ class InternLM2DecoderLayer(nn.Module):
         self.attention = kinds[config.attn_implementation](config)
         self.feed_forward = InternLM2MLP(config)
         self.attention_norm, self.ffn_norm = (
-            RMSNorm(config.hidden_size),
-            RMSNorm(config.hidden_size),
+            RMSNorm(config.hidden_size, config.rms_norm_eps) for _ in range(2)
         )
 
     def forward(
@@ -112,7 +202,7 @@ class InternLM2Model(LegacyDecoder):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         layers = (InternLM2DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.layers = nn.ModuleList(layers)
-        self.norm = RMSNorm(config.hidden_size)
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def get_input_embeddings(self):
         return self.tok_embeddings
@@ -169,51 +259,120 @@ class InternLM2ForCausalLM(nn.Module):
         return greedy(step, inputs_embeds, **options)
 
 
-class InternVisionModel(nn.Module):
-    """Patches and a class token first; a little of everything leaks everywhere, as attention does."""
-
-    def __init__(self, width=32):
+class InternVisionEmbeddings(nn.Module):
+    def __init__(self, config):
         super().__init__()
-        self.patches = nn.Conv2d(3, width, PATCH, PATCH)
+        width, self.side = config.hidden_size, config.image_size // config.patch_size
         self.class_embedding = nn.Parameter(torch.randn(1, 1, width))
+        self.patch_embedding = nn.Conv2d(3, width, config.patch_size, config.patch_size)
+        self.position_embedding = nn.Parameter(torch.randn(1, self.side**2 + 1, width))
 
     def forward(self, pixel_values):
-        patches = self.patches(pixel_values).flatten(2).transpose(1, 2)
+        patches = self.patch_embedding(pixel_values)
+        size = patches.shape[-2:]
+        patches = patches.flatten(2).transpose(1, 2)
         states = torch.cat([self.class_embedding.expand(len(patches), -1, -1), patches], dim=1)
-        return SimpleNamespace(last_hidden_state=states + 0.1 * states.mean(1, keepdim=True))
+        first, places = self.position_embedding[:, :1], self.position_embedding[:, 1:]
+        places = places.reshape(1, self.side, self.side, -1).permute(0, 3, 1, 2)
+        places = nn.functional.interpolate(places, size, mode="bicubic", align_corners=False)
+        return states + torch.cat([first, places.flatten(2).transpose(1, 2)], dim=1)
+
+
+class InternAttention(nn.Module):
+    """Queries, keys and values packed one kind after the other; norms over all heads at once."""
+
+    def __init__(self, config):
+        super().__init__()
+        width, self.heads = config.hidden_size, config.num_attention_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=config.qkv_bias)
+        self.proj = nn.Linear(width, width)
+        self.normal = config.qk_normalization
+        if self.normal:
+            self.q_norm, self.k_norm = (RMSNorm(width, config.layer_norm_eps) for _ in range(2))
+
+    def forward(self, x):
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        if self.normal:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key, value = (
+            t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (query, key, value)
+        )
+        weights = (query * query.shape[-1] ** -0.5 @ key.transpose(2, 3)).softmax(-1)
+        return self.proj((weights @ value).transpose(1, 2).flatten(2))
+
+
+class InternVisionEncoderLayer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        width, norm = config.hidden_size, {"layer_norm": nn.LayerNorm, "rms_norm": RMSNorm}
+        self.attn = InternAttention(config)
+        self.mlp = nn.ModuleDict(
+            {
+                "fc1": nn.Linear(width, config.intermediate_size),
+                "fc2": nn.Linear(config.intermediate_size, width),
+            }
+        )
+        self.norm1, self.norm2 = (
+            norm[config.norm_type](width, config.layer_norm_eps) for _ in range(2)
+        )
+        self.ls1, self.ls2 = (
+            nn.Parameter(config.initializer_factor * torch.ones(width)) for _ in range(2)
+        )
+
+    def forward(self, x):
+        x = x + self.attn(self.norm1(x)) * self.ls1
+        inner = nn.functional.gelu(self.mlp["fc1"](self.norm2(x)))
+        return x + self.mlp["fc2"](inner) * self.ls2
+
+
+class InternVisionModel(nn.Module):
+    """States of all layers; nothing is normalised after the last."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.embeddings = InternVisionEmbeddings(config)
+        layers = (InternVisionEncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(layers)})
+
+    def forward(self, pixel_values=None, output_hidden_states=None, return_dict=None):
+        states = [self.embeddings(pixel_values)]
+        for layer in self.encoder["layers"]:
+            states.append(layer(states[-1]))
+        return SimpleNamespace(last_hidden_state=states[-1], hidden_states=tuple(states))
+
+
+def decoder_of(config):
+    """The decoder by the name in the config: InternLM2's own code, or a class of transformers."""
+    kind = config.architectures[0]
+    if kind == "InternLM2ForCausalLM":
+        return InternLM2ForCausalLM(config)
+    configs = {
+        "LlamaForCausalLM": (LlamaConfig, LlamaForCausalLM),
+        "Qwen2ForCausalLM": (Qwen2Config, Qwen2ForCausalLM),
+    }
+    make, model = configs[kind]
+    inert = ("architectures", "model_type", "num_beams")
+    return model(make(**{k: v for k, v in vars(config).items() if k not in inert}))
 
 
 class InternVLChatModel(nn.Module):
-    def __init__(self, attn_implementation="eager", ps_version="v2", **changes):
+    def __init__(self, config, vision_model=None, language_model=None):
         super().__init__()
-        text = SimpleNamespace(
-            vocab_size=200,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=6,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=2048,
-            rope_scaling={"type": "dynamic", "factor": 2.0},
-            attn_implementation=attn_implementation,
-            use_cache=True,
-        )
-        vars(text).update(changes)
-        self.config = SimpleNamespace(
-            model_type="internvl_chat",
-            llm_config=text,
-            vision_config=SimpleNamespace(image_size=TILE, patch_size=PATCH),
-            downsample_ratio=0.5,
-            ps_version=ps_version,
-            use_thumbnail=True,
-        )
-        self.downsample_ratio, self.ps_version = 0.5, ps_version
-        self.num_image_token = int((TILE // PATCH) ** 2 * 0.5**2)
+        self.config = config
+        text, vision = config.llm_config, config.vision_config
+        self.select_layer = config.select_layer
+        self.downsample_ratio, self.ps_version = config.downsample_ratio, config.ps_version
+        side = (config.force_image_size or vision.image_size) // vision.patch_size
+        self.num_image_token = int(side**2 * self.downsample_ratio**2)
         self.img_context_token_id = None
-        self.vision_model = InternVisionModel()
-        self.language_model = InternLM2ForCausalLM(text)
+        self.vision_model = vision_model or InternVisionModel(vision)
+        self.language_model = language_model or decoder_of(text)
+        wide = vision.hidden_size * int(1 / self.downsample_ratio) ** 2
         self.mlp1 = nn.Sequential(
-            nn.LayerNorm(128), nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 64)
+            nn.LayerNorm(wide),
+            nn.Linear(wide, text.hidden_size),
+            nn.GELU(),
+            nn.Linear(text.hidden_size, text.hidden_size),
         )
 
     @property
@@ -228,7 +387,9 @@ class InternVLChatModel(nn.Module):
         return out.transpose(1, 2) if self.ps_version == "v1" else out
 
     def extract_feature(self, pixel_values):
-        states = self.vision_model(pixel_values=pixel_values).last_hidden_state[:, 1:]
+        states = self.vision_model(pixel_values=pixel_values).hidden_states[self.select_layer][
+            :, 1:
+        ]
         side = int(states.shape[1] ** 0.5)
         states = self.pixel_shuffle(states.reshape(len(states), side, side, -1))
         return self.mlp1(states.reshape(len(states), -1, states.shape[-1]))
@@ -272,6 +433,7 @@ class InternVLChatModel(nn.Module):
         visual_features=None,
         generation_config=None,
         output_hidden_states=None,
+        return_dict=None,
         **generate_kwargs,
     ):
         assert self.img_context_token_id is not None

@@ -12,27 +12,22 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 class RMSNorm(nn.Module):
-    def __init__(self, size):
+    def __init__(self, size, eps=1e-6):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight, self.eps = nn.Parameter(torch.ones(size)), eps
 
     def forward(self, x):
         wide = x.float()
-        return self.weight * (wide * (wide.square().mean(-1, True) + 1e-6).rsqrt()).to(x.dtype)
+        return self.weight * (wide * (wide.square().mean(-1, True) + self.eps).rsqrt()).to(x.dtype)
 
 
 class LegacyRotary(nn.Module):
     """Tables that are cut to `seq_len` rows: an index beyond them is an IndexError."""
 
-    def __init__(self, dim, rows, *, leading=0, base=10000.0, dynamic=None):
+    def __init__(self, dim, rows, *, leading=0, base=10000.0, dynamic=None, linear=None):
         super().__init__()
-        self.dim, self.rows, self.leading, self.base, self.dynamic = (
-            dim,
-            rows,
-            leading,
-            base,
-            dynamic,
-        )
+        self.dim, self.rows, self.leading, self.base = dim, rows, leading, base
+        self.dynamic, self.slower = dynamic, linear or 1.0
         self.built = 0
         self._build(rows)
 
@@ -43,7 +38,7 @@ class LegacyRotary(nn.Module):
             grown = self.dynamic * length / self.rows - (self.dynamic - 1)
             base *= grown ** (self.dim / (self.dim - 2))
         frequencies = base ** (-torch.arange(0, self.dim, 2).float() / self.dim)
-        angles = torch.arange(length).float()[:, None] * frequencies
+        angles = (torch.arange(length).float() / self.slower)[:, None] * frequencies
         angles = torch.cat([angles, angles], dim=-1).view(*[1] * self.leading, length, self.dim)
         self.register_buffer("cos_cached", angles.cos(), persistent=False)
         self.register_buffer("sin_cached", angles.sin(), persistent=False)

@@ -1,8 +1,8 @@
-"""Models of which no family knows, where their class follows the common pattern. Asked last.
+"""Models of which no family knows: grids of sizes that fit the placeholders, else a strip for each run.
 
-The decoder, the placeholders and the geometry of the pictures are found by the names that most classes
-share. Sizes count only if they fit the placeholders; else each run of placeholders is a strip. A warning
-says which it took: only a family knows in which order a model's tokens come.
+Asked last, of models whose class follows the common pattern: the decoder, the placeholders and the sizes
+of the pictures are found by the names that most classes share. A warning says which it took, because
+only a family knows in which order a model's tokens come.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class AutoAdapter(HFAdapter):
 
     name = "auto"
     models = "others with the usual names, with a warning"
+    geometry = "either"
     causal = False  # nobody says that it is: masks are read, not assumed
 
     def matches(self, model: nn.Module) -> bool:

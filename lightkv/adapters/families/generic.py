@@ -24,13 +24,13 @@ class GenericAdapter(HFAdapter):
 
     name = "generic"
     models = "any other, with layout"
+    geometry = "as given"
 
     def matches(self, model: nn.Module) -> bool:
         return False
 
     def decoder(self, model: nn.Module) -> nn.Module:
-        finder = getattr(model, "get_decoder", None)
-        decoder = finder() if callable(finder) else model
+        decoder = super().decoder(model) if callable(getattr(model, "get_decoder", None)) else model
         if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
             raise ModelError(
                 f"{type(model).__name__} has no decoder with a ModuleList called `layers`",

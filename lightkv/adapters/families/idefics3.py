@@ -70,11 +70,13 @@ def _tag(ids: IntArray, run: tuple[int, int]) -> int:
 
 def tile_views(tiles: Sequence[tuple[int, int]], side: int) -> list[PictureView]:
     """The stitched view of the tiles at these runs; a view for each if they form no rectangle."""
-    if not tiles:
-        return []
-    breaks = [after[0] - before[1] > WITHIN_A_ROW for before, after in pairwise(tiles)]
-    rows = 1 + sum(breaks)
-    columns = len(tiles) // rows
-    if all(broken == ((i + 1) % columns == 0) for i, broken in enumerate(breaks)):
+    return stitched([a[0] - b[1] > WITHIN_A_ROW for b, a in pairwise(tiles)], side) if tiles else []
+
+
+def stitched(ends: Sequence[bool], side: int) -> list[PictureView]:
+    """The view of tiles of which `ends` says, for all but the last, whether a row ends behind it."""
+    count, rows = len(ends) + 1, 1 + sum(ends)
+    columns = count // rows
+    if all(end == ((i + 1) % columns == 0) for i, end in enumerate(ends)):
         return [PictureView.mosaic(rows, columns, side)]
-    return [PictureView.plain(1, side, side)] * len(tiles)
+    return [PictureView.plain(1, side, side)] * count

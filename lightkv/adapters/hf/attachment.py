@@ -19,7 +19,7 @@ from lightkv.adapters.hf.cache_record import slides, stored_entries, stored_leng
 from lightkv.adapters.hf.callers import read_drafts
 from lightkv.adapters.hf.encoder import EncoderRecorder
 from lightkv.adapters.hf.family import Family
-from lightkv.adapters.hf.features import FeatureCapture, FeatureCount
+from lightkv.adapters.hf.features import PICTURES, FeatureCapture, FeatureCount
 from lightkv.adapters.hf.forward import ForwardPass, Kwargs
 from lightkv.adapters.hf.hook_checks import hooks_ignored, refuse_checkpointing, refuse_compiled
 from lightkv.adapters.hf.inputs import (
@@ -39,6 +39,7 @@ from lightkv.adapters.hf.pass_lock import PassLock
 from lightkv.adapters.hf.rotary import Rotary
 from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.session_caches import SessionCaches
+from lightkv.adapters.hf.temperature import counts_itself, scale_queries
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
 from lightkv.core.prompt import prompt_index
@@ -62,12 +63,20 @@ class HFAttachment(Attachment, NotCopyable):
         self._engine = engine
         self._given = layout
         self._decoder = adapter.decoder(model)
+        # Whether the model is called around what takes ids and pixels, or is that itself.
+        around = model is not adapter.input_module(model)
+        self._calls = around or (model is not self._decoder and adapter.replaces_entries)
         self._layers = list(adapter.layers(model))
         windows = adapter.windows(model)
         self._check_pipeline(windows)
         self._recurrent = adapter.recurrent(model)
-        self._masks = LayerMasks(windows, causal=adapter.causal, recurrent=self._recurrent)
-        self._windowed = any(windows)
+        self._masks = LayerMasks(
+            windows,
+            causal=adapter.causal,
+            recurrent=self._recurrent,
+            chunked=adapter.chunked(model),
+        )
+        self._windowed = any(windows) or any(map(counts_itself, adapter.attentions(model)))
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
         self._tokens = TokenArguments(self._layers, adapter.token_arguments)
         self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}
@@ -132,13 +141,16 @@ class HFAttachment(Attachment, NotCopyable):
         add = self._handles.append
         for module in self._adapter.vision_modules(self._model):
             add(module.register_forward_pre_hook(self._on_vision))
-        if self._model is not outer:
+        if self._calls:
             add(before(self._model, self._on_call))
+        if self._model is not outer:
             add(self._model.register_forward_hook(self._on_call_end, always_call=True))
         add(before(outer, self._on_inputs))
         add(before(self._decoder, self._on_decoder))
         for index, layer in enumerate(self._layers):
             add(before(layer, partial(self._on_layer, index)))
+        attentions = self._adapter.attentions(self._model)
+        self._handles += scale_queries(attentions, lambda: self._forward)
         on_cache = self._engine.pipeline.on_cache is not None
         for index, layer in enumerate(self._layers if on_cache else ()):
             add(layer.register_forward_hook(partial(self._on_layer_end, index)))
@@ -149,6 +161,8 @@ class HFAttachment(Attachment, NotCopyable):
         add(self._decoder.register_forward_hook(self._on_decoder_end, always_call=True))
         # After the decoder's, which may be a hook of the same module.
         add(outer.register_forward_hook(self._on_inputs_end, always_call=True))
+        if self._calls and self._model is outer:
+            add(self._model.register_forward_hook(self._on_call_end, always_call=True))
 
     def detach(self) -> None:
         with self._lock.alone():
@@ -212,8 +226,9 @@ class HFAttachment(Attachment, NotCopyable):
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
             # Before the model looks itself: its complaint about placeholders names no input.
             self._found = self._adapter.layout(self._model, self._inputs)
-            left_out = self._adapter.left_out(self._inputs)
-            self._count.expect(self._inputs, sum(self._found.vision_counts) + left_out)
+            rows = self._found.counts_by_modality
+            placed = sum(row[kind] for row in rows for kind in PICTURES & row.keys())
+            self._count.expect(self._inputs, placed + self._adapter.left_out(self._inputs))
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()
@@ -229,7 +244,8 @@ class HFAttachment(Attachment, NotCopyable):
         if output is None:
             # It raised, perhaps before the decoder: what was timed so far belongs to no request.
             self._engine.profiler.discard()
-        self._lock.leave(module)
+        if module is not self._model or not self._calls:
+            self._lock.leave(module)
 
     def _on_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> Any:
         self._lock.enter(module)
@@ -487,14 +503,15 @@ class HFAttachment(Attachment, NotCopyable):
         if not forward.touched(index):
             return None
         out = dict(kwargs)
+        mask = contact.layer_argument(kwargs, "attention_mask")
+        out["attention_mask"] = self._masks.of_layer(forward, index, hidden, mask)
+        if index in self._recurrent:
+            out["position_ids"] = None
+            return out  # they have no rotary positions
         reads = contact.needs_positions(self._adapter.attention(self._layers[index]))
         out["position_ids"] = self._rotary.position_ids(
             forward, index, kwargs.get("position_ids"), needed=reads
         )
-        mask = contact.layer_argument(kwargs, "attention_mask")
-        out["attention_mask"] = self._masks.of_layer(forward, index, hidden, mask)
-        if index in self._recurrent:
-            return out  # they have no rotary positions
         embeddings = contact.layer_argument(kwargs, "position_embeddings")
         out["position_embeddings"] = self._rotary.of_layer(forward, index, hidden, embeddings)
         return out

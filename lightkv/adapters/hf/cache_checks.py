@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from lightkv.adapters.hf.cache_record import CacheRecord, text_since_images
 from lightkv.adapters.hf.callers import called_by
 from lightkv.adapters.hf.contact import GENERATE, cache_layers, keeps_otherwise, tells_length
+from lightkv.core.cost.layers import Entry
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.core.pipeline.pipeline import Pipeline
 
@@ -153,22 +154,19 @@ def check_tuples(past: Any, num_layers: int) -> None:
 # -- of a cache that no session, or another one, made ------------------------------------------------
 
 
-def check_made_here(
-    cache: Any, batch: int, num_layers: int, kv_heads: int, width: int, lengthless: int = 0
-) -> None:
+def check_made_here(cache: Any, batch: int, entries: Sequence[Entry], lengthless: int = 0) -> None:
     """Refuse a filled cache that this decoder cannot have made.
 
     Args:
         cache: never seen before by the session.
         batch: rows of this pass.
-        num_layers: decoder layers of the model.
-        kv_heads: heads of keys in each layer; fewer are there where layers are split over devices.
-        width: of a head.
+        entries: heads and width of the keys that each decoder layer caches; fewer heads are there
+            where layers are split over devices.
         lengthless: how many of these layers have no entries.
     """
-    layers = [layer for layer in cache_layers(cache) if tells_length(layer)]
-    held = [layer for layer in layers if layer.get_seq_length() > 0]
-    wanted = num_layers - lengthless
+    layers = [each for each in enumerate(cache_layers(cache)) if tells_length(each[1])]
+    held = {index: layer for index, layer in layers if layer.get_seq_length() > 0}
+    wanted = len(entries) - lengthless
     if len(held) not in (0, wanted):
         raise SessionError(
             f"the cache has entries in {len(held)} layers, but this decoder has them in {wanted}",
@@ -176,20 +174,22 @@ def check_made_here(
             value=len(held),
             remedy="pass a cache that the same model filled, or none",
         )
-    keys = [getattr(layer, "keys", None) for layer in held]
-    check_keys([key for key in keys if key is not None], batch, kv_heads, width)
+    keys = {index: getattr(layer, "keys", None) for index, layer in held.items()}
+    check_keys(keys, batch, entries)
 
 
-def check_keys(keys: Sequence[torch.Tensor], batch: int, kv_heads: int, width: int) -> None:
-    """The same for the keys of each layer; those that are no `[B, Hₖᵥ, K, d]` are left out."""
-    for key in keys:
-        if key.dim() != 4 or not key.numel():
+def check_keys(
+    keys: Mapping[int, torch.Tensor | None], batch: int, entries: Sequence[Entry]
+) -> None:
+    """The same for the keys of some layers; those that are no `[B, Hₖᵥ, K, d]` are left out."""
+    for index, key in keys.items():
+        if key is None or key.dim() != 4 or not key.numel():
             continue
-        rows, heads, _, size = key.shape
-        if rows != batch or kv_heads % heads or size != width:
+        (rows, heads, _, size), own = key.shape, entries[index]
+        if rows != batch or own.heads % heads or size != own.width:
             raise SessionError(
-                f"the cache holds {rows} rows of {heads} heads of width {size}, but this pass has "
-                f"{batch} rows of {kv_heads} heads of width {width}",
+                f"the cache holds {rows} rows of {heads} heads of width {size} in layer {index}, but "
+                f"this pass has {batch} rows of {own.heads} heads of width {own.width}",
                 field="past_key_values",
                 value=tuple(key.shape),
                 remedy="pass a cache that the same model filled for the same rows, or none",

@@ -56,12 +56,15 @@ class CacheRecord:
         removed: per layer and row how many tokens stages removed so far.
         lengthless: layers whose cache tells no length (a recurrent state). Of them the record says
             which tokens they saw, by what their passes brought and the first of the others lost.
+        starts: padding of each row before its first token, before any stage: fixed chunks of
+            attention are counted from there.
     """
 
     segments: list[list[Segment]]
     compressed: list[bool]
     removed: list[tuple[int, ...]] = field(default_factory=list)
     lengthless: frozenset[int] = frozenset()
+    starts: tuple[int, ...] = ()
 
     @classmethod
     def empty(
@@ -86,6 +89,7 @@ class CacheRecord:
             list(self.compressed),
             list(self.removed),
             self.lengthless,
+            starts=self.starts,
         )
 
     def length(self, layer: int) -> int:
@@ -150,6 +154,7 @@ class CacheRecord:
             return None if values is None else values.index_select(0, index.to(values.device))
 
         self.removed = [taken(removed) for removed in self.removed]
+        self.starts = taken(self.starts)
         for segments in self.segments:
             segments[:] = [
                 segment._replace(
@@ -163,7 +168,7 @@ class CacheRecord:
     def _rows_alike(self) -> bool:
         """Whether what stands in host numbers is the same for all rows."""
         held = [segment.pads for segments in self.segments for segment in segments]
-        return all(len(set(values)) <= 1 for values in (*held, *self.removed))
+        return all(len(set(values)) <= 1 for values in (*held, *self.removed, self.starts))
 
     def valid(self, layer: int, device: torch.device) -> torch.Tensor | None:
         """`[B, K]` false at padding, or None if the layer holds none."""
@@ -195,6 +200,8 @@ class CacheRecord:
             if actual < known:
                 self._trim(layer, known - actual)
             elif actual > known:
+                if not segments:
+                    self.starts = pads
                 segments.append(Segment(pads, actual))
 
     def _trim(self, layer: int, count: int) -> None:

@@ -126,21 +126,35 @@ STATE_METHODS = (
 
 From 5.23 on a layer gets it and may change it in place; before, it asks whether there is one."""
 
-PIXELS = {"image": "pixel_values", "video": "pixel_values_videos"}
-"""Modality → argument of the outer forward with its pixels."""
+PIXELS = {"image": "pixel_values", "video": "pixel_values_videos", "audio": "input_features"}
+"""Modality → argument of the outer forward with its pixels, of audio with the features of its frames."""
 ENCODED = "mm_encoder_outputs"
 """Argument with features that `generate` made before the pass, by modality."""
 OLDER_PIXELS = {"image_patches": "pixel_values", "pixel_values_images": "pixel_values"}
 """What Fuyu and Video-LLaVA call pixels before 5.21 → their name of today."""
+OTHER_PIXELS = {
+    "image_pixel_values": "pixel_values",
+    "audio_input_features": "input_features",
+    "input_values": "input_features",
+}
+"""What some models call them to this day → the name that others have."""
 VISION_ARGUMENTS = (*PIXELS.values(), ENCODED)
-FEATURE_METHODS = {"image": "get_image_features", "video": "get_video_features"}
+FEATURE_METHODS = {
+    "image": "get_image_features",
+    "video": "get_video_features",
+    "audio": "get_audio_features",
+}
+ENCODED_BEFORE = ("image", "video")
+"""Modalities whose features `generate` makes before the pass; those of audio are made inside."""
 GENERATE = "generate"
 ASSISTED = "_assisted_decoding"
 """The loop of `generate` that has drafts checked."""
-VISION_TOWERS = ("vision_tower", "visual", "vision_model")
-"""What the module that makes features of pixels is called."""
 GATED_QUERIES = ("Qwen3_5Attention", "Qwen3_5MoeAttention", "Qwen3NextAttention")
 """Attention classes whose `q_proj` gives the query of each head and, behind it, its gate."""
+VISION_TOWERS = ("vision_tower", "visual", "vision_model")
+"""What the module that makes features of pixels is called."""
+AUDIO_TOWERS = ("audio_tower",)
+"""What the module that makes features of sound is called."""
 ROTARY_FUNCTION = "apply_rotary_pos_emb"
 INPUT_NORM = "input_layernorm"
 
@@ -231,20 +245,21 @@ def check_arguments(module: nn.Module, names: Sequence[str]) -> None:
 
 
 def check_inputs(module: nn.Module) -> None:
-    """Refuse a multimodal forward that takes its pictures under no name that is known.
+    """Refuse a multimodal forward that takes pictures or audio under no name that is known.
 
     Raises:
         CompatibilityError: without pixels it would be taken for text, and nothing compressed.
     """
     check_arguments(module, ("input_ids", "attention_mask"))
     taken = taken_by(module)
-    if not any(name in taken for name in (*PIXELS.values(), *OLDER_PIXELS)):
+    if not any(name in taken for name in (*PIXELS.values(), *OLDER_PIXELS, *OTHER_PIXELS)):
         raise unexpected(
-            f"the forward of {type(module).__name__} takes pictures by no name that lightkv knows "
-            f"({', '.join(PIXELS.values())}), but {', '.join(taken)}",
+            f"the forward of {type(module).__name__} takes pictures or audio by no name that lightkv "
+            f"knows ({', '.join(PIXELS.values())}), but {', '.join(taken)}",
             field=PIXELS["image"],
         )
-    if any(hasattr(module, name) for name in FEATURE_METHODS.values()) and ENCODED not in taken:
+    makers = [FEATURE_METHODS[modality] for modality in ENCODED_BEFORE]
+    if any(hasattr(module, name) for name in makers) and ENCODED not in taken:
         raise unexpected(
             f"{type(module).__name__} makes features, but its forward takes none as {ENCODED!r}",
             field=ENCODED,

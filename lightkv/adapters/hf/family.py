@@ -16,13 +16,16 @@ from torch import nn
 from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.masks import (
+    CHUNKED,
     FULL,
     SLIDING,
     Windows,
     check_style,
+    chunked_layers,
     recurrent_layers,
     sliding_windows,
 )
+from lightkv.adapters.hf.shapes import decoder_shape
 from lightkv.adapters.hf.tensor_parallel import head_group
 from lightkv.adapters.hf.vision_tower import Encoder
 from lightkv.adapters.pictures.placing import Picture, Pictures, Placeholders, layout_of
@@ -39,7 +42,7 @@ class Family(Adapter):
     """Answers for decoders of the Llama shape; a family overrides what differs."""
 
     modalities: ClassVar[tuple[str, ...]] = ("image",)
-    """Kinds of pictures that it takes, each with placeholders of its own."""
+    """What it takes beside text (`image`, `video`, `audio`), each with placeholders of its own."""
     causal: ClassVar[bool] = True
     """Whether a token never attends to later ones."""
     replaces_entries: ClassVar[bool] = True
@@ -67,7 +70,10 @@ class Family(Adapter):
 
     def decoder(self, model: nn.Module) -> nn.Module:
         """The module that owns the decoder layers."""
-        return model.get_decoder()  # type: ignore[no-any-return,operator]
+        found: Any = model.get_decoder()  # type: ignore[operator]
+        inner = getattr(found, "model", None)
+        # Some give the model with the vocabulary head around it.
+        return found if inner is None or hasattr(found, "layers") else inner  # type: ignore[no-any-return]
 
     def layers(self, model: nn.Module) -> Sequence[nn.Module]:
         """The decoder layers."""
@@ -86,8 +92,10 @@ class Family(Adapter):
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         """Modules that run before the decoder, for timing the first token."""
         inside = self.input_module(model)
-        towers = (getattr(inside, name, None) for name in contact.VISION_TOWERS)
-        return [tower for tower in towers if isinstance(tower, nn.Module)][:1]
+        named = [contact.VISION_TOWERS, contact.AUDIO_TOWERS]
+        towers = ((getattr(inside, name, None) for name in names) for names in named)
+        found = (next((t for t in each if isinstance(t, nn.Module)), None) for each in towers)
+        return [tower for tower in found if tower is not None]
 
     def text_config(self, config: Any) -> Any:
         """The decoder's config."""
@@ -101,18 +109,18 @@ class Family(Adapter):
         """Refuse models whose layers need what the attachment does not do.
 
         Raises:
-            ModelError: layers that are neither attention, full or sliding, nor recurrent, or masks in a
-                form that is not known, or cannot say what a compressed layer may attend to.
+            ModelError: layers that are neither attention (full, sliding, chunked) nor recurrent, or
+                masks in a form that is not known, or that cannot say what a compressed layer sees.
         """
         config = self.decoder(model).config
         kinds = set(getattr(config, "layer_types", None) or ())
-        strange = kinds - {FULL, SLIDING, *contact.RECURRENT}
+        strange = kinds - {FULL, SLIDING, CHUNKED, *contact.RECURRENT}
         if strange:
             raise ModelError(
                 f"some decoder layers are of a kind of which lightkv does not know what they make of a "
                 f"shorter sequence: {', '.join(sorted(strange))}",
                 field="model.config.layer_types",
-                remedy="layers of full and sliding-window attention and recurrent ones "
+                remedy="layers of full, sliding and chunked attention and recurrent ones "
                 f"({', '.join(sorted(contact.RECURRENT))}) are supported",
             )
         if kinds and kinds <= contact.RECURRENT:
@@ -134,8 +142,12 @@ class Family(Adapter):
         check_style(self.attention_implementation(model), self.windows(model), causal=self.causal)
 
     def windows(self, model: nn.Module) -> Windows:
-        """Sliding window of each decoder layer; empty if no layer has one."""
+        """Sliding window, or chunk, of each decoder layer; empty if no layer has one."""
         return sliding_windows(self.decoder(model).config, len(self.layers(model)))
+
+    def chunked(self, model: nn.Module) -> frozenset[int]:
+        """Layers whose window is one of fixed chunks, instead of one that slides."""
+        return chunked_layers(self.decoder(model).config, len(self.layers(model)))
 
     def recurrent(self, model: nn.Module) -> frozenset[int]:
         """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
@@ -169,7 +181,7 @@ class Family(Adapter):
         With the encoder's patch of each token, where the family offers its encoder.
         """
         config: Any = model.config
-        answers = {"image": self.images, "video": self.videos}
+        answers = {"image": self.images, "video": self.videos, "audio": self.audios}
         found = []
         for modality in self.modalities:
             here = self.placeholders(config, inputs, modality)
@@ -182,7 +194,7 @@ class Family(Adapter):
         return 0
 
     def placeholders(self, config: Any, inputs: ModelInputs, modality: str) -> Placeholders:
-        """`[B, N]` true at the vision tokens of `image` or `video`."""
+        """`[B, N]` true at the vision tokens of `image`, `video` or `audio`."""
         return inputs.placeholders(getattr(config, f"{modality}_token_id"))
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
@@ -191,6 +203,10 @@ class Family(Adapter):
 
     def videos(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         """The same of the videos."""
+        raise NotImplementedError
+
+    def audios(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
+        """The same of recordings: see `recording` for how many tokens each of them has."""
         raise NotImplementedError
 
     def encoder(self, model: nn.Module) -> Encoder | None:
@@ -247,25 +263,3 @@ class Family(Adapter):
 
     def heads(self, model: nn.Module) -> HeadGroup:
         return head_group(model, self.attentions(model))
-
-
-def decoder_shape(config: Any) -> DecoderShape:
-    """Sizes of a Llama-shaped decoder from its text config."""
-    try:
-        heads = config.num_attention_heads
-        return DecoderShape(
-            num_layers=config.num_hidden_layers,
-            hidden_size=config.hidden_size,
-            num_heads=heads,
-            num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            intermediate_size=config.intermediate_size,
-            vocab_size=config.vocab_size,
-            windows=sliding_windows(config, config.num_hidden_layers),
-        )
-    except AttributeError as error:
-        raise ModelError(
-            f"the text config lacks a size: {error}",
-            field="model.config",
-            remedy="write an adapter that overrides `shape` (docs/writing-an-adapter.md)",
-        ) from error

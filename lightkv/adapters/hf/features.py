@@ -1,7 +1,7 @@
 """Geometry of the pictures of a request, caught where the vision features are made.
 
 `generate` encodes the pictures before the forward pass and passes features only, so sizes and grids
-are gone by then. The two feature methods of the *instance* are wrapped while a session lasts.
+are gone by then. The feature methods of the *instance* are wrapped while a session lasts.
 """
 
 from __future__ import annotations
@@ -105,8 +105,14 @@ class _Remembering(NotCopyable):
         return self._capture.call(self._modality, self._method, args, kwargs)
 
 
+PICTURES = {"image", "video"}
+
+
 class FeatureCount:
-    """Compares the placeholders of one pass with the features that its pixels give."""
+    """Compares the placeholders of one pass with the features that its pixels give.
+
+    Of audio the layout compares them with the lengths of recordings; features may hold padding.
+    """
 
     def __init__(self) -> None:
         self._found: int | None = None
@@ -114,13 +120,14 @@ class FeatureCount:
         self._outputs: dict[str, Any] = {}
 
     def expect(self, inputs: ModelInputs, found: int) -> None:
-        """A pass with `found` placeholders begins; `generate` made its features before.
+        """A pass with `found` placeholders of pictures begins; `generate` made its features before.
 
         Raises:
             LayoutError: they are not as many.
         """
-        self._pixels = inputs.pixels
-        self._outputs = dict(inputs.arguments.get(ENCODED) or {})
+        given = inputs.arguments.get(ENCODED) or {}
+        self._pixels = {kind: inputs.pixels[kind] for kind in PICTURES & inputs.pixels.keys()}
+        self._outputs = {kind: given[kind] for kind in PICTURES & given.keys()}
         self._found = found
         self._check()
 

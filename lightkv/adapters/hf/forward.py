@@ -43,7 +43,7 @@ class ForwardPass:
 
     Attributes:
         mask_style: format of the masks that the layers take.
-        windowed: whether any layer has a sliding window, which is measured in original positions.
+        windowed: whether any layer has a window, or counts tokens, in original positions.
         recurrent: layers that keep a state of what they saw, and no entries.
         blocks: `[B, queries]` block of each new token where a pass on a filled cache attends in both
             directions inside blocks, else None.
@@ -110,6 +110,8 @@ class ForwardPass:
         record, prefill = self.record, self.prefill
         if record is None:
             return
+        if not record.segments[layer]:
+            record.starts = self.pads if prefill is None else prefill.first_layout.pads
         self.visible = visible_entries(self.cache, layer, record.length(layer))
         new = Segment(self.pads if prefill is None else prefill.layout.pads, entries)
         if prefill is None or prefill.kept is None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf.cache_checks import cache_padded_inside
-from lightkv.adapters.hf.contact import OLDER_PIXELS, PIXELS, VISION_ARGUMENTS
+from lightkv.adapters.hf.contact import OLDER_PIXELS, OTHER_PIXELS, PIXELS, VISION_ARGUMENTS
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 
 
@@ -24,7 +24,7 @@ class ModelInputs:
         arguments: every argument by name.
         input_ids: `[B, Q]` on the host, or None.
         pads: left padding of each row.
-        has_vision: whether this pass carries images or their features.
+        has_vision: whether this pass carries images or audio, or their features.
         features: modality → arguments of the last call that made its features.
     """
 
@@ -63,6 +63,14 @@ class ModelInputs:
     def sizes(self, modality: str, name: str) -> list[tuple[int, ...]]:
         """The rows of a geometry `[n, m]` on the host."""
         return host_rows(self.geometry(modality, name))
+
+    def lengths(self, modality: str, mask: str) -> list[int]:
+        """True entries in each row of a mask `[n, frames]`, or all frames of each where it is absent."""
+        given = self.optional(modality, mask)
+        if given is None:
+            frames = self.geometry(modality, PIXELS[modality])
+            return [int(frames.shape[-1])] * int(frames.shape[0])
+        return [int(row) for (row,) in host_rows(given.bool().sum(-1)[:, None])]
 
     def placeholders(self, token_id: int) -> npt.NDArray[np.bool_]:
         """`[B, N]` where a placeholder id stands.
@@ -110,7 +118,7 @@ def host_rows(values: Any) -> list[tuple[int, ...]]:
 def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `module.forward` by name; extra keyword arguments are kept.
 
-    Pixels that an older release takes under another name are given by their name of today.
+    Pixels that an older release, or a model, takes under another name are given by the usual one too.
     """
     if not args:  # as transformers calls its own modules; a signature takes a while
         return _renamed(dict(kwargs))
@@ -124,9 +132,9 @@ def bind(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> di
 
 
 def _renamed(arguments: dict[str, Any]) -> dict[str, Any]:
-    for older, name in OLDER_PIXELS.items():
-        if older in arguments and arguments.get(name) is None:
-            arguments[name] = arguments[older]
+    for other, name in (*OLDER_PIXELS.items(), *OTHER_PIXELS.items()):
+        if arguments.get(other) is not None and arguments.get(name) is None:
+            arguments[name] = arguments[other]
     return arguments
 
 
@@ -195,7 +203,7 @@ def refuse_blind(inputs: ModelInputs, spans_given: bool) -> None:
 
 
 def carries_vision(arguments: dict[str, Any]) -> bool:
-    """Whether a call brings images, or their features."""
+    """Whether a call brings images or audio, or their features."""
     return any(_present(arguments.get(key)) for key in VISION_ARGUMENTS)
 
 

@@ -9,6 +9,7 @@ float `[B, 1, Q, K]` with 0 = attend (eager), boolean `[B, K]` (flash attention)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,10 +30,11 @@ from lightkv.adapters.hf.contact import RECURRENT, mask_function
 from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.core.errors import ModelError
 from lightkv.core.prompt import PromptIndex
+from lightkv.core.transfer import to_device
 
 Windows = tuple[int | None, ...]
-"""Sliding window of each layer (None where there is none); empty if no layer has any."""
-FULL, SLIDING = "full_attention", "sliding_attention"
+"""Sliding window, or chunk, of each layer (None where there is none); empty if no layer has any."""
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 """Kinds of decoder layers whose masks are known."""
 
 STYLES = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
@@ -48,11 +50,14 @@ class Reach:
         positions: `[B or 1, K]` original positions of the keys, with a window.
         blocks: `[B, Q]` number of the block of each query, negative outside blocks. Tokens of a
             block are new and see one another. None if there are no blocks.
+        starts: `[B, 1]` original position at which the chunks of each row begin, where the window is
+            one of fixed chunks: a query sees those keys that lie in its own. None where it slides.
     """
 
     window: int | None = None
     positions: torch.Tensor | None = None
     blocks: torch.Tensor | None = None
+    starts: torch.Tensor | None = None
 
     def limit(self, causal: torch.Tensor) -> torch.Tensor:
         """`[B, 1, Q, K]` from the causal mask of that shape: window AND (causal OR same block)."""
@@ -64,24 +69,50 @@ class Reach:
             allowed = allowed | nn.functional.pad(same, (past, 0))[:, None]
         if self.window is not None and self.positions is not None:
             own = self.positions[:, -queries:, None]
-            near = own - self.positions[:, None, :] < self.window
+            near = within(self.window, own, self.positions[:, None, :], self.starts)
             allowed = allowed & near[:, None]
         return allowed
+
+
+def within(
+    window: int, own: torch.Tensor, keys: torch.Tensor, starts: torch.Tensor | None
+) -> torch.Tensor:
+    """`[B, Q, K]` whether a query of a position sees a key of another, order left out.
+
+    Args:
+        window: tokens in a window, or in a chunk.
+        own: `[B or 1, Q, 1]` original positions of the queries.
+        keys: `[B or 1, 1, K]` those of the keys.
+        starts: `[B, 1]` where the chunks of each row begin; None for a window that slides.
+    """
+    if starts is None:
+        return own - keys < window
+    first = starts[:, :, None]
+    # Padding before the first chunk would belong to one of its own; nobody sees it.
+    return (own - first).div(window, rounding_mode="floor") == (keys - first).div(
+        window, rounding_mode="floor"
+    )
 
 
 class LayerMasks:
     """Who sees whom in the layers of one decoder.
 
     Args:
-        windows: sliding window of each layer.
+        windows: sliding window, or chunk, of each layer.
         causal: whether a token never attends to later ones.
         recurrent: layers that keep a state, and take which of their new positions are real.
+        chunked: layers whose window is one of fixed chunks.
     """
 
     def __init__(
-        self, windows: Windows, *, causal: bool, recurrent: frozenset[int] = frozenset()
+        self,
+        windows: Windows,
+        *,
+        causal: bool,
+        recurrent: frozenset[int] = frozenset(),
+        chunked: frozenset[int] = frozenset(),
     ) -> None:
-        self._windows, self._recurrent = windows, recurrent
+        self._windows, self._recurrent, self._chunked = windows, recurrent, chunked
         self._simply_causal = causal and not windows
 
     def of_layer(
@@ -146,10 +177,11 @@ class LayerMasks:
                 style=forward.mask_style,
                 dtype=hidden.dtype,
                 device=device,
-                reach=self._reach(forward, segments, keys, window, device),
+                reach=self._reach(forward, segments, keys, window, starts, device),
             )
 
-        built = ("built", segments, forward.visible, new, window, device)
+        starts = self._starts(record, layer)
+        built = ("built", segments, forward.visible, new, window, starts, device)
         return forward.once(built, make)
 
     @staticmethod
@@ -181,12 +213,17 @@ class LayerMasks:
         window = self._windows[layer] if self._windows else None
         return None if window is None or record.fed(layer) <= window else window
 
+    def _starts(self, record: CacheRecord | None, layer: int) -> tuple[int, ...] | None:
+        """Where the chunks of each row begin in a layer that has some, else None."""
+        return None if record is None or layer not in self._chunked else record.starts
+
     @staticmethod
     def _reach(
         forward: ForwardPass,
         segments: tuple[Segment, ...],
         keys: int,
         window: int | None,
+        starts: tuple[int, ...] | None,
         device: torch.device,
     ) -> Reach | None:
         blocks = forward.blocks if forward.visible else None
@@ -197,7 +234,9 @@ class LayerMasks:
         positions = None
         if window is not None:
             positions = original_positions(segments, device)[:, -keys:]
-        return Reach(window, positions, None if blocks is None else blocks.to(device))
+        if blocks is not None:
+            blocks = blocks.to(device)
+        return Reach(window, positions, blocks, _column(starts, device))
 
     def key_weights(
         self, forward: ForwardPass, layer: int, device: torch.device
@@ -265,11 +304,17 @@ class LayerMasks:
         window = self._windows[layer] if self._windows else None
         if window is None:
             return allowed
-        fed = record.fed(layer)
-        old = original_positions(record.segments[layer], device)[:, -past:].expand(batch, -1)
+        fed, segments = record.fed(layer), record.segments[layer]
+        old = original_positions(segments, device)[:, -past:].expand(batch, -1)
         new = torch.arange(real.shape[1], device=device).expand(batch, -1) if kept is None else kept
         places = torch.cat([old, fed + new.to(device)], dim=1)
-        return allowed & (fed + forward.queries - 1 - drafts - places < window)
+        own = torch.full((1, 1, 1), fed + forward.queries - 1 - drafts, device=device)
+        starts = _column(self._starts(record, layer), device)
+        return allowed & within(window, own, places[:, None], starts)[:, 0]
+
+
+def _column(values: tuple[int, ...] | None, device: torch.device) -> torch.Tensor | None:
+    return None if values is None else to_device(values, device)[:, None]
 
 
 def cached_keys(forward: ForwardPass, layer: int) -> int:
@@ -479,13 +524,30 @@ def check_weights(implementation: str | None, *, makes_masks: bool) -> None:
 
 
 def sliding_windows(config: Any, num_layers: int) -> Windows:
-    """Window of each layer of a text config, None where it attends to all; () if none slides."""
-    window = getattr(config, "sliding_window", None)
-    if window is None or getattr(config, "use_sliding_window", True) is False:
-        return ()
-    kinds = getattr(config, "layer_types", None) or [SLIDING] * num_layers
-    windows = tuple(int(window) if kind == SLIDING else None for kind in kinds)
+    """Window or chunk of each layer of a text config, None where it attends to all; () if all do."""
+    slides = getattr(config, "use_sliding_window", True) is not False
+    sizes = {
+        SLIDING: getattr(config, "sliding_window", None) if slides else None,
+        CHUNKED: getattr(config, "attention_chunk_size", None),
+    }
+    windows = tuple(sizes.get(kind) for kind in _kinds(config, num_layers))
     return windows if any(windows) else ()
+
+
+def chunked_layers(config: Any, num_layers: int) -> frozenset[int]:
+    """Layers of a text config whose window is one of fixed chunks."""
+    kinds = enumerate(_kinds(config, num_layers))
+    return frozenset(layer for layer, kind in kinds if kind == CHUNKED)
+
+
+def _kinds(config: Any, num_layers: int) -> Sequence[str]:
+    told = getattr(config, "layer_types", None)
+    if told:
+        return list(told)
+    # As transformers reads them: a window comes before a chunk.
+    window = getattr(config, "sliding_window", None)
+    chunk = getattr(config, "attention_chunk_size", None)
+    return [CHUNKED if window is None and chunk is not None else SLIDING] * num_layers
 
 
 def recurrent_layers(config: Any) -> frozenset[int]:

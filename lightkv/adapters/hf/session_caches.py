@@ -98,8 +98,7 @@ class SessionCaches:
         """The record of a cache that the session has not seen, or not with so many rows."""
         check_own(cache)
         record = CacheRecord.empty(self._num_layers, batch, self._lengthless)
-        shape, without = self._engine.shape, len(self._lengthless)
-        check_made_here(cache, batch, self._num_layers, shape.num_kv_heads, shape.head_dim, without)
+        check_made_here(cache, batch, self._engine.shape.cached_keys, len(self._lengthless))
         past = int(cache.get_seq_length(0))
         _follow(record, cache, inputs.past_pads(past) if past and inputs else (0,) * batch)
         self.records[cache] = record

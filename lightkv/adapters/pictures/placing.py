@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ class PictureView:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image or a video: the views that show it, in token order."""
+    """An image, a video or a recording: the views that show it, in token order."""
 
     views: tuple[PictureView, ...]
     encoded: int | None = None
@@ -63,12 +63,17 @@ class Picture:
         return sum(view.cells.size for view in self.views)
 
 
+def recording(tokens: int) -> Picture:
+    """A recording of so many tokens, one after the other in time."""
+    return Picture((PictureView.plain(tokens, 1, 1),) if tokens > 0 else ())
+
+
 @dataclass(frozen=True, eq=False)
 class Pictures:
     """All pictures of one modality in a pass.
 
     Attributes:
-        modality: `image` or `video`.
+        modality: `image`, `video` or `audio`.
         placeholders: `[B, N]` true at their vision tokens.
         pictures: geometry of each, in the order of the pixel inputs. A batch of beams repeats
             each original row; the pictures are then given once.
@@ -108,11 +113,7 @@ def _numbered(kinds: Sequence[Sequence[View]]) -> tuple[View, ...]:
         for image in sorted({view.image for view in views})
     ]
     groups.sort(key=lambda group: int(group[0].positions[0]))
-    return tuple(
-        View(view.grid, view.positions, view.cells, image=image)
-        for image, group in enumerate(groups)
-        for view in group
-    )
+    return tuple(replace(view, image=image) for image, group in enumerate(groups) for view in group)
 
 
 def placed(kind: Pictures) -> list[tuple[list[View], int]]:
@@ -132,7 +133,7 @@ def placed(kind: Pictures) -> list[tuple[list[View], int]]:
     for row, count in enumerate(counts):
         # A repeated row (beams) takes the pictures of the row that it repeats.
         begin = begin if times > 1 and row % times else cursor
-        views, cursor = _fill(np.flatnonzero(placeholders[row]), pictures, begin)
+        views, cursor = _fill(np.flatnonzero(placeholders[row]), pictures, begin, what)
         if sum(view.positions.size for view in views) != count:
             raise _mismatch(
                 f"{what} in row {row}", int(count), sum(v.positions.size for v in views)
@@ -164,7 +165,9 @@ def runs(row: Placeholders) -> list[tuple[int, int]]:
     return [(int(start), int(end)) for start, end in zip(starts, ends, strict=True)]
 
 
-def _fill(positions: IntArray, pictures: Sequence[Picture], start: int) -> tuple[list[View], int]:
+def _fill(
+    positions: IntArray, pictures: Sequence[Picture], start: int, modality: str
+) -> tuple[list[View], int]:
     """Views for one row from `pictures[start:]`, and the number of the next unused picture."""
     views: list[View] = []
     used, number = 0, start
@@ -172,7 +175,7 @@ def _fill(positions: IntArray, pictures: Sequence[Picture], start: int) -> tuple
         for view in pictures[number].views:
             size = view.cells.size
             here = positions[used : used + size]
-            views.append(View(view.grid, here, view.cells, image=number - start))
+            views.append(View(view.grid, here, view.cells, number - start, modality))
             used += size
         number += 1
     return [view for view in views if view.positions.size == view.cells.size], number

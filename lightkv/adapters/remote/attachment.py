@@ -156,10 +156,8 @@ class RemoteAttachment(HFAttachment):
             check_tuples(past, len(self._layers))
         self._inputs = inputs = self._read(arguments)
         if past is not None:
-            shape = self._engine.shape
-            check_keys(
-                [key for key, *_ in past], len(inputs.pads), shape.num_kv_heads, shape.head_dim
-            )
+            keys = {index: key for index, (key, *_) in enumerate(past)}
+            check_keys(keys, len(inputs.pads), self._engine.shape.cached_keys)
         self._found = None
         if inputs.has_vision and self._given is None:
             self._found = self._adapter.layout(self._model, inputs)

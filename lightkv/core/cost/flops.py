@@ -87,6 +87,11 @@ class DecoderShape:
             window=window,
         )
 
+    @cached_property
+    def cached_keys(self) -> tuple[Entry, ...]:
+        """What each layer caches as keys; of all processes together."""
+        return tuple(layer.key for layer in self._each)
+
     def unwindowed(self) -> DecoderShape:
         """The same with a cache that keeps what lies outside the windows too."""
         layers = tuple(replace(layer, window=None) for layer in self.layers)

@@ -10,7 +10,7 @@ from torch import nn
 from vllm.config import CUDAGraphMode
 from vllm.forward_context import get_forward_context
 
-from lightkv.adapters.hf.family import decoder_shape
+from lightkv.adapters.hf.shapes import decoder_shape
 from lightkv.core.run.engine import Engine
 from lightkv.integrations.vllm.attention import Steps, segment_backend
 from lightkv.integrations.vllm.cache import SegmentSpec
