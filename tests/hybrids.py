@@ -2,10 +2,12 @@
 
 import torch
 from releases import LATER_IMAGE
+from rows import IMAGE, grid_rows, grids_later, one_run, token_kinds
 from tiny import TEXT
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
-from lightkv.testing.adapters import AdapterBench
+from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.testing.adapters import PAIR, AdapterBench
 from lightkv.testing.oracles import reads_next_layer
 
 LINEAR = {
@@ -53,14 +55,9 @@ NO_CROP = "transformers cannot take tokens out of a recurrent state"
 class Hybrid(AdapterBench):
     """Layers 0, 2, 4 and 6 of eight are recurrent."""
 
-    def schedule_of(self, pipeline):
-        """A stage that reads the layer behind it stands before one that has attention."""
-        if not reads_next_layer(pipeline):
-            return super().schedule_of(pipeline)
-        return [{**stage, "after_layer": stage["after_layer"] + 1} for stage in self.schedule]
-
     law = "shorter"
     recurrent = (0, 2, 4, 6)
+    beam_prompts = PAIR
     cannot = {
         **LATER_IMAGE,
         "unequal turns": FADES,
@@ -68,6 +65,12 @@ class Hybrid(AdapterBench):
         "assisted": NO_CROP,
         "quantised cache": "transformers quantises caches of full attention layers only",
     }
+
+    def schedule_of(self, pipeline):
+        """A stage that reads the layer behind it stands before one that has attention."""
+        if not reads_next_layer(pipeline):
+            return super().schedule_of(pipeline)
+        return [{**stage, "after_layer": stage["after_layer"] + 1} for stage in self.schedule]
 
 
 def tiny_qwen3_5(attn_implementation="sdpa", dtype=torch.float32, **changes):
@@ -79,3 +82,29 @@ def tiny_qwen3_5(attn_implementation="sdpa", dtype=torch.float32, **changes):
     )
     torch.manual_seed(0)
     return Qwen3_5ForConditionalGeneration(config).to(dtype).eval()
+
+
+class Qwen35(Hybrid):
+    """A Qwen3.5 with pictures of three sizes in turn."""
+
+    grids, token = [(1, 8, 12), (1, 12, 8), (1, 8, 16)], IMAGE
+    block = staticmethod(one_run)
+
+    def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
+        return tiny_qwen3_5(attn_implementation, dtype)
+
+    def options(self, model, prompts):
+        return {"adapter": QwenVLAdapter()}
+
+    def make_inputs(self, model, prompts):
+        return grid_rows(prompts, self.grids, self.token, model.dtype, self.block)
+
+    def vision_mask(self, model, inputs, prompts):
+        return inputs["input_ids"] == self.token
+
+    def extended(self, model, inputs, tokens):
+        longer = super().extended(model, inputs, tokens)
+        return {**longer, "mm_token_type_ids": token_kinds(longer["input_ids"])}
+
+    def later_call(self, model, whole, later):
+        return grids_later(model, whole, later)

@@ -54,13 +54,14 @@ def tile_rows(model, prompts, write, order=same):
     return inputs
 
 
-def check_tiles(adapter, model, shape, side, write, order=same):
+def check_tiles(adapter, model, shape, side, write, order=same, given=None):
     """Paint moves the token of its cell, in the stitched tiles and in the thumbnail.
 
     Args:
         shape: rows and columns of tiles.
         side: tokens of a side of a tile.
         write, order: as for `tile_rows`.
+        given: tiles `[n, 3, S, S]` → arguments of the model; they are its pixels if it is None.
     """
     rows, columns = shape
     picture = smooth(rows, columns, torch.Generator().manual_seed(1))
@@ -68,7 +69,8 @@ def check_tiles(adapter, model, shape, side, write, order=same):
     ids = torch.tensor([[7, *write(rows, columns), 8, 9]])
 
     def inputs_of(pixels):
-        return {"input_ids": ids, "pixel_values": order(pixels).to(model.dtype)}
+        pixels = order(pixels).to(model.dtype)
+        return {"input_ids": ids, **(given(pixels) if given else {"pixel_values": pixels})}
 
     small = 0 if order is thumbnail_first else 1
     size = TILE // side
@@ -78,8 +80,8 @@ def check_tiles(adapter, model, shape, side, write, order=same):
         changed[:, top : top + size, left : left + size] += 3.0
         # The thumbnail is left alone: this is about the tiles.
         painted = torch.cat([cut(changed, rows, columns)[:-1], tiles[-1:]])
-        given = inputs_of(tiles), inputs_of(painted)
-        sample = check_truth(adapter, model, *given, {1 - small: (0, y, x)})
+        both = inputs_of(tiles), inputs_of(painted)
+        sample = check_truth(adapter, model, *both, {1 - small: (0, y, x)})
         grids = [(1, side, side), (1, rows * side, columns * side)]
         assert [view.grid for view in sample.views] == (grids if small == 0 else grids[::-1])
     for y, x in points(side, side):

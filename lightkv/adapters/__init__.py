@@ -17,19 +17,24 @@ from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
+from lightkv.adapters.families.gemma4 import Gemma4Adapter
 from lightkv.adapters.families.generic import GenericAdapter
 from lightkv.adapters.families.glm4v import Glm4vAdapter
 from lightkv.adapters.families.got_ocr2 import GotOcr2Adapter
+from lightkv.adapters.families.granite4_vision import Granite4VisionAdapter
+from lightkv.adapters.families.granite_docling import GraniteDoclingAdapter
 from lightkv.adapters.families.hunyuan_vl import HunYuanVLAdapter
 from lightkv.adapters.families.idefics2 import Idefics2Adapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.lfm2_vl import Lfm2VLAdapter
 from lightkv.adapters.families.llama4 import Llama4Adapter
 from lightkv.adapters.families.llava import LlavaAdapter
 from lightkv.adapters.families.llava_next import LlavaNextAdapter
 from lightkv.adapters.families.llava_next_video import LlavaNextVideoAdapter
 from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
+from lightkv.adapters.families.minicpm import MiniCPMAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
 from lightkv.adapters.families.ovis2 import Ovis2Adapter
@@ -38,6 +43,7 @@ from lightkv.adapters.families.qwen2_audio import Qwen2AudioAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.families.refused import RefusedAdapter
+from lightkv.adapters.families.step3p7 import Step3p7Adapter
 from lightkv.adapters.families.video_llama_3 import VideoLlama3Adapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
@@ -65,17 +71,25 @@ FAMILIES = (
     Gemma3Adapter,
     Qwen3VLAdapter,
     VipLlavaAdapter,
+    # What layers are given, how they see, and what they share.
+    Gemma4Adapter,
     Llama4Adapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    Step3p7Adapter,
+    Granite4VisionAdapter,
+    GraniteDoclingAdapter,
     Ovis2Adapter,
     Idefics2Adapter,
     GotOcr2Adapter,
     DeepseekOcr2Adapter,
     AriaAdapter,
+    # Recurrent layers.
+    Lfm2VLAdapter,
+    MiniCPMAdapter,
     # Audio, and several modalities at once.
     Qwen2AudioAdapter,
     # Dynamic grids.

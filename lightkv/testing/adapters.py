@@ -75,6 +75,7 @@ class AdapterBench:
             dropped. `shorter`: the plain layers on the tokens that are left, for decoders with layers
             that masks do not reach. Both are the same where all layers are attention.
         recurrent: layers that keep a state instead of keys and values.
+        sharing: layers, the last ones, that keep nothing and read keys and values of others.
         exact: largest float32 difference between two ways to compute the same thing.
         batch: prompts that are run together; at least one with an image.
         beam_prompts: prompts of the tests that repeat rows.
@@ -103,6 +104,7 @@ class AdapterBench:
     windows: ClassVar[Sequence[int | None]] = ()
     law: ClassVar[Literal["masked", "shorter"]] = "masked"
     recurrent: ClassVar[Sequence[int]] = ()
+    sharing: ClassVar[Sequence[int]] = ()
     exact: ClassVar[float] = 1e-5
     steps: ClassVar[int] = 4
     batch: ClassVar[tuple[Prompt, ...]] = MIXED
@@ -198,13 +200,17 @@ class AdapterBench:
     def cached(self, cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Key and value of each layer, from a cache that is of the kind the model itself makes.
 
-        Of recurrent layers the tensors of their state; an empty one where there is one only.
+        Of recurrent layers the tensors of their state; an empty one where there is one only. Those of
+        layers that keep nothing are empty.
         """
         assert type(cache).__module__.startswith("transformers.")
-        return [
+        nothing = torch.empty(0, 0, 0, 0)
+        found = [
             _state_of(layer) if number in self.recurrent else (layer.keys, layer.values)
             for number, layer in enumerate(cache.layers)
         ]
+        held = [pair for number, pair in enumerate(found) if number not in self.sharing]
+        return [*held, *[(nothing, nothing)] * len(self.sharing)]
 
     def cache_of(self, pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Any:
         """A cache with key and value of each layer, of the kind the model itself makes."""

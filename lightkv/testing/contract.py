@@ -160,13 +160,14 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
         held = tuple(key.nbytes + value.nbytes for key, value in cache)
         assert report.cache_bytes == held
         first, middle = int(self.schedule[0]["after_layer"]), int(self.schedule[1]["after_layer"])
-        entries = [n for n in range(len(held)) if n not in self.recurrent]
+        without = {*self.recurrent, *self.sharing}
+        entries = [n for n in range(len(held)) if n not in without]
         if not self.windows:
             stretches = [[held[n] for n in entries if n < first]]
             stretches.append([held[n] for n in entries if first <= n < middle])
             stretches.append([held[n] for n in entries if n >= middle])
             assert stretches[2][0] < stretches[1][0] < stretches[0][0]
-        for layer in self.recurrent:
+        for layer in without:
             assert {sample.kv_bytes[layer] for sample in report.samples} == {0}
         shapes = {layer: cache[layer][0].shape for layer in entries}
         _check_samples(report, shapes, held, self.windows)
@@ -178,7 +179,7 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
         report, cache = session.last, self.cached(out.past_key_values)
         for layer, held in enumerate(report.cache_bytes or ()):
             key, value = cache[layer]
-            if layer in self.recurrent:
+            if layer in {*self.recurrent, *self.sharing}:
                 assert key.nbytes + value.nbytes == held
                 continue
             per_token = (key.nbytes + value.nbytes) // key.shape[2]
@@ -234,8 +235,9 @@ class AdapterSuite(ServingTests, CacheSiteTests, SessionTests):
         if on_cache(pipeline):
             self.need_cache_site(model)
         if reads_next_layer(pipeline) and "next layer" in self.cannot:
+            schedule = self.schedule_of(pipeline)
             with pytest.raises(ModelError, match="next_last_row"):
-                self.session(model, self.batch, pipeline).__enter__()
+                self.session(model, self.batch, pipeline, schedule=schedule).__enter__()
             return
         needs = encoder_needs(pipeline)
         if needs_class_token(needs) and not self.class_token:

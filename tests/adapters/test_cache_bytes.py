@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from decoders import CONFIGS
 from test_llava import TestLlava as LlavaSuite
-from transformers import DynamicCache, QuantizedCache
+from transformers import AutoModelForCausalLM, DynamicCache, QuantizedCache
 
 import lightkv
+from lightkv.adapters.hf import contact
 from lightkv.testing import Prompt
 
 HALF = [{"after_layer": 2, "ratio": 0.5}]
@@ -112,3 +114,36 @@ def test_a_later_turn_counts_what_the_cache_holds_then() -> None:
     one, two = run.reports
     assert sum(two.cache_bytes) == 2 * sum(one.cache_bytes)
     assert one.vision_kv_bytes == two.vision_kv_bytes
+
+
+SPANS = lightkv.VisionLayout.from_spans([[(2, (1, 6, 8))]])
+AFTER = {"convolutions": 3, "delta rule": 4}
+"""Layers of attention that a stage reads stand before these; elsewhere any will do."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["latents", "delta rule", "convolutions", "own heads"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_of_every_kind_of_cache(kind: str, dtype: torch.dtype) -> None:
+    """Latents, states of constant size, windows, heads of their own width; with and without a cache."""
+    torch.manual_seed(0)
+    config = CONFIGS[kind]()
+    model: Any = AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    inputs = {"inputs_embeds": torch.randn(1, 60, config.hidden_size, dtype=dtype)}
+    schedule = [{"after_layer": AFTER.get(kind, 2), "ratio": 0.5}]
+    given = {"schedule": schedule, "adapter": "generic", "layout": SPANS}
+    with lightkv.compress(model, "fastv", **given) as run:
+        cache = model(**inputs, use_cache=True).past_key_values
+        model(**inputs, use_cache=False)
+    read, counted = run.reports
+    assert read.cache_bytes == tuple(map(contact.held_bytes, cache.layers))
+    assert counted.samples == read.samples
+    [sample] = read.samples
+    shape = run._engine.shape
+    lengths = [sample.text_tokens + count for count in sample.vision_tokens]
+    assert read.cache_bytes == tuple(map(shape.layer_bytes, range(8), lengths))
+    states = [shape.state_bytes(layer) for layer in range(8)]
+    for size, state, whole in zip(sample.kv_bytes, states, read.cache_bytes, strict=True):
+        assert size + state == whole
+    assert (sum(states) > 0) == (kind in AFTER)
+    assert sample.vision_kv_bytes < sum(sample.kv_bytes)

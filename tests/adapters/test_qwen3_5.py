@@ -5,16 +5,12 @@ import sys
 
 import pytest
 import torch
-from hybrids import Hybrid, tiny_qwen3_5
+from hybrids import Qwen35, tiny_qwen3_5
 from rows import (
     IMAGE,
     VIDEO,
     check_truth,
-    grid_rows,
-    grids_later,
-    one_run,
     stamped_frames,
-    token_kinds,
 )
 from test_next_layer import ROWS, full_row, session_of
 from transformers.cache_utils import LinearAttentionLayer
@@ -27,31 +23,11 @@ from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.adapters import MIXED
 from lightkv.testing.truth import points
 
-GRIDS = [(1, 8, 12), (1, 12, 8), (1, 8, 16)]
 ONE = (Prompt(2, 1, 3, seed=1),)
 
 
-class TestQwen35(Hybrid, AdapterSuite):
-    grids, token, block = GRIDS, IMAGE, staticmethod(one_run)
-
-    def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
-        return tiny_qwen3_5(attn_implementation, dtype)
-
-    def options(self, model, prompts):
-        return {"adapter": QwenVLAdapter()}
-
-    def make_inputs(self, model, prompts):
-        return grid_rows(prompts, self.grids, self.token, model.dtype, self.block)
-
-    def vision_mask(self, model, inputs, prompts):
-        return inputs["input_ids"] == self.token
-
-    def extended(self, model, inputs, tokens):
-        longer = super().extended(model, inputs, tokens)
-        return {**longer, "mm_token_type_ids": token_kinds(longer["input_ids"])}
-
-    def later_call(self, model, whole, later):
-        return grids_later(model, whole, later)
+class TestQwen35(Qwen35, AdapterSuite):
+    pass
 
 
 # -- the law ----------------------------------------------------------------------------------------
@@ -59,7 +35,7 @@ class TestQwen35(Hybrid, AdapterSuite):
 
 def test_a_prefill_is_the_plain_layers_on_the_tokens_that_are_left():
     """The same numbers: nothing but the choice of tokens differs."""
-    suite = TestQwen35()
+    suite = Qwen35()
     model = suite.make_model()
     for prompt in suite.batch[:2]:
         out, positions, session = suite.traced(model, [prompt], "random")
@@ -69,7 +45,7 @@ def test_a_prefill_is_the_plain_layers_on_the_tokens_that_are_left():
 
 
 def test_masks_on_the_layers_of_attention_are_another_thing():
-    suite = TestQwen35()
+    suite = Qwen35()
     model = suite.make_model()
     found, wanted = suite.drop_and_mask(model, ONE, "random", eager=False)
     suite.law = "masked"
@@ -80,7 +56,7 @@ def test_masks_on_the_layers_of_attention_are_another_thing():
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_both_laws_are_the_same_where_all_layers_are_attention(attention):
-    suite = TestQwen35()
+    suite = Qwen35()
     suite.recurrent = ()
     model = tiny_qwen3_5(attention, layer_types=["full_attention"] * 8)
     eager = attention == "eager"
@@ -92,7 +68,7 @@ def test_both_laws_are_the_same_where_all_layers_are_attention(attention):
 # -- clips ------------------------------------------------------------------------------------------
 
 
-class Clips(TestQwen35):
+class Clips(Qwen35):
     """Clips of three temporal patches in place of images."""
 
     grids, token, block = [(3, 8, 8)], VIDEO, staticmethod(stamped_frames)
@@ -118,7 +94,7 @@ def test_later_turns_after_clips(later):
 # -- the layout -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suite", [TestQwen35, Clips])
+@pytest.mark.parametrize("suite", [Qwen35, Clips])
 def test_the_painted_patch_moves_the_token_of_its_cell(suite):
     suite = suite()
     model, grid = suite.make_model(), suite.grids[1 % len(suite.grids)]
@@ -138,7 +114,7 @@ def test_the_painted_patch_moves_the_token_of_its_cell(suite):
 
 
 def test_attention_of_recurrent_layers_is_not_read():
-    suite = TestQwen35()
+    suite = Qwen35()
     model = suite.make_model()
     for pipeline, place in (("fastv", 3), ("pyramiddrop", 4)):
         run = suite.session(model, ONE, pipeline, schedule=[{"after_layer": place, "ratio": 0.5}])
@@ -162,7 +138,7 @@ def test_solved_schedules_stand_where_attention_can_be_read(retention):
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_the_row_of_the_next_layer(attention):
     """`q_proj` gives each head's query and its gate; the query alone is rotated and scored."""
-    suite, prompts = TestQwen35(), MIXED[:2]
+    suite, prompts = Qwen35(), MIXED[:2]
     model = suite.make_model(attention)
     inputs = suite.make_inputs(model, prompts)
     wanted = full_row(suite.make_model("eager"), inputs, 1)  # of the layers with attention
@@ -177,7 +153,7 @@ def test_the_row_of_the_next_layer(attention):
 
 def test_gates_of_unknown_attention_are_refused(monkeypatch):
     monkeypatch.setattr("lightkv.adapters.hf.next_layer.GATED_QUERIES", ())
-    suite = TestQwen35()
+    suite = Qwen35()
     schedule = [{"after_layer": 3, "ratio": 0.5}]
     with pytest.raises(ModelError, match="next_last_row"):
         suite.session(suite.make_model(), ONE, "pyramiddrop", schedule=schedule).__enter__()
@@ -187,7 +163,7 @@ def test_gates_of_unknown_attention_are_refused(monkeypatch):
 
 
 def test_states_are_reported_and_do_not_shrink():
-    suite = TestQwen35()
+    suite = Qwen35()
     model = suite.make_model()
     inputs = suite.make_inputs(model, ONE)
     held = []
@@ -207,7 +183,7 @@ def test_states_are_reported_and_do_not_shrink():
 
 def test_states_are_guarded_too():
     """Layer 0 is recurrent: a pass outside the session would change it before attention refuses."""
-    suite = TestQwen35()
+    suite = Qwen35()
     model = suite.make_model()
     with suite.session(model, ONE) as run:
         first = suite.generate(model, suite.make_inputs(model, ONE))
@@ -223,7 +199,7 @@ def test_states_are_guarded_too():
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_stage_before_the_first_attention_needs_positions(place):
     """transformers counts by layer 1, which is the first with entries."""
-    suite = TestQwen35()
+    suite = Qwen35()
     model = suite.make_model()
     schedule = [{"after_layer": place, "ratio": 0.5}]
     with suite.session(model, ONE, "random", schedule=schedule), torch.no_grad():
@@ -239,7 +215,7 @@ def test_a_stage_before_the_first_attention_needs_positions(place):
 
 
 def test_later_images_that_leave_rows_unequal_are_refused():
-    suite = TestQwen35()
+    suite = Qwen35()
     suite.need("later image")
     model, turns = suite.make_model(), ([Prompt(2, 1, 3, seed=1)] * 2, [Prompt(2, 1, 3, 1)] * 2)
     # Of 24 tokens and of 32: the text is as much shorter.
@@ -265,7 +241,7 @@ def test_states_under_another_name_are_refused(name, monkeypatch):
         return own(self, asked)
 
     monkeypatch.setattr(LinearAttentionLayer, "__getattribute__", looked)
-    suite = TestQwen35()
+    suite = Qwen35()
     model = suite.make_model()
     with pytest.raises(CompatibilityError) as error, suite.session(model, ONE):
         suite.generate(model, suite.make_inputs(model, ONE))

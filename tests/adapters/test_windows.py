@@ -158,8 +158,8 @@ def test_attention_that_measures_windows_itself_is_refused():
 
 def test_layers_of_another_kind_are_refused():
     model = tiny_mistral()
-    model.config.layer_types = ["full_attention", "chunked_attention"] * 3
-    with pytest.raises(ModelError, match="chunked_attention"):
+    model.config.layer_types = ["full_attention", "indexed_attention"] * 3
+    with pytest.raises(ModelError, match="indexed_attention"):
         lightkv.attach(model, "fastv", adapter="generic", layout=layout_of(PROMPT))
 
 

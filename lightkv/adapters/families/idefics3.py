@@ -59,12 +59,13 @@ def tagged_pictures(ids: IntArray, tiles: Sequence[tuple[int, int]]) -> list[lis
     pictures: list[list[tuple[int, int]]] = [[]]
     for tile in tiles:
         pictures[-1].append(tile)
-        if _tag(ids, tile) == _tag(ids, tiles[-1]):
+        if tag_before(ids, tile) == tag_before(ids, tiles[-1]):
             pictures.append([])
     return pictures[:-1]
 
 
-def _tag(ids: IntArray, run: tuple[int, int]) -> int:
+def tag_before(ids: IntArray, run: tuple[int, int]) -> int:
+    """The id before a run of placeholders, −1 where there is none."""
     return int(ids[run[0] - 1]) if run[0] else -1
 
 

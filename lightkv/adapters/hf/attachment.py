@@ -20,7 +20,7 @@ from lightkv.adapters.hf.callers import read_drafts
 from lightkv.adapters.hf.encoder import EncoderRecorder
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.features import PICTURES, FeatureCapture, FeatureCount
-from lightkv.adapters.hf.forward import ForwardPass, Kwargs
+from lightkv.adapters.hf.forward import ForwardPass, Kwargs, text_after_images
 from lightkv.adapters.hf.hook_checks import hooks_ignored, refuse_checkpointing, refuse_compiled
 from lightkv.adapters.hf.inputs import (
     ModelInputs,
@@ -40,6 +40,7 @@ from lightkv.adapters.hf.rotary import Rotary
 from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.session_caches import SessionCaches
 from lightkv.adapters.hf.temperature import counts_itself, scale_queries
+from lightkv.core.errors import SessionError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
 from lightkv.core.prompt import prompt_index
@@ -75,7 +76,9 @@ class HFAttachment(Attachment, NotCopyable):
             causal=adapter.causal,
             recurrent=self._recurrent,
             chunked=adapter.chunked(model),
+            blocked=adapter.blocked(model),
         )
+        self._sources = adapter.sources(model)
         self._windowed = any(windows) or any(map(counts_itself, adapter.attentions(model)))
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
         self._tokens = TokenArguments(self._layers, adapter.token_arguments)
@@ -273,7 +276,8 @@ class HFAttachment(Attachment, NotCopyable):
         self._selfcheck.layer(index, hidden)
         self._show_next_layer(forward, index, hidden, kwargs)
         new_hidden = self._compress(forward, index, hidden)
-        forward.note_entries(index, new_hidden.shape[1])
+        tail = self._check_tail(forward, index, new_hidden)
+        forward.note_entries(index, forward.new_entries if tail else new_hidden.shape[1])
         changed = self._layer_arguments(forward, index, new_hidden, kwargs)
         if self._selfcheck.running:
             given = kwargs if changed is None else changed
@@ -283,12 +287,36 @@ class HFAttachment(Attachment, NotCopyable):
         if changed is None:
             return None
         rest = args[1:]
-        if forward.compressing:
+        if forward.compressing and not tail:
             kept = forward.kept
             rest, changed = self._tokens.of_survivors(layer, forward.queries, kept, rest, changed)
         if args:
             return (new_hidden, *rest), changed
         return (), {**changed, "hidden_states": new_hidden}
+
+    def _check_tail(self, forward: ForwardPass, index: int, hidden: torch.Tensor) -> bool:
+        """Whether a layer is called on the last positions only.
+
+        transformers does that where layers read the entries of others, which are there already.
+
+        Raises:
+            SessionError: more of them than stand behind all images.
+        """
+        count = hidden.shape[1]
+        if index not in self._sources or count == forward.new_entries:
+            return False
+        prefill = forward.prefill
+        if forward.compressing and prefill is not None:
+            text = max(1, text_after_images(prefill.first_layout))
+            if count > text:
+                raise SessionError(
+                    f"logits are wanted of the last {count} positions, but only {text} stand behind the "
+                    "images, and the others may be gone",
+                    field="logits_to_keep",
+                    value=count,
+                    remedy=f"ask for at most {text}",
+                )
+        return True
 
     def _on_layer_end(self, index: int, *_: Any) -> None:
         cache_site.evict(self._forward, index)
@@ -361,10 +389,12 @@ class HFAttachment(Attachment, NotCopyable):
         """What the layers of the cache hold after a pass."""
         if forward.cache is None:
             return None
-        return [
+        held = [
             HeldLayer(contact.held_bytes(layer), forward.batch * contact.held_entries(layer))
             for layer in contact.cache_layers(forward.cache)
         ]
+        # Some caches have no layers for decoder layers that read the entries of others.
+        return held + [HeldLayer(0, 0)] * (len(self._layers) - len(held))
 
     # -- one pass -----------------------------------------------------------------------------
 
@@ -406,6 +436,7 @@ class HFAttachment(Attachment, NotCopyable):
             mask_style=self._style,
             windowed=self._windowed,
             recurrent=self._recurrent,
+            sources=self._sources,
         )
         # On an empty cache the blocks are in the masks that transformers made.
         filled = record is not None and record.length(record.first) > 0

@@ -366,7 +366,9 @@ def check_cache(cache: Any) -> None:
     for names in names_of(CACHE):
         read(cache, names[0], "the cache")
     for layer in cache_layers(cache):
-        for names in names_of(CACHE_STATE if keeps_state(layer) else CACHE_LAYER):
+        # What is neither stands for a layer that reads the entries of another.
+        where = CACHE_LAYER if tells_length(layer) else CACHE_STATE if keeps_state(layer) else None
+        for names in () if where is None else names_of(where):
             read(layer, names[0], "the cache layer")
 
 
@@ -437,6 +439,23 @@ def _bytes(held: Any) -> int:
     if isinstance(held, Mapping):
         return sum(map(_bytes, held.values()))
     return sum(map(_bytes, held)) if isinstance(held, tuple | list) else 0
+
+
+# -- experts ---------------------------------------------------------------------------------------
+
+
+def run_experts_by_shape(model: nn.Module) -> None:
+    """Let experts, if a model has any, compute in shapes that are known without the router's choice.
+
+    Each token's experts are then products of their own, which torch counts; grouped ones it does not.
+    """
+    choose = getattr(model, "set_experts_implementation", None)
+    if choose is None:
+        return
+    try:
+        choose("batched_mm")
+    except ValueError:
+        return  # none of its classes can choose
 
 
 # -- attention -------------------------------------------------------------------------------------

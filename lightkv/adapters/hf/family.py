@@ -23,6 +23,7 @@ from lightkv.adapters.hf.masks import (
     check_style,
     chunked_layers,
     recurrent_layers,
+    shared_entries,
     sliding_windows,
 )
 from lightkv.adapters.hf.shapes import decoder_shape
@@ -34,7 +35,7 @@ from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError
 from lightkv.core.heads import HeadGroup
 from lightkv.core.layout import VisionLayout
-from lightkv.core.pipeline.places import Places
+from lightkv.core.pipeline.places import Places, listed_places
 from lightkv.core.run.adapter import Adapter, model_type
 
 
@@ -153,14 +154,35 @@ class Family(Adapter):
         """Layers that keep a state of what they saw (linear attention, short convolutions, mamba)."""
         return recurrent_layers(getattr(self.decoder(model), "config", None))
 
+    def sources(self, model: nn.Module) -> dict[int, int]:
+        """Layer that keeps no entries → the earlier one whose keys and values it reads."""
+        return shared_entries(getattr(self.decoder(model), "config", None))
+
     def places(self, model: nn.Module) -> Places:
-        """Where stages may act: from `min_layer` on; the attention of recurrent layers is not read."""
+        """Where stages may act.
+
+        From `min_layer` on, and not behind a layer whose keys and values later ones read; the attention
+        of recurrent layers is not read.
+        """
         unread = dict.fromkeys(sorted(self.recurrent(model)), "is recurrent")
-        return replace(super().places(model), unread=unread)
+        places, sources = replace(super().places(model), unread=unread), self.sources(model)
+        if not sources:
+            return places
+        last = min(sources.values())
+        readers = listed_places([reader for reader, read in sources.items() if read == last])
+        why = (
+            f"layers {readers} read the keys and values of layer {last}, where all that a later stage "
+            "removes would still be seen"
+        )
+        return replace(places, last=last, why_last=why)
 
     def lengthless(self, model: nn.Module) -> frozenset[int]:
-        """Layers whose cache tells no length: recurrent ones."""
-        return self.recurrent(model)
+        """Layers whose cache tells no length: recurrent ones, and those that read another's."""
+        return self.recurrent(model) | self.sources(model).keys()
+
+    def blocked(self, model: nn.Module) -> frozenset[int] | None:
+        """Layers in which the tokens of a block attend to one another; None: all, if they do."""
+        return None
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         """`[B, ≥ Q]` block of each token, negative outside; the last Q are those of this pass.

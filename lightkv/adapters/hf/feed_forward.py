@@ -81,6 +81,9 @@ def is_sparse(config: Any, layer: int) -> bool:
         kinds = getattr(config, name, None)
         if kinds is not None:
             return bool(kinds[layer] == sparse)
+    if (start := getattr(config, "moe_layer_start_index", None)) is not None:  # ERNIE 4.5
+        within = start <= layer <= config.moe_layer_end_index
+        return bool(within and (layer + 1) % config.moe_layer_interval == 0)
     if (layers := getattr(config, "moe_layers", None)) is not None:
         return layer in layers
     if (dense := first(config, ("first_k_dense_replace", "num_dense_layers"))) is not None:

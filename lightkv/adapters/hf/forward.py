@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -45,9 +45,11 @@ class ForwardPass:
         mask_style: format of the masks that the layers take.
         windowed: whether any layer has a window, or counts tokens, in original positions.
         recurrent: layers that keep a state of what they saw, and no entries.
+        sources: layer that keeps no entries → the earlier one whose entries it reads.
         blocks: `[B, queries]` block of each new token where a pass on a filled cache attends in both
             directions inside blocks, else None.
         visible: cached entries that the current layer's attention sees.
+        seen: layer → cached entries that its attention saw.
         shifts: layer that a stage of this pass shortened → by how much tokens moved back there in
             earlier passes, of each row.
         spans: positions that each row takes up where several axes count them, else None.
@@ -63,8 +65,10 @@ class ForwardPass:
     mask_style: str
     windowed: bool = False
     recurrent: frozenset[int] = frozenset()
+    sources: Mapping[int, int] = field(default_factory=dict)
     blocks: torch.Tensor | None = None
     visible: int = 0
+    seen: dict[int, int] = field(default_factory=dict)
     shifts: dict[int, tuple[int, ...]] = field(default_factory=dict)
     spans: tuple[int, ...] | None = None
     memo: dict[Any, Any] = field(default_factory=dict)
@@ -112,7 +116,13 @@ class ForwardPass:
             return
         if not record.segments[layer]:
             record.starts = self.pads if prefill is None else prefill.first_layout.pads
-        self.visible = visible_entries(self.cache, layer, record.length(layer))
+        source = self.sources.get(layer)
+        # What a source cached is no longer what it saw: it has its new entries already.
+        self.visible = self.seen[layer] = (
+            visible_entries(self.cache, layer, record.length(layer))
+            if source is None
+            else self.seen[source]
+        )
         new = Segment(self.pads if prefill is None else prefill.layout.pads, entries)
         if prefill is None or prefill.kept is None:
             record.append(layer, new)

@@ -48,8 +48,8 @@ class Reach:
     Attributes:
         window: a query sees keys less than this many original positions before it, None for all.
         positions: `[B or 1, K]` original positions of the keys, with a window.
-        blocks: `[B, Q]` number of the block of each query, negative outside blocks. Tokens of a
-            block are new and see one another. None if there are no blocks.
+        blocks: `[B, ≥ Q]` number of the block of each new token, negative outside blocks; the last Q
+            are the queries. Tokens of a block see one another. None if there are no blocks.
         starts: `[B, 1]` original position at which the chunks of each row begin, where the window is
             one of fixed chunks: a query sees those keys that lie in its own. None where it slides.
     """
@@ -64,8 +64,8 @@ class Reach:
         queries, allowed = causal.shape[-2], causal
         if self.blocks is not None:
             ids = self.blocks
-            same = (ids[:, :, None] == ids[:, None, :]) & (ids >= 0)[:, :, None]
-            past = causal.shape[-1] - queries
+            own, past = ids[:, -queries:, None], causal.shape[-1] - ids.shape[1]
+            same = (own == ids[:, None, :]) & (own >= 0)
             allowed = allowed | nn.functional.pad(same, (past, 0))[:, None]
         if self.window is not None and self.positions is not None:
             own = self.positions[:, -queries:, None]
@@ -102,6 +102,7 @@ class LayerMasks:
         causal: whether a token never attends to later ones.
         recurrent: layers that keep a state, and take which of their new positions are real.
         chunked: layers whose window is one of fixed chunks.
+        blocked: layers in which the tokens of an image see one another; None: all, if they do.
     """
 
     def __init__(
@@ -111,8 +112,10 @@ class LayerMasks:
         causal: bool,
         recurrent: frozenset[int] = frozenset(),
         chunked: frozenset[int] = frozenset(),
+        blocked: frozenset[int] | None = None,
     ) -> None:
-        self._windows, self._recurrent, self._chunked = windows, recurrent, chunked
+        self._windows, self._recurrent = windows, recurrent
+        self._chunked, self._blocked = chunked, blocked
         self._simply_causal = causal and not windows
 
     def of_layer(
@@ -148,7 +151,8 @@ class LayerMasks:
         given: torch.Tensor | None,
     ) -> torch.Tensor | None:
         prefill, record, device = forward.prefill, forward.record, hidden.device
-        new = hidden.shape[1]
+        # Layers that read the entries of others may be called on the last positions only.
+        new, entries = hidden.shape[1], forward.new_entries
         segments: tuple[Segment, ...]
         if prefill is not None and not forward.visible:
             layout = prefill.layout
@@ -156,18 +160,17 @@ class LayerMasks:
                 assert prefill.kept is not None
                 kept = prefill.kept
                 valid = layout.valid_mask(device) if any(layout.pads) else None
-                key = ("mask", len(prefill.stages_done), device)
-                return forward.once(
-                    key, lambda: gather_mask(given.to(device), kept.to(device), valid), given
-                )
+                rows, key = new == entries, ("mask", len(prefill.stages_done), device)
+                make = partial(gather_mask, given.to(device), kept.to(device), valid, rows=rows)
+                return forward.once(key, make, given)
             # Without a mask the whole prompt lies inside the window, if there is one.
-            segments, window = (Segment(layout.pads, new),), None
+            segments, window = (Segment(layout.pads, entries),), None
         else:
             assert record is not None
             segments, window = tuple(record.segments[layer]), self._window(record, layer)
 
-        def make() -> torch.Tensor | None:
-            keys = forward.visible + new
+        def build() -> torch.Tensor | None:
+            keys = forward.visible + entries
             valid = valid_entries(segments, device)
             return build_mask(
                 None if valid is None else valid[:, -keys:],
@@ -177,12 +180,12 @@ class LayerMasks:
                 style=forward.mask_style,
                 dtype=hidden.dtype,
                 device=device,
-                reach=self._reach(forward, segments, keys, window, starts, device),
+                reach=self._reach(forward, layer, segments, keys, window, device),
             )
 
-        starts = self._starts(record, layer)
-        built = ("built", segments, forward.visible, new, window, starts, device)
-        return forward.once(built, make)
+        told = (window, self._starts(record, layer), self._has_blocks(layer))
+        built = ("built", segments, forward.visible, new, told, device)
+        return forward.once(built, build)
 
     @staticmethod
     def _of_state(
@@ -217,16 +220,20 @@ class LayerMasks:
         """Where the chunks of each row begin in a layer that has some, else None."""
         return None if record is None or layer not in self._chunked else record.starts
 
-    @staticmethod
+    def _has_blocks(self, layer: int) -> bool:
+        """Whether the tokens of an image see one another in a layer."""
+        return self._blocked is None or layer in self._blocked
+
     def _reach(
+        self,
         forward: ForwardPass,
+        layer: int,
         segments: tuple[Segment, ...],
         keys: int,
         window: int | None,
-        starts: tuple[int, ...] | None,
         device: torch.device,
     ) -> Reach | None:
-        blocks = forward.blocks if forward.visible else None
+        blocks = forward.blocks if forward.visible and self._has_blocks(layer) else None
         if window is None and blocks is None:
             return None
         if blocks is not None and forward.prefill is not None and forward.prefill.kept is not None:
@@ -236,7 +243,8 @@ class LayerMasks:
             positions = original_positions(segments, device)[:, -keys:]
         if blocks is not None:
             blocks = blocks.to(device)
-        return Reach(window, positions, blocks, _column(starts, device))
+        starts = _column(self._starts(forward.record, layer), device)
+        return Reach(window, positions, blocks, starts)
 
     def key_weights(
         self, forward: ForwardPass, layer: int, device: torch.device
@@ -358,28 +366,33 @@ def continued_padding(
     return torch.cat([old.expand(new.shape[0], -1), new], dim=1).to(given.dtype)
 
 
-def gather_mask(mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+def gather_mask(
+    mask: torch.Tensor, kept: torch.Tensor, valid: torch.Tensor | None, *, rows: bool = True
+) -> torch.Tensor:
     """Rows and columns of a prefill mask that survive a stage.
 
     Args:
         mask: `[B or 1, 1, N, N]`, or `[B or 1, N]` for flash attention.
         kept: `[B, N′]` old position of each new one.
         valid: `[B, N′]` false at new padding, None if there is none.
+        rows: whether the mask has a row for each position. Otherwise it is that of the last ones, which
+            all survive.
     """
-    batch, length = kept.shape
+    batch = kept.shape[0]
     if mask.dim() == 2:
         out = mask.expand(batch, -1).gather(1, kept)
         return out if valid is None else out & valid.to(out.dtype)
     heads, columns = mask.shape[1], mask.shape[-1]
     # A mask of one row is that of all of them.
-    mask = mask.expand(batch, -1, columns if mask.shape[2] == 1 else -1, -1)
-    rows = kept[:, None, :, None].expand(-1, heads, -1, columns)
-    out = mask.gather(2, rows)
-    out = out.gather(3, kept[:, None, None, :].expand(-1, heads, length, -1))
+    out = mask.expand(batch, -1, columns if rows and mask.shape[2] == 1 else -1, -1)
+    if rows:
+        out = out.gather(2, kept[:, None, :, None].expand(-1, heads, -1, columns))
+    out = out.gather(3, kept[:, None, None, :].expand(-1, heads, out.shape[2], -1))
     if valid is None:
         return out
     if out.dtype == torch.bool:
-        return _self_attending_padding(out & valid[:, None, None, :], valid)
+        out = out & valid[:, None, None, :]
+        return _self_attending_padding(out, valid) if rows else out
     lowest = torch.finfo(out.dtype).min
     return out.masked_fill(~valid[:, None, None, :], lowest)
 
@@ -548,6 +561,18 @@ def _kinds(config: Any, num_layers: int) -> Sequence[str]:
     window = getattr(config, "sliding_window", None)
     chunk = getattr(config, "attention_chunk_size", None)
     return [CHUNKED if window is None and chunk is not None else SLIDING] * num_layers
+
+
+def shared_entries(config: Any) -> dict[int, int]:
+    """Layer of a text config that keeps no entries → the earlier one whose entries it reads.
+
+    The last layers read those of the last of their kind before them.
+    """
+    shared = getattr(config, "num_kv_shared_layers", None) or 0
+    kinds = list(getattr(config, "layer_types", None) or ())
+    first = len(kinds) - shared
+    own = {kind: layer for layer, kind in enumerate(kinds[:first])}
+    return {layer: own[kind] for layer, kind in enumerate(kinds) if layer >= first and kind in own}
 
 
 def recurrent_layers(config: Any) -> frozenset[int]:

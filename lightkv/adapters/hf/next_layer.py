@@ -7,6 +7,7 @@ layer's own norm, projections, rotary function and cached keys are used; one que
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any, NoReturn
 
 import torch
@@ -146,10 +147,8 @@ def next_layer_view(
         cos, sin = embeddings
         key = _projected(own, "k", normed)
         query = _projected(own, "q", normed[:, last : last + 1])
-        rotate = rotary_function(attention)
-        assert rotate is not None
-        key = rotate(key, key, cos, sin)[1]
-        query = rotate(query, query, cos[:, last : last + 1], sin[:, last : last + 1])[0]
+        key = _rotated(attention, key, cos, sin)
+        query = _rotated(attention, query, cos[:, last : last + 1], sin[:, last : last + 1])
         past = cached_keys(forward, index)
         if past:
             held = forward.cache.layers[index].keys[:, :, -past:]
@@ -176,6 +175,16 @@ def _query_width(attention: Any) -> int | None:
     if groups and wide and narrow and wide != times * narrow * groups:
         return None
     return times * int(attention.head_dim)
+
+
+def _rotated(
+    attention: nn.Module, states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> torch.Tensor:
+    """`[B, heads, n, d]` turned by the tables `[B or 1, n, d]` of their places."""
+    rotate: Any = rotary_function(attention)
+    if len([p for p in signature(rotate).parameters.values() if p.default is p.empty]) == 3:
+        return rotate(states, cos, sin)  # type: ignore[no-any-return]  # one tensor at a time (Gemma 4)
+    return rotate(states, states, cos, sin)[0]  # type: ignore[no-any-return]
 
 
 def _projected(attention: Any, which: str, hidden: torch.Tensor) -> torch.Tensor:

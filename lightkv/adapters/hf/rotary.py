@@ -41,11 +41,13 @@ class Rotary:
         """Tables of the tokens that a layer gets, the model's own where nothing changed."""
         if embeddings is None:
             return None  # a layer without rotary positions
+        record, count = forward.record, hidden.shape[1]
         if forward.compressing:
-            return self.kept(forward, layer, hidden, embeddings)
-        record = forward.record
+            if count < forward.new_entries and forward.prefill.positions is None:  # type: ignore[union-attr]
+                return embeddings  # of the last tokens, all of which are left
+            return last_rows(self.kept(forward, layer, hidden, embeddings), count)
         if self.contiguous and record is not None and record.compressed[layer]:
-            return self.shifted(forward, layer, hidden, embeddings)
+            return last_rows(self.shifted(forward, layer, hidden, embeddings), count)
         return embeddings
 
     def position_ids(
@@ -154,6 +156,13 @@ def gather_rotary(embeddings: Any, kept: torch.Tensor) -> Any:
         return tuple(gather_rotary(table, kept) for table in embeddings)
     table = embeddings.to(kept.device).expand(kept.shape[0], -1, -1)
     return table.gather(1, kept[:, :, None].expand(-1, -1, table.shape[-1]))
+
+
+def last_rows(embeddings: Any, count: int) -> Any:
+    """The tables of the last tokens, of a layer that is called on no others."""
+    if isinstance(embeddings, torch.Tensor):
+        return embeddings[:, -count:]
+    return tuple(last_rows(table, count) for table in embeddings)
 
 
 def moved_by(shift: tuple[int, ...], device: torch.device) -> torch.Tensor | int:

@@ -100,6 +100,11 @@ def _unknown(config: Any, kinds: tuple[str, ...]) -> str:
         for kind in sorted(set(kinds))
         if kind not in ATTENTION | ALONE and _recurrent(config, kind) is None
     ]
+    if shares_cache(config, config.num_hidden_layers - 1):
+        found.append(
+            "layers that read the cache of others are counted for the whole prompt, and some releases "
+            "run them for its last token only"
+        )
     experts = feed_forward.unknown(config)
     return "; ".join(dict.fromkeys([*found, *([experts] if experts else [])]))
 

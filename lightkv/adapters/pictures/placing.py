@@ -42,11 +42,15 @@ class PictureView:
         return cls((frames, rows, columns), np.concatenate([first, cells.reshape(-1)]))
 
     @classmethod
-    def mosaic(cls, rows: int, columns: int, side: int) -> PictureView:
-        """The stitched view of `rows` × `columns` tiles of side² tokens that come tile by tile."""
-        cells = np.arange(rows * side * columns * side, dtype=np.int64)
-        cells = cells.reshape(rows, side, columns, side).transpose(0, 2, 1, 3).reshape(-1)
-        return cls((1, rows * side, columns * side), cells)
+    def mosaic(cls, rows: int, columns: int, side: int, wide: int | None = None) -> PictureView:
+        """The stitched view of `rows` × `columns` tiles that come tile by tile.
+
+        Each is a square of side² tokens, or has `side` rows of `wide` tokens.
+        """
+        wide = side if wide is None else wide
+        cells = np.arange(rows * side * columns * wide, dtype=np.int64)
+        cells = cells.reshape(rows, side, columns, wide).transpose(0, 2, 1, 3).reshape(-1)
+        return cls((1, rows * side, columns * wide), cells)
 
 
 @dataclass(frozen=True, eq=False)

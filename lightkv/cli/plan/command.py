@@ -183,6 +183,8 @@ def _show(
     gap = gap_of(savings.retention, savings.retentions, planned, pipeline.asked)
     if gap is not None and not pipeline.counts_text:
         out.print(f"{gap}.")
+    if savings.estimate:
+        out.print(f"Costs are an estimate: {savings.estimate}.")
     separators = f", {savings.separators} of them without patch" if savings.separators else ""
     out.print(
         f"Assumed: vision tokens {savings.vanilla.vision_tokens[0]} ({'; '.join(map(str, views))}"

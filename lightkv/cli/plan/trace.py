@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from lightkv.checkpoints.describe import find_on_meta
+from lightkv.adapters.hf import contact
+from lightkv.checkpoints.describe import brief, find_on_meta
 from lightkv.checkpoints.load import quiet_libraries
 from lightkv.checkpoints.published import Description
 from lightkv.core.cost.counting import Cost, count_savings
@@ -17,7 +18,7 @@ from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.run.adapter import Adapter, find_adapter
-from lightkv.core.run.tracing import Cache, Trace, trace
+from lightkv.core.run.tracing import HeldBytes, Trace, trace
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,16 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
     # The class knows what a table of sizes may not, such as windows of sliding layers.
     shape = replace(adapter.shape(model.config), bytes_per_value=dtype.itemsize)
     run = runner(model, shape, dtype)
-    traces = [trace(model, adapter, each, shape, layout, run) for each in (None, pipeline)]
+    contact.run_experts_by_shape(model)
+    try:
+        traces = [trace(model, adapter, each, shape, layout, run) for each in (None, pipeline)]
+    except NotImplementedError as error:
+        raise ModelError(
+            f"this model cannot run without values ({brief(error, 120)})",
+            field="--trace",
+            value=type(model).__name__,
+            remedy="count it without --trace",
+        ) from error
     # A second token is one decode step; the cache is read before it.
     after, step = (count_savings(pipeline, shape, layout, new_tokens) for new_tokens in (1, 2))
     vanilla = _rows(after.vanilla, step.vanilla, traces[0])
@@ -93,7 +103,7 @@ def _rows(after: Cost, step: Cost, done: Trace) -> tuple[tuple[str, int, int], .
 def runner(model: Any, shape: DecoderShape, dtype: torch.dtype) -> Any:
     """Forward passes on embeddings of the meta device, for `lightkv.core.run.tracing.trace`."""
 
-    def forward(tokens: int, cache: Any) -> tuple[Any, Cache]:
+    def forward(tokens: int, cache: Any) -> tuple[Any, HeldBytes]:
         embeds = torch.empty(1, tokens, shape.hidden_size, device="meta", dtype=dtype)
         # With layer 0 compressed, a model cannot tell from its cache where the next token stands.
         places = torch.empty(1, tokens, device="meta", dtype=torch.long)
@@ -105,7 +115,7 @@ def runner(model: Any, shape: DecoderShape, dtype: torch.dtype) -> Any:
             logits_to_keep=1,
         )
         cache = out.past_key_values
-        return cache, [(layer.keys, layer.values) for layer in cache.layers]
+        return cache, [contact.held_bytes(layer) for layer in cache.layers]
 
     return forward
 

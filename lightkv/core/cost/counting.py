@@ -154,6 +154,7 @@ class Savings:
         new_tokens: generated tokens, the one that the prefill gives included.
         planned_retention: of the schedule, before rounding and before protected tokens.
         vanilla, compressed: cost without and with the pipeline.
+        estimate: why costs are only an estimate for this decoder; empty if they are counted.
         by_modality: modality → its tokens that each layer caches.
         originals: modality → its tokens in the prompt.
     """
@@ -166,6 +167,7 @@ class Savings:
     compressed: Cost
     by_modality: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     originals: Mapping[str, int] = field(default_factory=dict)
+    estimate: str = ""
 
     @property
     def retentions(self) -> dict[str, float]:
@@ -196,6 +198,7 @@ class Savings:
             "planned_retention": self.planned_retention,
             "retention": self.retention,
             "retentions": self.retentions,
+            "estimate": self.estimate,
             "vanilla": self.vanilla.to_dict(),
             "compressed": self.compressed.to_dict(),
         }
@@ -238,6 +241,7 @@ def count_savings(
         originals=originals,
         vanilla=_cost(shape, unchanged, text, new_tokens, Flops(), vision + text),
         compressed=_cost(shape, layers, text, new_tokens, flops, vision + text),
+        estimate=shape.estimate,
     )
 
 

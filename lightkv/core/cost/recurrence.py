@@ -27,12 +27,16 @@ class Recurrence(ABC):
     def flops(self, tokens: int, *, goes_on: bool) -> int:
         """FLOPs for `tokens` new tokens; `goes_on`: they follow others, whose state is at hand."""
         if tokens == 1 and goes_on:
-            return self._convolution(2)
+            return self._convolution(2) + self._step()
         return self._convolution(tokens + self.kernel - 1) + self._scan(tokens)
 
     def _convolution(self, outputs: int) -> int:
         """Of the convolution, with so many outputs in each channel."""
         return 2 * self.channels * self.kernel * outputs
+
+    def _step(self) -> int:
+        """Matrix products of one more token."""
+        return 0
 
     @abstractmethod
     def _scan(self, tokens: int) -> int:
@@ -74,8 +78,6 @@ class GatedDelta(Recurrence):
 class SelectiveScan(Recurrence):
     """A state space with scalar decay in chunks (Dao and Gu, 2024; Mamba-2).
 
-    Its products stand as published, whatever operations an implementation uses for them.
-
     Attributes:
         heads: each with a state of `head_dim` × `state`.
         head_dim: numbers in the input of one head.
@@ -90,6 +92,12 @@ class SelectiveScan(Recurrence):
 
     def _scan(self, tokens: int) -> int:
         chunk, width, state = self.chunk, self.head_dim, self.state
+        chunks = -(-tokens // chunk)
+        # Outputs with inputs of a chunk; write and read its state; hand states on to later chunks.
         inside = chunk * chunk * (state + width)
-        across = 2 * chunk * width * state
-        return 2 * self.heads * -(-tokens // chunk) * (inside + across)
+        states = 2 * chunk * width * state
+        across = (chunks + 1) ** 2 * width * state
+        return 2 * self.heads * (chunks * (inside + states) + across)
+
+    def _step(self) -> int:
+        return 2 * self.heads * self.head_dim * self.state

@@ -118,6 +118,7 @@ class RunReport:
         after_layers: how many layers ran before each of these stages.
         layout: of the prompt before any stage, kept with `trace`.
         cache_trace: per layer what a stage on the cache did, if the session keeps it.
+        flops_estimate: why FLOPs are only an estimate for this decoder; empty if they are counted.
     """
 
     run: int
@@ -136,6 +137,7 @@ class RunReport:
     cache_trace: tuple[CachedLayer | None, ...] | None = None
     asked_retention: Share | None = None
     counts_text: bool = False
+    flops_estimate: str = ""
     planned_retentions: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -214,6 +216,7 @@ class RunReport:
             "cache_bytes": None if self.cache_bytes is None else list(self.cache_bytes),
             "flops": self.flops,
             "flops_vanilla": self.flops_vanilla,
+            "flops_estimate": self.flops_estimate,
             "compression_flops": sum(s.compression_flops for s in self.samples),
             "time_to_first_token": self.time_to_first_token,
             "role_times": self.role_times,
@@ -314,6 +317,7 @@ def build_report(
         counts_text=pipeline.counts_text,
         samples=samples,
         cache_bytes=cache if cached else None,
+        flops_estimate=shape.estimate,
     )
     if traced:
         report.trace = tuple(stage.assignment for stage in record.stages)
@@ -457,7 +461,8 @@ def _headline(report: RunReport) -> str:
     if len(report.retentions) > 1 or report.planned_retentions:
         parts += [f"{name} {share:.3f}" for name, share in report.retentions.items()]
     if report.flops_vanilla:
-        parts.append(f"prefill FLOPs {report.flops / report.flops_vanilla:.3f} of vanilla")
+        told = f" (an estimate: {report.flops_estimate})" if report.flops_estimate else ""
+        parts.append(f"prefill FLOPs {report.flops / report.flops_vanilla:.3f} of vanilla{told}")
     if report.time_to_first_token is not None:
         parts.append(f"first token {1e3 * report.time_to_first_token:.1f} ms")
     if report.time_per_token is not None:

@@ -26,7 +26,8 @@ from lightkv.core.run.session import Session
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
 
-Cache = Iterable[tuple[torch.Tensor, torch.Tensor]]
+HeldBytes = Iterable[int]
+"""Bytes that the cache of each layer holds."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Trace:
         compression_flops: those of the stages; `role_flops` by role (`scoring`, `matching`,
             `aggregation`).
         decode_flops: of the first decode step.
-        kv_bytes: bytes of the key and value that each layer's cache holds after the prefill.
+        kv_bytes: bytes that each layer's cache holds after the prefill.
     """
 
     prefill_flops: int
@@ -75,7 +76,7 @@ def trace(
     pipeline: Pipeline | None,
     shape: DecoderShape,
     layout: VisionLayout,
-    forward: Callable[[int, Any], tuple[Any, Cache]],
+    forward: Callable[[int, Any], tuple[Any, HeldBytes]],
 ) -> Trace:
     """Run a prefill and one decode step, compressed by a pipeline, and measure them.
 
@@ -85,8 +86,8 @@ def trace(
         pipeline: built for the model's depth; None runs it uncompressed.
         shape: sizes of the decoder.
         layout: of the prompt, one row.
-        forward: (tokens, cache or None) → (cache, its keys and values by layer): a forward pass with
-            logits for the last token only.
+        forward: (tokens, cache or None) → (cache, bytes that each of its layers holds): a forward pass
+            with logits for the last token only.
 
     Raises:
         LightKVError: the session cannot run on this model; nothing is left attached to it.
@@ -102,8 +103,8 @@ def trace(
         session = Session(model, pipeline, adapter, engine, layout).attach()
     try:
         with torch.no_grad(), counter:
-            cache, entries = forward(layout.length, None)
-            kv_bytes = tuple(_bytes(key) + _bytes(value) for key, value in entries)
+            cache, held = forward(layout.length, None)
+            kv_bytes = tuple(held)
             prefill = counter.get_total_flops()
             forward(1, cache)
             decode = counter.get_total_flops() - prefill
@@ -112,7 +113,3 @@ def trace(
             session.detach()
     compression = sum(profiler.flops.values())
     return Trace(prefill - compression, compression, profiler.flops, decode, kv_bytes)
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
