@@ -88,7 +88,9 @@ def test_the_record_of_one_family(tmp_path):
     ]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tests = json.loads(target.read_text())["tests"]
-    assert {(test["family"], *test["oracles"]) for test in tests} == {("InternVLChat", "batch = single")}
+    assert {(test["family"], *test["oracles"]) for test in tests} == {
+        ("InternVLChat", "batch = single")
+    }
     differences = [test["difference"] for test in tests if test["outcome"] == "passed"]
     assert 0 < max(differences) < 1e-5
     [reason] = {test["reason"] for test in tests if test["outcome"] == "skipped"}
