@@ -131,6 +131,7 @@ if TYPE_CHECKING:
         PictureView as PictureView,
         Placeholders as Placeholders,
         layout_of as layout_of,
+        recording as recording,
         runs as runs,
         uniform as uniform,
     )
@@ -143,7 +144,7 @@ _OF_ADAPTERS = {
     "hf.inputs": "ModelInputs",
     "hf.vision_tower": "Encoder clip_encoder patches_per_side",
     "pictures.any_resolution": "unpadded_grid",
-    "pictures.placing": "Picture PictureView Pictures Placeholders layout_of runs uniform",
+    "pictures.placing": "Picture PictureView Pictures Placeholders layout_of recording runs uniform",
     "pictures.tiles": "tiled_pictures",
     "remote.adapter": "RemoteAdapter",
 }

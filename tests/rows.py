@@ -218,18 +218,21 @@ def audio_rows(model, prompts, tokens, lengths, *, bins, mask=None, width=None, 
     return inputs
 
 
-def check_time(adapter, model, inputs, step, number, *, features="input_features", time=-1):
-    """Paint in a token's frames moves that token, at the ends of a recording and within it."""
-    count = (
-        adapter.layout(model, read_inputs(adapter.input_module(model), (), dict(inputs)))
-        .samples[0]
-        .views[number]
-        .grid[0]
-    )
+def check_time(adapter, model, inputs, step, number, *, time=-1, frame=None):
+    """Paint in the frames of a token moves that token, at the ends of a recording and within it.
+
+    Args:
+        step: frames that are painted.
+        number: of the recording.
+        time: dimension of the frames, 1 or the last.
+        frame: token → the first frame that is painted for it, by default every `step`th.
+    """
+    read = read_inputs(adapter.input_module(model), (), dict(inputs))
+    count = adapter.layout(model, read).samples[0].views[number].grid[0]
     for at in sorted({0, count // 3, count // 2, count - 1}):
-        painted = inputs[features].clone()
-        painted[number].narrow(time if time > 0 else -1, at * step, step).add_(4.0)
-        changed = {**inputs, features: painted}
+        painted, start = inputs["input_features"].clone(), frame(at) if frame else at * step
+        painted[number].narrow(0 if time == 1 else -1, start, step).add_(4.0)
+        changed = {**inputs, "input_features": painted}
         sample = check_truth(adapter, model, inputs, changed, {number: (at, 0.0, 0.0)})
     assert all(view.modality == "audio" for view in sample.views)
     return sample

@@ -14,6 +14,7 @@ from lightkv.adapters.families.auto import AutoAdapter
 from lightkv.adapters.families.cohere2_vision import AyaVisionAdapter, Cohere2VisionAdapter
 from lightkv.adapters.families.deepseek_ocr2 import DeepseekOcr2Adapter
 from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
+from lightkv.adapters.families.ernie4_5_vl import Ernie45VLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
@@ -21,14 +22,17 @@ from lightkv.adapters.families.gemma3 import Gemma3Adapter
 from lightkv.adapters.families.gemma4 import Gemma4Adapter
 from lightkv.adapters.families.generic import GenericAdapter
 from lightkv.adapters.families.glm4v import Glm4vAdapter
+from lightkv.adapters.families.glmasr import GlmAsrAdapter
 from lightkv.adapters.families.got_ocr2 import GotOcr2Adapter
 from lightkv.adapters.families.granite4_vision import Granite4VisionAdapter
 from lightkv.adapters.families.granite_docling import GraniteDoclingAdapter
+from lightkv.adapters.families.granite_speech import GraniteSpeechAdapter
 from lightkv.adapters.families.hunyuan_vl import HunYuanVLAdapter
 from lightkv.adapters.families.idefics2 import Idefics2Adapter
 from lightkv.adapters.families.idefics3 import Idefics3Adapter
 from lightkv.adapters.families.internvl import InternVLAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.adapters.families.kimi_k25 import KimiK25Adapter
 from lightkv.adapters.families.lfm2_vl import Lfm2VLAdapter
 from lightkv.adapters.families.llama4 import Llama4Adapter
 from lightkv.adapters.families.llava import LlavaAdapter
@@ -40,14 +44,18 @@ from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
 from lightkv.adapters.families.ovis2 import Ovis2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
+from lightkv.adapters.families.phi4_multimodal import Phi4MultimodalAdapter
 from lightkv.adapters.families.qwen2_audio import Qwen2AudioAdapter
+from lightkv.adapters.families.qwen3_asr import Qwen3ASRAdapter
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
+from lightkv.adapters.families.qwen_omni import Qwen3OmniAdapter, QwenOmniAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.families.refused import RefusedAdapter
 from lightkv.adapters.families.step3p7 import Step3p7Adapter
 from lightkv.adapters.families.video_llama_3 import VideoLlama3Adapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
+from lightkv.adapters.families.voxtral import VoxtralAdapter
 from lightkv.core.hookspecs import hookimpl
 from lightkv.core.run.adapter import Adapter
 
@@ -73,7 +81,9 @@ FAMILIES = (
     Qwen3VLAdapter,
     VipLlavaAdapter,
     # What layers are given, how they see, and what they share.
+    Ernie45VLAdapter,
     Gemma4Adapter,
+    KimiK25Adapter,
     Llama4Adapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,
@@ -93,7 +103,14 @@ FAMILIES = (
     Lfm2VLAdapter,
     MiniCPMAdapter,
     # Audio, and several modalities at once.
+    GlmAsrAdapter,
+    GraniteSpeechAdapter,
+    Phi4MultimodalAdapter,
     Qwen2AudioAdapter,
+    Qwen3ASRAdapter,
+    Qwen3OmniAdapter,
+    QwenOmniAdapter,
+    VoxtralAdapter,
     # Dynamic grids.
     Exaone45Adapter,
     HunYuanVLAdapter,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,31 @@ Model = Annotated[
     str, typer.Option(help="A checkpoint directory, a hub id, or demo for the bundled model.")
 ]
 Images = Annotated[list[Path] | None, typer.Option(help="A picture; repeatable.")]
+
+
+def read_retention(text: str) -> float | dict[str, float]:
+    """A number, or `image=0.5,audio=0.7`.
+
+    Raises:
+        typer.BadParameter: neither.
+    """
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = (part.split("=") for part in text.split(","))
+        return {name.strip(): float(share) for name, share in pairs}
+    except ValueError:
+        message = f"{text!r} is neither a number nor such as image=0.5,audio=0.7"
+        raise typer.BadParameter(message) from None
+
+
 Retention = Annotated[
-    float | None, typer.Option(help="Mean share of vision KV over all layers [0.55].")
+    Any,
+    typer.Option(
+        parser=read_retention,
+        metavar="SHARE",
+        help="Mean share of vision KV over all layers [0.55], or image=0.5,audio=0.7.",
+    ),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]

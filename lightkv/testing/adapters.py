@@ -87,11 +87,11 @@ class AdapterBench:
             batch), "cache objects" (of the caller; also "cropping", "quantised cache", "offloaded
             cache", "refusing copies"),
             "cache site" (stages on the cache; windows imply it), "assisted" (decoding from drafts),
-            "assistant" (a model that makes them), "streaming", "kept logits"
-            (`logits_to_keep`), "gradient checkpointing", "next
+            "assistant" (a model that makes them), "streaming", "gradient checkpointing", "next
             layer" (reading its attention), "embeddings" (instead of ids, with images),
             "placeholders" (in the ids), "image at the end" (a prompt without text behind its
             image), and the names of attention implementations.
+        refused: presets that are refused on prompts of the modality → what the error says.
         pair: prompts of two rows with an image each, for conversations.
         outside_error: what a compressed cache raises when it goes on after its session.
     """
@@ -112,6 +112,7 @@ class AdapterBench:
     modality: ClassVar[str] = "image"
     class_token: ClassVar[bool] = False
     cannot: ClassVar[dict[str, str]] = {}
+    refused: ClassVar[dict[str, str]] = {}
     pair: ClassVar[tuple[Prompt, Prompt]] = PAIR
     outside_error: ClassVar[type[Exception] | tuple[type[Exception], ...]] = SessionError
 

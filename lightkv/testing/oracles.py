@@ -133,8 +133,9 @@ def shortened_layers(
         if number not in recurrent:
             given["attention_mask"] = _cut(masks[number], places, hidden.dtype, eager=eager)
         given["position_ids"] = None
-        # The decoder hands the same tables, those of all tokens, to each of its layers.
-        given["position_embeddings"] = tuple(t[:, places] for t in kwargs["position_embeddings"])
+        # The decoder hands tables of all tokens to each of its layers, or none.
+        tables = kwargs["position_embeddings"]
+        given["position_embeddings"] = tables and tuple(table[:, places] for table in tables)
         hidden = hidden[:, here[before]]
         if args:
             return (hidden, *args[1:]), given
@@ -182,7 +183,7 @@ class Recorder:
         def tables(module: nn.Module, args: Any, kwargs: Kwargs) -> None:
             given = kwargs["position_embeddings"]
             given = (given,) if isinstance(given, torch.Tensor) else given
-            recorder.rotary.append(tuple(table.clone() for table in given))
+            recorder.rotary.append(tuple(table.clone() for table in given or ()))
 
         handles = [_with_kwargs(decoder, ids), _with_kwargs(layer, tables)]
         try:

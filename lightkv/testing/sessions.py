@@ -109,7 +109,6 @@ class SessionTests(AdapterBench):
     def test_logits_that_a_caller_wishes_for_are_no_drafts(self, pipeline: str) -> None:
         """How many logits are wanted changes nothing of what is scored as prompt."""
         self.need("streaming")
-        self.need("kept logits")
         prompts = self.pair[:1]
         model, inputs = self.model_and_inputs(prompts)
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:

@@ -28,19 +28,26 @@ class _Seen(Exception):
 
 
 def decoder_inputs(model: nn.Module, decoder: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-    """`[B, N, D]` embeddings that reach the decoder; its layers do not run."""
+    """`[B, N, D]` embeddings that reach the decoder, or its first layer where it makes them itself."""
 
     def stop(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        raise _Seen(kwargs["inputs_embeds"].detach().clone())
+        if (embeddings := kwargs.get("inputs_embeds")) is not None:
+            raise _Seen(embeddings.detach().clone())
 
-    handle = decoder.register_forward_pre_hook(stop, with_kwargs=True)
+    def stop_layer(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        raise _Seen((args[0] if args else kwargs["hidden_states"]).detach().clone())
+
+    handles = [decoder.register_forward_pre_hook(stop, with_kwargs=True)]
+    for layer in list(getattr(decoder, "layers", ()))[:1]:
+        handles.append(layer.register_forward_pre_hook(stop_layer, with_kwargs=True))
     try:
         with torch.no_grad():
             model(**inputs)
     except _Seen as seen:
         return seen.embeddings
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     raise AssertionError("the decoder did not run")
 
 

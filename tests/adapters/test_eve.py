@@ -1,15 +1,20 @@
-"""The contract of the adapter of EVE's own code, on a structural stand-in."""
+"""The contract of the adapter of EVE's own code, on a stand-in around the installed Llama."""
+
+from contextlib import contextmanager
 
 import pytest
 import torch
 from rows import left_padded, row_ids
-from standins.bench import LegacySuite, check_truth, layout_of, refused
-from standins.eve import CELL, IMAGE_TOKEN_INDEX, EVELlamaForCausalLM
+from standins.bench import check_truth, layout_of, refused
+from standins.eve import CELL, IMAGE_TOKEN_INDEX, EVELlamaForCausalLM, eve_config
+from standins.legacy import greedy
 
 import lightkv
-from lightkv.adapters.families.eve import EVEAdapter
+from lightkv.adapters.families.eve import EVEAdapter, cells_of
+from lightkv.checkpoints.original_code import mend
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.core.layout import SEPARATOR
+from lightkv.testing import AdapterSuite
 from lightkv.testing.adapters import Prompt
 from lightkv.testing.oracles import snapshot
 from lightkv.testing.truth import points
@@ -32,19 +37,25 @@ def grid_of(canvas):
     return tuple(int((canvas[3].amax(axis) > 0).sum()) // CELL for axis in (1, 0))
 
 
-class TestEVE(LegacySuite):
+class TestEVE(AdapterSuite):
     """Rows that are equally long with their images in place: others EVE pads on the right."""
 
     cannot = {
-        **LegacySuite.cannot,
         "unequal turns": "the code pads rows of unequal length on the right",
+        "image at the end": "the prompts of that test are of unequal length",
+        "cropping": "that test counts text in ids, which hold a sentinel for an image; tested below",
+        "embeddings": "the outer forward takes ids; embeddings are refused, tested below",
+        "assisted": "its `prepare_inputs_for_generation` feeds one token on a filled cache",
+        "gradient checkpointing": "its forward has no `logits_to_keep`, by which the loss is cut",
     }
     pair = (Prompt(2, 1, 3, seed=1), Prompt(3, 1, 2, seed=2))
     batch = (Prompt(2, 2, 3, seed=1), Prompt(3, 2, 2, seed=2), Prompt(4, 2, 1, seed=3))
+    beam_prompts = batch[:2]
 
-    def make_model(self, attn_implementation="eager", dtype=torch.float32):
+    def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
         torch.manual_seed(0)
-        return EVELlamaForCausalLM().to(dtype).eval()
+        config = eve_config(attn_implementation=attn_implementation)
+        return mend(EVELlamaForCausalLM(config).to(dtype).eval())
 
     def make_inputs(self, model, prompts):
         rows, images = [], []
@@ -86,11 +97,38 @@ class TestEVE(LegacySuite):
         changes.pop("position_ids", None)  # its forward takes none
         return model(**inputs, **changes)
 
-    def go_on(self, model, inputs, past):
-        if "images" in inputs:
-            # Its forward expects a mask as long as the ids, which cannot tell of older entries.
-            inputs = {**inputs, "attention_mask": None}
-        return self.call(model, inputs, past_key_values=past, use_cache=True)
+    def generate(self, model, inputs, past_key_values=None, **changes):
+        changes.pop("logits_to_keep", None)  # its forward takes none
+        if past_key_values is None:
+            return super().generate(model, inputs, **changes)
+        # By hand: on a filled cache its `prepare_inputs_for_generation` feeds the last id alone.
+        state = {"past": past_key_values}
+
+        def step(given, tokens):
+            given = {"input_ids": tokens} if tokens is not None else given
+            out = self.call(
+                model,
+                {**given, "attention_mask": None},
+                past_key_values=state["past"],
+                use_cache=True,
+            )
+            state["past"] = out.past_key_values
+            return out
+
+        with torch.no_grad():
+            return greedy(step, inputs, **{"max_new_tokens": self.steps, **changes})
+
+    @contextmanager
+    def record(self, model, layer):
+        """Its forward takes no positions: what the decoder counts is seen in the angles alone."""
+        with super().record(model, layer) as recorder:
+            recorder.all_position_ids = lambda batch: torch.zeros(batch, 0)
+            yield recorder
+
+    def later_call(self, model, whole, later):
+        """The answer's last token, which was never fed, and the new turn."""
+        new = later["input_ids"].shape[1] + 1
+        return {**later, "input_ids": whole["input_ids"][:, -new:]}
 
     def spoiled(self, model, inputs, prompts):
         ids = inputs["input_ids"].clone()
@@ -169,19 +207,20 @@ def test_class_and_split_tokens_show_no_patch_and_stay():
     assert len(survivors) == 5 + 12
 
 
-def test_the_mask_of_the_last_layer_is_made_to_fit_layer_0():
-    """Hazard: decoding masks as many entries as the *last* layer holds."""
-    from lightkv.adapters.remote.adapter import RemoteAttachment
-
+def test_the_mask_of_another_length_is_made_to_fit_layer_0():
+    """Hazard: the mask of a later pass counts sentinels, or the entries of the last layer."""
     suite = TestEVE()
     model = suite.make_model()
-    inputs = suite.make_inputs(model, suite.batch)
-    with suite.session(model, suite.batch, "random"):
-        suite.generate(model, inputs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RemoteAttachment, "_fitted", lambda *_: None)
-        with pytest.raises(RuntimeError, match="does not fit"), suite.session(model, suite.batch):
-            suite.generate(model, inputs)
+    inputs = suite.make_inputs(model, suite.pair)
+    found = []
+    for columns in (None, 6, 40):
+        with suite.session(model, suite.pair, "random"), torch.no_grad():
+            past = suite.call(model, inputs, use_cache=True).past_key_values
+            mask = None if columns is None else torch.ones(2, columns)
+            token = {"input_ids": torch.tensor([[9], [10]]), "attention_mask": mask}
+            found.append(suite.call(model, token, past_key_values=past, use_cache=True).logits)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_rows_that_the_model_pads_on_the_right_are_refused():
@@ -194,16 +233,81 @@ def test_rows_that_the_model_pads_on_the_right_are_refused():
         refused(LayoutError, "padding|pads", session, lambda given=given: model(**given))
 
 
-def test_left_padded_ids_decode_as_their_rows_alone():
-    """Same images, texts of different lengths: the padding is inside the ids.
-
-    Angles count padding here (no position ids reach the decoder), so rows alone are padded too.
-    """
+def test_padding_beside_images_is_refused():
+    """The code lengthens masks on their left, so zeros of padding would hide tokens of the image."""
     suite = TestEVE()
     model = suite.make_model()
-    prompts = (Prompt(2, 2, 3, seed=1), Prompt(3, 2, 6, seed=2))
-    found, wanted = suite.drop_and_mask(model, prompts, "random", eager=True)
-    torch.testing.assert_close(found, wanted, atol=suite.exact, rtol=0)
+    inputs = suite.make_inputs(model, (Prompt(2, 2, 3, seed=1), Prompt(3, 2, 6, seed=2)))
+    refused(LayoutError, "padding moves into", suite.session(model, ()), lambda: model(**inputs))
+
+
+@pytest.mark.parametrize("sizes", [[(5, 3), (4, 6)], [(8, 8), (1, 1)], [(0, 0), (2, 7)]])
+def test_cells_are_those_that_the_model_counts(sizes):
+    generator = torch.Generator().manual_seed(2)
+    images = torch.stack([image(*size, generator) for size in sizes]).roll((8, 16), (2, 3))
+    tower = TestEVE().make_model().model.vision_tower
+    _, told = tower(images, torch.nn.Identity())
+    assert cells_of(images, tower.patch_stride, tower.conv_stride) == [
+        tuple(size.tolist()) for size in told
+    ]
+
+
+def test_beams_of_a_row_with_two_images_see_both():
+    """transformers repeats images one by one; a row's own images belong together."""
+    suite = TestEVE()
+    model = suite.make_model()
+    inputs = suite.make_inputs(model, suite.batch[:1])
+    inputs["images"][1] = inputs["images"][0].flip(2)  # of one size: nothing else would notice
+    with suite.session(model, suite.batch[:1], "fastv"):
+        one = suite.generate(model, inputs, max_new_tokens=1).logits[0]
+        more = suite.generate(model, inputs, max_new_tokens=1, num_beams=3).logits[0]
+    torch.testing.assert_close(more, one.expand(3, -1), atol=suite.exact, rtol=0)
+
+
+def test_a_cropped_cache_goes_on_where_it_was_cut():
+    suite, found = TestEVE(), []
+    model = suite.make_model()
+    inputs = suite.make_inputs(model, suite.pair[:1])
+    for extra in (0, 2):
+        for schedule in ([{"after_layer": 0, "ratio": 0.5}], suite.schedule):
+            session = suite.session(model, suite.pair[:1], "random", schedule=schedule)
+            with session, torch.no_grad():
+                past = suite.call(model, inputs, use_cache=True).past_key_values
+                for token in [9, 10, 11][: 1 + extra]:
+                    ids = torch.tensor([[token]])
+                    model(input_ids=ids, past_key_values=past, use_cache=True)
+                if extra:
+                    past.crop(-extra)
+                ids = torch.tensor([[12]])
+                found.append(model(input_ids=ids, past_key_values=past, use_cache=True).logits)
+    for plain, cropped in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(cropped, plain, atol=suite.exact, rtol=0)
+
+
+def test_with_the_helper_the_cache_is_used():
+    """The published code takes the empty cache for a full one, or (from 5.24 on) sees none at all."""
+    suite = TestEVE()
+    model = suite.make_model()
+    inputs, fed = suite.make_inputs(model, suite.batch[:1]), []
+    handle = model.model.layers[0].register_forward_pre_hook(
+        lambda module, args: fed.append(args[0].shape[1])
+    )
+    suite.generate(mend(model), inputs)
+    handle.remove()
+    assert fed[0] > inputs["input_ids"].shape[1]
+    assert fed[1:] == [1, 1, 1]
+
+
+def test_the_helper_refuses_what_the_code_cannot_do():
+    suite = TestEVE()
+    model = suite.make_model()
+    with pytest.raises(ModelError, match="lacks"):
+        mend(torch.nn.Linear(1, 1))
+    with torch.no_grad():
+        past = model(input_ids=torch.tensor([[7, 8, 9]]), use_cache=True).past_key_values
+    whole = torch.tensor([[7, 8, 9, 10, 11]])
+    with pytest.raises(ModelError, match="neither a later turn nor"):
+        model.generate(input_ids=whole, past_key_values=past, max_new_tokens=1)
 
 
 def test_bad_input_is_refused():
@@ -215,37 +319,15 @@ def test_bad_input_is_refused():
     def session(**options):
         return lightkv.compress(model, "lightkv", retention=0.8, **options)
 
-    for images in (inputs["images"][:1], torch.cat([inputs["images"]] * 2), []):
+    for images in (inputs["images"][:1], torch.cat([inputs["images"]] * 2)):
         given = {**inputs, "images": images}
         refused(LayoutError, "2 image sentinels", session(), lambda given=given: model(**given))
+    for images in ([], list(inputs["images"]), inputs["images"][None], inputs["images"][:, :3]):
+        given = {**inputs, "images": images}  # the published code would end the process
+        refused(LayoutError, "one tensor", session(), lambda given=given: model(**given))
     labels = {**inputs, "labels": inputs["input_ids"]}
     refused(SessionError, "labels", session(), lambda: model(**labels))
-    refused(SessionError, "tuple", session(), lambda: model(**inputs, past_key_values=object()))
-    embeddings = torch.randn(1, 9, 64)
-    refused(
-        ModelError, "embeddings reached", session(), lambda: model.model(inputs_embeds=embeddings)
-    )
+    embeddings = {"inputs_embeds": torch.randn(1, 9, 64)}
+    refused(ModelError, "takes ids", session(), lambda: model(**embeddings))
+    refused(ModelError, "embeddings were given", session(), lambda: model.model(**embeddings))
     assert snapshot(model) == before
-
-
-def test_sliced_projections_are_refused():
-    """With pretraining_tp > 1 the projections do not run as modules, so nobody sees queries."""
-    suite = TestEVE()
-    model = suite.make_model()
-
-    def sliced(self, states):
-        return torch.nn.functional.linear(states, self.weight)
-
-    for layer in model.model.layers:
-        project = layer.self_attn.q_proj
-        layer.self_attn.q_proj = torch.nn.Module()
-        layer.self_attn.q_proj.weight = project.weight
-        layer.self_attn.q_proj.forward = sliced.__get__(layer.self_attn.q_proj)
-        # What a call through the module would be, without its hooks.
-        layer.self_attn.q_proj.__class__ = type(
-            "Sliced", (torch.nn.Module,), {"__call__": lambda self, x: self.forward(x)}
-        )
-    inputs = suite.make_inputs(model, suite.batch[:1])
-    refused(
-        ModelError, "pretraining_tp|asked for", suite.session(model, ()), lambda: model(**inputs)
-    )

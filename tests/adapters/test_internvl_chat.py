@@ -4,11 +4,19 @@ import pytest
 import torch
 from rows import left_padded, row_ids
 from standins.bench import IMAGE, LegacySuite, check_truth, layout_of, refused
-from standins.internvl_chat import TILE, InternVLChatModel, chat_config, spaced
+from standins.internvl_chat import (
+    TILE,
+    InternLM2ForCausalLM,
+    InternVLChatModel,
+    chat_config,
+    spaced,
+)
 from tiles import cut, smooth
+from transformers import PreTrainedConfig, PreTrainedModel
 
 import lightkv
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
+from lightkv.checkpoints.original_code import mend
 from lightkv.core.errors import LayoutError, ModelError, SessionError
 from lightkv.testing.adapters import MIXED, Prompt
 from lightkv.testing.oracles import snapshot
@@ -294,6 +302,76 @@ def test_flash_attention_and_other_decoders_are_refused():
     for layer in other.language_model.model.layers:
         del layer.attention.wqkv
     refused(ModelError, "not InternLM2", suite.session(other, MIXED), lambda: None)
+
+
+def test_tables_that_from_pretrained_left_uninitialised_are_refused_and_mended():
+    suite = TestInternVLChat()
+    model = suite.make_model()
+    inputs = suite.make_inputs(model, MIXED[:1])
+    plain = suite.logits(model, inputs)
+    layers = model.language_model.model.layers
+    for layer, spoil in (
+        (5, lambda cos, sin: cos.fill_(0.3)),
+        (0, lambda cos, sin: sin[3:].zero_()),
+    ):
+        rotary = layers[layer].attention.rotary_emb
+        spoil(rotary.cos_cached, rotary.sin_cached)
+        refused(ModelError, f"layer {layer} hold no angles|rotary", suite.session(model, ()), dict)
+    mend(model)
+    with suite.session(model, MIXED[:1], schedule=[]):
+        assert torch.equal(suite.logits(model, inputs), plain)
+
+
+def test_tables_that_have_grown_are_right():
+    suite = TestInternVLChat()
+    model = suite.make_model(text={"max_position_embeddings": 32})
+    inputs = suite.make_inputs(model, MIXED[:1])
+    plain = suite.logits(model, inputs)
+    assert model.language_model.model.layers[0].attention.rotary_emb.max_seq_len_cached > 32
+    with suite.session(model, MIXED[:1]):
+        assert suite.logits(model, inputs).shape == plain.shape
+
+
+class Published(PreTrainedModel):
+    """The language model as its class is on transformers 5: without `generate`."""
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, config, own):
+        super().__init__(config)
+        self.model, self.output = own.model, own.output
+
+    forward = InternLM2ForCausalLM.forward
+    get_input_embeddings = InternLM2ForCausalLM.get_input_embeddings
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generate_of_transformers_on_a_mended_model(beams):
+    """The same logits as the rules of transformers 4; beams of a prompt share its selection."""
+    suite = TestInternVLChat()
+    model = suite.make_model()
+    inputs = suite.make_inputs(model, MIXED)
+    with suite.session(model, MIXED, "fastv"):
+        wanted = suite.logits(model, inputs)
+    config = PreTrainedConfig(num_hidden_layers=6, vocab_size=200)
+    model.language_model = Published(config, model.language_model).eval()
+    refused(ModelError, "mend", suite.session(model, ()), lambda: suite.generate(model, inputs))
+    options = {
+        "num_beams": beams,
+        "do_sample": False,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+        "return_dict_in_generate": True,
+        "output_logits": True,
+    }
+    with suite.session(mend(model), MIXED, "fastv") as session:
+        out = suite.generate(model, inputs, **options)
+    assert len(session.last.samples) == beams * len(MIXED)
+    assert isinstance(out.past_key_values, tuple)
+    first = out.logits[0].view(len(MIXED), beams, -1)
+    found = torch.stack(out.logits, dim=1) if beams == 1 else first
+    wanted = wanted if beams == 1 else wanted[:, :1].expand(-1, beams, -1)
+    torch.testing.assert_close(found, wanted, atol=suite.exact, rtol=0)
 
 
 def test_a_layout_of_the_caller():

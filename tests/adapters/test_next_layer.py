@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_cohere2_vision import TestCohere2Vision as Cohere2Suite
 from test_fuyu import TestFuyu as FuyuSuite
 from test_gemma3 import TestGemma3 as Gemma3Suite
+from test_gemma4 import Large as Gemma4Suite
 from test_glm4v import TestImages as Glm4vSuite
 from test_llava import TestLlava as LlavaSuite
 from test_qwen3_vl import TestQwen3VL as Qwen3Suite
@@ -20,7 +22,7 @@ from lightkv.core.run.engine import Engine
 from lightkv.core.run.session import Session, find_adapter
 from lightkv.testing import Prompt
 
-SUITES = [LlavaSuite, QwenSuite, Gemma3Suite, Glm4vSuite, Qwen3Suite]
+SUITES = [LlavaSuite, QwenSuite, Gemma3Suite, Glm4vSuite, Qwen3Suite, Gemma4Suite, Cohere2Suite]
 PROMPTS = (Prompt(2, 1, 3, seed=1), Prompt(5, 2, 6, seed=2))
 
 
@@ -50,9 +52,10 @@ class NextLastToken(AttentionScorer):
 ROWS = []
 
 
-def session_of(model, stages, suite, positions="keep", scorer=NextLastToken, layers=6):
+def session_of(model, stages, suite, positions="keep", scorer=NextLastToken):
     """A session whose stages, (after_layer, ratio), rank by the layer behind them."""
     entries = [{"after_layer": after, "ratio": ratio} for after, ratio in stages]
+    layers = len(suite.decoder(model).layers)
     spec = Pipeline.build("random", layers, schedule=entries, positions=positions)
     made = tuple(
         PlacedStage(placed.number, placed.spec, (replace(placed.stage, scorer=scorer()),))

@@ -19,8 +19,10 @@ import lightkv
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.hf import contact
 from lightkv.core.errors import CompatibilityError, ConfigError, ModelError, SessionError
+from lightkv.core.plugins import registry
 from lightkv.testing import AdapterSuite, Prompt
 from lightkv.testing.adapters import MIXED
+from lightkv.testing.oracles import encoder_needs
 from lightkv.testing.truth import points
 
 ONE = (Prompt(2, 1, 3, seed=1),)
@@ -183,7 +185,7 @@ def test_states_are_reported_and_do_not_shrink():
 
 def test_states_are_guarded_too():
     """Layer 0 is recurrent: a pass outside the session would change it before attention refuses."""
-    suite = Qwen35()
+    suite = TestQwen35()
     model = suite.make_model()
     with suite.session(model, ONE) as run:
         first = suite.generate(model, suite.make_inputs(model, ONE))
@@ -199,7 +201,7 @@ def test_states_are_guarded_too():
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_stage_before_the_first_attention_needs_positions(place):
     """transformers counts by layer 1, which is the first with entries."""
-    suite = Qwen35()
+    suite = TestQwen35()
     model = suite.make_model()
     schedule = [{"after_layer": place, "ratio": 0.5}]
     with suite.session(model, ONE, "random", schedule=schedule), torch.no_grad():
@@ -265,3 +267,29 @@ def test_kinds_of_layers_that_are_not_known(kinds, problem):
     with pytest.raises(ModelError, match=problem) as error:
         lightkv.compress(model, "random", adapter=QwenVLAdapter()).__enter__()
     assert error.value.field == "model.config.layer_types"
+
+
+# -- presets as they are ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pipeline", sorted(registry().presets))
+def test_every_preset_on_a_decoder_of_the_real_pattern(pipeline):
+    """Three recurrent layers before each of attention, and the preset's own schedule."""
+    suite = Qwen35()
+    model = tiny_qwen3_5(num_hidden_layers=24, layer_types=None)
+    suite.grids = [(1, 16, 24)]
+    session = lightkv.compress(model, pipeline, adapter=QwenVLAdapter(), gap_warning=False)
+    problem = None
+    if pipeline in ("fastv", "dart"):
+        problem = r"layer 1 is recurrent.*the nearest is 4"  # published behind two layers
+    elif encoder_needs(pipeline):
+        problem = r"vision encoder|projector"
+    if problem is not None:
+        with pytest.raises((ModelError, ConfigError), match=problem) as error:
+            session.__enter__()
+        assert error.value.remedy
+        return
+    with session as run:
+        out = suite.generate(model, suite.make_inputs(model, ONE))
+    assert bool(torch.isfinite(torch.stack(out.logits)).all())
+    assert run.last.retention < 1

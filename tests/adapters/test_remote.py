@@ -1,4 +1,4 @@
-"""What both adapters of remote code rest on: the tap, rotary tables, caches that are tuples."""
+"""What the adapter of remote code rests on: the tap, rotary tables, caches that are tuples."""
 
 import gc
 from dataclasses import replace
@@ -6,11 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from standins.legacy import LegacyRotary
-from test_eve import TestEVE as EVESuite
 from test_internvl_chat import TestInternVLChat as InternVLChatSuite
 from test_pass_lock import result_of, started
 
-from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.internvl_chat import InternVLChatAdapter
 from lightkv.adapters.remote.projection_tap import ProjectionTap, tables_at
 from lightkv.adapters.remote.tuple_cache import Lineage, returned_past
@@ -18,12 +16,12 @@ from lightkv.core.errors import ModelError, SessionError
 from lightkv.testing.adapters import Prompt
 from lightkv.testing.contract import Boom
 
-FAMILIES = [(EVEAdapter, EVESuite), (InternVLChatAdapter, InternVLChatSuite)]
-both = pytest.mark.parametrize(("adapter", "suite"), [(a(), s()) for a, s in FAMILIES])
-del EVESuite, InternVLChatSuite  # or they would be collected here too
+FAMILIES = [(InternVLChatAdapter, InternVLChatSuite)]
+remote = pytest.mark.parametrize(("adapter", "suite"), [(a(), s()) for a, s in FAMILIES])
+del InternVLChatSuite  # or it would be collected here too
 
 
-@both
+@remote
 @pytest.mark.parametrize("turn", ["first", "second"])
 def test_the_tap_sees_what_attention_computes(adapter, suite, turn):
     """Query and key that it shows give the attention weights that the layer returns."""
@@ -48,7 +46,7 @@ def test_the_tap_sees_what_attention_computes(adapter, suite, turn):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-@both
+@remote
 @pytest.mark.parametrize("normalize", ["queries", "keys", None])
 def test_guidance_reads_the_attention_of_the_layer(adapter, suite, normalize):
     """Importances of the first stage, recomputed from a full matrix of logits."""
@@ -79,13 +77,12 @@ def test_guidance_reads_the_attention_of_the_layer(adapter, suite, normalize):
     torch.testing.assert_close(found, wanted[vision], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("leading", [0, 2])
-def test_tables_between_the_rows(leading):
-    rotary = LegacyRotary(16, 512, leading=leading)
+def test_tables_between_the_rows():
+    rotary = LegacyRotary(16, 512)
     tables = rotary(torch.zeros(1), seq_len=512)
     positions = torch.tensor([[0.0, 3.25, 400.5], [7.0, 511.0, 99.9]])
     cos, sin = tables_at(tables, positions)
-    assert cos.shape == (*[1] * leading, 6, 16)
+    assert cos.shape == (6, 16)
     frequencies = 10000.0 ** (-torch.arange(0, 16, 2).double() / 16)
     angles = positions.double().reshape(-1, 1) * torch.cat([frequencies, frequencies])
     torch.testing.assert_close(cos.reshape(6, 16).double(), angles.cos(), atol=1e-4, rtol=0)
@@ -121,7 +118,7 @@ def test_what_is_known_of_a_cache_dies_with_it():
     assert lineage.find(cache(5, 4)) is None
 
 
-@both
+@remote
 def test_gradient_checkpointing_is_refused(adapter, suite):
     """Such code calls layers again, hooks included, when gradients are computed."""
     model = suite.make_model().train()
@@ -136,7 +133,7 @@ def permuted(past, rows):
 
 
 @pytest.mark.parametrize("schedule", [2, 0])
-@both
+@remote
 def test_rows_of_a_tuple_cache_that_changed_places_are_refused(adapter, suite, schedule):
     """Rows of one prompt may (beams do); rows of different prompts may not, also where layer 0 is
     compressed and all layers are equally long."""
@@ -164,7 +161,7 @@ def test_the_cache_is_found_in_outputs_without_names():
     assert returned_past((states,), 2) is None
 
 
-@both
+@remote
 def test_profiles_every_role(adapter, suite):
     model = suite.make_model()
     with suite.session(model, suite.batch, profile=True) as session:
@@ -176,7 +173,7 @@ def test_profiles_every_role(adapter, suite):
     assert report.time_per_token > 0
 
 
-@both
+@remote
 def test_without_a_cache_the_result_is_the_same(adapter, suite):
     model = suite.make_model()
     inputs = suite.make_inputs(model, suite.batch)
@@ -192,7 +189,7 @@ def head_of(model):
     return getattr(model, "lm_head", None) or model.language_model.output
 
 
-@both
+@remote
 @pytest.mark.parametrize("stage", [0, 2])
 def test_decoding_without_masks_and_positions_of_the_caller(adapter, suite, stage):
     """The decoder then counts the entries of layer 0, which may be short."""
@@ -215,7 +212,7 @@ def test_decoding_without_masks_and_positions_of_the_caller(adapter, suite, stag
     torch.testing.assert_close(torch.cat(found, dim=1), wanted, atol=suite.exact, rtol=0)
 
 
-@both
+@remote
 def test_a_second_image_in_a_later_turn_is_compressed_as_in_one_pass(adapter, suite):
     """Windows never span images, so without guidance one pass merges what two turns merge."""
     model = suite.make_model()
@@ -241,7 +238,7 @@ def test_a_second_image_in_a_later_turn_is_compressed_as_in_one_pass(adapter, su
     assert lengths[0] - lengths[-1] == together[0] - together[-1]
 
 
-@both
+@remote
 @pytest.mark.parametrize("where", ["generate", "forward"])
 def test_a_failed_call_leaves_nothing_behind(adapter, suite, where):
     """Ids of a call that failed before its decoder are not taken for those of the next."""
@@ -263,7 +260,7 @@ def test_a_failed_call_leaves_nothing_behind(adapter, suite, where):
         suite.generate(model, inputs)
 
 
-@both
+@remote
 def test_generations_of_several_threads_take_turns(adapter, suite):
     """A pass waits for another thread's pass; a call between two passes harms neither.
 

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import typer
 
 from lightkv import VisionLayout
+from lightkv.cli.options import read_retention
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError, LayoutError
@@ -212,3 +214,16 @@ def test_a_prompt_without_any_of_the_named_is_a_typed_error():
         count_savings(pipeline, SHAPE, pictures, 1)
     pipeline.check_prompt(VisionLayout.from_spans([[]], length=20))
     pipeline.check_prompt(mixed())
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0.4", 0.4), ("image=0.5, audio=0.7", {"image": 0.5, "audio": 0.7})]
+)
+def test_the_command_line_takes_shares_by_modality(text, value):
+    assert read_retention(text) == value
+
+
+@pytest.mark.parametrize("text", ["half", "image=x", "image=0.5=1"])
+def test_the_command_line_refuses_what_is_no_share(text):
+    with pytest.raises(typer.BadParameter, match="neither a number"):
+        read_retention(text)

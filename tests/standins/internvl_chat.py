@@ -11,9 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from standins.legacy import (
+    DynamicRotary,
     LegacyAttention,
     LegacyDecoder,
     LegacyRotary,
+    LinearRotary,
     RMSNorm,
     greedy,
     residual_layer,
@@ -104,6 +106,14 @@ def spaced(config):
     return SimpleNamespace(**inner)
 
 
+def rotary_of(config, dim):
+    kinds = {"linear": LinearRotary, "dynamic": DynamicRotary}
+    scaling, sizes = config.rope_scaling, (dim, config.max_position_embeddings, config.rope_theta)
+    if scaling is None:
+        return LegacyRotary(*sizes)
+    return kinds[scaling["type"]](*sizes, scaling["factor"])
+
+
 class InternLM2Attention(LegacyAttention):
     def __init__(self, config):
         super().__init__()
@@ -113,13 +123,7 @@ class InternLM2Attention(LegacyAttention):
         packed = (self.num_heads + 2 * self.num_key_value_heads) * self.head_dim
         self.wqkv = nn.Linear(config.hidden_size, packed, bias=config.bias)
         self.wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
-        scaling = config.rope_scaling or {"type": None, "factor": None}
-        self.rotary_emb = LegacyRotary(
-            self.head_dim,
-            config.max_position_embeddings,
-            base=config.rope_theta,
-            **{scaling["type"]: scaling["factor"]} if scaling["type"] else {},
-        )
+        self.rotary_emb = rotary_of(config, self.head_dim)
 
     def forward(
         self,

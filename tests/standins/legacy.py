@@ -1,7 +1,6 @@
-"""What the two stand-ins share: a decoder as modelling code for transformers 4 builds it.
+"""A decoder as modelling code for transformers 4 builds it, for the stand-in of InternVL2.
 
-Structure only, with tiny random weights, written from a description of the published attribute
-layout. Nothing here is a copy of published code, and nothing was checked against it.
+Nothing here is a copy of published code; its formulas were held against it.
 """
 
 from types import SimpleNamespace
@@ -24,31 +23,50 @@ class RMSNorm(nn.Module):
 class LegacyRotary(nn.Module):
     """Tables that are cut to `seq_len` rows: an index beyond them is an IndexError."""
 
-    def __init__(self, dim, rows, *, leading=0, base=10000.0, dynamic=None, linear=None):
-        super().__init__()
-        self.dim, self.rows, self.leading, self.base = dim, rows, leading, base
-        self.dynamic, self.slower = dynamic, linear or 1.0
-        self.built = 0
-        self._build(rows)
+    slower = 1.0
 
-    def _build(self, length):
-        """Dynamic scaling changes the base once a sequence is longer than the table was."""
-        base = self.base
-        if self.dynamic and length > self.rows:
-            grown = self.dynamic * length / self.rows - (self.dynamic - 1)
-            base *= grown ** (self.dim / (self.dim - 2))
-        frequencies = base ** (-torch.arange(0, self.dim, 2).float() / self.dim)
-        angles = (torch.arange(length).float() / self.slower)[:, None] * frequencies
-        angles = torch.cat([angles, angles], dim=-1).view(*[1] * self.leading, length, self.dim)
-        self.register_buffer("cos_cached", angles.cos(), persistent=False)
-        self.register_buffer("sin_cached", angles.sin(), persistent=False)
-        self.built = length
+    def __init__(self, dim, max_position_embeddings=2048, base=10000):
+        super().__init__()
+        self.dim, self.base, self.max_position_embeddings = dim, base, max_position_embeddings
+        self._set_frequencies(base)
+        self._set_cos_sin_cache(max_position_embeddings, self.inv_freq.device, torch.float32)
+
+    def _set_frequencies(self, base):
+        frequencies = 1.0 / base ** (torch.arange(0, self.dim, 2).float() / self.dim)
+        self.register_buffer("inv_freq", frequencies, persistent=False)
+
+    def _set_cos_sin_cache(self, seq_len, device, dtype):
+        self.max_seq_len_cached = seq_len
+        places = torch.arange(seq_len).float() / self.slower
+        angles = (places[:, None] * self.inv_freq).repeat(1, 2)
+        self.register_buffer("cos_cached", angles.cos().to(dtype), persistent=False)
+        self.register_buffer("sin_cached", angles.sin().to(dtype), persistent=False)
 
     def forward(self, x, seq_len=None):
-        if seq_len > self.built:
-            self._build(seq_len)
-        cos, sin = self.cos_cached[..., :seq_len, :], self.sin_cached[..., :seq_len, :]
-        return cos.to(x.dtype), sin.to(x.dtype)
+        if seq_len > self.max_seq_len_cached:
+            self._set_cos_sin_cache(seq_len, x.device, torch.float32)
+        return self.cos_cached[:seq_len].to(x.dtype), self.sin_cached[:seq_len].to(x.dtype)
+
+
+class LinearRotary(LegacyRotary):
+    def __init__(self, dim, max_position_embeddings=2048, base=10000, scaling_factor=1.0):
+        self.slower = scaling_factor
+        super().__init__(dim, max_position_embeddings, base)
+
+
+class DynamicRotary(LegacyRotary):
+    """Its base changes once a sequence is longer than the table was."""
+
+    def __init__(self, dim, max_position_embeddings=2048, base=10000, scaling_factor=1.0):
+        self.scaling_factor = scaling_factor
+        super().__init__(dim, max_position_embeddings, base)
+
+    def _set_cos_sin_cache(self, seq_len, device, dtype):
+        if seq_len > self.max_position_embeddings:
+            longer = self.scaling_factor * seq_len / self.max_position_embeddings
+            grown = longer - (self.scaling_factor - 1)
+            self._set_frequencies(self.base * grown ** (self.dim / (self.dim - 2)))
+        super()._set_cos_sin_cache(seq_len, device, dtype)
 
 
 def apply_rotary(states, tables, position_ids):

@@ -113,11 +113,6 @@ class AutoAdapter(HFAdapter):
             remedy="write an adapter that says where it is (docs/writing-an-adapter.md)",
         )
 
-    def min_layer(self, model: nn.Module) -> int:
-        config: Any = model.config
-        layers = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None)
-        return len(layers or ())
-
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         raise SessionError(
             "a picture on a filled cache may be a block whose tokens see one another, and only a "

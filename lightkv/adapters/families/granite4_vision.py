@@ -31,7 +31,7 @@ class Granite4VisionAdapter(HFAdapter):
     def min_layer(self, model: nn.Module) -> int:
         config: Any = model.config
         mapped = [layer for _, layer in config.deepstack_layer_map]
-        return max([*mapped, *config.spatial_target_layers])
+        return int(max([*mapped, *config.spatial_target_layers]))
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         vision = config.vision_config

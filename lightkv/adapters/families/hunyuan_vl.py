@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
@@ -29,9 +28,6 @@ class HunYuanVLAdapter(HFAdapter):
         merge = config.vision_config.spatial_merge_size
         grids = inputs.sizes("image", "image_grid_thw")
         return [wrapped(frames, rows // merge, columns // merge) for frames, rows, columns in grids]
-
-    def rotary_positions(self, position_ids: torch.Tensor) -> torch.Tensor:
-        return position_ids[None] if position_ids.dim() == 2 else position_ids
 
 
 def wrapped(frames: int, rows: int, columns: int) -> Picture:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -29,7 +29,7 @@ class Idefics3Adapter(HFAdapter):
 
     name = "idefics3"
     models = "Idefics3, SmolVLM, SmolVLM2"
-    model_types = ("idefics3", "smolvlm")
+    model_types: ClassVar[tuple[str, ...]] = ("idefics3", "smolvlm")
 
     def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
         return [model.model.vision_model]  # type: ignore[union-attr,list-item]

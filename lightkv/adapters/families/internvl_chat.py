@@ -5,10 +5,13 @@ is `language_model.model`, its layers have `attention` with one packed projectio
 256 tokens; tiles come row by row, the thumbnail last when there is more than one. `chat` and
 `generate` put the features into embeddings and run the decoder on those, so the ids are caught where
 `generate` of the *instance* is called.
+
+On transformers 5 the code does not run as it is: `checkpoints/original_code.py` mends a model.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +66,18 @@ class InternVLChatAdapter(RemoteAdapter):
                 remedy="compress(model.language_model, adapter='generic', layout=…), or use the "
                 "converted checkpoint of transformers (InternVLForConditionalGeneration)",
             )
+        check_rotary([self.attention(layer).rotary_emb for layer in layers])  # type: ignore[misc]
         super().check(model)
+
+    def check_generate(self, model: nn.Module) -> None:
+        if not hasattr(model.language_model, "generate"):
+            raise ModelError(
+                "its language model has no `generate`: transformers 5 gives it only to classes that ask "
+                "for it",
+                field="model.language_model",
+                value=type(model.language_model).__name__,
+                remedy=f"{MEND}, or convert the checkpoint (lightkv convert internvl2)",
+            )
 
     def with_pixels(self, model: nn.Module, arguments: Kwargs) -> Kwargs:
         pixels, ids = arguments.get("pixel_values"), arguments.get("input_ids")
@@ -105,6 +119,61 @@ class InternVLChatAdapter(RemoteAdapter):
         if getattr(model, "ps_version", "v2") == "v1":
             pictures = [column_by_column(picture) for picture in pictures]
         return [Pictures("image", here, pictures)]
+
+
+MEND = "from lightkv.checkpoints.original_code import mend; mend(model)"
+"""What a user can do about what this code lacks on transformers 5."""
+
+
+def check_rotary(modules: Sequence[nn.Module]) -> None:
+    """Refuse rotary tables without angles in them: `from_pretrained` of transformers 5 leaves them so.
+
+    Answers of such a model are wrong with and without compression, so nothing is repaired here.
+
+    Args:
+        modules: `rotary_emb` of each layer, alike in all of them.
+
+    Raises:
+        ModelError: a table whose first row is not cos 1, sin 0, or whose rows are not those that its own
+            method makes.
+    """
+    wanted = own_tables(modules[0])
+    for layer, module in enumerate(modules):
+        found = tables_of(module)
+        right = all(
+            table.shape == own.shape and torch.allclose(table.float(), own.float(), atol=1e-2)
+            for table, own in zip(found, wanted, strict=True)
+        )
+        if not right:
+            raise ModelError(
+                f"the rotary tables of layer {layer} hold no angles: this code keeps them in buffers "
+                "that from_pretrained of transformers 5 leaves uninitialised, and its answers are wrong",
+                field="model",
+                value=[float(table[0, 0]) for table in found],
+                remedy=f"{MEND}, or convert the checkpoint (lightkv convert internvl2)",
+            )
+
+
+def tables_of(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The (cos, sin) that a module of the published code holds, each `[S, d]`."""
+    return module.cos_cached, module.sin_cached
+
+
+def own_tables(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same, made anew by the module's own method; the module is left alone."""
+    twin = copy.copy(module)
+    # Buffers are entries of this dict, and the method replaces them.
+    twin._buffers = dict(module._buffers)
+    fill_tables(twin, module.max_seq_len_cached)
+    return tables_of(twin)
+
+
+def fill_tables(module: Any, rows: int) -> None:
+    """Let a rotary module of the published code make its frequencies and its tables anew."""
+    device = module.cos_cached.device
+    steps = torch.arange(0, module.dim, 2, device=device).float() / module.dim
+    module.register_buffer("inv_freq", 1.0 / module.base**steps, persistent=False)
+    module._set_cos_sin_cache(seq_len=rows, device=device, dtype=module.cos_cached.dtype)
 
 
 def context_id(model: nn.Module) -> int:

@@ -7,9 +7,7 @@ they are one view all the same.
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
+from typing import ClassVar
 
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 
@@ -19,8 +17,9 @@ class Qwen3VLAdapter(QwenVLAdapter):
 
     name = "qwen3_vl"
     models = "Qwen3-VL, Qwen3-VL-MoE, Cosmos 3 Omni, Cohere Compass"
-    model_types = ("qwen3_vl", "qwen3_vl_moe", "cosmos3_omni", "cohere_compass")
-
-    def min_layer(self, model: nn.Module) -> int:
-        config: Any = model.config
-        return len(config.vision_config.deepstack_visual_indexes)
+    model_types: ClassVar[tuple[str, ...]] = (
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "cosmos3_omni",
+        "cohere_compass",
+    )

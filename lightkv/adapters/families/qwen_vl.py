@@ -19,17 +19,20 @@ class QwenVLAdapter(HFAdapter):
     """`Qwen2VLForConditionalGeneration`, `Qwen2_5_VLForConditionalGeneration` and others."""
 
     name = "qwen_vl"
-    models = "Qwen2-VL, Qwen2.5-VL, Qwen3.5, Qwen3.5-MoE, PaddleOCR-VL, Cosmos 3 Edge, MiniMax M3"
+    models = (
+        "Qwen2-VL, Qwen2.5-VL, Qwen3.5, its MoE, LFM3-VL, PaddleOCR-VL, Cosmos 3 Edge, MiniMax M3"
+    )
     model_types: ClassVar[tuple[str, ...]] = (
         "qwen2_vl",
         "qwen2_5_vl",
         "qwen3_5",
         "qwen3_5_moe",
+        "lfm3_vl",
         "paddleocr_vl",
         "cosmos3_edge",
         "minimax_m3_vl",
     )
-    modalities = ("image", "video")
+    modalities: ClassVar[tuple[str, ...]] = ("image", "video")
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         return grids(config, inputs, "image")

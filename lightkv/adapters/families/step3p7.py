@@ -55,4 +55,4 @@ class Step3p7Adapter(HFAdapter):
 
 def side_of(config: Any, pixels: torch.Tensor) -> int:
     """Tokens along the side of one of `pixels` `[n, C, S, S]`."""
-    return int(pixels.shape[-1]) // (config.vision_config.patch_size * DOWNSAMPLED)
+    return int(pixels.shape[-1] // (config.vision_config.patch_size * DOWNSAMPLED))

@@ -17,6 +17,7 @@ from lightkv.adapters.hf import cache_site, contact
 from lightkv.adapters.hf.cache_checks import check_replaceable, refuse_preallocated, refuse_uncached
 from lightkv.adapters.hf.cache_record import slides, stored_entries, stored_lengths
 from lightkv.adapters.hf.callers import read_drafts
+from lightkv.adapters.hf.deepstack import added_places
 from lightkv.adapters.hf.encoder import EncoderRecorder
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.features import PICTURES, FeatureCapture, FeatureCount
@@ -36,7 +37,7 @@ from lightkv.adapters.hf.masks import LayerMasks, Windows, check_weights, mask_s
 from lightkv.adapters.hf.next_layer import check_next_layer, next_layer_view
 from lightkv.adapters.hf.not_copyable import NotCopyable
 from lightkv.adapters.hf.pass_lock import PassLock
-from lightkv.adapters.hf.rotary import Rotary
+from lightkv.adapters.hf.rotary import Rotary, axis_positions
 from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.session_caches import SessionCaches
 from lightkv.adapters.hf.temperature import counts_itself, scale_queries
@@ -223,7 +224,7 @@ class HFAttachment(Attachment, NotCopyable):
         self._engine.profiler.start()
         # First of all: the mask of a static cache is as wide as the cache, and looks like padding.
         refuse_preallocated(contact.cache_of(kwargs))
-        self._inputs = read_inputs(module, args, kwargs, self._capture.seen)
+        self._inputs = self._read_inputs(module, args, kwargs)
         self._found, self._count = None, FeatureCount()
         refuse_blind(self._inputs, self._given is not None)
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
@@ -235,6 +236,9 @@ class HFAttachment(Attachment, NotCopyable):
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()
+
+    def _read_inputs(self, module: nn.Module, args: tuple[Any, ...], kwargs: Kwargs) -> ModelInputs:
+        return read_inputs(module, args, kwargs, self._capture.seen)
 
     def _on_features(self, modality: str, output: Any, arguments: Kwargs) -> None:
         self._count.made(modality, output, arguments)
@@ -418,6 +422,8 @@ class HFAttachment(Attachment, NotCopyable):
         layout = self._layout(cache, queries, batch)
         prefill = None
         if layout is not None:
+            added = added_places(self._arguments)
+            self._engine.pipeline.schedule.check_places(len(self._layers), added)
             prefill = self._engine.begin(layout, self._drafts)
             prefill.vision = self._encoder.view(self._inputs, layout)
             prefill.read_embeddings(hidden)
@@ -490,7 +496,7 @@ class HFAttachment(Attachment, NotCopyable):
         if given is None:
             past = int(cache.get_seq_length(0)) if cache is not None else 0
             given = torch.arange(past, past + queries, device=device)[None]
-        return self._adapter.rotary_positions(given).expand(-1, batch, -1)
+        return axis_positions(self._adapter, self._decoder, given).expand(-1, batch, -1)
 
     def _compress(self, forward: ForwardPass, index: int, hidden: torch.Tensor) -> torch.Tensor:
         if forward.prefill is None:

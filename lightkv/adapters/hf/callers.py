@@ -46,7 +46,7 @@ def read_drafts(
         SessionError: guesses came with a prompt and nobody says how many.
     """
     wanted = arguments.get("logits_to_keep")
-    if wanted is None and vision and called_by(ASSISTED, module):
+    if wanted is None and (vision or spans_given) and called_by(ASSISTED, module):
         raise SessionError(
             "the forward of this model takes no logits_to_keep, which tells the drafts from the prompt: "
             "they would be scored as a part of it",

@@ -518,5 +518,16 @@ def rotary_function(attention: nn.Module) -> Callable[..., Any] | None:
     return getattr(_file_of(attention), ROTARY_FUNCTION, None)
 
 
+SLIDING_TURNS = ("cohere2",)
+"""Decoders that are given rotary tables in all layers, and use them in sliding ones only."""
+
+
+def turns_queries(attention: nn.Module) -> bool:
+    """Whether an attention module uses the rotary tables that it is given."""
+    kind = getattr(getattr(attention, "config", None), "model_type", None)
+    slides = getattr(attention, "sliding_window", None) is not None
+    return bool(getattr(attention, "use_rope", True)) and (kind not in SLIDING_TURNS or slides)
+
+
 def _file_of(module: nn.Module) -> Any:
     return sys.modules[type(module).__module__]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf import contact
+from lightkv.adapters.hf.deepstack import first_place
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.masks import (
     CHUNKED,
@@ -158,6 +159,10 @@ class Family(Adapter):
         """Layer that keeps no entries → the earlier one whose keys and values it reads."""
         return shared_entries(getattr(self.decoder(model), "config", None))
 
+    def min_layer(self, model: nn.Module) -> int:
+        """Layers before the first stage: those that add features of the vision tower."""
+        return first_place(getattr(model, "config", None))
+
     def places(self, model: nn.Module) -> Places:
         """Where stages may act.
 
@@ -171,8 +176,8 @@ class Family(Adapter):
         last = min(sources.values())
         readers = listed_places([reader for reader, read in sources.items() if read == last])
         why = (
-            f"layers {readers} read the keys and values of layer {last}, where all that a later stage "
-            "removes would still be seen"
+            f"the keys and values of layer {last} are read by later ones ({readers}), where all that a "
+            "stage removes behind it would still be seen"
         )
         return replace(places, last=last, why_last=why)
 
@@ -246,6 +251,13 @@ class Family(Adapter):
         # With four rows the first is the text position, used for masks only.
         return position_ids[None] if position_ids.dim() == 2 else position_ids[-3:]
 
+    def rotary_axes(self, decoder: nn.Module, kind: str | None = None) -> int | None:
+        """Axes of the rotary positions of a kind of layers, None where the decoder does not say."""
+        sections = getattr(getattr(decoder, "rotary_emb", None), "mrope_section", None)
+        if isinstance(sections, Mapping):
+            sections = sections.get(kind) if kind else next(iter(sections.values()), None)
+        return None if sections is None else len(sections)
+
     def rotary_kind(self, decoder: nn.Module, layer: int) -> str | None:
         """Name of the rotary base of a layer, None where all layers have the same."""
         emb: Any = decoder.rotary_emb
@@ -264,13 +276,19 @@ class Family(Adapter):
         """(cos, sin) for `[A, B, N]` positions, which may be fractions."""
         emb: Any = decoder.rotary_emb
         given = {} if kind is None else {"layer_type": kind}
-        sections = getattr(emb, "mrope_section", None)
-        if isinstance(sections, dict):
-            sections = sections.get(kind)
-        if sections is None:
+        axes = self.rotary_axes(decoder, kind)
+        if axes is None and len(positions) > 1:
+            raise ModelError(
+                f"rotary positions have {len(positions)} axes, and this decoder does not say what it "
+                "makes of them",
+                field="positions",
+                remedy="use positions='keep', or write an adapter that overrides `rotary` "
+                "(docs/writing-an-adapter.md)",
+            )
+        if axes is None:
             return emb(hidden, position_ids=positions[0], **given)
         # Tokens without a picture stand at the same place on all axes.
-        return emb(hidden, positions.expand(len(sections), -1, -1), **given)
+        return emb(hidden, positions.expand(axes, -1, -1), **given)
 
     # -- facts --------------------------------------------------------------------------------
 

@@ -13,7 +13,13 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from lightkv.adapters.hf.contact import GATED_QUERIES, INPUT_NORM, rotary_function
+from lightkv.adapters.hf.contact import (
+    GATED_QUERIES,
+    INPUT_NORM,
+    needs_positions,
+    rotary_function,
+    turns_queries,
+)
 from lightkv.adapters.hf.family import Family
 from lightkv.adapters.hf.forward import ForwardPass
 from lightkv.adapters.hf.masks import LayerMasks, cached_keys
@@ -100,7 +106,7 @@ def check_next_layer(adapter: Family, model: nn.Module, pipeline: Pipeline) -> N
             continue
         attention, layer = adapter.attention(layers[after]), layers[after]
         shaped = all(hasattr(attention, n) for n in ("q_proj", "k_proj", "head_dim", "scaling"))
-        known = shaped and _query_width(attention) is not None
+        known = shaped and _query_width(attention) is not None and not _does_more(attention)
         if not (known and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
             raise ModelError(
                 f"the attention of {adapter.name} packs its projections in another way than "
@@ -118,7 +124,7 @@ def next_layer_view(
     layer: nn.Module,
     attention: nn.Module,
     hidden: torch.Tensor,
-    embeddings: tuple[torch.Tensor, torch.Tensor],
+    embeddings: tuple[torch.Tensor, torch.Tensor] | None,
     mask: torch.Tensor | None,
     prompt: PromptIndex,
     *,
@@ -130,7 +136,7 @@ def next_layer_view(
     Args:
         forward: the pass, whose record does not hold this layer's new entries yet.
         masks: of the decoder's layers.
-        embeddings: rotary (cos, sin) of these N positions for this layer.
+        embeddings: rotary (cos, sin) of these N positions for this layer, None if it has none.
         mask: the layer's uncompressed mask, looked at where the cache is empty.
         prompt: prompt positions.
         drafts: positions at the end that are guesses (assisted decoding); the last token is the one
@@ -144,11 +150,12 @@ def next_layer_view(
     own: Any = attention
     with torch.no_grad():
         normed = getattr(block, INPUT_NORM)(hidden)
-        cos, sin = embeddings
         key = _projected(own, "k", normed)
         query = _projected(own, "q", normed[:, last : last + 1])
-        key = _rotated(attention, key, cos, sin)
-        query = _rotated(attention, query, cos[:, last : last + 1], sin[:, last : last + 1])
+        if embeddings is not None and turns_queries(attention):
+            cos, sin = embeddings
+            key = _rotated(attention, key, cos, sin)
+            query = _rotated(attention, query, cos[:, last : last + 1], sin[:, last : last + 1])
         past = cached_keys(forward, index)
         if past:
             held = forward.cache.layers[index].keys[:, :, -past:]
@@ -175,6 +182,12 @@ def _query_width(attention: Any) -> int | None:
     if groups and wide and narrow and wide != times * narrow * groups:
         return None
     return times * int(attention.head_dim)
+
+
+def _does_more(attention: nn.Module) -> bool:
+    """Whether queries or keys go through more than is computed here: other norms, a scale by place."""
+    norms = {name for name, _ in attention.named_children() if "norm" in name}
+    return bool(norms - {"q_norm", "k_norm", "v_norm"}) or needs_positions(attention)
 
 
 def _rotated(

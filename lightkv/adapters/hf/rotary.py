@@ -122,12 +122,25 @@ class Rotary:
             given = forward.decoder_arguments.get("position_ids")
             if given is None:
                 given = torch.arange(past, past + forward.queries, device=hidden.device)[None]
-            positions = self._adapter.rotary_positions(given).expand(-1, forward.batch, -1)
+            positions = axis_positions(self._adapter, self._decoder, given)
+            positions = positions.expand(-1, forward.batch, -1)
             positions = positions.to(hidden.device)
             shift = moved_by(removed, hidden.device)
             return self._adapter.rotary(self._decoder, hidden, positions - shift, kind)
 
         return forward.once(("shifted", removed, kind, hidden.device), make)
+
+
+def axis_positions(adapter: Family, decoder: nn.Module, given: torch.Tensor) -> torch.Tensor:
+    """`[A, B or 1, N]` rotary positions from a decoder's `position_ids`, without those of the text.
+
+    Args:
+        given: `[B or 1, N]`, `[A, B or 1, N]`, or one axis more, the first, which is used for masks.
+    """
+    axes = adapter.rotary_axes(decoder)
+    if axes is None or given.dim() == 2:
+        return adapter.rotary_positions(given)
+    return given[-axes:]
 
 
 def gaps_in_flash_attention() -> ModelError:

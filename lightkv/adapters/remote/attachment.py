@@ -1,7 +1,7 @@
 """What modelling code of the transformers 4 era shares: the engine hooked into its decoder.
 
-InternVL2 and EVE ship such code with their checkpoints. It differs from what transformers builds
-today in four ways, which are what this file is about:
+InternVL2 ships such code with its checkpoints. It differs from what transformers builds today in four
+ways, which are what this file is about:
 
 * A layer takes its own `past_key_value`, a (key, value) tuple, and returns a new one in its output
   tuple. `tuple_cache.py` says how a cache is recognised.
@@ -10,8 +10,8 @@ today in four ways, which are what this file is about:
   positions count, so `seq_len` is raised to what the uncompressed layer would have asked for; that
   also keeps dynamic scaling as it was.
 * There is no attention interface to tap: see `projection_tap.py`.
-* The 2-D mask that reaches the decoder is sized by one layer (EVE: the last) and must fit layer 0;
-  each attention checks the size of its 4-D float mask strictly.
+* The 2-D mask that reaches the decoder counts what was fed and must fit layer 0; each attention checks
+  the size of its 4-D float mask strictly.
 """
 
 from __future__ import annotations
@@ -84,9 +84,6 @@ class RemoteAttachment(HFAttachment):
         for rotary in {id(module): module for module in rotaries}.values():
             add(rotary.register_forward_pre_hook(self._on_rotary, with_kwargs=True))
             add(rotary.register_forward_hook(self._after_rotary))
-        source = self._adapter.geometry_module(self._model)
-        if source is not None:
-            add(source.register_forward_hook(self._on_geometry))
         if self._adapter.generates_around and "generate" not in vars(self._model):
             self._model.generate = self._wrapped(self._model.generate)
 
@@ -96,6 +93,7 @@ class RemoteAttachment(HFAttachment):
 
         @functools.wraps(method)
         def generate(*args: Any, **kwargs: Any) -> Any:
+            self._adapter.check_generate(self._model)
             self._engine.profiler.start()
             self._notice(dict(signature.bind_partial(*args, **kwargs).arguments))
             try:
@@ -137,12 +135,6 @@ class RemoteAttachment(HFAttachment):
         if given or carries_vision(seen):
             refuse_uncached(arguments, self._model)
         self._outer = {} if given else seen
-
-    def _on_geometry(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._outer:
-            # The module may be called once for all images or once for each.
-            for name, told in self._adapter.geometry_of(output).items():
-                self._outer[name] = [*self._outer.get(name, ()), *told]
 
     def _forget(self, *_: Any) -> None:
         self._outer = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -46,13 +46,12 @@ class RemoteFamily(Family):
         """
         return arguments
 
-    def geometry_module(self, model: nn.Module) -> nn.Module | None:
-        """The module that alone knows the grids of pictures, None where the arguments tell them."""
-        return None
+    def check_generate(self, model: nn.Module) -> None:
+        """Refuse a `generate` around the forward pass that cannot run.
 
-    def geometry_of(self, output: Any) -> Kwargs:
-        """What `geometry_module` told: name → list with an entry for each picture of the call."""
-        return {}
+        Raises:
+            ModelError: what it lacks.
+        """
 
     @abstractmethod
     def projections(self, attention: nn.Module) -> Sequence[nn.Module]:

@@ -87,8 +87,8 @@ class ProjectionTap(AttentionTap):
 
 
 def table_rows(tables: Any, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of (cos, sin), each `[…, S, d]` with leading ones, as `[B, 1, N, d]`."""
-    cos, sin = (table.reshape(-1, table.shape[-1])[position_ids][:, None] for table in tables)
+    """Rows of (cos, sin), each `[S, d]`, as `[B, 1, N, d]`."""
+    cos, sin = (table[position_ids][:, None] for table in tables)
     return cos, sin
 
 
@@ -105,10 +105,10 @@ def tables_at(tables: Any, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
     off row 1, so no base, scaling or frequency has to be known.
 
     Args:
-        tables: (cos, sin), each `[…, S, d]` with leading ones, row p the rotation at p.
+        tables: (cos, sin), each `[S, d]`, row p the rotation at p.
         positions: `[B, N]`.
     """
-    cos, sin = (table.reshape(-1, table.shape[-1]).float() for table in tables)
+    cos, sin = (table.float() for table in tables)
     places = positions.flatten()
     whole = places.floor() if places.is_floating_point() else places
     row = whole.long()
@@ -120,8 +120,4 @@ def tables_at(tables: Any, positions: torch.Tensor) -> tuple[torch.Tensor, ...]:
         turned = base_cos * part_cos - base_sin * part_sin
         base_sin = base_sin * part_cos + base_cos * part_sin
         base_cos = turned
-    lead = tables[0].shape[:-2]
-    return tuple(
-        new.to(old.dtype).reshape(*lead, -1, old.shape[-1])
-        for new, old in zip((base_cos, base_sin), tables, strict=True)
-    )
+    return base_cos.to(tables[0].dtype), base_sin.to(tables[1].dtype)

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lightkv.adapters.pictures.placing import Picture, Placeholders
 from lightkv.core.errors import LayoutError
 
 SENTINEL = -200
 """What stands for an image in `input_ids`."""
-
-
-def number_of(images: Any) -> int:
-    """Images in a list, in `[n, 4, S, S]` or in `[B, n, 4, S, S]`."""
-    if isinstance(images, torch.Tensor) and images.dim() == 5:
-        return int(images.shape[0] * images.shape[1])
-    return len(images)
 
 
 def expanded(

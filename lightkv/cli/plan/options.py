@@ -63,7 +63,7 @@ def _view(text: str) -> ViewSize:
 def build_pipeline(
     strategy: str,
     num_layers: int,
-    retention: float | None,
+    retention: float | dict[str, float] | None,
     layers: str | None = None,
     windows: str | None = None,
     ratios: str | None = None,

@@ -1,0 +1,243 @@
+"""The thinkers of Qwen2.5-Omni and Qwen3-Omni: picture, video and sound in one prompt."""
+
+import re
+
+import pytest
+import torch
+from audio import AUDIO, BINS, UNTOLD_DRAFTS, AudioSuite
+from rows import audio_rows, check_time, check_truth, left_padded
+from tiny import TEXT, seeded
+from transformers import (
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    Qwen3OmniMoeThinkerConfig,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
+)
+
+import lightkv
+from lightkv.adapters.families.qwen2_audio import pooled
+from lightkv.adapters.families.qwen3_asr import chunked
+from lightkv.adapters.families.qwen_omni import Qwen3OmniAdapter, QwenOmniAdapter
+from lightkv.adapters.hf.inputs import read_inputs
+from lightkv.core.errors import ConfigError, ModelError
+from lightkv.testing import Prompt
+
+IMAGE, VIDEO = 15, 6
+START, END, SOUND_START, SOUND_END = 3, 4, 13, 14
+IDS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "audio_token_id": AUDIO}
+PLACES = {
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+    "audio_start_token_id": SOUND_START,
+    "audio_end_token_id": SOUND_END,
+    "user_token_id": 16,
+}
+VISION = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 64,
+}
+SOUND = {
+    "num_mel_bins": BINS,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "d_model": 32,
+    "max_source_positions": 64,
+    "output_dim": 64,
+}
+
+
+def tiny_omni(attn_implementation="sdpa", dtype=torch.float32):
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    config = Qwen2_5OmniThinkerConfig(
+        text_config={**TEXT, "rope_parameters": rope},
+        vision_config={**VISION, "window_size": 16, "fullatt_block_indexes": [1]},
+        audio_config={**SOUND, "n_window": 16},
+        **IDS,
+        **PLACES,
+        attn_implementation=attn_implementation,
+    )
+    return seeded(Qwen2_5OmniThinkerForConditionalGeneration, config, dtype)
+
+
+def tiny_omni_moe():
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+    experts = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+    config = Qwen3OmniMoeThinkerConfig(
+        text_config={**TEXT, **experts, "head_dim": 16, "rope_parameters": rope},
+        vision_config={**VISION, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+        audio_config={**SOUND, "n_window": 50, "n_window_infer": 100, "downsample_hidden_size": 8},
+        **IDS,
+        **PLACES,
+    )
+    return seeded(Qwen3OmniMoeThinkerForConditionalGeneration, config)
+
+
+def everything(tokens=pooled, seed=0):
+    """A prompt of a picture of 8 × 12 tokens, a video of 2 frames of 6 × 4 and 80 frames of sound."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def pixels(count):
+        return torch.randn(count, 3 * 2 * 4 * 4, generator=generator)
+
+    ids = [20, 21, START, *[IMAGE] * 96, END, 22, START, *[VIDEO] * 48, END, 23]
+    ids += [SOUND_START, *[AUDIO] * tokens(80), SOUND_END, 24, 25, 26]
+    return {
+        **left_padded([torch.tensor(ids)]),
+        "pixel_values": pixels(4 * 96),
+        "image_grid_thw": torch.tensor([[1, 16, 24]]),
+        "pixel_values_videos": pixels(4 * 48),
+        "video_grid_thw": torch.tensor([[2, 12, 8]]),
+        "video_second_per_grid": torch.tensor([1.0]),
+        "input_features": torch.randn(1, BINS, 80, generator=generator),
+        "feature_attention_mask": torch.ones(1, 80, dtype=torch.long),
+    }
+
+
+def eighth(frames):
+    return chunked(frames, 100)
+
+
+MODELS = [
+    pytest.param(tiny_omni, QwenOmniAdapter, pooled, id="2.5"),
+    pytest.param(tiny_omni_moe, Qwen3OmniAdapter, eighth, id="3"),
+]
+
+
+class TestQwenOmni(AudioSuite):
+    """Sound; pictures and videos are those of Qwen-VL, whose contract is in test_qwen_vl.py."""
+
+    cannot = UNTOLD_DRAFTS
+
+    def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
+        return tiny_omni(attn_implementation, dtype)
+
+    def make_inputs(self, model, prompts):
+        mask = "feature_attention_mask"
+        return audio_rows(model, prompts, pooled, (96, 70), bins=BINS, mask=mask)
+
+
+@pytest.mark.parametrize(("make", "adapter", "tokens"), MODELS)
+def test_layout_truth_of_all_modalities(make, adapter, tokens):
+    model, inputs = make(), everything(tokens)
+    layout = adapter().layout(model, read_inputs(model.model, (), dict(inputs)))
+    views = layout.samples[0].views
+    assert [view.modality for view in views] == ["image", "video", "audio"]
+    assert [view.grid for view in views] == [(1, 8, 12), (2, 6, 4), (tokens(80), 1, 1)]
+    for name, number, patch, point in (
+        ("pixel_values", 0, 4 * (12 + 2), (0, 1.5 / 8, 2.5 / 12)),
+        ("pixel_values_videos", 1, 4 * (24 + 4 + 3), (1, 1.5 / 6, 3.5 / 4)),
+    ):
+        painted = inputs[name].clone()
+        painted[patch : patch + 4] += 3.0
+        check_truth(adapter(), model, inputs, {**inputs, name: painted}, {number: point})
+    count = tokens(80)
+    for at in (0, count // 2, count - 1):
+        painted = inputs["input_features"].clone()
+        step = 80 // count
+        painted[..., at * step : (at + 1) * step] += 4.0
+        changed = {**inputs, "input_features": painted}
+        check_truth(adapter(), model, inputs, changed, {2: (at, 0.0, 0.0)})
+
+
+@pytest.mark.parametrize(("make", "adapter", "tokens"), MODELS)
+@pytest.mark.parametrize("pipeline", ["lightkv", "fastv"])
+def test_each_modality_has_its_own_retention(make, adapter, tokens, pipeline):
+    """Video is not named, so all of it stays; and what is dropped is what a mask would hide."""
+    model, inputs = make(), everything(tokens)
+    # Few windows, so that whole tokens come near the share.
+    wanted = {"retention": {"image": 0.6, "audio": 0.8}, "windows": [1]}
+    with lightkv.compress(model, pipeline, schedule=wanted) as run:
+        model.generate(**inputs, max_new_tokens=3, suppress_tokens=list(IDS.values()))
+    found = run.last.retentions
+    assert found["video"] == 1.0
+    assert found["image"] == pytest.approx(0.6, abs=0.05)
+    assert found["audio"] == pytest.approx(0.8, abs=0.08)
+    sample = run.last.samples[0]
+    assert sample.originals == {"image": 96, "video": 48, "audio": tokens(80)}
+    totals = [sum(each) for each in zip(*sample.by_modality.values(), strict=True)]
+    assert totals == list(sample.vision_tokens)
+
+
+def test_drop_equals_mask_with_a_share_for_each_modality():
+    model, suite = tiny_omni(), Everything()
+    ratios = ({"image": 0.5, "audio": 0.25}, {"image": 0.25, "video": 0.5})
+    schedule = [
+        {"after_layer": 2 + 2 * number, "ratio": ratio, "windows": 2}
+        for number, ratio in enumerate(ratios)
+    ]
+    found, wanted = suite.drop_and_mask(
+        model, [Prompt()], "fastv", eager=False, schedule=schedule, partitioner="windows"
+    )
+    suite.check_close(found, wanted)
+
+
+class Everything(TestQwenOmni):
+    """The prompt of all modalities, as the suite's only prompt."""
+
+    __test__ = False
+
+    def make_inputs(self, model, prompts):
+        return everything()
+
+    def vision_mask(self, model, inputs, prompts):
+        return torch.isin(inputs["input_ids"], torch.tensor([IMAGE, VIDEO, AUDIO]))
+
+
+@pytest.mark.parametrize("preset", sorted(lightkv.core.plugins.registry().presets))
+def test_every_preset_on_all_modalities(preset):
+    """It runs, or says which modality it cannot do, or that the encoder has no class token."""
+    model, inputs = tiny_omni(), everything()
+    refused, known = None, r"audio has no rows|class token|vision encoder|enters the projector"
+    try:
+        with lightkv.compress(model, preset) as run:
+            model.generate(**inputs, max_new_tokens=2)
+    except (ConfigError, ModelError) as error:
+        refused = str(error)
+    assert run.last.retention < 1.0 if refused is None else re.search(known, refused)
+
+
+def test_the_sound_of_a_video_between_its_frames_has_a_view_of_its_own():
+    model, inputs = tiny_omni(), everything()
+    one, other = [VIDEO] * 24, [AUDIO] * 10
+    ids = [20, START, SOUND_START, *one, *other, *one, *other, SOUND_END, END, 21, 22]
+    del inputs["pixel_values"], inputs["image_grid_thw"]
+    inputs = {**inputs, **left_padded([torch.tensor(ids)]), "use_audio_in_video": True}
+    retention = {"video": 0.7, "audio": 0.5}
+    schedule = {"retention": retention, "windows": [1]}
+    with lightkv.compress(model, "lightkv", schedule=schedule, trace=True) as run:
+        model.generate(**inputs, max_new_tokens=2, suppress_tokens=list(IDS.values()))
+    video, sound = run.last.layout.samples[0].views
+    assert video.positions.tolist() == [*range(3, 27), *range(37, 61)]
+    assert sound.positions.tolist() == [*range(27, 37), *range(61, 71)]
+    assert (sound.grid, video.grid) == ((20, 1, 1), (2, 6, 4))
+    assert run.last.retentions == pytest.approx(retention, abs=0.1)
+    plain = lightkv.compress(model, "lightkv-release", retention={"video": 0.7})
+    with plain, pytest.raises(ConfigError, match="video and audio take turns"):
+        model.generate(**inputs, max_new_tokens=2)
+
+
+def test_a_prompt_without_any_named_modality_is_refused():
+    model, inputs = tiny_omni(), everything()
+    ids = inputs["input_ids"]
+    ids[(ids == AUDIO) | (ids == SOUND_START)] = 9
+    pictures = {name: inputs[name] for name in inputs if "feature" not in name}
+    with (
+        lightkv.compress(model, "fastv", retention={"audio": 0.5}),
+        pytest.raises(ConfigError, match=r"tokens of image and video only.*'image': 0\.5"),
+    ):
+        model.generate(**pictures, max_new_tokens=2)
+
+
+def test_truth_within_a_recording():
+    model = tiny_omni()
+    inputs = audio_rows(
+        model, [Prompt(2, 2, 3)], pooled, (96, 70), bins=BINS, mask="feature_attention_mask"
+    )
+    check_time(QwenOmniAdapter(), model, inputs, 4, 1)
