@@ -4,12 +4,16 @@ Each entry was seen on the plain model; tests/adapters/test_releases.py checks t
 that it is right on the releases after.
 """
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import pytest
 import transformers
 from packaging.version import Version
+
+from lightkv.testing import Prompt
+from lightkv.testing.adapters import PAIR
 
 INSTALLED = Version(version("transformers"))
 
@@ -35,6 +39,24 @@ VIDEO_BEAMS = (
     if before("5.21")
     else {}
 )
+RECURRENT_BEAMS = (
+    {"beams": "before 5.21 transformers scores beams of Qwen3.5 otherwise than one prompt does"}
+    if before("5.21")
+    else {}
+)
+PLAIN_BEAMS = (
+    {
+        "beams": "before 5.24 (seen on 5.19) beams of the plain model have other scores than "
+        "its forward pass (test_grid_releases.py)"
+    }
+    if before("5.24")
+    else {}
+)
+
+
+def beams_of(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Prompts for beams; 5.19 repeats each page by itself, which is wrong where a row has several."""
+    return PAIR if before("5.21") else prompts
 
 
 def pixels_of(older: str) -> str:

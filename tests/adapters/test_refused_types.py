@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 import transformers
+from releases import before
 
 import lightkv
 from lightkv.adapters.families.refused import REFUSED
@@ -76,7 +77,8 @@ def test_a_wrapper_says_what_to_compress():
 
 
 def test_the_reasons_are_for_types_of_transformers():
-    assert set(REFUSED) <= set(transformers.CONFIG_MAPPING)
+    known = set(transformers.CONFIG_MAPPING)
+    assert set(REFUSED) - known <= ({"nemo_speechlm"} if before("5.24") else set())
 
 
 def test_asked_for_by_name_it_says_what_it_is():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from releases import beams_of
 from rows import left_padded, picture_rows, row_ids
 from tiny import TEXT, TOWER, seeded
 from transformers import (
@@ -20,6 +21,7 @@ from lightkv.adapters.families.idefics2 import Idefics2Adapter
 from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.core.errors import LayoutError
 from lightkv.testing import AdapterSuite, Prompt
+from lightkv.testing.adapters import MIXED
 from lightkv.testing.truth import decoder_inputs, moved
 
 IMAGE = 5
@@ -92,6 +94,8 @@ class TestIdefics2(AdapterSuite):
 
 class TestDeepseekOcr2(AdapterSuite):
     """The first page of a prompt has a crop, others have none."""
+
+    beam_prompts = beams_of(MIXED[:2])
 
     def make_model(self, attn_implementation="sdpa", **options):
         text = {

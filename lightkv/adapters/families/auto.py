@@ -82,7 +82,7 @@ class AutoAdapter(HFAdapter):
         try:
             model = contact.empty_model(model_type)
         except Exception as error:  # noqa: BLE001 - default configs may fail in any way
-            return _unbuilt(model_type, error)
+            return _unbuilt(error)
         found = misfit(model) or self._unserved(model)
         if isinstance(found, LightKVError):
             found = Refusal(found.message, found.remedy or "")
@@ -222,11 +222,16 @@ def expected(module: nn.Module, config: Any) -> tuple[str, str]:
     return STRIP, "a strip for each run of placeholders"
 
 
-def _unbuilt(model_type: str, error: Exception) -> Standing:
-    text = " ".join(str(error).split())[:120]
+def _unbuilt(error: Exception) -> Standing:
+    """Of a type of which no empty model can be made, for want of a package or of sizes."""
+    text = " ".join(str(error).split()).partition(". ")[0]
+    if isinstance(error, ImportError):
+        return Standing(
+            REFUSED, f"transformers cannot make it here: {text}", "install it", tried=False
+        )
     return Standing(
         REFUSED,
-        f"no model can be made of its default config ({type(error).__name__}: {text})",
+        f"no model can be made of its default config ({type(error).__name__}: {text[:120]})",
         "try a checkpoint of it: what its class lacks is told when a session begins",
         tried=False,
     )

@@ -19,7 +19,9 @@ class QwenVLAdapter(HFAdapter):
     """`Qwen2VLForConditionalGeneration`, `Qwen2_5_VLForConditionalGeneration` and others."""
 
     name = "qwen_vl"
-    models = "Qwen2-VL, Qwen2.5-VL, Qwen3.5, Qwen3.5-MoE, LFM3-VL, PaddleOCR-VL, Cosmos 3 Edge"
+    models = (
+        "Qwen2-VL, Qwen2.5-VL, Qwen3.5, its MoE, LFM3-VL, PaddleOCR-VL, Cosmos 3 Edge, MiniMax M3"
+    )
     model_types: ClassVar[tuple[str, ...]] = (
         "qwen2_vl",
         "qwen2_5_vl",
@@ -28,6 +30,7 @@ class QwenVLAdapter(HFAdapter):
         "lfm3_vl",
         "paddleocr_vl",
         "cosmos3_edge",
+        "minimax_m3_vl",
     )
     modalities: ClassVar[tuple[str, ...]] = ("image", "video")
 

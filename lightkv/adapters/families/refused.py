@@ -1,7 +1,7 @@
 """Model types of transformers that cannot be compressed: one reason for each kind, and what would work.
 
-What a session shortens is the sequence of vision tokens between the layers of one decoder. These types
-have no such sequence.
+What a session shortens is the sequence of vision tokens between the layers of one decoder. Most of these
+types have no such sequence; of the last four lightkv does not know the layers yet.
 """
 
 from __future__ import annotations
@@ -66,6 +66,16 @@ WRAPPER = Refusal(
     "model.thinker.generate(…)",
 )
 
+STREAMS = Refusal(
+    "its layers hand on several copies of the hidden states side by side, and a stage shortens one",
+    "run it without lightkv; lightkv does not know such layers yet",
+)
+BLOCKS = Refusal(
+    "each block of its decoder is one thing alone (mamba, attention, experts or an MLP), and a stage "
+    "acts between layers of attention with an MLP",
+    "run it without lightkv; lightkv does not know such blocks yet",
+)
+
 REFUSED: dict[str, Refusal] = {
     **dict.fromkeys(("mllama", "idefics", "evolla", "blip"), CROSS_ATTENTION),
     **dict.fromkeys(
@@ -83,6 +93,8 @@ REFUSED: dict[str, Refusal] = {
     **dict.fromkeys(("chameleon", "emu3"), ID_PICTURES),
     **dict.fromkeys(("kyutai_speech_to_text", "voxtral_realtime"), ADDED_AUDIO),
     **dict.fromkeys(("qwen2_5_omni", "qwen3_omni_moe"), WRAPPER),
+    **dict.fromkeys(("gemma3n", "qwen4_exp"), STREAMS),
+    **dict.fromkeys(("nemotron_h_omni", "nemo_speechlm"), BLOCKS),
 }
 """Model type → why it is refused."""
 
