@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.pictures.placing import Picture, Placeholders, recordings
@@ -20,6 +22,10 @@ class MossTranscribeAdapter(HFAdapter):
     models = "MOSS-Transcribe-Diarize"
     model_types = ("moss_transcribe_diarize",)
     modalities = ("audio",)
+
+    def min_layer(self, model: nn.Module) -> int:
+        """One: `generate` passes no positions, so they are counted from the cache of layer 0."""
+        return 1
 
     def audios(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         frames = inputs.lengths("audio", "input_features_mask")
