@@ -4,16 +4,12 @@ Each entry was seen on the plain model; tests/adapters/test_releases.py checks t
 that it is right on the releases after.
 """
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 import pytest
 import transformers
 from packaging.version import Version
-
-from lightkv.testing import Prompt
-from lightkv.testing.adapters import PAIR
 
 INSTALLED = Version(version("transformers"))
 
@@ -54,9 +50,14 @@ PLAIN_BEAMS = (
 )
 
 
-def beams_of(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-    """Prompts for beams; 5.19 repeats each page by itself, which is wrong where a row has several."""
-    return PAIR if before("5.21") else prompts
+CROP_BEAMS = (
+    dict.fromkeys(
+        ("beams", "sampling"),
+        "transformers 5.19 repeats each image or crop by itself where generate repeats rows",
+    )
+    if before("5.21")
+    else {}
+)
 
 
 def pixels_of(older: str) -> str:
