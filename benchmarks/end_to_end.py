@@ -2,7 +2,7 @@
 
     python benchmarks/end_to_end.py [--side 48] [--width 1024] [--layers 32] [--heads 32]
         [--retention 0.55] [--strategies all] [--rounds 5] [--decode 8] [--threads 2]
-        [--json FILE] [--write docs/performance.md] [--mark TTFT]
+        [--decoder llama|hybrid|experts] [--json FILE] [--write docs/performance.md] [--mark TTFT]
 
 A LLaVA of the 7B layout (32 layers, 32 heads) with random weights, narrower so that the machine can
 run it, side² vision tokens and 75 of text. Rounds are interleaved (vanilla, each strategy, vanilla, …);
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from report import fill, machine, settings
 from transformers import StoppingCriteriaList
-from wide import interleaved, prompt_inputs, ratio_with_spread, wide_llava
+from wide import DECODERS, interleaved, prompt_inputs, ratio_with_spread, wide_llava
 
 from lightkv.core.errors import LightKVError
 from lightkv.core.pipeline.pipeline import resolve_spec
@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--heads", type=int, default=32)
+    parser.add_argument("--decoder", choices=DECODERS, default="llama", help="kind of its layers")
     parser.add_argument("--retention", type=float, default=0.55)
     parser.add_argument("--strategies", default="all")
     parser.add_argument("--rounds", type=int, default=5)
@@ -171,6 +172,7 @@ def main() -> None:
         layers=options.layers,
         heads=options.heads,
         dtype=getattr(torch, options.dtype),
+        decoder=options.decoder,
     )
     inputs = prompt_inputs(model, options.side, text_tokens=options.text)
     clock = time.process_time if options.cpu_time else time.perf_counter
@@ -178,7 +180,8 @@ def main() -> None:
     rows = measure(runner, options.rounds, options.decode)
     text = table(rows)
     setting = (
-        f"{options.layers} layers, {options.heads} heads, width {options.width}, {options.dtype}, "
+        f"{options.decoder}, {options.layers} layers, {options.heads} heads, "
+        f"width {options.width}, {options.dtype}, "
         f"{options.side**2:,} vision and {options.text} text tokens, {options.rounds} rounds; "
         f"{machine()}"
     )

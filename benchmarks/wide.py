@@ -13,12 +13,67 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedConfig,
+    Qwen3_5TextConfig,
+    Qwen3MoeConfig,
+)
 
 T = TypeVar("T")
 IMAGE_TOKEN = 5
 PATCH = 14
 VOCABULARY = 4096
+
+
+def _sizes(width: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": width,
+        "intermediate_size": round(width * 11008 / 4096),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": width // heads,
+        "max_position_embeddings": 1 << 17,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+
+
+def _hybrid(width: int, layers: int, heads: int) -> PreTrainedConfig:
+    """Three layers of the gated delta rule to one of attention, as in Qwen3.5."""
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 1]}
+    return Qwen3_5TextConfig(
+        **_sizes(width, layers, heads),
+        rope_parameters=rotary,
+        linear_num_key_heads=heads // 2,
+        linear_num_value_heads=heads,
+        linear_key_head_dim=width // heads,
+        linear_value_head_dim=width // heads,
+    )
+
+
+def _experts(width: int, layers: int, heads: int) -> PreTrainedConfig:
+    """Two of 16 experts for each token, as wide together as the dense MLP."""
+    return Qwen3MoeConfig(
+        **_sizes(width, layers, heads),
+        num_experts=16,
+        num_experts_per_tok=2,
+        moe_intermediate_size=round(width * 11008 / 4096 / 2),
+    )
+
+
+DECODERS: dict[str, Callable[[int, int, int], PreTrainedConfig]] = {
+    "llama": lambda width, layers, heads: LlamaConfig(**_sizes(width, layers, heads)),
+    "hybrid": _hybrid,
+    "experts": _experts,
+}
+"""Kind of decoder → its config, of a width, a depth and a number of heads."""
 
 
 def wide_llava(
@@ -30,23 +85,13 @@ def wide_llava(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     attention: str = "sdpa",
+    decoder: str = "llama",
 ) -> LlavaForConditionalGeneration:
-    """A LLaVA of the 7B layout whose pictures take `side`² tokens.
+    """A LLaVA of the 7B layout whose pictures take `side`² tokens, on a decoder of a kind of `DECODERS`.
 
     The ratio of MLP to width is that of Vicuna (11008 / 4096).
     """
-    text = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=width,
-        intermediate_size=round(width * 11008 / 4096),
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=1 << 17,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    text = DECODERS[decoder](width, layers, heads)
     vision = CLIPVisionConfig(
         hidden_size=32,
         intermediate_size=32,

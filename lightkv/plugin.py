@@ -36,6 +36,11 @@ from lightkv.core.contracts import (
     WindowSpec as WindowSpec,
 )
 from lightkv.core.cost.flops import DecoderShape as DecoderShape
+from lightkv.core.cost.layers import (
+    Entry as Entry,
+    LayerShape as LayerShape,
+    State as State,
+)
 from lightkv.core.encoder import VisionView as VisionView
 from lightkv.core.errors import (
     ConfigError as ConfigError,

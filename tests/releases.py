@@ -35,6 +35,29 @@ VIDEO_BEAMS = (
     if before("5.21")
     else {}
 )
+RECURRENT_BEAMS = (
+    {"beams": "before 5.21 transformers scores beams of Qwen3.5 otherwise than one prompt does"}
+    if before("5.21")
+    else {}
+)
+PLAIN_BEAMS = (
+    {
+        "beams": "before 5.24 (seen on 5.19) beams of the plain model have other scores than "
+        "its forward pass (test_grid_releases.py)"
+    }
+    if before("5.24")
+    else {}
+)
+
+
+CROP_BEAMS = (
+    dict.fromkeys(
+        ("beams", "sampling"),
+        "transformers 5.19 repeats each image or crop by itself where generate repeats rows",
+    )
+    if before("5.21")
+    else {}
+)
 
 
 def pixels_of(older: str) -> str:

@@ -17,6 +17,8 @@ from lightkv.adapters.families.deepseek_vl import DeepseekVLAdapter
 from lightkv.adapters.families.ernie4_5_vl import Ernie45VLAdapter
 from lightkv.adapters.families.eve import EVEAdapter
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
+from lightkv.adapters.families.fast_vlm import FastVLMAdapter
+from lightkv.adapters.families.fun_asr_nano import FunAsrNanoAdapter
 from lightkv.adapters.families.fuyu import FuyuAdapter
 from lightkv.adapters.families.gemma3 import Gemma3Adapter
 from lightkv.adapters.families.gemma4 import Gemma4Adapter
@@ -42,8 +44,11 @@ from lightkv.adapters.families.llava_onevision import LlavaOnevisionAdapter
 from lightkv.adapters.families.minicpm import MiniCPMAdapter
 from lightkv.adapters.families.mistral3 import Mistral3Adapter
 from lightkv.adapters.families.molmo2 import Molmo2Adapter
+from lightkv.adapters.families.moss_transcribe import MossTranscribeAdapter
+from lightkv.adapters.families.muse import MuseAdapter
 from lightkv.adapters.families.ovis2 import Ovis2Adapter
 from lightkv.adapters.families.paligemma import PaliGemmaAdapter
+from lightkv.adapters.families.perception_lm import PerceptionLMAdapter
 from lightkv.adapters.families.phi4_multimodal import Phi4MultimodalAdapter
 from lightkv.adapters.families.qwen2_audio import Qwen2AudioAdapter
 from lightkv.adapters.families.qwen3_asr import Qwen3ASRAdapter
@@ -85,11 +90,14 @@ FAMILIES = (
     Gemma4Adapter,
     KimiK25Adapter,
     Llama4Adapter,
+    MuseAdapter,
     # Tiles, squares, sizes and latents.
     Cohere2VisionAdapter,
     AyaVisionAdapter,
     DeepseekVLAdapter,
     Molmo2Adapter,
+    FastVLMAdapter,
+    PerceptionLMAdapter,
     Apertus1p5Adapter,
     Step3p7Adapter,
     Granite4VisionAdapter,
@@ -103,8 +111,10 @@ FAMILIES = (
     Lfm2VLAdapter,
     MiniCPMAdapter,
     # Audio, and several modalities at once.
+    FunAsrNanoAdapter,
     GlmAsrAdapter,
     GraniteSpeechAdapter,
+    MossTranscribeAdapter,
     Phi4MultimodalAdapter,
     Qwen2AudioAdapter,
     Qwen3ASRAdapter,

@@ -36,7 +36,14 @@ from lightkv.testing.oracles import (
 )
 
 Inputs = dict[str, Any]
-BY_TOKEN = ("input_ids", "inputs_embeds", "attention_mask", "token_type_ids", "mm_token_type_ids")
+BY_TOKEN = (
+    "input_ids",
+    "inputs_embeds",
+    "attention_mask",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "moe_mm_token_type_ids",
+)
 """Inputs with an entry for each position of the prompt."""
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, QuantizedCache
 
 import lightkv
 from lightkv.adapters.hf import contact
+from lightkv.core.cost.counting import count_savings
 from lightkv.testing import Prompt
 
 HALF = [{"after_layer": 2, "ratio": 0.5}]
@@ -117,26 +118,31 @@ def test_a_later_turn_counts_what_the_cache_holds_then() -> None:
 
 
 SPANS = lightkv.VisionLayout.from_spans([[(2, (1, 6, 8))]])
+KINDS = ("latents", "delta rule", "convolutions", "own heads", "shared caches", "chunks")
 AFTER = {"convolutions": 3, "delta rule": 4}
 """Layers of attention that a stage reads stand before these; elsewhere any will do."""
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["latents", "delta rule", "convolutions", "own heads"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_bytes_of_every_kind_of_cache(kind: str, dtype: torch.dtype) -> None:
-    """Latents, states of constant size, windows, heads of their own width; with and without a cache."""
+    """Latents, constant states, windows, heads of their own width, layers that read another's entries.
+
+    With a cache, and without, where bytes are those that one would have.
+    """
     torch.manual_seed(0)
     config = CONFIGS[kind]()
     model: Any = AutoModelForCausalLM.from_config(config).to(dtype).eval()
-    inputs = {"inputs_embeds": torch.randn(1, 60, config.hidden_size, dtype=dtype)}
+    inputs = {"input_ids": torch.randint(3, 200, (1, 60))}
     schedule = [{"after_layer": AFTER.get(kind, 2), "ratio": 0.5}]
     given = {"schedule": schedule, "adapter": "generic", "layout": SPANS}
     with lightkv.compress(model, "fastv", **given) as run:
         cache = model(**inputs, use_cache=True).past_key_values
         model(**inputs, use_cache=False)
     read, counted = run.reports
-    assert read.cache_bytes == tuple(map(contact.held_bytes, cache.layers))
+    held = [contact.held_bytes(layer) for layer in cache.layers]
+    assert read.cache_bytes == (*held, *[0] * (8 - len(held)))
     assert counted.samples == read.samples
     [sample] = read.samples
     shape = run._engine.shape
@@ -146,4 +152,24 @@ def test_bytes_of_every_kind_of_cache(kind: str, dtype: torch.dtype) -> None:
     for size, state, whole in zip(sample.kv_bytes, states, read.cache_bytes, strict=True):
         assert size + state == whole
     assert (sum(states) > 0) == (kind in AFTER)
+    assert (read.cache_bytes[-1] == 0) == (kind == "shared caches")
     assert sample.vision_kv_bytes < sum(sample.kv_bytes)
+
+
+@torch.no_grad()
+def test_a_plan_of_a_stage_on_the_cache_counts_layers_with_entries() -> None:
+    """Retention, bytes and FLOPs of the stage, as a session on the same decoder reports them."""
+    torch.manual_seed(0)
+    config = CONFIGS["delta rule"]()
+    model: Any = AutoModelForCausalLM.from_config(config).eval()
+    given = {"schedule": [{"site": "cache", "ratio": 0.5}], "adapter": "generic", "layout": SPANS}
+    with lightkv.compress(model, "tome-cache", **given) as run:
+        model(input_ids=torch.randint(3, 200, (1, 60)), use_cache=True)
+    shape = run._engine.shape
+    found = count_savings(run.pipeline, shape, SPANS.with_length(60), 1)
+    [sample] = run.last.samples
+    assert found.retention == sample.retention == 0.5
+    assert found.compressed.kv_bytes == sum(run.last.cache_bytes)
+    assert found.compressed.vision_kv_bytes == sample.vision_kv_bytes
+    assert found.compressed.compression_flops == sample.compression_flops > 0
+    assert found.stateful == sample.stateful == (0, 1, 2, 4, 5, 6)

@@ -93,7 +93,7 @@ class TestGemma4(AdapterSuite):
 
     windows = WINDOWS
     sharing = (6, 7)
-    pool = POOL
+    pool, everywhere = POOL, False
     # Cached and uncached passes of the plain model differ by 5e-6.
     exact = 2e-5
     cannot = LATER_IMAGE
@@ -125,7 +125,7 @@ class TestGemma4(AdapterSuite):
 
     def own_masks(self, model, inputs):
         ids = inputs["input_ids"]
-        return own_masks(ids, model.config.get_text_config())
+        return own_masks(ids, model.config.get_text_config(), everywhere=self.everywhere)
 
     def record(self, model, layer):
         # In prefills the last ones are called on the last position only.
@@ -135,15 +135,16 @@ class TestGemma4(AdapterSuite):
         return {"adapter": Gemma4Adapter()}
 
 
-def own_masks(ids, config):
-    """Per layer `[B, N, N]`: in sliding layers of some models the tokens of an image see one another."""
+def own_masks(ids, config, *, everywhere):
+    """Per layer `[B, N, N]`: the tokens of an image see one another in sliding layers, or everywhere."""
     image = ids == IMAGE
     number = torch.where(image, (ids == START).cumsum(1), -1)
     same = (number[:, :, None] == number[:, None]) & image[:, :, None]
     if config.use_bidirectional_attention != "vision":
         same = torch.zeros_like(same)
     causal = causal_mask(ids.shape[1])[None].expand(len(ids), -1, -1)
-    return [causal if w is None else windowed(causal | same, w) for w in WINDOWS]
+    full = causal | same if everywhere else causal
+    return [full if w is None else windowed(causal | same, w) for w in WINDOWS]
 
 
 class Large(TestGemma4):

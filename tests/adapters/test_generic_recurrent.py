@@ -21,8 +21,8 @@ class OnQwen35(Hybrid, GenericSuite):
 
 class OnLfm2(Hybrid, GenericSuite):
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
-        kinds = ["conv", "full_attention"] * 4
-        sizes = {**TEXT, "num_hidden_layers": 8, "layer_types": kinds, "block_multiple_of": 8}
+        kinds = ["conv", "full_attention"] * 3
+        sizes = {**TEXT, "layer_types": kinds, "block_multiple_of": 8}
         config = Lfm2Config(
             **sizes,
             conv_L_cache=3,

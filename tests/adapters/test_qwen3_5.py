@@ -60,7 +60,7 @@ def test_masks_on_the_layers_of_attention_are_another_thing():
 def test_both_laws_are_the_same_where_all_layers_are_attention(attention):
     suite = Qwen35()
     suite.recurrent = ()
-    model = tiny_qwen3_5(attention, layer_types=["full_attention"] * 8)
+    model = tiny_qwen3_5(attention, layer_types=["full_attention"] * 6)
     eager = attention == "eager"
     for suite.law in ("shorter", "masked"):
         found, wanted = suite.drop_and_mask(model, MIXED, "random", eager=eager)
@@ -145,7 +145,7 @@ def test_the_row_of_the_next_layer(attention):
     inputs = suite.make_inputs(model, prompts)
     wanted = full_row(suite.make_model("eager"), inputs, 1)  # of the layers with attention
     ROWS.clear()
-    session = session_of(model, [(3, 0.5)], suite, layers=8).attach()
+    session = session_of(model, [(3, 0.5)], suite).attach()
     with torch.no_grad():
         model(**inputs)
     session.detach()
@@ -175,7 +175,7 @@ def test_states_are_reported_and_do_not_shrink():
             suite.generate(model, inputs)
         held.append(run.last.cache_bytes)
         assert {run.last.samples[0].kv_bytes[layer] for layer in suite.recurrent} == {0}
-    for layer in range(8):
+    for layer in range(6):
         if layer in suite.recurrent:
             # Four numbers for each channel of the convolution, and a matrix for each head.
             assert held[0][layer] == held[1][layer] == 4 * ((2 * 16 + 32) * 4 + 4 * 8 * 8)
@@ -263,7 +263,7 @@ def test_states_under_another_name_are_refused(name, monkeypatch):
 )
 def test_kinds_of_layers_that_are_not_known(kinds, problem):
     model = tiny_qwen3_5()
-    model.get_decoder().config.layer_types = kinds * 4
+    model.get_decoder().config.layer_types = kinds * 3
     with pytest.raises(ModelError, match=problem) as error:
         lightkv.compress(model, "random", adapter=QwenVLAdapter()).__enter__()
     assert error.value.field == "model.config.layer_types"

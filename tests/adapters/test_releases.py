@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hybrids import Qwen35
 from releases import before
 from test_gemma3 import SUITE as GEMMA3
 from test_glm4v import TestImages as Glm4v
@@ -38,3 +39,15 @@ def test_beams_over_videos_run_in_the_plain_model():
             suite.generate(model, inputs, num_beams=3)
         return
     assert suite.generate(model, inputs, num_beams=3).sequences.shape[0] == len(suite.beam_prompts)
+
+
+def test_beams_of_recurrent_layers_score_as_one_prompt_to_the_plain_model():
+    suite = Qwen35()
+    model, prompts = suite.make_model(), suite.pair[:1]
+    inputs = suite.make_inputs(model, prompts)
+    out = suite.generate(model, inputs, num_beams=3, output_scores=True)
+    tokens = suite.new_tokens(out)
+    logits = model(**suite.extended(model, inputs, tokens[:, :-1]), use_cache=False).logits
+    chosen = logits[:, -suite.steps :].log_softmax(-1).gather(2, tokens[..., None])
+    gap = (chosen.mean() - out.sequences_scores[0]).abs()
+    assert (gap > 100 * suite.exact) == before("5.21")

@@ -19,9 +19,12 @@ ROOT = Path(__file__).parents[2]
 def told(outcome, difference=None, reason=None, family="Llava", oracle="beams"):
     return {
         "test": "t",
+        "file": f"test_{(family or 'other').lower()}.py",
         "family": family,
-        "oracle": oracle,
+        "oracles": [oracle] if oracle else [],
         "outcome": outcome,
+        "remark": "",
+        "seconds": 0.5,
         "difference": difference,
         "reason": reason,
     }
@@ -35,7 +38,7 @@ def told(outcome, difference=None, reason=None, family="Llava", oracle="beams"):
         ([told("passed", 2e-7), told("failed", 3.0)], "**1 FAILED**"),
         ([told("passed", 2e-7), told("skipped", reason="why")], "2e-07 (1)"),
         ([told("skipped", reason="why"), told("skipped", reason="other")], "– (1, 2)"),
-        ([], "–"),
+        ([], "– (1)"),
     ],
 )
 def test_cells(tests, text):
@@ -74,7 +77,7 @@ def test_differences_of_nested_values():
 def test_the_record_of_one_family(tmp_path):
     """Processes of xdist send what they saw to the one that writes."""
     target = tmp_path / "record.json"
-    command = [sys.executable, "-m", "pytest", "tests/adapters/test_eve.py", "-n", "1"]
+    command = [sys.executable, "-m", "pytest", "tests/adapters/test_internvl_chat.py", "-n", "1"]
     command += [
         "-k",
         "test_batch_equals_single and not policy",
@@ -85,7 +88,9 @@ def test_the_record_of_one_family(tmp_path):
     ]
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     tests = json.loads(target.read_text())["tests"]
-    assert {(test["family"], test["oracle"]) for test in tests} == {("EVE", "batch = single")}
+    assert {(test["family"], *test["oracles"]) for test in tests} == {
+        ("InternVLChat", "batch = single")
+    }
     differences = [test["difference"] for test in tests if test["outcome"] == "passed"]
     assert 0 < max(differences) < 1e-5
     [reason] = {test["reason"] for test in tests if test["outcome"] == "skipped"}

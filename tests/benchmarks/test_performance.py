@@ -40,6 +40,14 @@ def test_end_to_end(benchmark, monkeypatch, tmp_path, capsys):
     assert "old" not in text
 
 
+@pytest.mark.parametrize("decoder", ["llama", "hybrid", "experts"])
+def test_wide_models_on_other_decoders(benchmark, decoder):
+    model = benchmark("wide").wide_llava(8, width=32, layers=4, heads=4, decoder=decoder)
+    text = model.config.text_config
+    assert (text.num_hidden_layers, text.num_attention_heads) == (4, 4)
+    assert model.model.vision_tower.config.image_size == 8 * benchmark("wide").PATCH
+
+
 def test_the_gpu_script_runs_without_a_gpu(benchmark, tmp_path, capsys):
     out = tmp_path / "found.json"
     run = f"--part 7b --device cpu --small --batches 1 --rounds 1 --decode 1 --json {out}"

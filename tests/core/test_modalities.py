@@ -17,6 +17,7 @@ from lightkv.core.plugins import registry
 from lightkv.core.stage.functional import compress_stage
 from lightkv.core.stage.partitions import partition_of
 from lightkv.core.stage.stage import Stage
+from lightkv.integrations.vllm.plan import check_pipeline
 from lightkv.strategies.components.windows import Whole, Windows
 
 SHAPE = DecoderShape(24, 64, 4, 2, 16, 96, 200)
@@ -227,3 +228,9 @@ def test_the_command_line_takes_shares_by_modality(text, value):
 def test_the_command_line_refuses_what_is_no_share(text):
     with pytest.raises(typer.BadParameter, match="neither a number"):
         read_retention(text)
+
+
+def test_vllm_takes_one_share_for_all():
+    pipeline = Pipeline.build("lightkv", 24, retention={"image": 0.5})
+    with pytest.raises(ConfigError, match="give one retention for all vision tokens"):
+        check_pipeline(pipeline, "preset")

@@ -1,6 +1,7 @@
 """The contract of EXAONE 4.5: sliding layers, and full layers that rotate nothing."""
 
 from grids import IDS, Clips, Grids, text, tower
+from releases import PLAIN_BEAMS
 from transformers import Exaone4_5_Config, Exaone4_5_ForConditionalGeneration, Exaone4Config
 
 from lightkv.adapters.families.exaone4_5 import Exaone45Adapter
@@ -13,7 +14,7 @@ class Exaone45(Grids):
     adapter, model = Exaone45Adapter, Exaone4_5_ForConditionalGeneration
     typed = stamped = False
     first_layer = 1
-    cannot = {"next layer": "its layers norm what attention gives, not what it gets"}
+    cannot = PLAIN_BEAMS | {"next layer": "its layers norm what attention gives, not what it gets"}
     windows = tuple(WINDOW if kind.startswith("sliding") else None for kind in TYPES)
 
     def config(self, **given):

@@ -45,7 +45,12 @@ class TestGranite4Vision(AdapterSuite):
                 **vision, image_size=TILE, patch_size=8, vision_use_head=False
             ),
             qformer_config=Blip2QFormerConfig(
-                num_hidden_layers=1, intermediate_size=48, cross_attention_frequency=1
+                hidden_size=64,
+                num_attention_heads=1,
+                encoder_hidden_size=64,
+                num_hidden_layers=1,
+                intermediate_size=48,
+                cross_attention_frequency=1,
             ),
             image_token_index=IMAGE,
             vision_feature_select_strategy="full",

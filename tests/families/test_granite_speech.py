@@ -1,6 +1,8 @@
 """The contract of Granite Speech: learned queries for each window of frames."""
 
+import pytest
 import torch
+import transformers
 from audio import AUDIO, BINS, AudioSuite
 from rows import audio_rows
 from tiny import TEXT, seeded
@@ -45,27 +47,32 @@ def recordings(model, prompts):
     return inputs
 
 
+def config_of(kind, encoder, attn_implementation="sdpa", width=32):
+    """A config of one of the two classes; the encoder gives `width` numbers for each frame."""
+    return kind(
+        text_config=GraniteConfig(**TEXT),
+        encoder_config=encoder,
+        projector_config=Blip2QFormerConfig(
+            hidden_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=48,
+            encoder_hidden_size=width,
+            cross_attention_frequency=1,
+        ),
+        audio_token_index=AUDIO,
+        has_lora_adapter=False,
+        downsample_rate=WINDOW // QUERIES,
+        window_size=WINDOW,
+        attn_implementation=attn_implementation,
+    )
+
+
 class TestGraniteSpeech(AudioSuite):
     cannot = {"gradient checkpointing": "transformers does not support it for the model"}
 
     def make_model(self, attn_implementation="sdpa", **options):
-        config = GraniteSpeechConfig(
-            text_config=GraniteConfig(**TEXT),
-            encoder_config=ENCODER,
-            projector_config=Blip2QFormerConfig(
-                hidden_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                intermediate_size=48,
-                encoder_hidden_size=32,
-                cross_attention_frequency=1,
-            ),
-            audio_token_index=AUDIO,
-            has_lora_adapter=False,
-            downsample_rate=WINDOW // QUERIES,
-            window_size=WINDOW,
-            attn_implementation=attn_implementation,
-        )
+        config = config_of(GraniteSpeechConfig, ENCODER, attn_implementation)
         return seeded(GraniteSpeechForConditionalGeneration, config, **options)
 
     def make_inputs(self, model, prompts):
@@ -94,3 +101,24 @@ def test_without_a_mask_all_tokens_count():
     del inputs["input_features_mask"]
     layout = GraniteSpeechAdapter().layout(model, read_inputs(model.model, (), inputs))
     assert layout.samples[0].views[0].grid == (24, 1, 1)
+
+
+class Plus(TestGraniteSpeech):
+    """The encoder of Granite Speech Plus, which gives the states of inner layers too."""
+
+    __test__ = False
+
+    def make_model(self, attn_implementation="sdpa", **options):
+        kind = getattr(transformers, "GraniteSpeechPlusConfig", None)
+        if kind is None:
+            pytest.skip("cannot: this transformers has no Granite Speech Plus")
+        config = config_of(kind, {**ENCODER, "cat_hidden_layers": [1]}, attn_implementation, 64)
+        return seeded(transformers.GraniteSpeechPlusForConditionalGeneration, config, **options)
+
+
+@pytest.mark.parametrize("pipeline", ["lightkv", "fastv"])
+def test_granite_speech_plus(pipeline):
+    suite = Plus()
+    suite.batch_and_alone(suite.make_model(), pipeline)
+    found = suite.drop_and_mask(suite.make_model(), suite.batch, "fastv", eager=False)
+    suite.check_close(*found)

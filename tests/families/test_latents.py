@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+from releases import CROP_BEAMS
 from rows import left_padded, picture_rows, row_ids
 from tiny import TEXT, TOWER, seeded
 from transformers import (
     AriaConfig,
     AriaForConditionalGeneration,
+    AriaTextConfig,
     DeepseekOcr2Config,
     DeepseekOcr2ForConditionalGeneration,
     Idefics2Config,
     Idefics2ForConditionalGeneration,
+    Idefics3VisionConfig,
     MistralConfig,
 )
 
@@ -26,16 +29,13 @@ IMAGE = 5
 
 
 class TestAria(AdapterSuite):
+    cannot = CROP_BEAMS
+
     def make_model(self, attn_implementation="sdpa", **options):
         text = {**TEXT, "moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1}
         config = AriaConfig(
-            text_config={**text, "intermediate_size": 32},
-            vision_config={
-                **TOWER,
-                "model_type": "idefics3_vision",
-                "image_size": 48,
-                "patch_size": 8,
-            },
+            text_config=AriaTextConfig(**{**text, "intermediate_size": 32}),
+            vision_config=Idefics3VisionConfig(**TOWER, image_size=48, patch_size=8),
             projector_patch_to_query_dict={36: 16},
             image_token_index=IMAGE,
             attn_implementation=attn_implementation,
@@ -92,6 +92,8 @@ class TestIdefics2(AdapterSuite):
 
 class TestDeepseekOcr2(AdapterSuite):
     """The first page of a prompt has a crop, others have none."""
+
+    cannot = CROP_BEAMS
 
     def make_model(self, attn_implementation="sdpa", **options):
         text = {

@@ -70,8 +70,8 @@ class Lfm2VL(Hybrid):
     }
 
     def make_model(self, attn_implementation="sdpa", dtype=torch.float32):
-        kinds = ["conv", "full_attention"] * 4
-        text = {**TEXT, "num_hidden_layers": 8, "layer_types": kinds, "initializer_range": 0.04}
+        kinds = ["conv", "full_attention"] * 3
+        text = {**TEXT, "layer_types": kinds, "initializer_range": 0.04}
         vision = {
             "hidden_size": 32,
             "intermediate_size": 48,

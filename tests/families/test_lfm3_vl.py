@@ -13,12 +13,12 @@ Model = needs_class("Lfm3VlForConditionalGeneration")
 
 class Lfm3VL(Hybrid, Grids):
     adapter, model, typed = QwenVLAdapter, Model, False
-    windows = (None, 24, None, None) * 2
+    windows = (None, 24, None, None, None, 24)
     cannot = {"unequal turns": FADES, "next layer": "its norms have other names"}
 
     def config(self, **given):
-        kinds = ["conv", "sliding_attention", "conv", "full_attention"] * 2
-        sizes = {"num_hidden_layers": 8, "layer_types": kinds, "head_dim": 16}
+        kinds = ["conv", "sliding_attention", "conv", "full_attention", "conv", "sliding_attention"]
+        sizes = {"layer_types": kinds, "head_dim": 16}
         tower = siglip(num_key_value_heads=2, spatial_merge_size=2, temporal_patch_size=2)
         return Config(
             text_config=text(**sizes, conv_L_cache=3, sliding_window=24, initializer_range=0.04),

@@ -22,6 +22,8 @@ def write(rows, columns):
 
 
 class TestOvis2(AdapterSuite):
+    indicators = INDICATORS
+
     def make_model(self, attn_implementation="sdpa", **options):
         vision = {
             **TOWER,
@@ -35,7 +37,7 @@ class TestOvis2(AdapterSuite):
             text_config=Qwen2Config(**TEXT),
             vision_config=vision,
             image_token_id=IMAGE,
-            visual_indicator_token_ids=INDICATORS,
+            visual_indicator_token_ids=self.indicators,
             hidden_size=64,
             vocab_size=200,
             attn_implementation=attn_implementation,

@@ -1,6 +1,7 @@
 """The contract of PaddleOCR-VL: pixels row by row instead of square by square; no clips."""
 
 from grids import WRAPPED, Grids, rope, siglip, text
+from releases import LATER_IMAGE, PLAIN_BEAMS
 from transformers import PaddleOCRVLConfig, PaddleOCRVLForConditionalGeneration
 
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
@@ -10,6 +11,7 @@ from lightkv.testing import AdapterSuite
 class TestPaddleOcrVl(Grids, AdapterSuite):
     adapter, model = QwenVLAdapter, PaddleOCRVLForConditionalGeneration
     patch, raster = (3, 4, 4), True
+    cannot = LATER_IMAGE | PLAIN_BEAMS
 
     def config(self, **given):
         return PaddleOCRVLConfig(

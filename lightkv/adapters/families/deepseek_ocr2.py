@@ -34,12 +34,16 @@ class DeepseekOcr2Adapter(HFAdapter):
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         pages = inputs.geometry("image", "pixel_values")
         crops = inputs.optional("image", "pixel_values_local")
-        counts = [0] * len(pages)
-        if crops is not None:
-            counts = [int(count) for count in inputs.geometry("image", "num_local_patches")]
+        counts = crop_counts(inputs, len(pages))
         whole = strip(config, pages)
         page = PictureView(whole.grid, np.append(whole.cells, SEPARATOR))
         return [Picture((*[strip(config, crops)] * count, page)) for count in counts]
+
+
+def crop_counts(inputs: ModelInputs, pictures: int) -> list[int]:
+    """Crops of each picture."""
+    given = inputs.optional("image", "num_local_patches")
+    return [0] * pictures if given is None else [int(count) for count in given]
 
 
 def strip(config: Any, pixels: torch.Tensor) -> PictureView:

@@ -1,7 +1,8 @@
 """Gemma 4: patches with places, pooled to tokens; layers of two kinds, some without entries.
 
 An image is as many rows and columns of patches as their places say; each square of a few of them is a
-token, in raster order. In larger models the tokens of an image see one another, in sliding layers only.
+token, in raster order. In larger models the tokens of an image see one another, but for the unified one
+in sliding layers only.
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ class Gemma4Adapter(HFAdapter):
             for frames, start in zip(counts, first, strict=True)
         ]
 
-    def blocked(self, model: nn.Module) -> frozenset[int]:
+    def blocked(self, model: nn.Module) -> frozenset[int] | None:
         config: Any = self.decoder(model).config
-        own = enumerate(self.windows(model) if config.use_bidirectional_attention == BLOCKS else ())
-        return frozenset(layer for layer, window in own if window is not None)
+        if config.use_bidirectional_attention != BLOCKS:
+            return frozenset()
+        if config.model_type != "gemma4_text":
+            return None  # the unified model makes them in all layers
+        windows = enumerate(self.windows(model))
+        return frozenset(layer for layer, window in windows if window is not None)
 
     def blocks(self, inputs: ModelInputs) -> torch.Tensor | None:
         types = inputs.arguments.get("mm_token_type_ids")

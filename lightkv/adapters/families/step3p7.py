@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lightkv.adapters.families.deepseek_ocr2 import crop_counts
 from lightkv.adapters.families.idefics3 import tile_views
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
@@ -34,8 +35,7 @@ class Step3p7Adapter(HFAdapter):
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         wholes = inputs.geometry("image", "pixel_values")
         tiles = inputs.optional("image", "pixel_values_local")
-        given = inputs.optional("image", "num_local_patches")
-        counts = [0] * len(wholes) if given is None else [int(count) for count in given]
+        counts = crop_counts(inputs, len(wholes))
         large, small = (0 if p is None else side_of(config, p) for p in (wholes, tiles))
         offered = sum(counts) * small**2 + len(wholes) * large**2
         found = [run for row in originals(here, offered) for run in runs(row)]

@@ -10,13 +10,7 @@ from typing import Any
 
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import (
-    Picture,
-    Placeholders,
-    originals,
-    recording,
-    run_lengths,
-)
+from lightkv.adapters.pictures.placing import Picture, Placeholders, recordings
 
 
 class VoxtralAdapter(HFAdapter):
@@ -31,8 +25,4 @@ class VoxtralAdapter(HFAdapter):
         chunks, _, frames = inputs.geometry("audio", "input_features").shape
         audio = config.audio_config
         each = (int(frames) + 1) // 2 * audio.hidden_size // audio.intermediate_size
-        # A run of placeholders is a recording, if it has whole chunks and all of them are there.
-        lengths = run_lengths(originals(here, int(chunks) * each))
-        if sum(lengths) == int(chunks) * each and not any(length % each for length in lengths):
-            return [recording(length) for length in lengths]
-        return [recording(each)] * int(chunks)
+        return recordings([each] * int(chunks), here)

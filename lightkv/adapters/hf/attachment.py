@@ -229,10 +229,12 @@ class HFAttachment(Attachment, NotCopyable):
         refuse_blind(self._inputs, self._given is not None)
         if self._inputs.has_vision and self._inputs.length > 1 and self._given is None:
             # Before the model looks itself: its complaint about placeholders names no input.
-            self._found = self._adapter.layout(self._model, self._inputs)
-            rows = self._found.counts_by_modality
+            found = self._adapter.layout(self._model, self._inputs)
+            rows = found.counts_by_modality
             placed = sum(row[kind] for row in rows for kind in PICTURES & row.keys())
             self._count.expect(self._inputs, placed + self._adapter.left_out(self._inputs))
+            # Some models are given their pictures in each pass of a generation; they are in the first.
+            self._found = found if any(found.vision_counts) else None
         if self._inputs.length == 1 and not self._inputs.has_vision:
             # Decoding has begun: nobody asks for the pictures again, so let their pixels go.
             self._capture.seen.clear()

@@ -316,7 +316,8 @@ class LayerMasks:
         old = original_positions(segments, device)[:, -past:].expand(batch, -1)
         new = torch.arange(real.shape[1], device=device).expand(batch, -1) if kept is None else kept
         places = torch.cat([old, fed + new.to(device)], dim=1)
-        own = torch.full((1, 1, 1), fed + forward.queries - 1 - drafts, device=device)
+        last = fed + forward.queries - 1 - drafts
+        own = torch.full((1, 1, 1), last, dtype=torch.long, device=device)
         starts = _column(self._starts(record, layer), device)
         return allowed & within(window, own, places[:, None], starts)[:, 0]
 

@@ -157,6 +157,23 @@ def originals(placeholders: Placeholders, offered: int) -> Placeholders:
     return placeholders[:: max(times, 1)]
 
 
+def recordings(chunks: Sequence[int], placeholders: Placeholders) -> list[Picture]:
+    """Recordings of chunks with so many tokens: the chunks of a run of placeholders are one recording.
+
+    Where they do not add up to the runs each chunk is one, so that the mismatch is told.
+    """
+    found, left = [], list(chunks)
+    for length in run_lengths(originals(placeholders, sum(chunks))):
+        total = 0
+        while left and total < length:
+            total += left.pop(0)
+        if total != length:
+            break
+        found.append(recording(total))
+    whole = sum(each.tokens for each in found) == sum(chunks)
+    return found if whole else [recording(tokens) for tokens in chunks]
+
+
 def run_lengths(placeholders: Placeholders) -> list[int]:
     """Lengths of the runs of true in `[B, N]`, row after row."""
     return [end - start for row in placeholders for start, end in runs(row)]

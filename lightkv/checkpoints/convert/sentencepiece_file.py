@@ -181,7 +181,7 @@ def _normalizers(file: SentencePieceFile) -> list[Any]:
     steps: list[Any] = []
     if file.single_spaces:
         steps += [
-            normalizers.Replace(Regex("^ +| +$"), ""),
+            normalizers.Replace(Regex(r"\A +| +\z"), ""),
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
     if file.dummy_prefix:

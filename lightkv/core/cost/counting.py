@@ -155,6 +155,8 @@ class Savings:
         planned_retention: of the schedule, before rounding and before protected tokens.
         vanilla, compressed: cost without and with the pipeline.
         estimate: why costs are only an estimate for this decoder; empty if they are counted.
+        stateful: layers without entries, which a stage on the cache cannot reach; the retention is then
+            counted without them.
         by_modality: modality → its tokens that each layer caches.
         originals: modality → its tokens in the prompt.
     """
@@ -168,20 +170,23 @@ class Savings:
     by_modality: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     originals: Mapping[str, int] = field(default_factory=dict)
     estimate: str = ""
+    stateful: tuple[int, ...] = ()
 
     @property
     def retentions(self) -> dict[str, float]:
         """`retention` of each modality."""
         return {
-            name: sum(kept) / (len(kept) * self.originals[name])
-            for name, kept in self.by_modality.items()
+            name: self._share(kept, self.originals[name]) for name, kept in self.by_modality.items()
         }
 
     @property
     def retention(self) -> float:
         """Mean over all layers of the share of vision tokens in the cache."""
-        kept = self.compressed.vision_tokens
-        return sum(kept) / sum(self.vanilla.vision_tokens)
+        return self._share(self.compressed.vision_tokens, self.vanilla.vision_tokens[0])
+
+    def _share(self, kept: Sequence[int], original: int) -> float:
+        counted = [n for layer, n in enumerate(kept) if layer not in self.stateful]
+        return sum(counted) / (len(counted) * original)
 
     @property
     def runs(self) -> list[tuple[int, int, int]]:
@@ -242,6 +247,7 @@ def count_savings(
         vanilla=_cost(shape, unchanged, text, new_tokens, Flops(), vision + text),
         compressed=_cost(shape, layers, text, new_tokens, flops, vision + text),
         estimate=shape.estimate,
+        stateful=() if pipeline.on_cache is None else shape.without_entries,
     )
 
 

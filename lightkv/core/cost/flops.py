@@ -3,8 +3,9 @@
 Conventions: a multiply-add is two FLOPs; a linear layer costs 2 · parameters for each token;
 attention costs 4 · heads · head width for each (query, key) pair and counts the full square of the
 prefill, as fused kernels without block skipping, torch's FlopCounterMode and the published tables do;
-normalisation, rotary embedding and softmax are left out (below 1 %). `lightkv.core.run.tracing` measures
-what is counted here on a real model without weights, and the two are equal.
+normalisation, rotary embedding and softmax are left out (below 1 %). Of experts those count that a
+token is sent to. `lightkv.core.run.tracing` measures what is counted here on a real model without
+weights, and the two are equal, but for Llama 4, whose code in transformers runs every expert.
 """
 
 from __future__ import annotations
@@ -91,6 +92,11 @@ class DecoderShape:
     def cached_keys(self) -> tuple[Entry, ...]:
         """What each layer caches as keys; of all processes together."""
         return tuple(layer.key for layer in self._each)
+
+    @property
+    def without_entries(self) -> tuple[int, ...]:
+        """Layers that cache nothing of a token."""
+        return tuple(index for index, layer in enumerate(self._each) if not layer.width)
 
     def unwindowed(self) -> DecoderShape:
         """The same with a cache that keeps what lies outside the windows too."""

@@ -153,6 +153,12 @@ def check_pipeline(pipeline: Pipeline, field: str) -> None:
 
 def _unservable(pipeline: Pipeline, stage: Stage, site: str) -> tuple[str, str] | None:
     encoder = needs_from(stage.needs, Source.ENCODER)
+    if pipeline.modalities:
+        return (
+            f"shares for {' and '.join(pipeline.modalities)} alone would end a request that has none of "
+            "these in the middle of a batch",
+            "give one retention for all vision tokens",
+        )
     if site == "cache":
         return (
             "a stage on the cache of each layer would have to move entries between blocks",
