@@ -2,12 +2,19 @@
 
 import pytest
 from grids import IMAGE, VIDEO, Clips, Grids, siglip, text
+from releases import before
 from transformers import MiniMaxM3SparseForConditionalGeneration, MiniMaxM3VLConfig
 
 import lightkv
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.core.errors import ModelError
 from lightkv.testing import AdapterSuite
+
+if before("5.23"):
+    pytest.skip(
+        "cannot: before 5.23 a left-padded batch of the plain model differs from its rows by 5e-3",
+        allow_module_level=True,
+    )
 
 SIZES = {
     "head_dim": 16,
