@@ -1,8 +1,9 @@
 """The contract of the Kimi K2.5 adapter: a decoder that caches one latent for all heads (MLA)."""
 
+import pytest
 import torch
 from grids import WRAPPED, Grids, siglip, text
-from releases import needs_class
+from releases import before, needs_class
 
 from lightkv.adapters.families.kimi_k25 import KimiK25Adapter
 from lightkv.testing import AdapterSuite, Prompt
@@ -33,7 +34,7 @@ DECODER = {
 class TestKimiK25(Grids, AdapterSuite):
     adapter, model = KimiK25Adapter, Kimi_K25ForConditionalGeneration
     patch, raster, typed = (3, 4, 4), True, False
-    cannot = {**Grids.cannot, "next layer": "keys of the next layer are made of what it caches"}
+    cannot = {"next layer": "keys of the next layer are made of what it caches"}
 
     def config(self, **given):
         tower = siglip(pos_emb_height=16, pos_emb_width=16, pos_emb_time=4)
@@ -56,6 +57,7 @@ def test_the_bytes_are_those_of_latents():
     assert run.last.cache_bytes == tuple(tokens * (LATENT + ROTARY) * 4 for tokens in held)
 
 
+@pytest.mark.skipif(before("5.24"), reason="earlier the tower takes no two frames like that")
 def test_frames_are_merged_into_one():
     suite = TestKimiK25()
     model, prompt = suite.make_model(), Prompt(2, 1, 3, seed=1)
