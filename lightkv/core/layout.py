@@ -19,6 +19,7 @@ import torch
 
 from lightkv.core.errors import LayoutError
 from lightkv.core.modality import MODALITIES, in_order
+from lightkv.core.spans import checked_grid, checked_pads, checked_span
 from lightkv.core.transfer import all_to_device, to_device
 
 IntArray = npt.NDArray[np.int64]
@@ -467,74 +468,6 @@ def initial_index(samples: Sequence[SampleLayout], length: int) -> TokenIndex:
     )
 
 
-MOST_CELLS = 2**26
-"""Cells of a grid; the tables of a larger one would fill the memory before its span is checked."""
-
-
-def checked_grid(grid: Any) -> tuple[int, int, int]:
-    """(frames, rows, columns) as whole numbers.
-
-    Raises:
-        LayoutError: not three positive whole numbers.
-    """
-    sides = [_whole(side) for side in grid] if isinstance(grid, (list, tuple)) else []
-    if len(sides) != 3 or any(side is None or side < 1 for side in sides):
-        raise LayoutError(
-            "a grid is three positive numbers (frames, rows, columns)",
-            field="grid",
-            value=grid,
-            remedy="an image of 24 x 24 patches is (1, 24, 24)",
-        )
-    frames, rows, columns = (side or 0 for side in sides)
-    if frames * rows * columns > MOST_CELLS:
-        raise LayoutError(
-            f"a grid has at most {MOST_CELLS:,} cells",
-            field="grid",
-            value=grid,
-            remedy="no sequence holds that many tokens; check the order (frames, rows, columns)",
-        )
-    return frames, rows, columns
-
-
-def checked_span(where: str, span: Any) -> tuple[int, Any, str]:
-    """(start, grid, modality) of a span; grid and modality are checked when its layout is made.
-
-    Raises:
-        LayoutError: not a pair, or a triple with a text, that begins with a whole number.
-    """
-    fits = isinstance(span, (list, tuple)) and len(span) in (2, 3) and not isinstance(span[1], int)
-    start = _whole(span[0]) if fits else None
-    modality = span[2] if fits and len(span) == 3 else "image"
-    if start is None or not isinstance(modality, str):
-        raise LayoutError(
-            "a span is (start, (frames, rows, columns)), with the modality behind it if it is no image",
-            field=where,
-            value=span,
-            remedy="(5, (1, 24, 24)) is an image of 576 tokens that starts at 5, "
-            '(5, (750, 1, 1), "audio") are 750 tokens of sound',
-        )
-    return start, span[1], modality
-
-
-def checked_pads(pads: Sequence[int] | None, rows: int) -> tuple[int, ...]:
-    """Left padding of each row, 0 where none is given.
-
-    Raises:
-        LayoutError: another number of entries than rows, or one below 0.
-    """
-    if pads is None:
-        return (0,) * rows
-    found = [_whole(pad) for pad in pads]
-    if len(found) != rows or any(pad is None or pad < 0 for pad in found):
-        raise LayoutError(
-            f"{rows} numbers that are not negative are needed",
-            field="pads",
-            value=list(pads),
-            remedy="give the left padding of each row, or leave pads out",
-        )
-    return tuple(pad or 0 for pad in found)
-
-
 def check_sample(row: int, sample: SampleLayout, length: int | None) -> None:
     """Raise `LayoutError` unless the views fit their grids, each other and the row."""
     where = f"spans[{row}]"
@@ -604,12 +537,3 @@ def _check_view(where: str, view: View) -> None:
     raise LayoutError(
         problem, field=where, value=value, remedy="View.from_span makes a raster view of a span"
     )
-
-
-def _whole(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return None
-    try:
-        return int(value) if int(value) == value and abs(value) < 2**31 else None
-    except (TypeError, ValueError, OverflowError):
-        return None
