@@ -92,10 +92,8 @@ def counts_floats(node):
 
 WAITS = {
     ("step.py", "counts"),  # how many survive under a dynamic budget
-    (
-        "cache_entries.py",
-        "counts_by_modality",
-    ),  # for the report, of vision tokens where text takes part
+    # For the report, of vision tokens where text takes part.
+    ("cache_entries.py", "counts_by_modality"),
     ("layout.py", "_check_view"),  # NumPy, for an error
 }
 """The functions that may wait for values."""

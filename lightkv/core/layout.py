@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 
 from lightkv.core.errors import LayoutError
-from lightkv.core.given_spans import checked_grid, checked_pads, checked_span
 from lightkv.core.modality import MODALITIES, in_order
+from lightkv.core.spans import checked_grid, checked_pads, checked_span
 from lightkv.core.transfer import all_to_device, to_device
 
 IntArray = npt.NDArray[np.int64]

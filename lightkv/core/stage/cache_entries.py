@@ -70,8 +70,8 @@ class CachedLayer:
         index = before.token_index(device)
         shown = np.concatenate([sample.tokens.modality for sample in before.samples])
         shown_here = torch.from_numpy(shown).to(device).index_select(0, index.origin)
-        size, kind = before.batch_size * before.length, shown_here.dtype
-        kinds = torch.full((size,), -1, dtype=kind, device=device)
+        rows = before.batch_size * before.length
+        kinds = torch.full((rows,), -1, dtype=torch.long, device=device)
         kinds = kinds.index_copy(0, index.flat, shown_here).view(before.batch_size, -1)
         left = kinds.gather(1, self.kept)
         counts = [((left == k) & valid).sum(dim=1).tolist() for k in range(len(MODALITIES))]

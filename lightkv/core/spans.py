@@ -1,4 +1,4 @@
-"""Spans of vision tokens as a caller gives them: grids, starts and padding, read as whole numbers."""
+"""What a user may give as a span: where it starts, its grid and its modality, taken literally."""
 
 from __future__ import annotations
 
