@@ -353,8 +353,8 @@ def refuse_after_first(first: int, new_turn: bool, lacks_positions: bool) -> Non
             f"layer {first} is compressed, so the model cannot tell from the cache where the next "
             "token stands",
             field="position_ids",
-            remedy="pass position_ids that count the whole prompt (generate does), or use "
-            f"after_layer >= {first + 1}",
+            remedy=f"use after_layer >= {first + 1}, or, if the model takes them, pass position_ids "
+            "that count the whole prompt (generate does)",
         )
     if new_turn:
         raise SessionError(

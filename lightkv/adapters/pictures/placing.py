@@ -139,9 +139,8 @@ def placed(kind: Pictures) -> list[tuple[list[View], int]]:
         begin = begin if times > 1 and row % times else cursor
         views, cursor = _fill(np.flatnonzero(placeholders[row]), pictures, begin, what)
         if sum(view.positions.size for view in views) != count:
-            raise _mismatch(
-                f"{what} in row {row}", int(count), sum(v.positions.size for v in views)
-            )
+            used = sum(view.positions.size for view in views)
+            raise _mismatch(what, int(count), used, f" in row {row}")
         rows.append((views, begin))
     return rows
 
@@ -202,9 +201,10 @@ def _fill(
     return [view for view in views if view.positions.size == view.cells.size], number
 
 
-def _mismatch(what: str, found: int, expected: int) -> LayoutError:
+def _mismatch(what: str, found: int, expected: int, where: str = "") -> LayoutError:
+    given = "audio" if what == "audio" else "pixel"
     return LayoutError(
-        f"{found} {what} placeholders, but the pixel inputs give {expected} tokens",
+        f"{found} {what} placeholders{where}, but the {given} inputs give {expected} tokens",
         field="input_ids",
         remedy="let the processor expand the placeholders, one for each picture, and pass the whole "
         "prompt at once (no prefill_chunk_size)",
