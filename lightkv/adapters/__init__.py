@@ -57,6 +57,7 @@ from lightkv.adapters.families.qwen_omni import Qwen3OmniAdapter, QwenOmniAdapte
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
 from lightkv.adapters.families.refused import RefusedAdapter
 from lightkv.adapters.families.step3p7 import Step3p7Adapter
+from lightkv.adapters.families.vibevoice_asr import VibeVoiceAsrAdapter
 from lightkv.adapters.families.video_llama_3 import VideoLlama3Adapter
 from lightkv.adapters.families.video_llava import VideoLlavaAdapter
 from lightkv.adapters.families.vipllava import VipLlavaAdapter
@@ -120,6 +121,7 @@ FAMILIES = (
     Qwen3ASRAdapter,
     Qwen3OmniAdapter,
     QwenOmniAdapter,
+    VibeVoiceAsrAdapter,
     VoxtralAdapter,
     # Dynamic grids.
     Exaone45Adapter,

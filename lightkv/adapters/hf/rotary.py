@@ -73,15 +73,23 @@ class Rotary:
             moved = self.contiguous and record is not None and any(record.removed[layer])
             if not moved or record is None:
                 return given
-            return given - to_device(record.removed[layer], given.device)[:, None]
+            gone, device = record.removed[layer], given.device
+            return forward.once(
+                ("ids", gone, device), lambda: given - to_device(gone, device)[:, None], given
+            )
         kept, prefill = forward.kept, forward.prefill
         assert prefill is not None
         positions = prefill.positions
-        if positions is not None and given.dim() == 2 and positions.shape[0] == 1:
-            shift = forward.shifts.get(layer, ()) if self.contiguous else ()
-            return (positions.to(given.device) - moved_by(shift, given.device))[0]
-        index = kept.to(given.device).expand(*given.shape[:-2], -1, -1)
-        return given.expand(*given.shape[:-2], kept.shape[0], -1).gather(-1, index)
+        shift = forward.shifts.get(layer, ()) if self.contiguous else ()
+
+        def make() -> torch.Tensor:
+            if positions is not None and given.dim() == 2 and positions.shape[0] == 1:
+                return (positions.to(kept.device) - moved_by(shift, kept.device))[0]
+            index = kept.expand(*given.shape[:-2], -1, -1)
+            whole = given.to(kept.device).expand(*given.shape[:-2], kept.shape[0], -1)
+            return whole.gather(-1, index)
+
+        return forward.once(("ids", len(prefill.stages_done), shift, kept.device), make, given)
 
     def kept(self, forward: ForwardPass, layer: int, hidden: torch.Tensor, embeddings: Any) -> Any:
         """Tables of the survivors of a prefill: rows of the model's own, or of new positions."""
