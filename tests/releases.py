@@ -42,19 +42,9 @@ RECURRENT_BEAMS = (
 )
 PLAIN_BEAMS = (
     {
-        "beams": "before 5.24 (seen on 5.19) beams of the plain model have other scores than "
-        "its forward pass (test_grid_releases.py)"
+        "beams": "before 5.21 transformers repeats the pixels of this model patch by patch, or tile by "
+        "tile, where generate repeats rows (test_grid_releases.py)"
     }
-    if before("5.24")
-    else {}
-)
-
-
-CROP_BEAMS = (
-    dict.fromkeys(
-        ("beams", "sampling"),
-        "transformers 5.19 repeats each image or crop by itself where generate repeats rows",
-    )
     if before("5.21")
     else {}
 )

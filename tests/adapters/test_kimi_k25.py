@@ -57,7 +57,6 @@ def test_the_bytes_are_those_of_latents():
     assert run.last.cache_bytes == tuple(tokens * (LATENT + ROTARY) * 4 for tokens in held)
 
 
-@pytest.mark.skipif(before("5.24"), reason="earlier the tower takes no two frames like that")
 def test_frames_are_merged_into_one():
     suite = TestKimiK25()
     model, prompt = suite.make_model(), Prompt(2, 1, 3, seed=1)
@@ -65,6 +64,10 @@ def test_frames_are_merged_into_one():
     _, rows, columns = inputs["image_grid_thw"][0].tolist()
     inputs["image_grid_thw"] = torch.tensor([[2, rows, columns]])
     inputs["pixel_values"] = inputs["pixel_values"].repeat(2, 1, 1, 1)
+    if before("5.24"):  # which counts both frames, with or without lightkv
+        with pytest.raises(RuntimeError, match="split_with_sizes"):
+            suite.call(model, inputs)
+        return
     with suite.session(model, [prompt]) as run:
         suite.generate(model, inputs)
     assert run.last.samples[0].original == rows * columns // 4

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from releases import CROP_BEAMS
+from releases import PLAIN_BEAMS
 from rows import left_padded, picture_rows, row_ids
 from tiny import TEXT, TOWER, seeded
 from transformers import (
@@ -29,7 +29,7 @@ IMAGE = 5
 
 
 class TestAria(AdapterSuite):
-    cannot = CROP_BEAMS
+    cannot = PLAIN_BEAMS
 
     def make_model(self, attn_implementation="sdpa", **options):
         text = {**TEXT, "moe_num_experts": 4, "moe_topk": 2, "moe_num_shared_experts": 1}
@@ -92,8 +92,6 @@ class TestIdefics2(AdapterSuite):
 
 class TestDeepseekOcr2(AdapterSuite):
     """The first page of a prompt has a crop, others have none."""
-
-    cannot = CROP_BEAMS
 
     def make_model(self, attn_implementation="sdpa", **options):
         text = {
