@@ -15,9 +15,11 @@ from lightkv.adapters.families.qwen2_audio import pooled
 from lightkv.adapters.families.qwen3_asr import chunked
 from lightkv.adapters.families.qwen3_vl import Qwen3VLAdapter
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
+from lightkv.adapters.hf import contact
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.pictures.placing import Picture, Placeholders, recording
 from lightkv.core.errors import ModelError
+from lightkv.core.run.refusal import REFUSED, Standing
 
 
 class QwenOmniAdapter(QwenVLAdapter):
@@ -27,6 +29,9 @@ class QwenOmniAdapter(QwenVLAdapter):
     models = "Qwen2.5-Omni (its thinker)"
     model_types = ("qwen2_5_omni_thinker",)
     modalities = ("image", "video", "audio")
+
+    def standing(self, model_type: str) -> Standing | None:
+        return standing_with("Qwen2_5OmniThinkerModel", super().standing(model_type))
 
     def input_module(self, model: nn.Module) -> nn.Module:
         return merging_module(model, super().input_module(model))
@@ -44,6 +49,9 @@ class Qwen3OmniAdapter(Qwen3VLAdapter):
     model_types = ("qwen3_omni_moe_thinker",)
     modalities = ("image", "video", "audio")
 
+    def standing(self, model_type: str) -> Standing | None:
+        return standing_with("Qwen3OmniMoeThinkerModel", super().standing(model_type))
+
     def input_module(self, model: nn.Module) -> nn.Module:
         return merging_module(model, super().input_module(model))
 
@@ -51,6 +59,17 @@ class Qwen3OmniAdapter(Qwen3VLAdapter):
         chunk = 2 * config.audio_config.n_window
         frames = inputs.lengths("audio", "feature_attention_mask")
         return [recording(chunked(length, chunk)) for length in frames]
+
+
+OLDER = "this release of transformers builds thinkers in another way, which lightkv does not know"
+REMEDY = "use a later release of transformers"
+
+
+def standing_with(module: str, known: Standing | None) -> Standing | None:
+    """What becomes of a type where the module that merges is a class of its own, or not yet."""
+    if known is None or contact.has_class(module):
+        return known
+    return Standing(REFUSED, OLDER, REMEDY)
 
 
 def merging_module(model: nn.Module, inner: nn.Module) -> nn.Module:
@@ -62,8 +81,8 @@ def merging_module(model: nn.Module, inner: nn.Module) -> nn.Module:
     if hasattr(inner, "audio_tower"):
         return inner
     raise ModelError(
-        "this release of transformers builds thinkers in another way, which lightkv does not know",
+        OLDER,
         field="model",
         value=type(model).__name__,
-        remedy="use a later release of transformers",
+        remedy=REMEDY,
     )

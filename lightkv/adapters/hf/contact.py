@@ -338,6 +338,11 @@ def multimodal_types() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def has_class(name: str) -> bool:
+    """Whether the installed transformers has a class of that name."""
+    return hasattr(transformers, name)
+
+
 def empty_model(model_type: str) -> nn.Module:
     """A model of a type with the sizes of its default config, on the meta device: without weights.
 
