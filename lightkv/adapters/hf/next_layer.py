@@ -98,7 +98,7 @@ def check_next_layer(adapter: Family, model: nn.Module, pipeline: Pipeline) -> N
     """Refuse pipelines that read the next layer's attention where it has another shape.
 
     Raises:
-        ModelError: layers without separate query and key projections.
+        ModelError: layers that pack their projections, or do more to queries and keys than rotate them.
     """
     layers = adapter.layers(model)
     for after, placed in pipeline.between.items():
@@ -109,8 +109,8 @@ def check_next_layer(adapter: Family, model: nn.Module, pipeline: Pipeline) -> N
         known = shaped and _query_width(attention) is not None and not _does_more(attention)
         if not (known and hasattr(layer, INPUT_NORM) and rotary_function(attention)):
             raise ModelError(
-                f"the attention of {adapter.name} packs its projections in another way than "
-                f"q_proj and k_proj, so {str(Need.NEXT_LAST_ROW)!r} cannot be computed",
+                f"the attention of {adapter.name} makes queries and keys in another way than by q_proj, "
+                f"k_proj and rotation, so {str(Need.NEXT_LAST_ROW)!r} cannot be computed",
                 field=f"schedule[{placed.number}]",
                 value=type(attention).__name__,
                 remedy="use a scorer of the layer before the stage, such as 'last-token'",
