@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.vision_tower import patches_per_side
@@ -22,9 +20,6 @@ class DeepseekVLAdapter(HFAdapter):
     name = "deepseek_vl"
     models = "DeepSeek-VL, Janus, Janus-Pro"
     model_types = ("deepseek_vl", "deepseek_vl_hybrid", "janus")
-
-    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model.model.vision_model]  # type: ignore[union-attr,list-item]
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         side = patches_per_side(config.vision_config)

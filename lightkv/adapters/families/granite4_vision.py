@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from torch import nn
-
 from lightkv.adapters.families.llava_next import tile_grid
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
@@ -27,11 +25,6 @@ class Granite4VisionAdapter(HFAdapter):
     name = "granite4_vision"
     models = "Granite 4 Vision"
     model_types = ("granite4_vision",)
-
-    def min_layer(self, model: nn.Module) -> int:
-        config: Any = model.config
-        mapped = [layer for _, layer in config.deepstack_layer_map]
-        return int(max([*mapped, *config.spatial_target_layers]))
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         vision = config.vision_config

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from lightkv.adapters.families.idefics3 import Idefics3Adapter, tag_before, tile_views
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.vision_tower import patches_per_side
@@ -25,10 +23,6 @@ class GraniteDoclingAdapter(Idefics3Adapter):
     name = "granite_docling"
     models = "Granite Docling 2"
     model_types = ("granite_docling",)
-
-    def min_layer(self, model: nn.Module) -> int:
-        config: Any = model.config
-        return len(config.vision_config.deepstack_visual_indexes)
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         side = patches_per_side(config.vision_config) // config.vision_config.scale_factor

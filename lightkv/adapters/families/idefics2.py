@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch import nn
-
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders, uniform
@@ -22,9 +20,6 @@ class Idefics2Adapter(HFAdapter):
     models = "Idefics2"
     model_types = ("idefics2",)
     geometry: ClassVar[str] = "strip"
-
-    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model.model.vision_model]  # type: ignore[union-attr,list-item]
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         latents = config.perceiver_config.resampler_n_latents

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from torch import nn
-
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.vision_tower import patches_per_side
@@ -30,9 +28,6 @@ class Idefics3Adapter(HFAdapter):
     name = "idefics3"
     models = "Idefics3, SmolVLM, SmolVLM2"
     model_types: ClassVar[tuple[str, ...]] = ("idefics3", "smolvlm")
-
-    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model.model.vision_model]  # type: ignore[union-attr,list-item]
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         side = patches_per_side(config.vision_config) // config.scale_factor

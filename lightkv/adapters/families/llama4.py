@@ -31,9 +31,6 @@ class Llama4Adapter(HFAdapter):
     def input_module(self, model: nn.Module) -> nn.Module:
         return model
 
-    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model.vision_model]  # type: ignore[list-item]
-
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         side = round(
             patches_per_side(config.vision_config) * config.vision_config.pixel_shuffle_ratio

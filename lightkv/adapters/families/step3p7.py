@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from lightkv.adapters.families.deepseek_ocr2 import crop_counts
 from lightkv.adapters.families.idefics3 import tile_views
@@ -28,9 +27,6 @@ class Step3p7Adapter(HFAdapter):
     name = "step3p7"
     models = "Step 3.7"
     model_types = ("step3p7",)
-
-    def vision_modules(self, model: nn.Module) -> Sequence[nn.Module]:
-        return [model.model.vision_model]  # type: ignore[union-attr,list-item]
 
     def images(self, config: Any, inputs: ModelInputs, here: Placeholders) -> Sequence[Picture]:
         wholes = inputs.geometry("image", "pixel_values")

@@ -40,7 +40,7 @@ from lightkv.adapters.hf.pass_lock import PassLock
 from lightkv.adapters.hf.rotary import Rotary, axis_positions
 from lightkv.adapters.hf.selfcheck import SelfCheck
 from lightkv.adapters.hf.session_caches import SessionCaches
-from lightkv.adapters.hf.temperature import counts_itself, scale_queries
+from lightkv.adapters.hf.temperature import scale_queries
 from lightkv.core.errors import SessionError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Source, needs_from
@@ -80,7 +80,7 @@ class HFAttachment(Attachment, NotCopyable):
             blocked=adapter.blocked(model),
         )
         self._sources = adapter.sources(model)
-        self._windowed = any(windows) or any(map(counts_itself, adapter.attentions(model)))
+        self._windowed = any(windows) or any(map(contact.place_scale, adapter.attentions(model)))
         self._rotary = Rotary(adapter, self._decoder, len(self._layers), engine.pipeline.positions)
         self._tokens = TokenArguments(self._layers, adapter.token_arguments)
         self._taps = {i: self._make_tap(self._layers[i]) for i in engine.pipeline.tapped_layers}

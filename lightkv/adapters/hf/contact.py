@@ -151,6 +151,9 @@ ASSISTED = "_assisted_decoding"
 """The loop of `generate` that has drafts checked."""
 GATED_QUERIES = ("Qwen3_5Attention", "Qwen3_5MoeAttention", "Qwen3NextAttention")
 """Attention classes whose `q_proj` gives the query of each head and, behind it, its gate."""
+FEATURES_BEHIND, FEATURES_BEFORE = "deepstack_visual_embeds", "deepstack_features"
+"""Arguments of decoders: features of the tower to add behind layers 0, 1, … in a list, or before the
+layers that a mapping names."""
 VISION_TOWERS = ("vision_tower", "visual", "vision_model")
 """What the module that makes features of pixels is called."""
 AUDIO_TOWERS = ("audio_tower",)
@@ -208,6 +211,20 @@ def needs_positions(attention: nn.Module) -> bool:
     """Whether an attention module cannot do without position ids: it scales queries by them."""
     taken = taken_by(attention).get("position_ids")
     return taken is not None and taken.default is taken.empty
+
+
+def place_scale(attention: nn.Module) -> tuple[float, float] | None:
+    """How an attention module without rotary positions scales queries by the places that it counts.
+
+    Returns:
+        Tokens in a step, and the weight of the logarithm of steps; None where it does no such thing.
+    """
+    if not getattr(attention, "attn_temperature_tuning", False):
+        return None
+    if read(attention, "use_rope", ATTENTION):
+        return None
+    step, weight = (read(attention, name, ATTENTION) for name in ("floor_scale", "attn_scale"))
+    return float(step), float(weight)
 
 
 def check_layer(layer: nn.Module) -> None:

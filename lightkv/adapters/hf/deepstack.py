@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lightkv.adapters.hf.contact import FEATURES_BEFORE, FEATURES_BEHIND
 from lightkv.core.pipeline.places import Places
-
-BEHIND, BEFORE = "deepstack_visual_embeds", "deepstack_features"
-"""Arguments of decoders: features to add behind layers 0, 1, … in a list, or before the layers that a
-mapping names."""
 
 
 def first_place(config: Any) -> int:
@@ -26,7 +23,7 @@ def first_place(config: Any) -> int:
 
 def added_places(arguments: Mapping[str, Any]) -> Places:
     """Where stages may act in a pass, as the arguments of its decoder say."""
-    behind, before = arguments.get(BEHIND), arguments.get(BEFORE)
+    behind, before = arguments.get(FEATURES_BEHIND), arguments.get(FEATURES_BEFORE)
     first = len(behind) if isinstance(behind, list | tuple) else 0
     if isinstance(before, Mapping) and before:
         first = max(first, *before)

@@ -15,19 +15,14 @@ import torch
 from torch import nn
 
 from lightkv.adapters.hf.cache_record import original_positions
+from lightkv.adapters.hf.contact import place_scale
 from lightkv.adapters.hf.forward import ForwardPass
 
 Current = Callable[[], ForwardPass | None]
 """The pass that runs, None outside of one."""
 
 
-def counts_itself(attention: nn.Module) -> bool:
-    """Whether an attention module scales queries by places that it counts in its cache."""
-    own: Any = attention
-    return bool(getattr(own, "attn_temperature_tuning", False)) and not own.use_rope
-
-
-def scale_queries(attentions: Iterable[nn.Module], current: Current) -> list[Any]:
+def scale_queries(attentions: Iterable[Any], current: Current) -> list[Any]:
     """Hooks on the query projections of the layers that count places themselves.
 
     Args:
@@ -35,17 +30,22 @@ def scale_queries(attentions: Iterable[nn.Module], current: Current) -> list[Any
         current: gives the pass that runs.
     """
     return [
-        own.q_proj.register_forward_hook(partial(_rescale, own, current))  # type: ignore[union-attr]
+        own.q_proj.register_forward_hook(partial(_rescale, own.layer_idx, scale, current))
         for own in attentions
-        if counts_itself(own)
+        if (scale := place_scale(own)) is not None
     ]
 
 
 def _rescale(
-    attention: Any, current: Current, module: nn.Module, args: Any, query: torch.Tensor
+    layer: int,
+    scale: tuple[float, float],
+    current: Current,
+    module: nn.Module,
+    args: Any,
+    query: torch.Tensor,
 ) -> torch.Tensor | None:
     """`[B, N′, H · d]` queries, multiplied by what the layer's own factor lacks."""
-    forward, layer = current(), attention.layer_idx
+    forward = current()
     if forward is None or not forward.touched(layer):
         return None
     record, new = forward.record, query.shape[1]
@@ -56,12 +56,12 @@ def _rescale(
         fed, held = record.fed(layer), record.length(layer)
         own = torch.arange(held - new, held, device=query.device)[None]
         places = original_positions(record.segments[layer], query.device)[:, -new:]
-    if fed < attention.floor_scale:
+    if fed < scale[0]:
         return None  # all factors are 1
-    factor = _factor(attention, places) / _factor(attention, own)
+    factor = _factor(scale, places) / _factor(scale, own)
     return (query * factor[..., None]).to(query.dtype)
 
 
-def _factor(attention: Any, places: torch.Tensor) -> torch.Tensor:
-    steps = torch.floor((places.float() + 1.0) / attention.floor_scale)
-    return torch.log1p(steps) * float(attention.attn_scale) + 1.0
+def _factor(scale: tuple[float, float], places: torch.Tensor) -> torch.Tensor:
+    step, weight = scale
+    return torch.log1p(torch.floor((places.float() + 1.0) / step)) * weight + 1.0
