@@ -6,6 +6,17 @@ from lightkv.testing.adapters import PAIR
 AUDIO, BINS = 5, 16
 """Id of placeholders, and numbers of a frame."""
 
+SOUND = {
+    "num_mel_bins": BINS,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "d_model": 32,
+    "max_source_positions": 64,
+    "output_dim": 64,
+}
+"""Sizes of an encoder of Qwen's kind, which convolves chunks of frames."""
+
 UNTOLD_DRAFTS = {
     "assisted": "without logits_to_keep nobody can tell drafts from the prompt: refused",
 }

@@ -3,11 +3,11 @@
 import torch
 from releases import LATER_IMAGE, RECURRENT_BEAMS
 from rows import IMAGE, grid_rows, grids_later, one_run, token_kinds
-from tiny import TEXT
+from tiny import GRID_TOWER, TEXT
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from lightkv.adapters.families.qwen_vl import QwenVLAdapter
-from lightkv.testing.adapters import PAIR, AdapterBench
+from lightkv.testing.adapters import MIXED, PAIR, AdapterBench
 from lightkv.testing.oracles import reads_next_layer
 
 LINEAR = {
@@ -30,17 +30,7 @@ LINEAR = {
     },
 }
 """Sizes of a Qwen3.5 decoder. Every second layer is full attention, so that stages stand close."""
-TOWER = {
-    "depth": 2,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_heads": 2,
-    "patch_size": 4,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "out_hidden_size": 64,
-    "num_position_embeddings": 64,
-}
+TOWER = {**GRID_TOWER, "num_position_embeddings": 64}
 IDS = {
     "image_token_id": 5,
     "video_token_id": 6,
@@ -109,3 +99,11 @@ class Qwen35(Hybrid):
 
     def later_call(self, model, whole, later):
         return grids_later(model, whole, later)
+
+
+def check_laws(suite):
+    """The law of a suite, and batch ≡ single, for prompts that hold something else than its images."""
+    model = suite.make_model()
+    found, wanted = suite.drop_and_mask(model, MIXED, "random", eager=False)
+    suite.check_close(found, wanted)
+    suite.batch_and_alone(model, "lightkv")

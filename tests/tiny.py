@@ -37,6 +37,19 @@ TOWER = {
 }
 
 
+GRID_TOWER = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 64,
+}
+"""A tower that takes pictures of any size and merges 2 × 2 patches, as Qwen's do."""
+
+
 def seeded(kind, config, dtype=torch.float32):
     """A model of a class in evaluation mode, the same weights at every call."""
     torch.manual_seed(0)
@@ -100,18 +113,7 @@ QWEN_IDS = {
 
 
 def tiny_qwen2_5_vl(attn_implementation="sdpa", dtype=torch.float32):
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 2,
-        "patch_size": 4,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 16,
-        "out_hidden_size": 64,
-        "fullatt_block_indexes": [1],
-    }
+    vision = {**GRID_TOWER, "window_size": 16, "fullatt_block_indexes": [1]}
     config = Qwen2_5_VLConfig(
         vision_config=vision,
         text_config=QWEN_TEXT,

@@ -9,7 +9,7 @@ import torch
 from rows import picture_rows
 from test_mistral3 import TestMistral3 as Mistral3Suite
 from test_qwen_vl import TestQwen25VL as QwenSuite
-from tiny import TEXT, clip, tiny_llava, tiny_qwen2_5_vl
+from tiny import TEXT, TOWER, clip, tiny_llava, tiny_qwen2_5_vl
 from transformers import (
     AriaConfig,
     AriaForConditionalGeneration,
@@ -111,14 +111,7 @@ def test_latents_are_no_square():
     """Sixteen latents of 6 × 6 patches: a square number, but no cell has a place."""
     config = AriaConfig(
         text_config=AriaTextConfig(**{**TEXT, "moe_num_experts": 4, "intermediate_size": 32}),
-        vision_config=Idefics3VisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            image_size=48,
-            patch_size=8,
-        ),
+        vision_config=Idefics3VisionConfig(**TOWER, image_size=48, patch_size=8),
         projector_patch_to_query_dict={36: 16},
         image_token_index=5,
         image_seq_length=16,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from hybrids import Qwen35, tiny_qwen3_5
+from hybrids import Qwen35, check_laws, tiny_qwen3_5
 from rows import (
     IMAGE,
     VIDEO,
@@ -77,11 +77,7 @@ class Clips(Qwen35):
 
 
 def test_clips_obey_the_law():
-    suite = Clips()
-    model = suite.make_model()
-    found, wanted = suite.drop_and_mask(model, MIXED, "random", eager=False)
-    suite.check_close(found, wanted)
-    suite.batch_and_alone(model, "lightkv")
+    check_laws(Clips())
 
 
 @pytest.mark.parametrize("later", [Prompt(3, 1, 4, seed=7), Prompt(3, 0, 4, seed=7)])

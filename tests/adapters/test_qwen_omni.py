@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from audio import AUDIO, BINS, UNTOLD_DRAFTS, AudioSuite
+from audio import AUDIO, BINS, SOUND, UNTOLD_DRAFTS, AudioSuite
 from releases import needs_class
 from rows import audio_rows, check_time, check_truth, left_padded
-from tiny import TEXT, seeded
+from tiny import GRID_TOWER, TEXT, seeded
 from transformers import (
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
@@ -35,32 +35,13 @@ PLACES = {
     "audio_end_token_id": SOUND_END,
     "user_token_id": 16,
 }
-VISION = {
-    "depth": 2,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_heads": 2,
-    "patch_size": 4,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "out_hidden_size": 64,
-}
-SOUND = {
-    "num_mel_bins": BINS,
-    "encoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "d_model": 32,
-    "max_source_positions": 64,
-    "output_dim": 64,
-}
 
 
 def tiny_omni(attn_implementation="sdpa", dtype=torch.float32):
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
     config = Qwen2_5OmniThinkerConfig(
         text_config={**TEXT, "rope_parameters": rope},
-        vision_config={**VISION, "window_size": 16, "fullatt_block_indexes": [1]},
+        vision_config={**GRID_TOWER, "window_size": 16, "fullatt_block_indexes": [1]},
         audio_config={**SOUND, "n_window": 16},
         **IDS,
         **PLACES,
@@ -74,7 +55,11 @@ def tiny_omni_moe():
     experts = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
     config = Qwen3OmniMoeThinkerConfig(
         text_config={**TEXT, **experts, "head_dim": 16, "rope_parameters": rope},
-        vision_config={**VISION, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+        vision_config={
+            **GRID_TOWER,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
         audio_config={**SOUND, "n_window": 50, "n_window_infer": 100, "downsample_hidden_size": 8},
         **IDS,
         **PLACES,

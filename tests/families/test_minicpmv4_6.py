@@ -1,13 +1,13 @@
 """The contract of MiniCPM-V 4.6, pictures and clips."""
 
 import torch
+from hybrids import check_laws
 from minicpm import IMAGE, VIDEO, MiniCPM
 from transformers import MiniCPMV4_6Config, MiniCPMV4_6ForConditionalGeneration
 
 from lightkv.adapters.families.minicpm import MiniCPMAdapter
 from lightkv.adapters.hf.inputs import read_inputs
 from lightkv.testing import AdapterSuite, Prompt
-from lightkv.testing.adapters import MIXED
 
 
 class MiniCPM46(MiniCPM):
@@ -42,11 +42,7 @@ class Clips(MiniCPM46):
 
 
 def test_clips_obey_the_law():
-    suite = Clips()
-    model = suite.make_model()
-    found, wanted = suite.drop_and_mask(model, MIXED, "random", eager=False)
-    suite.check_close(found, wanted)
-    suite.batch_and_alone(model, "lightkv")
+    check_laws(Clips())
 
 
 def views_of(suite, prompt):

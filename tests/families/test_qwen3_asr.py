@@ -1,7 +1,7 @@
 """The contract of Qwen3-ASR: chunks of 100 frames and 13 tokens."""
 
 import pytest
-from audio import AUDIO, BINS, AudioSuite
+from audio import AUDIO, BINS, SOUND, AudioSuite
 from releases import needs_class
 from rows import audio_rows, check_time
 from tiny import TEXT, seeded
@@ -12,17 +12,11 @@ from lightkv.testing import Prompt
 
 Qwen3ASRConfig = needs_class("Qwen3ASRConfig")
 Qwen3ASRForConditionalGeneration = needs_class("Qwen3ASRForConditionalGeneration")
-SOUND = {
+ENCODER = {
+    **SOUND,
     "model_type": "qwen3_asr_encoder",
-    "num_mel_bins": BINS,
-    "encoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "d_model": 32,
-    "max_source_positions": 64,
     "n_window": 50,
     "n_window_infer": 100,
-    "output_dim": 64,
     "downsample_hidden_size": 8,
 }
 
@@ -38,7 +32,7 @@ class TestQwen3ASR(AudioSuite):
     def make_model(self, attn_implementation="sdpa", **options):
         config = Qwen3ASRConfig(
             text_config=Qwen3Config(**TEXT, head_dim=16),
-            audio_config=SOUND,
+            audio_config=ENCODER,
             audio_token_id=AUDIO,
             attn_implementation=attn_implementation,
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightkv.adapters.families.qwen_vl import merged
 from lightkv.adapters.hf.adapter import HFAdapter
 from lightkv.adapters.hf.inputs import ModelInputs
-from lightkv.adapters.pictures.placing import Picture, PictureView, Placeholders
+from lightkv.adapters.pictures.placing import Picture, Placeholders
 
 
 class MuseAdapter(HFAdapter):
@@ -27,6 +28,5 @@ class MuseAdapter(HFAdapter):
 
 def grids(config: Any, inputs: ModelInputs, modality: str) -> list[Picture]:
     """Pictures of grids `[n, 3]` (frames, rows, columns) of patches, squares of which are tokens."""
-    side = config.vision_config.merge_size
     sizes = inputs.sizes(modality, f"{modality}_grid_thw")
-    return [Picture((PictureView.plain(t, h // side, w // side),)) for t, h, w in sizes]
+    return [merged(grid, config.vision_config.merge_size) for grid in sizes]

@@ -48,6 +48,10 @@ def grids(config: Any, inputs: ModelInputs, modality: str) -> list[Picture]:
 
 def merged_grid(config: Any, grid: tuple[int, ...]) -> Picture:
     """The picture of `grid` (frames, rows, columns) patches before some of them are merged."""
-    merge = config.vision_config.spatial_merge_size
+    return merged(grid, config.vision_config.spatial_merge_size)
+
+
+def merged(grid: tuple[int, ...], merge: int) -> Picture:
+    """The picture of `grid` (frames, rows, columns) patches, squares of `merge` of which are a token."""
     frames, rows, columns = grid
     return Picture((PictureView.plain(frames, rows // merge, columns // merge),))

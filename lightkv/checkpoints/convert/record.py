@@ -7,12 +7,12 @@ the source's tensors.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lightkv.checkpoints.convert.shards import Shard
+from lightkv.checkpoints.convert.whole_file import UNFINISHED, whole_file
 from lightkv.core.errors import ModelError, file_errors
 
 NAME = "lightkv_conversion.json"
@@ -38,13 +38,8 @@ class Record:
 
     def save(self, folder: Path) -> None:
         """Write it; at any time there is a whole one."""
-        path = folder / NAME
-        unfinished = path.with_name(NAME + ".part")
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with whole_file(folder / NAME) as file:
+            file.write(json.dumps(asdict(self), indent=1).encode())
 
 
 @dataclass
@@ -107,7 +102,7 @@ def open_record(folder: Path, kind: str, config: str) -> Record:
         folder.mkdir(parents=True, exist_ok=True)
     record = load_record(folder)
     if record is None:
-        others = [path.name for path in folder.iterdir() if path.name != NAME + ".part"]
+        others = [path.name for path in folder.iterdir() if path.name != NAME + UNFINISHED]
         if others:
             raise _occupied(folder, f"it holds {', '.join(sorted(others)[:3])}")
         return Record(kind, config)

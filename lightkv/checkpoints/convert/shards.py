@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lightkv.checkpoints.convert.whole_file import whole_file
 from lightkv.core.errors import ModelError
 
 BUFFER = 16 * 1024 * 1024
@@ -194,15 +194,11 @@ def write_shard(path: Path, source: Shard, parts: Sequence[Part]) -> None:
         offset += size
     head = json.dumps(fields, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    unfinished = path.with_name(path.name + ".part")
-    with unfinished.open("wb") as file:
+    with whole_file(path) as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for part in parts:
             for chunk in source.bytes_of(part.source, part.rows):
                 file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
 
 
 def digest_of_source(written: Shard, parts: Sequence[Part]) -> str:
