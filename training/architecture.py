@@ -5,7 +5,6 @@ Only classes of transformers are used, so the saved checkpoint loads without thi
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -17,10 +16,9 @@ from transformers import (
 )
 
 from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS, GRID, IMAGE_SIZE, PATCH_SIZE
+from training.words import BOS, EOS, GROUND_WORD, PAD, UNK, word_tokenizer
 
-PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<bos>", "<eos>", "<unk>", "<image>"
-GROUND_WORD = "ground"
-"""The word that patches without a digit are taught to stand for; no question or answer has it."""
+IMAGE = "<image>"
 _TEXT = "user assistant : ? what digit is color there how many digits left above of the list all"
 VOCABULARY = [PAD, BOS, EOS, UNK, IMAGE, *_TEXT.split(), "yes", "no", GROUND_WORD]
 VOCABULARY += [*DIGIT_WORDS, *COLOR_WORDS]
@@ -44,25 +42,8 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of whole words; it puts ``<bos>`` in front by itself."""
-    core = Tokenizer(models.WordLevel(WORD_ID, unk_token=UNK))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    core.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, WORD_ID[BOS])]
-    )
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=core,
-        pad_token=PAD,
-        bos_token=BOS,
-        eos_token=EOS,
-        unk_token=UNK,
-        additional_special_tokens=[IMAGE],
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-        model_max_length=512,
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    """A tokenizer of whole words, with the placeholder of a picture."""
+    return word_tokenizer(WORD_ID, [IMAGE], CHAT_TEMPLATE, 512)
 
 
 def make_processor() -> LlavaProcessor:

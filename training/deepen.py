@@ -8,11 +8,14 @@ training goes on.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
-from transformers import LlavaForConditionalGeneration
+from transformers import LlavaForConditionalGeneration, PreTrainedModel
 
 from training.architecture import LAYERS, make_model
 
+M = TypeVar("M", bound=PreTrainedModel)
 START_LAYERS = 8
 """Decoder layers at first: a shallow decoder learns to look things up in far fewer updates."""
 PLACES = (0, 1, 2, 3, 5, 6, 8, 10)
@@ -24,10 +27,14 @@ def placed(layer: int, depth: int) -> int:
     return layer if depth == START_LAYERS else PLACES[layer]
 
 
-@torch.no_grad()
 def deepened(shallow: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:
     """A model of `LAYERS` decoder layers that computes what `shallow` computes."""
-    deep = make_model(LAYERS)
+    return grow(shallow, make_model(LAYERS))
+
+
+@torch.no_grad()
+def grow(shallow: M, deep: M) -> M:
+    """`deep`, an untrained model with more decoder layers, made to compute what `shallow` does."""
     weights = shallow.state_dict()
     prefix = "model.language_model.layers."
     renamed = {}

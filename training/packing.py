@@ -8,7 +8,6 @@ fixed lengths, hence mask and positions are the same for every scene.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +32,8 @@ from lightkv.demo.scenes import (
     random_spatial,
 )
 from training.architecture import EOS, PAD, PREFIX, VISION_TOKENS, WORD_ID
-from training.tower import NO_LABEL, normalise, patch_labels, tower_features
+from training.segments import NO_LABEL, block_mask, question_words, segment_positions
+from training.tower import normalise, patch_labels, tower_features
 
 SEGMENTS: tuple[Kind, ...] = (
     *("color_to_digit",) * 3,
@@ -98,11 +98,6 @@ def questions_for(digits: list[PlacedDigit], rng: np.random.Generator) -> list[Q
         else:
             made.append(list_question(digits))
     return made
-
-
-def question_words(question: Question) -> list[str]:
-    """The words between the picture and the answer."""
-    return [*question.text.split(), "assistant", ":"]
 
 
 def hops(question: Question, digits: list[PlacedDigit]) -> list[tuple[int, int]]:
@@ -172,19 +167,12 @@ def make_batch(
 
 def packed_mask() -> torch.Tensor:
     """Who sees whom: bool ``[1, 1, L, L]``, L = `IMAGE_END` + `TEXT_LENGTH`."""
-    segment = torch.full((IMAGE_END + TEXT_LENGTH,), -1)
-    for index, (start, end) in enumerate(itertools.pairwise(STARTS)):
-        segment[IMAGE_END + start : IMAGE_END + end] = index
-    same = (segment[:, None] == segment[None, :]) | (segment[None, :] == -1)
-    return (same & torch.ones_like(same).tril())[None, None]
+    return block_mask(IMAGE_END, STARTS)
 
 
 def packed_positions() -> torch.Tensor:
     """Positions ``[1, L]``; each segment starts right after the picture."""
-    positions = torch.arange(IMAGE_END + TEXT_LENGTH)
-    for start, end in itertools.pairwise(STARTS):
-        positions[IMAGE_END + start : IMAGE_END + end] = torch.arange(end - start) + IMAGE_END
-    return positions[None]
+    return torch.cat([torch.arange(IMAGE_END), segment_positions(STARTS) + IMAGE_END])[None]
 
 
 def packed_forward(

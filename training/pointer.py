@@ -9,57 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
 from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS
 from training.architecture import GROUND_WORD, WORD_ID
 from training.deepen import placed
 from training.packing import EVERYWHERE, IMAGE_END, NOWHERE, PREFIX_LENGTH, Batch
 from training.tower import GROUND_WEIGHT
+from training.watching import watching
 
 HOPS = (3, 5)
 """Layers of the shallow decoder (from 0) of the two hops: what is named, then what is asked."""
 POINTER_HEADS = 2
-_NAME = "lightkv_demo_pointer"
-_captured: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-_watched: list[int] = []
-
-
-def _attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """SDPA that keeps query and key ``[B, H, L, d]`` of the two layers of interest."""
-    layer = cast(int, module.layer_idx)
-    if layer in _watched:
-        _captured[_watched.index(layer)] = (query[:, :POINTER_HEADS], key[:, :POINTER_HEADS])
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
 @contextmanager
 def pointing(decoder: PreTrainedModel) -> Iterator[dict[int, tuple[torch.Tensor, torch.Tensor]]]:
     """Let the decoder's attention leave query and key behind; restores the config on exit."""
-    AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)  # else masks are silently dropped
-    before = decoder.config._attn_implementation
-    decoder.config._attn_implementation = _NAME
-    _watched[:] = [placed(layer, decoder.config.num_hidden_layers) for layer in HOPS]
-    try:
-        yield _captured
-    finally:
-        decoder.config._attn_implementation = before
-        _captured.clear()
+    layers = [placed(layer, decoder.config.num_hidden_layers) for layer in HOPS]
+    with watching(decoder, layers) as captured:
+        yield captured
 
 
 def pointer_loss(
@@ -71,7 +44,7 @@ def pointer_loss(
     everywhere[:, 0] = 1  # attention kept by <bos> then is 1 / (1 + digits): a count
     everywhere = everywhere / everywhere.sum(1, keepdim=True)
     for hop in range(len(HOPS)):
-        query, key = captured[hop]
+        query, key = (states[:, :POINTER_HEADS] for states in captured[hop])
         target = batch.pointers[..., hop]
         sample, word = (target != NOWHERE).nonzero(as_tuple=True)
         logits = query[:, :, IMAGE_END:] @ key.transpose(-1, -2)

@@ -14,7 +14,6 @@ from lightkv.demo.digits import Split
 from lightkv.demo.scenes import COLOR_WORDS, COLORS, GRID, SLOTS, PlacedDigit, compose
 from training.architecture import VISION_TOKENS
 
-NO_LABEL = -100
 GROUND_WEIGHT = 0.03
 """Most patches are ground; at full weight the tower would learn nothing else for long."""
 

@@ -35,6 +35,7 @@ from training.packing import (
     packed_mask,
     packed_positions,
 )
+from training.segments import NO_LABEL
 
 CURRICULUM_KINDS = ("color_to_digit", "digit_to_color")
 START_DIGITS = 2
@@ -202,7 +203,7 @@ class Trainer:
         self, hidden: torch.Tensor, batch: Batch
     ) -> tuple[torch.Tensor, dict[str, float]]:
         """Loss on answers and accuracy by kind; the head runs on labelled positions only."""
-        sample, word = (batch.labels != tower.NO_LABEL).nonzero(as_tuple=True)
+        sample, word = (batch.labels != NO_LABEL).nonzero(as_tuple=True)
         logits = self.model.lm_head(hidden[sample, word].float())
         labels, weights = batch.labels[sample, word], batch.weights[sample, word]
         loss = functional.cross_entropy(logits, labels, reduction="none")

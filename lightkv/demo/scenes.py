@@ -8,9 +8,10 @@ row, then slot column.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +40,40 @@ DIGIT_WORDS = tuple(str(digit) for digit in range(10))
 
 Kind = Literal["color_to_digit", "digit_to_color", "exists", "count", "spatial", "list"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_PALETTE = np.array(list(COLORS.values()), dtype=np.float32)
+PALETTE = np.array(list(COLORS.values()), dtype=np.float32)
 _GROUND_POINTS = 6
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """How large a picture is and where digits may be: at most one in each slot."""
+
+    rows: int
+    cols: int
+    """Patches of 8 x 8 pixels."""
+    per_slot: int
+    """Patches along a side of a slot; what is left at the right and at the bottom stays empty."""
+
+    @property
+    def slots(self) -> tuple[int, int]:
+        """Rows and columns of slots."""
+        return self.rows // self.per_slot, self.cols // self.per_slot
+
+
+SQUARE = Canvas(GRID, GRID, PATCHES_PER_SLOT)
+"""What the first bundled model takes."""
+
+
+class Colored(Protocol):
+    """What questions about a single digit ask of it: a placed one, or one of a clip."""
+
+    @property
+    def digit(self) -> int:
+        """0 to 9."""
+
+    @property
+    def color(self) -> str:
+        """A key of `COLORS`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +102,8 @@ class Scene:
 class Question:
     """A question about a scene and its one right answer."""
 
-    kind: Kind
+    kind: str
+    """One of `KINDS`, or of those of native pictures, clips or pairs."""
     text: str
     answer: str
     target: int | None
@@ -78,24 +112,24 @@ class Question:
     """Index of the digit that the question names; differs from the target in spatial ones."""
 
 
-def _interpolation() -> NDArray[np.float32]:
-    """Weights ``[96, 6]`` that stretch six points linearly over the picture's side."""
-    at = np.linspace(0, _GROUND_POINTS - 1, IMAGE_SIZE)
+@functools.cache
+def _stretch(side: int) -> NDArray[np.float32]:
+    """Weights ``[side, 6]`` that stretch six points linearly over a picture's side."""
+    at = np.linspace(0, _GROUND_POINTS - 1, side)
     weights = 1 - np.abs(at[:, None] - np.arange(_GROUND_POINTS))
     return np.asarray(weights.clip(min=0), dtype=np.float32)
 
 
-_STRETCH = _interpolation()
-
-
-def ground(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A muted, slowly varying ground with a little grain: ``[96, 96, 3]`` in 0 to 255."""
+def ground(
+    rng: np.random.Generator, height: int = IMAGE_SIZE, width: int = IMAGE_SIZE
+) -> NDArray[np.float32]:
+    """A muted, slowly varying ground with a little grain: ``[height, width, 3]`` in 0 to 255."""
     base = rng.uniform(30, 95) + rng.uniform(-14, 14, 3)
     points = rng.uniform(-26, 26, (_GROUND_POINTS, _GROUND_POINTS, 1))
     points = (points + rng.uniform(-12, 12, (_GROUND_POINTS, _GROUND_POINTS, 3)) + base).astype("f")
-    stretched = np.tensordot(_STRETCH, points, (1, 0))  # [96, 6, 3]
-    picture: NDArray[np.float32] = np.matmul(_STRETCH, stretched)  # [96, 96, 3]
-    grain = rng.integers(-5, 6, (IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.int8)
+    stretched = np.tensordot(_stretch(height), points, (1, 0))  # [height, 6, 3]
+    picture: NDArray[np.float32] = np.matmul(_stretch(width), stretched)  # [height, width, 3]
+    grain = rng.integers(-5, 6, (height, width, 1), dtype=np.int8)
     return picture + grain.astype(np.float32)
 
 
@@ -108,12 +142,33 @@ def paste(
 ) -> tuple[int, int, int, int]:
     """Draw ink `scan` ``[8, 8]`` into `picture` in place, on `patch`, jittered; the box drawn."""
     jitter = rng.integers(-1, 2, 2)
-    top = int(np.clip(patch[0] * PATCH_SIZE + jitter[0], 0, IMAGE_SIZE - SCAN_SIZE))
-    left = int(np.clip(patch[1] * PATCH_SIZE + jitter[1], 0, IMAGE_SIZE - SCAN_SIZE))
+    corner = (patch[0] * PATCH_SIZE + int(jitter[0]), patch[1] * PATCH_SIZE + int(jitter[1]))
+    return stamp(picture, scan, PALETTE[color] * rng.uniform(0.9, 1.0), corner)
+
+
+def stamp(
+    picture: NDArray[np.float32],
+    scan: NDArray[np.float32],
+    shade: NDArray[np.float32],
+    corner: tuple[int, int],
+) -> tuple[int, int, int, int]:
+    """Draw ink `scan` ``[8, 8]`` of colour `shade` ``[3]`` into `picture` in place, its (top, left)
+    at `corner` or as near as the picture allows; the box drawn."""
+    top = min(max(corner[0], 0), picture.shape[0] - SCAN_SIZE)
+    left = min(max(corner[1], 0), picture.shape[1] - SCAN_SIZE)
     area = picture[top : top + SCAN_SIZE, left : left + SCAN_SIZE]
-    shade = _PALETTE[color] * rng.uniform(0.9, 1.0)
     area += scan[:, :, None] * (shade - area)
     return left, top, left + SCAN_SIZE, top + SCAN_SIZE
+
+
+def pick_scan(
+    rng: np.random.Generator, digit: int, split: Split, bank: NDArray[np.float32] | None = None
+) -> tuple[int, NDArray[np.float32]]:
+    """A random scan of `digit`: its index within `split`, and its ink ``[8, 8]``, which is taken from
+    `bank` ``[copies, N, 8, 8]`` of augmented scans if there is one."""
+    members = scans_of(split)[digit]
+    scan = int(members[rng.integers(len(members))])
+    return scan, ink(split)[scan] if bank is None else bank[rng.integers(len(bank)), scan]
 
 
 def compose(
@@ -122,21 +177,21 @@ def compose(
     colors: Sequence[int],
     split: Split,
     bank: NDArray[np.float32] | None = None,
+    canvas: Canvas = SQUARE,
 ) -> tuple[NDArray[np.uint8], list[PlacedDigit]]:
-    """A picture ``[96, 96, 3]`` with the given digits and colour indices at random places.
+    """A picture ``[8 rows, 8 cols, 3]`` with the given digits and colour indices at random places.
 
     `bank` ``[copies, N, 8, 8]`` holds augmented train scans to draw from in place of the originals.
     """
-    picture = ground(rng)
-    slots = sorted(rng.choice(SLOTS * SLOTS, size=len(digits), replace=False).tolist())
-    inside = rng.integers(0, PATCHES_PER_SLOT, (len(digits), 2)).tolist()
+    picture = ground(rng, canvas.rows * PATCH_SIZE, canvas.cols * PATCH_SIZE)
+    high, wide = canvas.slots
+    slots = sorted(rng.choice(high * wide, size=len(digits), replace=False).tolist())
+    inside = rng.integers(0, canvas.per_slot, (len(digits), 2)).tolist()
     placed = []
     for digit, color, slot_index, (dy, dx) in zip(digits, colors, slots, inside, strict=True):
-        slot = divmod(slot_index, SLOTS)
-        patch = (slot[0] * PATCHES_PER_SLOT + dy, slot[1] * PATCHES_PER_SLOT + dx)
-        members = scans_of(split)[digit]
-        scan = int(members[rng.integers(len(members))])
-        drawn = ink(split)[scan] if bank is None else bank[rng.integers(len(bank)), scan]
+        slot = divmod(slot_index, wide)
+        patch = (slot[0] * canvas.per_slot + dy, slot[1] * canvas.per_slot + dx)
+        scan, drawn = pick_scan(rng, digit, split, bank)
         box = paste(picture, drawn, color, patch, rng)
         placed.append(PlacedDigit(digit, COLOR_WORDS[color], patch, slot, box, scan))
     return np.rint(picture.clip(0, 255)).astype(np.uint8), placed
@@ -147,6 +202,7 @@ def compose_scene(
     split: Split,
     num_digits: int | None = None,
     bank: NDArray[np.float32] | None = None,
+    canvas: Canvas = SQUARE,
 ) -> tuple[NDArray[np.uint8], list[PlacedDigit]]:
     """A picture with distinct random digits and colours; see `compose` and `make_scene`."""
     count = int(rng.integers(1, MAX_DIGITS + 1)) if num_digits is None else num_digits
@@ -154,14 +210,17 @@ def compose_scene(
         raise ValueError(f"num_digits is 1 to {MAX_DIGITS}, not {count}")
     digits = rng.permutation(10)[:count].tolist()
     colors = rng.permutation(len(COLORS))[:count].tolist()
-    return compose(rng, digits, colors, split, bank)
+    return compose(rng, digits, colors, split, bank, canvas)
 
 
 def make_scene(
-    rng: np.random.Generator, split: Split = "test", num_digits: int | None = None
+    rng: np.random.Generator,
+    split: Split = "test",
+    num_digits: int | None = None,
+    canvas: Canvas = SQUARE,
 ) -> Scene:
     """A random scene of 1 to 7 digits (or `num_digits`) drawn from the scans of `split`."""
-    pixels, placed = compose_scene(rng, split, num_digits)
+    pixels, placed = compose_scene(rng, split, num_digits, canvas=canvas)
     return Scene(Image.fromarray(pixels), placed)
 
 
@@ -190,28 +249,28 @@ def spatial_question(digits: Sequence[PlacedDigit], side: str, index: int) -> Qu
     return Question("spatial", text, str(digits[target].digit), target, index)
 
 
-def exists_question(digits: Sequence[PlacedDigit], digit: int) -> Question:
+def exists_question(digits: Sequence[Colored], digit: int) -> Question:
     """Is `digit` in the scene?"""
     index = next((i for i, placed in enumerate(digits) if placed.digit == digit), None)
     answer = "no" if index is None else "yes"
     return Question("exists", f"is digit {digit} there ?", answer, index, index)
 
 
-def color_to_digit_question(digits: Sequence[PlacedDigit], index: int) -> Question:
+def color_to_digit_question(digits: Sequence[Colored], index: int) -> Question:
     """What digit has the colour of digit `index`?"""
     placed = digits[index]
     text = f"what digit is {placed.color} ?"
     return Question("color_to_digit", text, str(placed.digit), index, index)
 
 
-def digit_to_color_question(digits: Sequence[PlacedDigit], index: int) -> Question:
+def digit_to_color_question(digits: Sequence[Colored], index: int) -> Question:
     """What colour is digit `index`?"""
     placed = digits[index]
     text = f"what color is {placed.digit} ?"
     return Question("digit_to_color", text, placed.color, index, index)
 
 
-def count_question(digits: Sequence[PlacedDigit]) -> Question:
+def count_question(digits: Sequence[Colored]) -> Question:
     """How many digits are there?"""
     return Question("count", "how many digits there ?", str(len(digits)), None)
 
@@ -222,7 +281,7 @@ def list_question(digits: Sequence[PlacedDigit]) -> Question:
     return Question("list", "list all digits", answer, None)
 
 
-def random_exists(digits: Sequence[PlacedDigit], rng: np.random.Generator) -> Question:
+def random_exists(digits: Sequence[Colored], rng: np.random.Generator) -> Question:
     """An existence question whose answer is yes or no with equal chance."""
     present = [placed.digit for placed in digits]
     absent = [digit for digit in range(10) if digit not in present]

@@ -1,0 +1,32 @@
+"""What every training run has: a folder, a log, a clock that goes on after a resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class Run:
+    """A run whose files go to `out`."""
+
+    def __init__(self, out: Path, seconds: float = 0.0) -> None:
+        """`seconds` were trained before."""
+        self.out, self.seconds = out, seconds
+        self.started = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Training seconds, those before a resume counted in."""
+        return self.seconds + time.monotonic() - self.started
+
+    def log(self, message: str) -> None:
+        """Print and append a line to ``train.log``."""
+        line = f"{self.elapsed():6.0f} s  {message}"
+        print(line, flush=True)
+        with (self.out / "train.log").open("a") as file:
+            file.write(line + "\n")
+
+
+def format_accuracy(accuracy: Mapping[str, float]) -> str:
+    """One short line."""
+    return " ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items())

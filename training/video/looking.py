@@ -1,0 +1,115 @@
+"""Losses that tell the decoder where to look and what to know; no trace of them in the checkpoint.
+
+Looking: two heads of two layers must attend from the word that answers to the vision tokens that hold
+the answer. Knowing: after the second layer a vision token knows its row, column and step, which the
+tower does not tell it; after the third, whether its digit was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from lightkv.demo.clips import MAX_STEPS
+from lightkv.demo.native import MAX_SIDE
+from training.deepen import placed
+from training.video.packing import Batch, Frame, Looks, Shape
+from training.video.tower import GROUND_WEIGHT, NO_DIGIT
+from training.watching import plain_attention, watching
+
+HOPS = (3, 5)
+"""Layers of the shallow decoder (from 0) of the two hops: what is named, then what is asked."""
+KNOWS_PLACE, KNOWS_PAST = 1, 2
+"""Layers of the shallow decoder behind which vision tokens know."""
+LOOKING_HEADS = 2
+
+
+@contextmanager
+def observed(
+    decoder: PreTrainedModel,
+) -> Iterator[tuple[dict[int, tuple[torch.Tensor, torch.Tensor]], dict[int, torch.Tensor]]]:
+    """Queries and keys of the layers of the hops, and what comes out of those that know."""
+    depth, states = decoder.config.num_hidden_layers, {}
+    handles = [
+        decoder.layers[placed(layer, depth)].register_forward_hook(
+            lambda _, __, out, layer=layer: states.__setitem__(layer, out)
+        )
+        for layer in (KNOWS_PLACE, KNOWS_PAST)
+    ]
+    try:
+        with watching(
+            decoder, [placed(layer, depth) for layer in HOPS], plain_attention
+        ) as captured:
+            yield captured, states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def looking_loss(
+    captured: dict[int, tuple[torch.Tensor, torch.Tensor]], looks: Looks, frame: Frame
+) -> torch.Tensor:
+    """How far attention is from where it should go, mean over words and heads, summed over hops."""
+    length = len(frame.prefix)
+    words, hops = torch.tensor(looks.word), torch.tensor(looks.hop)
+    sample, even = torch.tensor(looks.sample), torch.tensor(looks.even)
+    goal = torch.zeros(len(words), length)
+    for row, places in enumerate(looks.goal):
+        goal[row, places] = 1.0
+    total = goal.new_zeros(())
+    for hop, (query, key) in captured.items():
+        rows = (hops == hop).nonzero()[:, 0]
+        at = length + words[rows]
+        query = query[:, :LOOKING_HEADS][sample[rows], :, at].float()  # [R, heads, d]
+        key = key[:, 0].float()  # the heads share it
+        logits = torch.einsum("rhd,rld->rhl", query, key[sample[rows]]) * query.shape[-1] ** -0.5
+        logits = logits.masked_fill(~frame.mask[0, 0, at][:, None], -torch.inf)
+        logits = logits.log_softmax(-1)[..., :length]
+        wanted = goal[rows][:, None]
+        anyone = -(logits + wanted.log()).logsumexp(-1)
+        all_alike = -(logits * wanted).sum(-1) / wanted.sum(-1)
+        total = total + torch.where(even[rows][:, None], all_alike, anyone).mean()
+    return total
+
+
+class Knowing(nn.Module):
+    """Linear read-outs of row, column, step and "was there before" from states of vision tokens."""
+
+    def __init__(self, width: int) -> None:
+        """`width` of the decoder."""
+        super().__init__()
+        sizes = (MAX_STEPS, MAX_SIDE, MAX_SIDE)
+        self.places = nn.ModuleList(nn.Linear(width, size) for size in sizes)
+        self.before = nn.Linear(width, 2)
+
+    def forward(self, states: dict[int, torch.Tensor], batch: Batch, frame: Frame) -> torch.Tensor:
+        """The loss, of states ``[B, L, D]``."""
+        digit = batch.labels[..., 0] != NO_DIGIT
+        weight = torch.where(digit, 1.0, GROUND_WEIGHT)
+        where = places(batch.shape).expand(len(digit), -1, -1)
+        place, past = (
+            functional.rms_norm(states[layer][:, frame.vision].float(), states[layer].shape[-1:])
+            for layer in (KNOWS_PLACE, KNOWS_PAST)
+        )
+        total = weighted(self.before(past), batch.seen_before, digit.float())
+        for axis, head in enumerate(self.places):
+            total = total + 0.3 * weighted(head(place), where[..., axis], weight)
+        return total
+
+
+def places(shape: Shape) -> torch.Tensor:
+    """Step, row and column of each vision token, ``[V, 3]``."""
+    return torch.cat(
+        [torch.cartesian_prod(*(torch.arange(size) for size in grid)) for grid in shape.grids]
+    )
+
+
+def weighted(logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted mean cross-entropy of logits ``[B, V, C]``."""
+    loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    return (loss * weight.flatten()).sum() / weight.sum()

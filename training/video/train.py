@@ -1,0 +1,304 @@
+"""Train the second bundled model: ``python -m training.video.train --out DIR [--resume] [--seed N]``.
+
+Three steps, as for the first model (`training.train`): the tower alone learns what each token shows;
+a decoder of 8 layers learns the task with the tower frozen, from two digits up to all; then it is grown
+to 12 layers and goes on. Each update takes pictures, clips and pairs, each of one random size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from lightkv.demo import clips, native, scenes
+from training import state
+from training.augment import augmented
+from training.deepen import START_LAYERS, grow
+from training.run import Run, format_accuracy
+from training.segments import NO_LABEL
+from training.tower import cosine_with_warmup
+from training.video import tower
+from training.video.architecture import LAYERS, WIDTH, make_model
+from training.video.looking import Knowing, looking_loss, observed
+from training.video.packing import (
+    GROUPS,
+    Batch,
+    Frame,
+    Group,
+    Shape,
+    frame_of,
+    kind_of_word,
+    make_batch,
+    packed_forward,
+    vision_features,
+)
+
+MASTERED = 0.85
+AUGMENTED_COPIES = 100
+MOST: dict[Group, int] = {
+    "picture": scenes.MAX_DIGITS,
+    "clip": clips.MAX_DIGITS,
+    "pair": native.MAX_PAIR_DIGITS,
+}
+KEY_KINDS: dict[Group, tuple[str, ...]] = {
+    "picture": ("color_to_digit", "digit_to_color"),
+    "clip": ("color_to_digit", "digit_to_color"),
+    "pair": ("second_color",),
+}
+"""Questions that must be mastered before more digits come."""
+PATIENCE = 250
+"""Updates after which one more digit comes anyway."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on."""
+
+    seed: int = 0
+    tower_steps: int = 2500
+    deepen_at: int = 2600
+    steps: int = 4000
+    words: int = 3000
+    """Positions of each group in an update, vision tokens included."""
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.02
+    threads: int = 2
+    save_every: int = 50
+    test_every: int = 200
+
+
+@dataclass
+class Progress:
+    """Where a run stands; goes into the saved state."""
+
+    updates: int = 0
+    most: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GROUPS, 2))
+    mastery: dict[str, float] = field(default_factory=lambda: dict.fromkeys(GROUPS, 0.0))
+    held_since: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GROUPS, 0))
+    seconds: float = 0.0
+    tower_done: bool = False
+    layers: int = START_LAYERS
+
+
+class Trainer(Run):
+    """One training run; `run` drives it from wherever it stands."""
+
+    def __init__(self, settings: Settings, out: Path) -> None:
+        """Set up a run from the start; its files go to the folder `out`."""
+        super().__init__(out)
+        self.settings = settings
+        torch.manual_seed(settings.seed)
+        torch.set_num_threads(settings.threads)
+        self.reading, self.knowing = tower.Reading(), Knowing(WIDTH)
+        self.adopt(make_model(START_LAYERS))
+        self.progress = Progress()
+        self.bank = augmented(np.random.default_rng([settings.seed, 0]), AUGMENTED_COPIES)
+
+    def adopt(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
+        """Train `model` from now on, with fresh moments."""
+        self.model = model
+        self.modules = {"model": model, "knowing": self.knowing}
+        self.trained = [
+            *model.model.language_model.parameters(),
+            *self.knowing.parameters(),
+        ]
+        groups: list[dict[str, Any]] = [
+            {"params": [x for x in self.trained if x.ndim > 1]},
+            {"params": [x for x in self.trained if x.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=0.0, betas=(0.9, 0.98), weight_decay=self.settings.weight_decay
+        )
+
+    def deepen(self) -> None:
+        """Go on with a deeper decoder that computes the same."""
+        torch.manual_seed(self.settings.seed + 1)
+        self.adopt(grow(self.model, make_model(LAYERS)))
+        self.progress.layers = LAYERS
+        self.log(f"decoder grown to {LAYERS} layers")
+
+    def save(self) -> None:
+        """Write the resumable state."""
+        self.progress.seconds = self.elapsed()
+        state.save_state(
+            self.out / "state", self.modules, self.optimizer, dataclasses.asdict(self.progress)
+        )
+
+    def resume(self) -> None:
+        """Go on from the saved state."""
+        if state.read_progress(self.out / "state")["layers"] == LAYERS:
+            self.adopt(make_model(LAYERS))
+        progress = state.load_state(self.out / "state", self.modules, self.optimizer)
+        self.progress = Progress(**progress)
+        self.seconds = self.progress.seconds
+        self.log(f"resumed at update {self.progress.updates}")
+
+    def run(self, minutes: float | None = None) -> None:
+        """Train to the end and export the checkpoint; or for `minutes`, and save."""
+        settings, progress = self.settings, self.progress
+        until = None if minutes is None else self.elapsed() + 60 * minutes
+        if not progress.tower_done:
+            tower.train_tower(
+                self.model, self.reading, self.bank, settings.seed, settings.tower_steps, self.log
+            )
+            progress.tower_done = True
+            self.save()
+        self.model.model.visual.requires_grad_(False)
+        rates = list(cosine_with_warmup(settings.steps, 150))
+        while progress.updates < settings.steps:
+            if progress.layers < LAYERS and progress.updates >= settings.deepen_at:
+                self.deepen()
+            # Fresh moments after growing: no full-size steps before they mean something.
+            warm = min(1.0, max(0, progress.updates - settings.deepen_at) / 40)
+            warm = warm if progress.layers == LAYERS else 1.0
+            self.update(settings.learning_rate * rates[progress.updates] * warm)
+            progress.updates += 1
+            if progress.updates % settings.test_every == 0:
+                self.log(f"test {format_accuracy(self.test_accuracy())}")
+            stop = until is not None and self.elapsed() > until
+            if progress.updates % settings.save_every == 0 or stop:
+                self.save()
+            if stop:
+                self.log(f"stopped at update {progress.updates}; go on with --resume")
+                return
+        self.export(self.out / "checkpoint")
+
+    def shape(self, group: Group, rng: np.random.Generator) -> Shape:
+        """A random size of a group; small ones first, and more often throughout."""
+        wide = min(1.0, self.progress.updates / (0.5 * self.settings.steps))
+
+        def side(low: int, high: int) -> int:
+            return low + int((high - low) * wide * rng.random() ** 1.5 + 0.5)
+
+        if group == "clip":
+            steps, least, most = (clips.MIN_STEPS, clips.MAX_STEPS), clips.MIN_SIDE, clips.MAX_SIDE
+            return Shape(group, ((side(*steps), side(least, most), side(least, most)),))
+        if group == "pair":
+            both = [side(native.MIN_SIDE, native.MAX_PAIR_SIDE) for _ in range(4)]
+            return Shape(group, ((1, both[0], both[1]), (1, both[2], both[3])))
+        rows, cols = (side(native.MIN_SIDE, native.MAX_SIDE) for _ in range(2))
+        return Shape(group, ((1, rows, min(cols, native.MAX_PATCHES // rows)),))
+
+    def update(self, learning_rate: float) -> None:
+        """One optimizer step, a function of seed and step number."""
+        settings, progress = self.settings, self.progress
+        rng = np.random.default_rng([settings.seed, 2, progress.updates])
+        lines = []
+        self.optimizer.zero_grad(set_to_none=True)
+        for group in GROUPS:
+            shape = self.shape(group, rng)
+            frame = frame_of(shape, self.model)
+            size = max(2, settings.words // frame.mask.shape[-1])
+            most = progress.most[group]
+            batch = make_batch(rng, shape, size, most, "train", frame, self.bank)
+            losses, accuracy = self.losses(batch, frame)
+            help_share = 1 - 0.8 * progress.updates / settings.steps
+            answer, look, know, read = losses
+            (answer + help_share * (0.5 * look + 0.3 * know + 0.3 * read)).backward()
+            self.grow(group, accuracy)
+            parts = " ".join(f"{x.item():.2f}" for x in losses)
+            lines.append(f"{group} {most} [{parts}] {format_accuracy(accuracy)}")
+        nn.utils.clip_grad_norm_(self.trained, 1.0)
+        for part in self.optimizer.param_groups:
+            part["lr"] = learning_rate
+        self.optimizer.step()
+        if (progress.updates + 1) % 25 == 0:
+            self.log(f"{progress.updates + 1} " + " | ".join(lines))
+
+    def losses(self, batch: Batch, frame: Frame) -> tuple[list[torch.Tensor], dict[str, float]]:
+        """Losses of answers, of looking, knowing and reading; accuracy by kind."""
+        with torch.no_grad():
+            image = vision_features(self.model, batch)
+        with observed(self.model.model.language_model) as (captured, states):
+            with torch.autocast("cpu", torch.bfloat16):
+                hidden = packed_forward(self.model, batch, frame, image)
+            look = looking_loss(captured, batch.looks, frame)
+            know = self.knowing(states, batch, frame)
+        answer, accuracy = self.answer_loss(hidden, batch)
+        read = self.reading(image, self.model.get_input_embeddings().weight, batch.labels)
+        return [answer, look, know, read], accuracy
+
+    def answer_loss(
+        self, hidden: torch.Tensor, batch: Batch
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss on answers and accuracy by kind; the head runs on labelled positions only."""
+        sample, word = (batch.targets != NO_LABEL).nonzero(as_tuple=True)
+        logits = self.model.lm_head(hidden[sample, word].float())
+        targets, weights = batch.targets[sample, word], batch.weights[sample, word]
+        loss = functional.cross_entropy(logits, targets, reduction="none")
+        right = (logits.argmax(-1) == targets).float()
+        real = weights > 0.2  # leave <eos> out, it is easy
+        kinds = kind_of_word(batch.shape)
+        accuracy = {}
+        for kind in dict.fromkeys(kinds):
+            mine = real & torch.tensor([kinds[i] == kind for i in word.tolist()])
+            if bool(mine.any()):
+                accuracy[kind] = right[mine].mean().item()
+        return (loss * weights).sum() / weights.sum(), accuracy
+
+    def grow(self, group: Group, accuracy: dict[str, float]) -> None:
+        """Allow one more digit once the running accuracy says that the present ones are known."""
+        progress = self.progress
+        now = min(accuracy.get(kind, 0.0) for kind in KEY_KINDS[group])
+        progress.mastery[group] = 0.9 * progress.mastery[group] + 0.1 * now
+        held = progress.updates - progress.held_since[group]
+        enough = held >= 30 and progress.mastery[group] > MASTERED
+        if progress.most[group] < MOST[group] and (enough or held >= PATIENCE):
+            progress.most[group] += 1
+            progress.held_since[group] = progress.updates
+            self.log(f"{progress.updates} up to {progress.most[group]} digits: {group}")
+
+    @torch.no_grad()
+    def test_accuracy(self, batches: int = 8) -> dict[str, float]:
+        """Accuracy on scenes of test scans of the present sizes and all numbers of digits; lists word
+        by word, given the right words before."""
+        rng, sums = np.random.default_rng(3), {}
+        for group in GROUPS:
+            for _ in range(batches):
+                shape = self.shape(group, rng)
+                frame = frame_of(shape, self.model)
+                size = max(2, 4000 // frame.mask.shape[-1])
+                batch = make_batch(rng, shape, size, MOST[group], "test", frame)
+                hidden = packed_forward(
+                    self.model, batch, frame, vision_features(self.model, batch)
+                )
+                for kind, value in self.answer_loss(hidden, batch)[1].items():
+                    sums.setdefault(f"{group}/{kind}", []).append(value)
+        return {kind: float(np.mean(values)) for kind, values in sums.items()}
+
+    def export(self, folder: Path) -> None:
+        """Write the checkpoint."""
+        raise NotImplementedError
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
+    parser.add_argument("--minutes", type=float, help="stop and save after so many")
+    for one in dataclasses.fields(Settings):
+        kind = float if isinstance(one.default, float) else int
+        parser.add_argument("--" + one.name.replace("_", "-"), type=kind, default=one.default)
+    arguments = vars(parser.parse_args())
+    out, resume, minutes = (arguments.pop(name) for name in ("out", "resume", "minutes"))
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(Settings(**arguments), out)
+    (out / "settings.json").write_text(json.dumps(arguments, indent=1) + "\n")
+    if resume:
+        trainer.resume()
+    trainer.run(minutes)
+
+
+if __name__ == "__main__":
+    main()
