@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from transformers import PreTrainedModel
 
 
 class Run:
@@ -30,3 +33,12 @@ class Run:
 def format_accuracy(accuracy: Mapping[str, float]) -> str:
     """One short line."""
     return " ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items())
+
+
+def save_checkpoint(model: PreTrainedModel, folder: Path) -> None:
+    """Write a model in half precision for its size; its config asks loaders for single precision."""
+    model.half().save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    for part in (config, config["text_config"], config["vision_config"]):
+        part["dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from training.packing import (
     packed_mask,
     packed_positions,
 )
+from training.run import Run, format_accuracy, save_checkpoint
 from training.segments import NO_LABEL
 
 CURRICULUM_KINDS = ("color_to_digit", "digit_to_color")
@@ -71,12 +71,13 @@ class Progress:
     layers: int = START_LAYERS
 
 
-class Trainer:
+class Trainer(Run):
     """One training run; `run` drives it from wherever it stands."""
 
     def __init__(self, settings: Settings, out: Path) -> None:
         """Set up a run from the start; its files go to the folder `out`."""
-        self.settings, self.out = settings, out
+        super().__init__(out)
+        self.settings = settings
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.heads = tower.PatchHeads(WIDTH)
@@ -86,7 +87,6 @@ class Trainer:
         self.mask, self.positions = packed_mask(), packed_positions()
         self.kinds = kind_of_position()
         self.bank = augmented(np.random.default_rng([settings.seed, 0]), AUGMENTED_COPIES)
-        self.started = time.monotonic()
 
     def adopt(self, model: LlavaForConditionalGeneration) -> None:
         """Train `model` from now on, with fresh moments."""
@@ -112,20 +112,9 @@ class Trainer:
         self.progress.layers = LAYERS
         self.log(f"decoder grown to {LAYERS} layers; test {format_accuracy(self.test_accuracy())}")
 
-    def log(self, message: str) -> None:
-        """Print and append a line to ``train.log``."""
-        line = f"{self.elapsed():6.0f} s  {message}"
-        print(line, flush=True)
-        with (self.out / "train.log").open("a") as file:
-            file.write(line + "\n")
-
-    def elapsed(self) -> float:
-        """Training seconds, those before a resume counted in."""
-        return self.progress.seconds + time.monotonic() - self.started
-
     def save(self) -> None:
         """Write the resumable state."""
-        self.progress.seconds, self.started = self.elapsed(), time.monotonic()
+        self.progress.seconds = self.elapsed()
         state.save_state(
             self.out / "state", self.modules, self.optimizer, dataclasses.asdict(self.progress)
         )
@@ -136,6 +125,7 @@ class Trainer:
             self.adopt(make_model(LAYERS))
         progress = state.load_state(self.out / "state", self.modules, self.optimizer)
         self.progress = Progress(**progress)
+        self.seconds = self.progress.seconds
         self.log(f"resumed at update {self.progress.updates}")
 
     def run(self) -> None:
@@ -246,19 +236,9 @@ class Trainer:
         clean.load_state_dict(self.model.state_dict())
         clean.generation_config.do_sample = False
         clean.generation_config.max_new_tokens = 2 * MAX_DIGITS + 2
-        clean.half().save_pretrained(folder)
+        save_checkpoint(clean, folder)
         make_processor().save_pretrained(folder)
-        # Stored in half precision for its size; the config asks loaders for single precision.
-        config = json.loads((folder / "config.json").read_text())
-        for part in (config, config["text_config"], config["vision_config"]):
-            part["dtype"] = "float32"
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         self.log(f"checkpoint written to {folder}")
-
-
-def format_accuracy(accuracy: dict[str, float]) -> str:
-    """One short line."""
-    return " ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items())
 
 
 def main() -> None:

@@ -5,13 +5,18 @@ Only classes of transformers are used, so the saved checkpoint loads without thi
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS
+from lightkv.demo import clips, native
+from lightkv.demo.scenes import COLOR_WORDS, DIGIT_WORDS, PATCH_SIZE
 from training.words import BOS, EOS, GROUND_WORD, PAD, UNK, word_tokenizer
 
 START, END = "<|vision_start|>", "<|vision_end|>"
@@ -33,6 +38,11 @@ PATCH, MERGE, FRAMES = 4, 2, 2
 WINDOW = 4
 """Vision tokens along a window of the tower."""
 MAX_LENGTH = 2048
+SIZE = {
+    "shortest_edge": (clips.MIN_SIDE * PATCH_SIZE) ** 2,
+    "longest_edge": native.MAX_PATCHES * PATCH_SIZE**2,
+}
+"""Fewest and most pixels (so transformers calls them) that pass without a resize."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ ' ' if not loop.first }}{{ message['role'] }} :"
     "{% if message['content'] is string %} {{ message['content'] }}"
@@ -102,3 +112,30 @@ def make_config(layers: int = LAYERS) -> Qwen2_5_VLConfig:
 def make_model(layers: int = LAYERS) -> Qwen2_5_VLForConditionalGeneration:
     """The untrained model; seed torch before."""
     return Qwen2_5_VLForConditionalGeneration(make_config(layers))
+
+
+def make_pictures() -> Qwen2VLImageProcessorPil:
+    """A picture processor that leaves pictures and frames of all sizes of the task as they are."""
+    return Qwen2VLImageProcessorPil(
+        patch_size=PATCH,
+        merge_size=MERGE,
+        temporal_patch_size=FRAMES,
+        size=dict(SIZE),
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+
+
+def save_processor(folder: Path) -> None:
+    """Write the files of a `Qwen2_5_VLProcessor`. That of its video processor is written by hand: the
+    class cannot be made without torchvision, which reading it needs, too."""
+    make_tokenizer().save_pretrained(folder)
+    make_pictures().save_pretrained(folder)
+    video = json.loads((folder / "preprocessor_config.json").read_text())
+    del video["image_processor_type"]
+    video |= {"video_processor_type": "Qwen2VLVideoProcessor", "do_sample_frames": False}
+    for name, given in (
+        ("video_preprocessor_config.json", video),
+        ("processor_config.json", {"processor_class": "Qwen2_5_VLProcessor"}),
+    ):
+        (folder / name).write_text(json.dumps(given, indent=2) + "\n")

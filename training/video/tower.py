@@ -139,7 +139,7 @@ def crowded_pairs(
         drawn = np.stack([picture] * FRAMES)
         if moving:
             drawn += rng.integers(-3, 4, (FRAMES, *picture.shape[:2], 1))
-        count = int(rng.integers(4, max(5, rows * cols // 3)))
+        count = int(rng.integers(4, max(5, rows * cols // 4)))
         for place in rng.choice(rows * cols, count, replace=False).tolist():
             row, col = divmod(place, cols)
             digit, color = int(rng.integers(10)), int(rng.integers(len(COLORS)))

@@ -24,11 +24,11 @@ from lightkv.demo import clips, native, scenes
 from training import state
 from training.augment import augmented
 from training.deepen import START_LAYERS, grow
-from training.run import Run, format_accuracy
+from training.run import Run, format_accuracy, save_checkpoint
 from training.segments import NO_LABEL
 from training.tower import cosine_with_warmup
 from training.video import tower
-from training.video.architecture import LAYERS, WIDTH, make_model
+from training.video.architecture import LAYERS, WIDTH, make_model, save_processor
 from training.video.looking import Knowing, looking_loss, observed
 from training.video.packing import (
     GROUPS,
@@ -65,9 +65,9 @@ class Settings:
     """Everything that a run depends on."""
 
     seed: int = 0
-    tower_steps: int = 2500
-    deepen_at: int = 2600
-    steps: int = 4000
+    tower_steps: int = 6000
+    deepen_at: int = 4500
+    steps: int = 7000
     words: int = 3000
     """Positions of each group in an update, vision tokens included."""
     learning_rate: float = 1.5e-3
@@ -277,8 +277,14 @@ class Trainer(Run):
         return {kind: float(np.mean(values)) for kind, values in sums.items()}
 
     def export(self, folder: Path) -> None:
-        """Write the checkpoint."""
-        raise NotImplementedError
+        """Write the checkpoint: a fresh model of the same config, nothing of the training."""
+        clean = make_model(self.progress.layers)
+        clean.load_state_dict(self.model.state_dict())
+        clean.generation_config.do_sample = False
+        clean.generation_config.max_new_tokens = 2 * scenes.MAX_DIGITS + 2
+        save_checkpoint(clean, folder)
+        save_processor(folder)
+        self.log(f"checkpoint written to {folder}")
 
 
 def main() -> None:
