@@ -133,7 +133,11 @@ def save_processor(folder: Path) -> None:
     make_pictures().save_pretrained(folder)
     video = json.loads((folder / "preprocessor_config.json").read_text())
     del video["image_processor_type"]
-    video |= {"video_processor_type": "Qwen2VLVideoProcessor", "do_sample_frames": False}
+    video |= {
+        "video_processor_type": "Qwen2VLVideoProcessor",
+        "do_sample_frames": False,
+        "cap_pixels_per_frame": False,
+    }
     for name, given in (
         ("video_preprocessor_config.json", video),
         ("processor_config.json", {"processor_class": "Qwen2_5_VLProcessor"}),
