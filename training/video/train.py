@@ -174,8 +174,9 @@ class Trainer(Run):
         self.export(self.out / "checkpoint")
 
     def shape(self, group: Group, rng: np.random.Generator) -> Shape:
-        """A random size of a group; small ones first, and more often throughout."""
-        wide = min(1.0, self.progress.updates / (0.5 * self.settings.steps))
+        """A random size of a group; small ones first, and more often throughout. Never one size
+        alone: a model that knows one answers with nothing at others."""
+        wide = min(1.0, 0.25 + 1.5 * self.progress.updates / self.settings.steps)
 
         def side(low: int, high: int) -> int:
             return low + int((high - low) * wide * rng.random() ** 1.5 + 0.5)
