@@ -55,6 +55,7 @@ class StagePlan:
             rows needs new padding.
         token_rank: `[V]` raster rank of each current token in its sample.
         inner: `[V₀]` inner window of each original token where windows share a budget, or None.
+        views: 1 if every window lies in one view, else the most views that a row has.
         window: number of each token's window in the batch, indexed like `order`.
         facts: what follows from the host data of the layout after the stage, which is the same each
             time that the plan is used (`VisionLayout.once`).
@@ -75,6 +76,7 @@ class StagePlan:
     token_rank: torch.Tensor
     window: torch.Tensor
     inner: torch.Tensor | None = None
+    views: int = 1
     facts: dict[Hashable, Any] = field(init=False, default_factory=dict, repr=False)
 
     @property
@@ -157,7 +159,21 @@ def plan_stage(
         token_rank=torch.from_numpy(token_rank.astype(np.int64)),
         window=torch.from_numpy(rank),
         inner=None if inner is None else torch.from_numpy(inner),
+        views=_most_views(layout, partitions),
     )
+
+
+def _most_views(layout: VisionLayout, partitions: list[Partition]) -> int:
+    """1 if every window lies in one view, else the most views that a row has."""
+    most = max([1, *(len(sample.views) for sample in layout.samples)])
+    for sample, part in zip(layout.samples, partitions, strict=True):
+        if part.by == "rank":
+            return most
+        inside = part.label != PROTECTED
+        pairs = np.unique(np.stack([part.label, sample.tokens.view])[:, inside], axis=1)
+        if np.any(np.diff(pairs[0]) == 0):
+            return most
+    return 1
 
 
 def _inner(layout: VisionLayout, partitions: list[Partition]) -> IntArray | None:

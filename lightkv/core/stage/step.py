@@ -25,7 +25,7 @@ from lightkv.core.contracts import (
 )
 from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
-from lightkv.core.layout import TokenIndex, VisionLayout
+from lightkv.core.layout import Cells, TokenIndex, VisionLayout
 from lightkv.core.modality import most_removed, removed
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import given_prompt
@@ -96,8 +96,11 @@ def run_stage(
         around = Surroundings(
             hidden_states, given_prompt(layout, device), readings.matcher_attention
         )
+    cells = None
+    if stage.matcher.needs_cells or stage.aggregator.needs_cells:
+        cells = replace(layout.cells(device), views=plan.views)
     work = _StageWork(
-        hidden_states, index, plan, score, size, readings, context, around, stage.ratio
+        hidden_states, index, plan, score, size, readings, context, around, cells, stage.ratio
     )
     if stage.matcher.dynamic and plan.removes:
         counts = work.counts(stage.matcher, group)
@@ -173,6 +176,7 @@ class _StageWork:
     readings: Readings
     context: StageContext
     around: Surroundings | None
+    cells: Cells | None
     ratio: float | Mapping[str, float]
 
     @cached_property
@@ -261,6 +265,7 @@ class _StageWork:
             inner=None if inner is None else inner[origin],
             row=flat[:, 0] // self.hidden_states.shape[1],
             around=self.around,
+            cells=None if self.cells is None else self.cells.at(origin),
         )
 
     def _merge_block(self, match: _Match, block: slice, aggregator: Aggregator) -> Merged:
@@ -277,6 +282,7 @@ class _StageWork:
                 size=self.size[tokens],
                 context=self._context(match.bucket),
                 from_encoder=None if seen is None else seen[origin],
+                cells=None if self.cells is None else self.cells.at(origin),
             )
         )
         if merged.tokens is None or self.readings.project is None:
