@@ -21,9 +21,10 @@ import torch
 from pydantic import ValidationError
 
 from lightkv.core.attention import AttentionView
+from lightkv.core.cells import Cells
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
-from lightkv.core.layout import Bands, Cells, Groups, IntArray, SampleLayout, VisionLayout
+from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, VisionLayout
 from lightkv.core.needs import Needs, check_needs
 from lightkv.core.prompt import PromptIndex, given_prompt
 from lightkv.core.sizes import Flops, StageSizes

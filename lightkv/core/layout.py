@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lightkv.core.cells import SEPARATOR as SEPARATOR
+from lightkv.core.cells import Cells, cells_of
 from lightkv.core.errors import LayoutError
 from lightkv.core.modality import MODALITIES, in_order
 from lightkv.core.spans import checked_grid, checked_pads, checked_span
@@ -26,9 +28,6 @@ IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
 Grid = tuple[int, int, int]
 """(frames, rows, columns); an image has one frame, audio one row and one column."""
-
-SEPARATOR = -1
-"""Cell index of a vision position that shows no patch (a row's newline, a class token)."""
 
 Bands = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """For each axis of a grid the band that every coordinate belongs to; windows are products of bands."""
@@ -436,66 +435,6 @@ class VisionLayout:
 
 
 UNKNOWN_LENGTH = -1
-
-
-@dataclass(frozen=True)
-class Cells:
-    """Which cell of which frame tokens show, of a whole layout `[V₀]` or of windows `[G, n]`.
-
-    Attributes:
-        view: number of the view in the batch.
-        frame: of the view, from 0. A still picture is one frame.
-        place: raster number of the cell in its frame. Tokens of one view and place show the same spot
-            at different times. `SEPARATOR` in `frame` and `place` of a token that shows no patch.
-        frames, places: more than any `frame` and `place`, known on the host.
-        views: most views that a sample has; 1 if these are windows that lie in one view each.
-    """
-
-    view: torch.Tensor
-    frame: torch.Tensor
-    place: torch.Tensor
-    frames: int
-    places: int
-    views: int
-
-    def at(self, tokens: torch.Tensor) -> Cells:
-        """The cells of the original tokens `tokens`, of any shape."""
-        return replace(
-            self, view=self.view[tokens], frame=self.frame[tokens], place=self.place[tokens]
-        )
-
-    def among(self, some: torch.Tensor) -> Cells:
-        """Those of `[G, n]` at the places `some` `[G, k]` of their windows."""
-        view, frame, place = (each.gather(1, some) for each in (self.view, self.frame, self.place))
-        return replace(self, view=view, frame=frame, place=place)
-
-    @property
-    def spots(self) -> torch.Tensor:
-        """A number for each view and place: the same at all times."""
-        return self.view * (self.places + 1) + self.place + 1
-
-
-def cells_of(samples: Sequence[SampleLayout]) -> Cells:
-    """The cells of the original tokens of a batch, on the host."""
-    empty = np.zeros((0, 3), dtype=np.int64)
-    parts, views = [empty], 0
-    for sample in samples:
-        tokens = sample.tokens
-        columns = np.array([view.grid[2] for view in sample.views] or [1], dtype=np.int64)
-        frame, row, column = tokens.coordinates.T
-        cell = np.where(tokens.separator, SEPARATOR, row * columns[tokens.view] + column)
-        parts.append(np.stack([tokens.view + views, frame, cell], axis=1))
-        views += len(sample.views)
-    view, shown, place = (torch.from_numpy(column.copy()) for column in np.concatenate(parts).T)
-    grids = [view.grid for sample in samples for view in sample.views] or [(1, 1, 1)]
-    return Cells(
-        view,
-        shown,
-        place,
-        frames=max(frames for frames, _, _ in grids),
-        places=max(rows * columns for _, rows, columns in grids),
-        views=max([1, *(len(sample.views) for sample in samples)]),
-    )
 
 
 @dataclass(frozen=True)

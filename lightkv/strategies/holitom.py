@@ -102,7 +102,8 @@ class StaticSegments(Matcher):
         kept, nearest = self._chosen(inputs, tokens, film, head, into)
         target = kept_only(kept, population)
         # A static place that is no centre joins one, and those that joined it go along.
-        target = torch.where(head & (target < 0), target.gather(1, nearest), target)
+        found = torch.where(nearest < 0, -1, target.gather(1, nearest.clamp(min=0)))
+        target = torch.where(head & (target < 0), found, target)
         return torch.where(joins, target.gather(1, into), target)
 
     def _chosen(
@@ -113,7 +114,10 @@ class StaticSegments(Matcher):
         head: torch.Tensor,
         into: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Survivors `[G, keep]`, and for each static place `[G, n]` the nearest one of its segment."""
+        """Survivors `[G, keep]`, and the nearest centre of the segment for each static place `[G, n]`.
+
+        −1 where the segment has no centre.
+        """
         assert inputs.score is not None
         own = into == torch.arange(into.shape[1], device=into.device)
         part = 2 * film.row + head.long()
@@ -133,7 +137,9 @@ class StaticSegments(Matcher):
         nearest = first_largest(apart).view(film.real.shape)
         row = torch.arange(film.real.shape[1], device=own.device)[None, :, None]
         flat = (row * film.real.shape[2] + nearest).flatten(1)
-        return kept, film.gathered(film.index.flatten(1).gather(1, flat).view(film.real.shape))
+        token = film.index.flatten(1).gather(1, flat).view(film.real.shape)
+        any_centre = centres.any(dim=-1).view(*film.real.shape[:2], 1)
+        return kept, film.gathered(torch.where(any_centre, token, -1))
 
     def flops(self, sizes: StageSizes) -> Flops:
         """Each token is compared with one other; distances of static places as those of halves."""
@@ -207,11 +213,14 @@ def proportional(part: torch.Tensor, own: torch.Tensor, keep: int, parts: int) -
 
 
 def _means(tokens: torch.Tensor, into: torch.Tensor) -> torch.Tensor:
-    """`[G, n, D]` at each token the mean of those that go `into` it `[G, n]`, near 1."""
-    near = tokens.float() * power_of_two(largest(tokens, dim=(1, 2)))
+    """`[G, n, D]` at each token the mean in float32 of those that go `into` it `[G, n]`."""
+    # Added up near 1, where no sum overflows.
+    scale = power_of_two(largest(tokens, dim=(1, 2)))
+    near = tokens.float() * scale
     index = into.unsqueeze(-1).expand_as(near)
     count = torch.zeros_like(into).scatter_add(1, into, torch.ones_like(into))
-    return torch.zeros_like(near).scatter_add(1, index, near) / count.clamp(min=1).unsqueeze(-1)
+    sums = torch.zeros_like(near).scatter_add(1, index, near)
+    return sums / count.clamp(min=1).unsqueeze(-1) / scale
 
 
 class CentreMean(Aggregator):

@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 
 from lightkv.core.assignment import DROPPED, Assignment
+from lightkv.core.cells import Cells
 from lightkv.core.contracts import (
     Aggregator,
     Matcher,
@@ -25,7 +26,7 @@ from lightkv.core.contracts import (
 )
 from lightkv.core.errors import ConfigError
 from lightkv.core.heads import HeadGroup
-from lightkv.core.layout import Cells, TokenIndex, VisionLayout
+from lightkv.core.layout import TokenIndex, VisionLayout
 from lightkv.core.modality import most_removed, removed
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import given_prompt

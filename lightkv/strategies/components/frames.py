@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 
+from lightkv.core.cells import Cells
 from lightkv.core.contracts import Matcher, MatchInput, ScoreInput, Scorer
 from lightkv.core.errors import ConfigError
-from lightkv.core.layout import Cells
 from lightkv.core.sizes import Flops, StageSizes
 from lightkv.strategies.components.magnitude import unit
 from lightkv.strategies.components.selection import (

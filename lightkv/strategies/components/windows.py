@@ -59,10 +59,10 @@ class Windows(Partitioner):
     with fewer cells than windows has a window for each: a picture of one token keeps it.
 
     Attributes:
-        frames: windows reach over so many frames of a clip, as evenly as can be (9 frames by 4: 3, 3, 3),
-            where the stage's entry does not say `time`. So windows last equally long however long a clip
-            is. A stage that names more frames than the one before joins its windows. A still picture is
-            one frame, whatever is said here; audio takes its windows from the entry.
+        frames: windows reach over at most so many frames of a clip, as evenly as can be (9 frames by 4:
+            3, 3, 3), where the stage's entry does not say `time`. So windows last equally long however
+            long a clip is. A stage that names more frames than the one before joins its windows. A still
+            picture is one frame, whatever is said here; audio takes its windows from the entry.
         population: cut rows and columns (then the frames, where `time` is set) into more bands than the
             stage asks for until no window holds more current tokens than this. What matching costs then
             grows linearly with the number of vision tokens. `windows` may be left out of the schedule.
