@@ -13,7 +13,7 @@ arXiv 2505.21334); cokeshao/HoliTom. Before the decoder:
 
 Kept: all of that, with a budget that holds: parts share it in proportion, the largest fractions
 first, and if merging over time would remove more than is asked for, the least alike stay apart. Not
-kept: the second half inside the decoder (layer 18 of 28, half of the least attended tokens merged),
+kept: the second half inside the decoder (layer 18 of 28, where the less attended half is merged),
 which is a stage of its own: list it after this one. Of the moving tokens the released code merges
 none by default, nor is any here. They are ranked by contrast inside their frame, because most video
 models have no class token; `scorer: class-attention` takes the encoder's where it is offered. The
@@ -250,7 +250,7 @@ class CentreMean(Aggregator):
         rest = flows - own
         owns = torch.zeros_like(flows).scatter_add(1, target, own).gather(1, target)
         rests = torch.zeros_like(flows).scatter_add(1, target, rest).gather(1, target)
-        beta = torch.where(rests > 0, self.centre, 1.0)
+        beta = 1.0 - (1.0 - self.centre) * (rests > 0).float()
         share = beta * own / owns.clamp(min=1.0) + (1.0 - beta) * rest / rests.clamp(min=1.0)
         return Merged(weighted_sum(inputs, share), share)
 
