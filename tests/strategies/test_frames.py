@@ -22,22 +22,27 @@ PRESETS = ("evs", "dycoke", "framefusion", "fastvid", "holitom")
 
 class TestEVS(StrategySuite):
     preset = "evs"
+    stages = 2
 
 
 class TestDyCoke(StrategySuite):
     preset = "dycoke"
+    stages = 2
 
 
 class TestFrameFusion(StrategySuite):
     preset = "framefusion"
+    stages = 2
 
 
 class TestFastVID(StrategySuite):
     preset = "fastvid"
+    stages = 2
 
 
 class TestHoliTom(StrategySuite):
     preset = "holitom"
+    stages = 2
 
 
 @pytest.mark.parametrize("name", REFERENCES)
