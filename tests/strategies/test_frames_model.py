@@ -1,4 +1,4 @@
-"""The methods for video inside a model of multimodal positions: clips of odd length, and of one frame."""
+"""The methods for video inside a model of multimodal positions: clips of five frames, and of one."""
 
 import pytest
 import torch
