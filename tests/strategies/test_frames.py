@@ -184,6 +184,15 @@ def test_windows_of_other_kinds(roles, data):
     check_strategy({"scorer": "frame-change", **roles, "schedule": schedule}, case)
 
 
+def test_a_still_picture_beside_a_clip_widens_no_table():
+    """Tables of a window are sized by what it holds, not by the largest frame and the longest clip."""
+    layout = VisionLayout.from_spans([[(0, (16, 2, 2), "video"), (70, (1, 20, 20))]], length=480)
+    plan = Stage.preset("fastvid", ratio=0.5).plan(layout)
+    assert {bucket.extent for bucket in plan.buckets} == {(1, 16, 4), (1, 1, 400)}
+    over = Stage.preset("evs", ratio=0.5, partitioner={"name": "whole", "scope": "sample"})
+    assert {bucket.extent for bucket in over.plan(layout).buckets} >= {(1, 16, 4)}
+
+
 # -- windows over time -----------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from lightkv.core.cells import numbers_of
 from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, VisionLayout
@@ -29,6 +30,7 @@ class Bucket:
         gather: `[G, n]` places of the windows' tokens in window-sorted order.
         windows: `[G]` number of each window in the batch.
         modality: of their tokens, where modalities have ratios of their own; else None.
+        extent: bounds of their views, frames and places, as `Cells` has them.
     """
 
     population: int
@@ -36,6 +38,7 @@ class Bucket:
     gather: torch.Tensor
     windows: IntArray
     modality: str | None = None
+    extent: tuple[int, int, int] = (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,6 @@ class StagePlan:
             rows needs new padding.
         token_rank: `[V]` raster rank of each current token in its sample.
         inner: `[V₀]` inner window of each original token where windows share a budget, or None.
-        views: 1 if every window lies in one view, else the most views that a row has.
         window: number of each token's window in the batch, indexed like `order`.
         facts: what follows from the host data of the layout after the stage, which is the same each
             time that the plan is used (`VisionLayout.once`).
@@ -76,7 +78,6 @@ class StagePlan:
     token_rank: torch.Tensor
     window: torch.Tensor
     inner: torch.Tensor | None = None
-    views: int = 1
     facts: dict[Hashable, Any] = field(init=False, default_factory=dict, repr=False)
 
     @property
@@ -131,7 +132,9 @@ def plan_stage(
     )
     for window, kept in (counts or {}).items():
         keeps[window] = min(max(kept, 0), int(keeps[window]))
-    buckets, passing = _bucket(populations, keeps, shown if isinstance(ratio, Mapping) else None)
+    extents = _extents(layout, partitions, rank, populations.size)
+    kinds = shown if isinstance(ratio, Mapping) else None
+    buckets, passing = _bucket(populations, keeps, kinds, extents)
     groups = _groups_after(layout, partitions, rank, keeps)
     left = tuple(int(group.population.sum()) for group in groups)
     length, pads, fill, filled = _compacted(layout, left)
@@ -159,21 +162,31 @@ def plan_stage(
         token_rank=torch.from_numpy(token_rank.astype(np.int64)),
         window=torch.from_numpy(rank),
         inner=None if inner is None else torch.from_numpy(inner),
-        views=_most_views(layout, partitions),
     )
 
 
-def _most_views(layout: VisionLayout, partitions: list[Partition]) -> int:
-    """1 if every window lies in one view, else the most views that a row has."""
-    most = max([1, *(len(sample.views) for sample in layout.samples)])
+def _extents(
+    layout: VisionLayout, partitions: list[Partition], rank: IntArray, count: int
+) -> IntArray:
+    """`[count, 3]` bounds of views (1, or those of its row), frames and places in each window."""
+    extents = np.ones((count, 3), dtype=np.int64)
+    cursor = 0
     for sample, part in zip(layout.samples, partitions, strict=True):
+        window = rank[cursor : cursor + part.label.size]
+        cursor += part.label.size
+        cells = numbers_of(sample)
+        if not cells.size:
+            continue
         if part.by == "rank":
-            return most
-        inside = part.label != PROTECTED
-        pairs = np.unique(np.stack([part.label, sample.tokens.view])[:, inside], axis=1)
-        if np.any(np.diff(pairs[0]) == 0):
-            return most
-    return 1
+            # Which tokens a window holds depends on values.
+            most = cells.max(axis=0) + 1
+            extents[window] = np.maximum(np.array([len(sample.views), *most[1:]]), 1)
+            continue
+        for column in (1, 2):
+            np.maximum.at(extents[:, column], window, cells[:, column] + 1)
+        pairs = np.unique(np.stack([window, cells[:, 0]]), axis=1)[0]
+        extents[pairs[1:][np.diff(pairs) == 0], 0] = len(sample.views)
+    return extents
 
 
 def _inner(layout: VisionLayout, partitions: list[Partition]) -> IntArray | None:
@@ -271,7 +284,7 @@ def _populations(
 
 
 def _bucket(
-    populations: IntArray, keeps: IntArray, shown: IntArray | None
+    populations: IntArray, keeps: IntArray, shown: IntArray | None, extents: IntArray
 ) -> tuple[tuple[Bucket, ...], IntArray]:
     """Windows that are worked on together, and the places of what passes.
 
@@ -292,7 +305,9 @@ def _bucket(
         n, kept, kind = shape
         gather = torch.from_numpy(starts[windows][:, None] + np.arange(n)[None, :])
         modality = None if shown is None else MODALITIES[kind]
-        buckets.append(Bucket(n, kept, gather, windows.astype(np.int64), modality))
+        views, frames, places = extents[windows].max(axis=0).tolist()
+        extent = (views, frames, places)
+        buckets.append(Bucket(n, kept, gather, windows.astype(np.int64), modality, extent))
     through = np.concatenate(passing).astype(np.int64) if passing else np.zeros(0, dtype=np.int64)
     return tuple(buckets), through
 

@@ -99,7 +99,7 @@ def run_stage(
         )
     cells = None
     if stage.matcher.needs_cells or stage.aggregator.needs_cells:
-        cells = replace(layout.cells(device), views=plan.views)
+        cells = layout.cells(device)
     work = _StageWork(
         hidden_states, index, plan, score, size, readings, context, around, cells, stage.ratio
     )
@@ -266,8 +266,12 @@ class _StageWork:
             inner=None if inner is None else inner[origin],
             row=flat[:, 0] // self.hidden_states.shape[1],
             around=self.around,
-            cells=None if self.cells is None else self.cells.at(origin),
+            cells=self._cells(origin, bucket),
         )
+
+    def _cells(self, origin: torch.Tensor, bucket: Bucket) -> Cells | None:
+        """`[G, n]` what the tokens of a bucket show, if anybody asks."""
+        return None if self.cells is None else self.cells.at(origin).within(bucket.extent)
 
     def _merge_block(self, match: _Match, block: slice, aggregator: Aggregator) -> Merged:
         tokens = match.tokens[block]
@@ -283,7 +287,7 @@ class _StageWork:
                 size=self.size[tokens],
                 context=self._context(match.bucket),
                 from_encoder=None if seen is None else seen[origin],
-                cells=None if self.cells is None else self.cells.at(origin),
+                cells=self._cells(origin, match.bucket),
             )
         )
         if merged.tokens is None or self.readings.project is None:
