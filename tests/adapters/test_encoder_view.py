@@ -29,7 +29,16 @@ from lightkv.testing import Prompt
 from lightkv.testing.adapters import MIXED, encoder_needs
 from lightkv.testing.oracles import snapshot
 
-OF_ENCODER = ["fastervlm", "hired", "prumerge", "prumerge-plus", "visionzip", "vispruner"]
+OF_ENCODER = [
+    "fastervlm",
+    "hiprune",
+    "hired",
+    "prumerge",
+    "prumerge-plus",
+    "visionzip",
+    "vispruner",
+    "vscan",
+]
 FAMILIES = {"llava": (LlavaSuite, tiny_llava), "llava_next": (NextSuite, tiny_llava_next)}
 EVERYTHING = {
     "scorer": {"name": "class-attention", "layer": -1},
