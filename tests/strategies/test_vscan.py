@@ -4,6 +4,7 @@ import pytest
 from references import counts_after
 from references_pictures import REFERENCES
 
+from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.testing import StrategySuite
 
@@ -22,6 +23,12 @@ def test_the_published_counts():
     pipeline = Pipeline.build("vscan", 32)
     assert [stage.after_layer for stage in pipeline.stages] == [0, 16]
     assert counts_after(pipeline, (24, 24)) == [96, 32]
+
+
+def test_a_model_without_a_place_before_its_decoder_is_told_so():
+    with pytest.raises(ConfigError, match="before the decoder") as error:
+        Pipeline.build("vscan", 32, min_layer=3)
+    assert error.value.field == "schedule.depths"
 
 
 @pytest.mark.parametrize("retention", [0.55, 0.35, 0.1])

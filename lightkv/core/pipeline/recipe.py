@@ -67,6 +67,11 @@ class Recipe(Strict):
         """Whether the layers are looked for, instead of given by the recipe."""
         return self.site == "layers" and self.after_layer is None and self.depths is None
 
+    @property
+    def before_decoder(self) -> bool:
+        """Whether depths begin before the first layer."""
+        return self.depths is not None and self.depths[:1] == (0.0,)
+
     def schedule(
         self,
         num_layers: int,
@@ -87,7 +92,14 @@ class Recipe(Strict):
         """
         if allowed is None:
             allowed = range(min_layer, num_layers)
-        first = 0 if self.depths is not None and self.depths[:1] == (0.0,) else 1
+        if self.before_decoder and 0 not in allowed:
+            raise ConfigError(
+                "the first stage stands before the decoder, and this model lets no stage act there",
+                field="schedule.depths",
+                value=self.depths,
+                remedy="leave the depth of 0 and its ratio out",
+            )
+        first = 0 if self.before_decoder else 1
         allowed = [place for place in allowed if place >= first]
         placed = self._of_modalities(num_layers, allowed, surcharge)
         if not self.overrides:
