@@ -8,7 +8,8 @@ the token that enlarges the determinant of the chosen ones most, k times.
 
 Kept: kernel, normalisation and greedy choice. Not kept: the relevance of the paper is that of CLIP's
 text encoder, which a language model of today does not bring along. As in OpenVINO's port, the words
-are the language model's own embeddings, so the method runs on every model.
+are the language model's own embeddings and r is softened to exp(α r), so the method runs on every
+model.
 """
 
 from __future__ import annotations
@@ -82,15 +83,16 @@ class ConditionalDPP(Matcher):
     the others follow. Lower index first among equals.
 
     Attributes:
-        theta: weight θ of relevance against diversity: r becomes exp(α r) with α = θ/(2(1 − θ)), 0
-            for diversity alone. None: r itself, as in the authors' code.
+        theta: weight θ of relevance against diversity. Below 1 r becomes exp(α r), α = θ/(2(1 − θ)),
+            as OpenVINO has it, with its default; 0 is diversity alone. 1: r itself, as the authors have
+            it, for the relevance of CLIP.
     """
 
     name = "conditional-dpp"
     source = "CDPruner, arXiv 2506.10967, section 3; greedy MAP of Chen et al., arXiv 1709.05135"
     needs_score = True
     drops = True
-    theta: float | None = Field(default=None, ge=0.0, lt=1.0)
+    theta: float = Field(default=0.5, ge=0.0, le=1.0)
 
     def keep(self, population: int, ratio: float) -> int:
         return rounded_keep(population, ratio, "round")
@@ -113,7 +115,7 @@ class ConditionalDPP(Matcher):
         low = score.amin(dim=1, keepdim=True)
         width = score.amax(dim=1, keepdim=True) - low
         relevance = torch.where(width > 0, (score - low) / torch.where(width > 0, width, 1.0), 1.0)
-        if self.theta is None:
+        if self.theta == 1.0:
             return relevance.square()
         # exp(α r)², divided by the largest: a common factor changes no choice.
         return torch.exp(self.theta / (1.0 - self.theta) * (relevance - 1.0))

@@ -50,7 +50,7 @@ def dpp(tokens, quality, keep):
     return chosen
 
 
-def cdpruner(seed, sign="positive", text="behind", theta=None):
+def cdpruner(seed, sign="positive", text="behind", theta=0.5):
     rng, layout, encoder, ratio = drawn(seed)
     hidden = rng.normal(size=(layout.length, D))
     own = layout.token_index(torch.device("cpu")).flat.numpy()
@@ -59,7 +59,7 @@ def cdpruner(seed, sign="positive", text="behind", theta=None):
     ]
     tokens = [hidden[i] for i in own]
     r = relevance(tokens, words, 1 if sign == "positive" else -1)
-    if theta is not None:
+    if theta < 1:
         r = [math.exp(theta / (2 * (1 - theta)) * value) for value in r]
     wanted = dpp(tokens, [value * value for value in r], kept_of(len(tokens), ratio))
     roles = {
@@ -250,7 +250,7 @@ REFERENCES = {
     "cdpruner": cdpruner,
     "cdpruner, sign: negative": lambda seed: cdpruner(seed, "negative"),
     "cdpruner, text: all": lambda seed: cdpruner(seed, text="all"),
-    "cdpruner, theta: 0.5": lambda seed: cdpruner(seed, theta=0.5),
+    "cdpruner, theta: 1": lambda seed: cdpruner(seed, theta=1.0),
     "cdpruner, theta: 0": lambda seed: cdpruner(seed, theta=0.0),
     "hiprune": hiprune,
     "hiprune, alpha: 0.7": lambda seed: hiprune(seed, 0.7),
