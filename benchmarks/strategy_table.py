@@ -49,6 +49,10 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "fastvid": ("no", "yes"),
     "framefusion": ("no", "yes"),
     "holitom": ("no", "yes"),
+    "cdpruner": ("no", "yes"),
+    "hiprune": ("no", "yes"),
+    "vscan": ("no", "yes"),
+    "autoprune": ("no", "no"),
     "rand": ("no code", "no code"),
     "imgrand": ("no code", "no code"),
     "tome-cache": ("no code", "no code"),
@@ -91,6 +95,7 @@ def differences() -> dict[str, float]:
     import references_cache
     import references_encoder
     import references_frames
+    import references_pictures
     import test_golden
     import test_stage_reference as stage
 
@@ -101,6 +106,9 @@ def differences() -> dict[str, float]:
         for seed in range(SEEDS):
             note(found, name, of_seed(seed))
     for name, of_seed in references_frames.REFERENCES.items():
+        for seed in range(SEEDS):
+            note(found, name, of_seed(seed))
+    for name, of_seed in references_pictures.REFERENCES.items():
         for seed in range(SEEDS):
             note(found, name, of_seed(seed))
     for name, of_seed in references_cache.REFERENCES.items():

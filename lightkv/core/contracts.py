@@ -400,9 +400,15 @@ class Partitioner(Component, ABC):
 
 
 class Scorer(Component, ABC):
-    """Gives each vision token one non-negative importance ξ."""
+    """Gives each vision token one non-negative importance ξ.
+
+    Class attributes:
+        needs_prompt: whether `score` looks at the text (`ScoreInput.prompt`), so that a host which
+            prefills a prompt in pieces has to bring all of it at once.
+    """
 
     role: ClassVar[Role] = "scorer"
+    needs_prompt: ClassVar[bool] = False
 
     def read_embeddings(self, inputs: EmbeddingsInput) -> torch.Tensor | None:
         """Called before the first layer if `Need.EMBEDDINGS` is declared.

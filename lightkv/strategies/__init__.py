@@ -18,6 +18,7 @@ from lightkv.core.plugins import defined_in
 COMPONENTS = (
     "components.windows",
     "components.tiles",
+    "components.cells",
     "components.plain_scorers",
     "components.attention_scorers",
     "components.class_attention",
@@ -54,6 +55,10 @@ METHODS = (
     "fastvid",
     "framefusion",
     "holitom",
+    "cdpruner",
+    "hiprune",
+    "vscan",
+    "autoprune",
     "rand",
     "tome_cache",
     "elastic_cache",

@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 from lightkv.core.contracts import StageContext, WindowSpec
-from lightkv.core.encoder import VisionView
+from lightkv.core.encoder import VisionView, layer_number
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.modality import Share, most_removed
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
@@ -137,14 +137,18 @@ class SyntheticVision(VisionView):
         """`[V₀, width]` a fixed random projection of the tokens."""
         return self._tokens @ drawn(seed, self._tokens.shape[-1], width).to(self._tokens)
 
-    def keys(self, layer: int) -> torch.Tensor:
-        return self._mixed(100 + layer, HEADS * HEAD_DIM).unflatten(-1, (HEADS, HEAD_DIM)).detach()
+    def keys(self, layer: int | float) -> torch.Tensor:
+        return (
+            self._mixed(100 + _seed_of(layer), HEADS * HEAD_DIM)
+            .unflatten(-1, (HEADS, HEAD_DIM))
+            .detach()
+        )
 
-    def cls_query(self, layer: int) -> torch.Tensor:
-        query = drawn(200 + layer, HEADS, HEAD_DIM).to(self._tokens)
+    def cls_query(self, layer: int | float) -> torch.Tensor:
+        query = drawn(200 + _seed_of(layer), HEADS, HEAD_DIM).to(self._tokens)
         return query.expand(self._tokens.shape[0], -1, -1)
 
-    def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
+    def cls_attention(self, layer: int | float, *, split: bool = True) -> torch.Tensor:
         query, key = self.cls_query(layer).float(), self.keys(layer).float()
         if not split:
             query, key = query.flatten(1)[:, None], key.flatten(1)[:, None]
@@ -159,6 +163,11 @@ class SyntheticVision(VisionView):
     def project(self, features: torch.Tensor) -> torch.Tensor:
         weights = drawn(400, VISION_WIDTH, self._tokens.shape[-1])
         return torch.tanh(features @ weights.to(features)).to(self._tokens.dtype)
+
+
+def _seed_of(layer: int | float) -> int:
+    """What makes a layer's numbers its own; shares of the depth are those of an encoder of 24 layers."""
+    return layer_number(layer, 24) if isinstance(layer, float) else layer
 
 
 @dataclass(frozen=True)
