@@ -1,8 +1,9 @@
 """What was tested of each model family: the table in docs/models.md, from the tests' own results.
 
-    python benchmarks/model_table.py [--write docs/models.md]
+    python benchmarks/model_table.py [--record runs/compat/main.json] [--write docs/models.md]
 
-Runs tests/adapters and tests/families, tallies for each contract (a test class made of
+Runs tests/adapters and tests/families, or reads what became of them in a run of `benchmarks/compat.py`
+with the same releases, tallies for each contract (a test class made of
 `lightkv.testing.AdapterSuite`) the outcomes of the tests behind each column, and measures the
 differences with `benchmarks/oracles.py`.
 "yes" means that every test of the column passed; a number points to the reason why transformers or
@@ -13,6 +14,7 @@ between the marks `<!-- MODELS -->` of the file.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -62,13 +64,20 @@ class Outcomes:
         """Keep the call, or the set-up where it skipped or failed."""
         if report.when != "call" and (report.when != "setup" or report.passed):
             return
-        path, _, rest = report.nodeid.partition("::")
+        reason = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
+        self.note(report.nodeid, report.outcome, reason.removeprefix("Skipped: "))
+
+    def note(self, nodeid: str, outcome: str, reason: str) -> None:
+        """One test."""
+        path, _, rest = nodeid.partition("::")
         kind, _, name = rest.rpartition("::")
         name, _, parameters = name.partition("[")
-        reason = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
-        reason = reason.removeprefix("Skipped: ")
-        found = (parameters.rstrip("]"), report.outcome, reason)
-        self.of[Path(path).stem, kind, name].append(found)
+        self.of[Path(path).stem, kind, name].append((parameters.rstrip("]"), outcome, reason))
+
+    def read(self, record: Path) -> None:
+        """Every test of a recorded run."""
+        for test in json.loads(record.read_text())["tests"]:
+            self.note(test["test"], test["outcome"], test["reason"] or "")
 
     def cell(self, found: list[tuple[str, str, str]], notes: dict[str, int]) -> str:
         """ "yes", "FAILED", the number of a note, or a dash where nothing was tested."""
@@ -166,11 +175,15 @@ def table(rows: list[dict[str, str]], notes: dict[str, int]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--record", type=Path, help="what `pytest --record` wrote of both rooms")
     parser.add_argument("--write", type=Path, help="Markdown file to put the table into")
     options = parser.parse_args()
     outcomes = Outcomes()
-    options_of_pytest = ["-q", "--no-header", "-p", "no:cacheprovider"]
-    pytest.main([*map(str, oracles.ROOMS), *options_of_pytest], plugins=[outcomes])
+    if options.record:
+        outcomes.read(options.record)
+    else:
+        options_of_pytest = ["-q", "--no-header", "-p", "no:cacheprovider"]
+        pytest.main([*map(str, oracles.ROOMS), *options_of_pytest], plugins=[outcomes])
     torch.set_num_threads(1)
     notes: dict[str, int] = {}
     rows = [

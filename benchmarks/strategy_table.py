@@ -44,6 +44,15 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "divprune": ("no", "yes"),
     "vispruner": ("no", "yes"),
     "fastervlm": ("yes", "yes"),
+    "evs": ("yes", "yes"),
+    "dycoke": ("no", "yes"),
+    "fastvid": ("no", "yes"),
+    "framefusion": ("no", "yes"),
+    "holitom": ("no", "yes"),
+    "cdpruner": ("no", "yes"),
+    "hiprune": ("no", "yes"),
+    "vscan": ("no", "yes"),
+    "autoprune": ("no", "no"),
     "rand": ("no code", "no code"),
     "imgrand": ("no code", "no code"),
     "tome-cache": ("no code", "no code"),
@@ -85,6 +94,8 @@ def differences() -> dict[str, float]:
     import references
     import references_cache
     import references_encoder
+    import references_frames
+    import references_pictures
     import test_golden
     import test_stage_reference as stage
 
@@ -92,6 +103,12 @@ def differences() -> dict[str, float]:
     for name, run in references.DIFFERENCES.items():
         note(found, name, run())
     for name, of_seed in references_encoder.REFERENCES.items():
+        for seed in range(SEEDS):
+            note(found, name, of_seed(seed))
+    for name, of_seed in references_frames.REFERENCES.items():
+        for seed in range(SEEDS):
+            note(found, name, of_seed(seed))
+    for name, of_seed in references_pictures.REFERENCES.items():
         for seed in range(SEEDS):
             note(found, name, of_seed(seed))
     for name, of_seed in references_cache.REFERENCES.items():

@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from lightkv.core.attention import AttentionView as AttentionView, Block as Block
+from lightkv.core.cells import Cells as Cells
 from lightkv.core.contracts import (
     PROTECTED as PROTECTED,
     Aggregator as Aggregator,

@@ -21,6 +21,7 @@ import torch
 from pydantic import ValidationError
 
 from lightkv.core.attention import AttentionView
+from lightkv.core.cells import Cells
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, VisionLayout
@@ -87,6 +88,22 @@ class ScoreInput:
     def sample(self) -> torch.Tensor:
         """`[V]` row of each token."""
         return self.vision // self.hidden_states.shape[1]
+
+    @property
+    def cells(self) -> Cells:
+        """`[V]` which cell of which frame each token shows, made for the scorer that asks.
+
+        Raises:
+            ConfigError: the input was made by hand, without a layout.
+        """
+        if self.layout is None:
+            raise ConfigError(
+                "this scorer asks for the frames of its tokens, and the input has no layout",
+                field="layout",
+                remedy="give ScoreInput the layout of its hidden states",
+            )
+        device = self.hidden_states.device
+        return self.layout.cells(device).at(self.layout.token_index(device).origin)
 
     @property
     def prompt(self) -> PromptIndex:
@@ -160,6 +177,7 @@ class MatchInput:
         inner: `[G, n]` inner window of each token where windows share a budget, ascending, or None.
         row: `[G]` sample of each window.
         around: the sequence around, if `needs_surroundings`.
+        cells: `[G, n]` which cell of which frame each token shows, if `needs_cells`.
     """
 
     tokens: torch.Tensor
@@ -172,6 +190,7 @@ class MatchInput:
     inner: torch.Tensor | None = None
     row: torch.Tensor | None = None
     around: Surroundings | None = None
+    cells: Cells | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +205,7 @@ class MergeInput:
         size: `[G, n]` original tokens that each token holds.
         context: where the stage runs.
         from_encoder: `[G, n, M]` what the aggregator's `read_encoder` returned, gathered, or None.
+        cells: `[G, n]` which cell of which frame each token shows, if `needs_cells`.
     """
 
     tokens: torch.Tensor
@@ -195,6 +215,7 @@ class MergeInput:
     size: torch.Tensor
     context: StageContext
     from_encoder: torch.Tensor | None = None
+    cells: Cells | None = None
 
 
 @dataclass(frozen=True)
@@ -379,9 +400,15 @@ class Partitioner(Component, ABC):
 
 
 class Scorer(Component, ABC):
-    """Gives each vision token one non-negative importance ξ."""
+    """Gives each vision token one non-negative importance ξ.
+
+    Class attributes:
+        needs_prompt: whether `score` looks at the text (`ScoreInput.prompt`), so that a host which
+            prefills a prompt in pieces has to bring all of it at once.
+    """
 
     role: ClassVar[Role] = "scorer"
+    needs_prompt: ClassVar[bool] = False
 
     def read_embeddings(self, inputs: EmbeddingsInput) -> torch.Tensor | None:
         """Called before the first layer if `Need.EMBEDDINGS` is declared.
@@ -463,6 +490,7 @@ class Matcher(Component, ABC):
         max_ratio: largest share that one stage can remove (½ where each survivor takes one partner).
         needs_score: whether a scorer is needed to decide.
         needs_surroundings: whether the whole sequence is needed (`MatchInput.around`).
+        needs_cells: whether it asks which cell of which frame tokens show (`MatchInput.cells`).
         knows_inner: whether it keeps to inner windows where windows share a budget.
         drops: whether every token that does not survive is dropped, and none flows into another.
     """
@@ -471,6 +499,7 @@ class Matcher(Component, ABC):
     max_ratio: ClassVar[float] = 1.0
     needs_score: ClassVar[bool] = False
     needs_surroundings: ClassVar[bool] = False
+    needs_cells: ClassVar[bool] = False
     knows_inner: ClassVar[bool] = False
     drops: ClassVar[bool] = False
 
@@ -520,6 +549,7 @@ class Aggregator(Component, ABC):
         convex: whether survivors are convex combinations of the tokens of their slot, so that
             the conservation law can be checked.
         needs_score: whether a scorer is needed.
+        needs_cells: whether it asks which cell of which frame tokens show (`MergeInput.cells`).
         space: `vision`: it merges what enters the projector, and the model's projector is applied
             to the result (before the first decoder layer only).
     """
@@ -527,6 +557,7 @@ class Aggregator(Component, ABC):
     role: ClassVar[Role] = "aggregator"
     convex: ClassVar[bool] = True
     needs_score: ClassVar[bool] = False
+    needs_cells: ClassVar[bool] = False
     space: ClassVar[Literal["decoder", "vision"]] = "decoder"
 
     def read_encoder(self, vision: VisionView) -> torch.Tensor | None:

@@ -13,14 +13,22 @@ from abc import ABC, abstractmethod
 import torch
 
 
+def layer_number(layer: int | float, depth: int) -> int:
+    """Number from 0 of a layer that is counted, from the end if negative, or a share of the depth."""
+    if isinstance(layer, float):
+        return int(layer * depth + 1e-9)
+    return layer % depth
+
+
 class VisionView(ABC):
     """The encoder's view of the original vision tokens of a batch, sample after sample.
 
-    V₀ counts the tokens before any stage. Tokens that show no patch (newlines) have zeros.
+    V₀ counts the tokens before any stage. Tokens that show no patch (newlines) have zeros. A layer
+    is meant as `Need.at` says.
     """
 
     @abstractmethod
-    def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
+    def cls_attention(self, layer: int | float, *, split: bool = True) -> torch.Tensor:
         """`[V₀, H]` attention probability of the class token to each patch, per head.
 
         Without `split` `[V₀, 1]`: one softmax over the full width, as if there were one head.
@@ -30,11 +38,11 @@ class VisionView(ABC):
         """
 
     @abstractmethod
-    def keys(self, layer: int) -> torch.Tensor:
+    def keys(self, layer: int | float) -> torch.Tensor:
         """`[V₀, H, d]` keys of the encoder layer, before any head mean."""
 
     @abstractmethod
-    def cls_query(self, layer: int) -> torch.Tensor:
+    def cls_query(self, layer: int | float) -> torch.Tensor:
         """`[V₀, H, d]` the class token's query in that layer, repeated for each patch of its view."""
 
     @abstractmethod

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lightkv.core.cells import SEPARATOR as SEPARATOR
+from lightkv.core.cells import Cells, cells_of
 from lightkv.core.errors import LayoutError
 from lightkv.core.modality import MODALITIES, in_order
 from lightkv.core.spans import checked_grid, checked_pads, checked_span
@@ -26,9 +28,6 @@ IntArray = npt.NDArray[np.int64]
 T = TypeVar("T")
 Grid = tuple[int, int, int]
 """(frames, rows, columns); an image has one frame, audio one row and one column."""
-
-SEPARATOR = -1
-"""Cell index of a vision position that shows no patch (a row's newline, a class token)."""
 
 Bands = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """For each axis of a grid the band that every coordinate belongs to; windows are products of bands."""
@@ -394,6 +393,11 @@ class VisionLayout:
             return self.index.to(device)
         host = self.once("index", lambda: initial_index(self.samples, self.length))
         return self.once(("index", device), lambda: host.to(device))
+
+    def cells(self, device: torch.device) -> Cells:
+        """`[V₀]` which cell of which frame each original vision token shows, on `device`."""
+        host = self.once("cells", lambda: cells_of(self.samples))
+        return self.once(("cells", device), lambda: all_to_device(host, device))
 
     def vision_mask(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """`[B, N]` true at the current vision tokens."""

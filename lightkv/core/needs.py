@@ -70,17 +70,26 @@ class Need(Enum):
     EMBEDDINGS = "embeddings", Source.EMBEDDINGS
     """`[B, N, D]` what enters the decoder, text and vision."""
 
-    def at(self, layer: int) -> LayerNeed:
+    def at(self, layer: int | float) -> LayerNeed:
         """This need in an encoder layer, counted from 0, or negative from the end.
 
+        A fraction between 0 and 1 is a share of the encoder's depth: 0.25 is layer 6 of 24.
+
         Raises:
-            ConfigError: it is not a need of an encoder layer.
+            ConfigError: it is not a need of an encoder layer, or the fraction is no such share.
         """
         if not self.of_layer:
             raise ConfigError(
                 f"{self!r} is not read in a layer of the encoder",
                 field="needs",
                 remedy=f"write {self!r} alone",
+            )
+        if isinstance(layer, float) and not 0.0 < layer < 1.0:
+            raise ConfigError(
+                "a layer that is no whole number is a share of the encoder's depth",
+                field="layer",
+                value=layer,
+                remedy="use a share between 0 and 1, such as 0.25, or a whole number, such as -2",
             )
         return LayerNeed(self, layer)
 
@@ -96,7 +105,7 @@ class LayerNeed:
     """A need in one layer of the vision encoder, as `Need.at` gives it."""
 
     need: Need
-    layer: int
+    layer: int | float
 
     @property
     def source(self) -> Source:
@@ -124,8 +133,8 @@ def needs_class_token(needs: Needs) -> bool:
     return any(isinstance(each, LayerNeed) and each.need is Need.VISION_CLS for each in needs)
 
 
-def encoder_layers(needs: Needs) -> frozenset[int]:
-    """The encoder layers that needs name."""
+def encoder_layers(needs: Needs) -> frozenset[int | float]:
+    """The encoder layers that needs name, as they name them."""
     return frozenset(each.layer for each in needs if isinstance(each, LayerNeed))
 
 

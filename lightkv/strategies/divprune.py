@@ -12,12 +12,9 @@ import torch
 
 from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.magnitude import unit
+from lightkv.strategies.components.magnitude import unit_runs
 from lightkv.strategies.components.selection import first_largest, kept_only, rounded_keep, rows
 from lightkv.strategies.components.similarity import EXCLUDED, SIMILARITY_ELEMENTS
-
-RUN = 256
-"""Tokens that are brought to length 1 at a time."""
 
 
 class FarthestFirst(Matcher):
@@ -45,19 +42,6 @@ class FarthestFirst(Matcher):
             distance = 1.0 - _cosine(rows(features, token[:, None]), features)[:, 0]
             farness = distance if number == 0 else torch.minimum(farness, distance)
         return kept_only(chosen, population)
-
-
-def unit_runs(tokens: torch.Tensor) -> torch.Tensor:
-    """`[G, n, D]` of length 1 in float32, made in runs of tokens.
-
-    One division for all rounds of a choice, of which each is then one product. The runs keep what
-    is formed on the way from taking as much memory again.
-    """
-    features = torch.empty_like(tokens, dtype=torch.float32)
-    for first in range(0, tokens.shape[1], RUN):
-        run = slice(first, first + RUN)
-        features[:, run] = unit(tokens[:, run])
-    return features
 
 
 def nearest_other(features: torch.Tensor) -> torch.Tensor:

@@ -19,6 +19,7 @@ from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
+from lightkv.strategies.components.budgets import exact_shares, shared_out
 from lightkv.strategies.components.selection import (
     best,
     kept_only,
@@ -26,9 +27,6 @@ from lightkv.strategies.components.selection import (
     ranks_inside,
     rounded_keep,
 )
-
-FRACTION_STEPS = 4096
-"""Fractions of a token are compared in steps of 1/4096; the lower tile goes first among equals."""
 
 
 class TileBudget(Matcher):
@@ -114,17 +112,9 @@ class TileBudget(Matcher):
             claim = (top < wanted).float()
         claim = torch.where(base, claim, 0.0)
         claims = torch.zeros_like(claim).scatter_add(1, tile, claim)
-        sums = claims.sum(dim=1, keepdim=True)
-        exact = share * claims / torch.where(sums == 0, 1.0, sums)
-        quota = exact.floor()
         if self.remainders == "largest":
-            left = share - quota.sum(dim=1, keepdim=True)
-            # In steps, or rounding would decide between fractions that are equal.
-            fraction = ((exact - quota) * FRACTION_STEPS).round()
-            order = ranks(torch.where(claims > 0, fraction, -1.0))
-            one_more = (order < left) & (claims > 0)
-            quota = quota + one_more.float()
-        return quota.long()
+            return shared_out(share, claims)
+        return exact_shares(share, claims).floor().long()
 
 
 PRESET = PipelineSpec(

@@ -42,7 +42,8 @@ class Fusion(Aggregator):
     divisor: Literal["mean", "destination"] = "mean"
 
     def merge(self, inputs: MergeInput) -> Merged:
-        if self.prunes(inputs.context):
+        # A matcher may leave nothing of a window of one token.
+        if self.prunes(inputs.context) or not inputs.survivors.shape[1]:
             return Drop().merge(inputs)
         share = slot_shares(inputs, torch.ones_like(inputs.size))
         mean = weighted_sum(inputs, share).float()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 
 from lightkv.core.contracts import StageContext, WindowSpec
-from lightkv.core.encoder import VisionView
+from lightkv.core.encoder import VisionView, layer_number
 from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.modality import Share, most_removed
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
@@ -135,14 +137,18 @@ class SyntheticVision(VisionView):
         """`[V₀, width]` a fixed random projection of the tokens."""
         return self._tokens @ drawn(seed, self._tokens.shape[-1], width).to(self._tokens)
 
-    def keys(self, layer: int) -> torch.Tensor:
-        return self._mixed(100 + layer, HEADS * HEAD_DIM).unflatten(-1, (HEADS, HEAD_DIM)).detach()
+    def keys(self, layer: int | float) -> torch.Tensor:
+        return (
+            self._mixed(100 + _seed_of(layer), HEADS * HEAD_DIM)
+            .unflatten(-1, (HEADS, HEAD_DIM))
+            .detach()
+        )
 
-    def cls_query(self, layer: int) -> torch.Tensor:
-        query = drawn(200 + layer, HEADS, HEAD_DIM).to(self._tokens)
+    def cls_query(self, layer: int | float) -> torch.Tensor:
+        query = drawn(200 + _seed_of(layer), HEADS, HEAD_DIM).to(self._tokens)
         return query.expand(self._tokens.shape[0], -1, -1)
 
-    def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
+    def cls_attention(self, layer: int | float, *, split: bool = True) -> torch.Tensor:
         query, key = self.cls_query(layer).float(), self.keys(layer).float()
         if not split:
             query, key = query.flatten(1)[:, None], key.flatten(1)[:, None]
@@ -157,6 +163,11 @@ class SyntheticVision(VisionView):
     def project(self, features: torch.Tensor) -> torch.Tensor:
         weights = drawn(400, VISION_WIDTH, self._tokens.shape[-1])
         return torch.tanh(features @ weights.to(features)).to(self._tokens.dtype)
+
+
+def _seed_of(layer: int | float) -> int:
+    """What makes a layer's numbers its own; shares of the depth are those of an encoder of 24 layers."""
+    return layer_number(layer, 24) if isinstance(layer, float) else layer
 
 
 @dataclass(frozen=True)
@@ -228,6 +239,10 @@ def takes_windows(spec: PipelineSpec) -> bool:
     return any(window is not None for window in listed)
 
 
+# Strategies are made once: hypothesis checks each new one, which takes longer than to draw from it.
+
+
+@cache
 def grids(max_side: int = 7) -> st.SearchStrategy[tuple[int, int, int, bool]]:
     """(frames, rows, columns, separators): squares, strips of one row or column, videos."""
     side = st.integers(1, max_side)
@@ -239,38 +254,56 @@ def grids(max_side: int = 7) -> st.SearchStrategy[tuple[int, int, int, bool]]:
     )
 
 
+@cache
 def recordings(most: int = 24) -> st.SearchStrategy[tuple[int, int, int, bool]]:
     """Grids of audio: tokens one after the other in time."""
     return st.tuples(st.integers(1, most), st.just(1), st.just(1), st.just(False))
 
 
-@st.composite
-def shapes(
-    draw: st.DrawFn, max_images: int = 2, modalities: Sequence[str] = ("image",)
-) -> SampleShape:
-    """A prompt with 0 … `max_images` images and some text, which may end in its last image."""
+@cache
+def _shown(most: int, modalities: tuple[str, ...]) -> st.SearchStrategy[Any]:
+    """Up to `most` images: text tokens before each, its grid and its modality."""
     one = st.one_of(
         *(
-            st.tuples(recordings() if name == "audio" else grids(), st.just(name))
+            st.tuples(
+                st.integers(0, 3), recordings() if name == "audio" else grids(), st.just(name)
+            )
             for name in modalities
         )
     )
-    images = draw(st.lists(one, max_size=max_images))
-    texts = draw(st.lists(st.integers(0, 3), min_size=len(images), max_size=len(images)))
-    return SampleShape(
-        (*texts, draw(st.integers(0 if images else 1, 4))),
-        tuple(grid for grid, _ in images),
-        tuple(name for _, name in images),
-    )
+    return st.lists(one, max_size=most)
 
 
-def ratios(most: float, modalities: Sequence[str] = ("image",)) -> st.SearchStrategy[Share]:
+@cache
+def shapes(
+    max_images: int = 2, modalities: tuple[str, ...] = ("image",)
+) -> st.SearchStrategy[SampleShape]:
+    """A prompt with 0 … `max_images` images and some text, which may end in its last image."""
+
+    def shape(drawn: tuple[Any, int]) -> SampleShape:
+        images, last = drawn
+        texts, grids, names = zip(*images, strict=True) if images else ((), (), ())
+        return SampleShape((*texts, last if images else last + 1), grids, names)
+
+    return st.tuples(_shown(max_images, modalities), st.integers(0, 3)).map(shape)
+
+
+@cache
+def ratios(most: float, modalities: tuple[str, ...] = ("image",)) -> st.SearchStrategy[Share]:
     """A removed share for all tokens or, where there are several modalities, for some of them."""
     one = st.one_of(st.floats(0.01, most), st.sampled_from([most, most / 2]))
     if len(modalities) < 2:
         return one
     own = st.dictionaries(st.sampled_from(list(modalities)), one, min_size=1)
     return st.one_of(one, one, own)
+
+
+@cache
+def _batches(modalities: tuple[str, ...]) -> st.SearchStrategy[list[SampleShape]]:
+    return st.lists(shapes(modalities=modalities), min_size=1, max_size=3)
+
+
+SEEDS = st.integers(0, 10_000)
 
 
 @st.composite
@@ -294,8 +327,8 @@ def cases(
         stages: stages in the chain.
         modalities: what the prompts may show; with several, shares may be those of some of them.
     """
-    row = shapes(modalities=modalities)
-    rows = tuple(draw(st.lists(row, min_size=1, max_size=3)))
+    kinds = tuple(modalities)
+    rows = tuple(draw(_batches(kinds)))
     if windows is None:
         shown = [
             (grid, name)
@@ -303,8 +336,8 @@ def cases(
             for grid, name in zip(row.grids, row.modalities, strict=True)
         ]
         windows = draw(_windows(shown, windowed, temporal, stages))
-    ratio = draw(ratios(min(max_ratio, 0.95), modalities))
-    return Case(rows, tuple(windows), ratio, draw(st.integers(0, 10_000)))
+    ratio = draw(ratios(min(max_ratio, 0.95), kinds))
+    return Case(rows, tuple(windows), ratio, draw(SEEDS))
 
 
 @st.composite

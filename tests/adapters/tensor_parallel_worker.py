@@ -43,7 +43,7 @@ FAMILIES = {
     "Idefics3": ("test_idefics3", "TestIdefics3"),
     "SmolVLM": ("test_smolvlm", "TestSmolVLM"),
     "PaliGemma": ("test_paligemma", "TestPaliGemma"),
-    "PaliGemma2": ("test_paligemma", "TestPaliGemma2"),
+    "PaliGemma2": ("test_paligemma", "PaliGemma2"),
     "Glm4v": ("test_glm4v", "TestImages"),
     "Fuyu": ("test_fuyu", "TestFuyu"),
     "Mistral": ("test_windows", "TestMistral"),

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import lightkv
+from lightkv.core.encoder import layer_number
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.needs import needs_class_token
 from lightkv.core.run.prefill import Prefill
@@ -29,7 +30,16 @@ from lightkv.testing import Prompt
 from lightkv.testing.adapters import MIXED, encoder_needs
 from lightkv.testing.oracles import snapshot
 
-OF_ENCODER = ["fastervlm", "hired", "prumerge", "prumerge-plus", "visionzip", "vispruner"]
+OF_ENCODER = [
+    "fastervlm",
+    "hiprune",
+    "hired",
+    "prumerge",
+    "prumerge-plus",
+    "visionzip",
+    "vispruner",
+    "vscan",
+]
 FAMILIES = {"llava": (LlavaSuite, tiny_llava), "llava_next": (NextSuite, tiny_llava_next)}
 EVERYTHING = {
     "scorer": {"name": "class-attention", "layer": -1},
@@ -288,6 +298,13 @@ def test_layers_and_spans_are_checked_at_once():
     layout = lightkv.VisionLayout.from_spans([[(2, (1, 6, 6))]])
     with pytest.raises(ModelError, match="which patch"):
         lightkv.attach(model, "fastervlm", layout=layout)
+
+
+@pytest.mark.parametrize(
+    ("layer", "number"), [(0.34, 8), (0.25, 6), (0.001, 0), (0.999, 23), (-2, 22)]
+)
+def test_a_layer_may_be_a_share_of_the_depth(layer, number):
+    assert layer_number(layer, 24) == number
 
 
 def test_features_made_outside_are_refused():

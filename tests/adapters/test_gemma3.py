@@ -114,8 +114,11 @@ class TestGemma3(AdapterSuite):
         return {"adapter": Gemma3Adapter()}
 
 
-class TestGemma3Text(GenericSuite):
-    """The text decoder by itself: causal, two rotary bases."""
+class Gemma3Text(GenericSuite):
+    """The text decoder by itself: causal, two rotary bases.
+
+    Its contract: tests/families/test_sliding_kinds.py.
+    """
 
     windows = WINDOWS
 

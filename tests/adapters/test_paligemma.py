@@ -86,8 +86,11 @@ class TestPaliGemma(AdapterSuite):
         return {"adapter": PaliGemmaAdapter()}
 
 
-class TestPaliGemma2(TestPaliGemma):
-    """Alternating sliding layers and capped logits, for which transformers has eager attention only."""
+class PaliGemma2(TestPaliGemma):
+    """Alternating sliding layers and capped logits, for which transformers has eager attention only.
+
+    Its contract: tests/families/test_sliding_kinds.py.
+    """
 
     windows = (WINDOW, None) * 3
     cannot = TestPaliGemma.cannot | {"sdpa": "Gemma 2 decoders run with eager attention only"}
@@ -138,7 +141,7 @@ def test_a_wrong_number_of_placeholders_is_refused():
 
 def test_a_question_after_the_first_answer_sees_what_was_kept():
     """A later turn is causal; the same law holds for it."""
-    suite, prompts = TestPaliGemma2(), (Prompt(0, 1, 4, seed=3),)
+    suite, prompts = PaliGemma2(), (Prompt(0, 1, 4, seed=3),)
     model = suite.make_model()
     turn = torch.randint(10, 200, (1, 25), generator=torch.Generator().manual_seed(4))
     inputs = suite.make_inputs(model, prompts)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from test_gemma3 import tiny_gemma3
+from test_paligemma import PaliGemma2
 from test_paligemma import TestPaliGemma as PaliGemmaSuite
-from test_paligemma import TestPaliGemma2 as PaliGemma2Suite
 from test_qwen3_vl import END, IMAGE, START, kinds, tiny_qwen3_vl
 from test_vipllava import tiny_vipllava
 from tiny import tiny_llava, tiny_qwen2_5_vl, tiny_qwen2_vl
@@ -19,8 +19,8 @@ from lightkv.adapters.families.vipllava import VipLlavaAdapter
 from lightkv.adapters.hf.inputs import read_inputs
 
 MAKE_PALIGEMMA = PaliGemmaSuite().make_model
-MAKE_PALIGEMMA_2 = PaliGemma2Suite().make_model
-del PaliGemmaSuite, PaliGemma2Suite  # or they would be collected here too
+MAKE_PALIGEMMA_2 = PaliGemma2().make_model
+del PaliGemmaSuite  # or they would be collected here too
 
 
 def moved(before, after):

@@ -36,8 +36,11 @@ class TestMistral(GenericSuite):
         return tiny_mistral(attn_implementation, dtype)
 
 
-class TestAlternating(GenericSuite):
-    """Full and sliding layers in turn; the first of each kind is not compressed."""
+class Alternating(GenericSuite):
+    """Full and sliding layers in turn; the first of each kind is not compressed.
+
+    Its contract: tests/families/test_sliding_kinds.py.
+    """
 
     windows = (None, 16, None, 16, 16, None)
 
@@ -54,7 +57,7 @@ class TestAlternating(GenericSuite):
         return Qwen2ForCausalLM(config).to(dtype).eval()
 
 
-SUITES = (TestMistral(), TestAlternating())
+SUITES = (TestMistral(), Alternating())
 PROMPT = (Prompt(3, 1, 5, seed=2),)
 del GenericSuite
 

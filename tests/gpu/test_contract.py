@@ -1,7 +1,8 @@
 """The contract of six families on a CUDA device, in float32 and in bfloat16.
 
-These are the suites of `tests/adapters` with model and inputs on the device. The oracles' bookkeeping
-(which position is a vision token, which is padding, which mask a layer gets) stays on the host.
+These are suites of `tests/adapters` and `tests/families` with model and inputs on the device. The
+oracles' bookkeeping (which position is a vision token, which is padding, which mask a layer gets) stays
+on the host.
 `LIGHTKV_CONTRACT_DEVICE=cpu` runs the same there, and `LIGHTKV_CONTRACT_FAMILIES` names some of the
 families; `benchmarks/gpu_check.sh` sets both.
 """

@@ -27,7 +27,7 @@ class Encoder(VisionView):
         self.weights = rng.normal(size=(DV, D))
 
     def of(self, layer):
-        return self.early if layer == 0 else self.key
+        return self.early if layer == 0 or isinstance(layer, float) else self.key
 
     def row(self, layer, image, head):
         """Softmax of the class token's row over class token and patches, one head."""
@@ -86,8 +86,8 @@ def single(rng, rows, columns):
     return layout, Encoder(rng, 1, n)
 
 
-def run(layout, encoder, hidden, ratio, roles):
-    stage = Stage.from_roles({"aggregator": "drop", **roles}, ratio=ratio, windows=None)
+def run(layout, encoder, hidden, ratio, roles, windows=None):
+    stage = Stage.from_roles({"aggregator": "drop", **roles}, ratio=ratio, windows=windows)
     given = torch.tensor(hidden, dtype=torch.float32)[None]
     result = compress_stage(given, layout, stage, vision=encoder)
     index = result.layout.token_index(torch.device("cpu"))
@@ -102,13 +102,13 @@ def gap(found, wanted):
     return max((float(np.abs(tokens[j] - wanted[i]).max()) for j, i in enumerate(kept)), default=0)
 
 
-def compare(rng, layout, encoder, ratio, roles, reference):
+def compare(rng, layout, encoder, ratio, roles, reference, windows=None):
     """Run method and reference on hidden states that are the projected features."""
     hidden = rng.normal(size=(layout.length, D))
     own = layout.token_index(torch.device("cpu")).flat.numpy()
     hidden[own] = [encoder.projected(x) for x in encoder.x]
     tokens = hidden[own]
-    return gap(run(layout, encoder, hidden, ratio, roles), reference(tokens))
+    return gap(run(layout, encoder, hidden, ratio, roles, windows), reference(tokens))
 
 
 def drawn(seed):

@@ -11,13 +11,18 @@ from hypothesis import strategies as st
 from lightkv import Stage, VisionLayout
 from lightkv.core.contracts import EmbeddingsInput, MergeInput, ScoreInput, StageContext
 from lightkv.functional import compress_stage
-from lightkv.strategies import divprune
-from lightkv.strategies.components import similarity
+from lightkv.strategies.components import magnitude, similarity
 from lightkv.strategies.components.aggregators import slot_shares
 from lightkv.strategies.components.bipartite import alternate, nearest_inside
 from lightkv.strategies.components.clusters import density_peaks, nearest_centre
 from lightkv.strategies.components.guided import cheapest
-from lightkv.strategies.components.magnitude import largest, length, power_of_two, unit
+from lightkv.strategies.components.magnitude import (
+    largest,
+    length,
+    power_of_two,
+    unit,
+    unit_runs,
+)
 from lightkv.strategies.components.scorer_wrappers import relative, sample_mean
 from lightkv.strategies.components.similarity import cosine, most_similar
 from lightkv.strategies.sparsevlm import TextRaters, _relevance
@@ -124,8 +129,8 @@ def test_lengths_and_directions(seed, magnitude):
 @given(seed=st.integers(0, 99), count=st.integers(0, 30))
 def test_directions_in_runs_of_tokens(seed, count):
     vectors = tokens_of(seed, 2, count, 8)
-    with mock.patch.object(divprune, "RUN", 7):
-        assert torch.equal(divprune.unit_runs(vectors), unit(vectors))
+    with mock.patch.object(magnitude, "RUN", 7):
+        assert torch.equal(unit_runs(vectors), unit(vectors))
 
 
 DIRECTIONS = (
@@ -134,6 +139,7 @@ DIRECTIONS = (
     "lightkv-plus",
     "pitome",
     "divprune",
+    "cdpruner",
     "dart",
     "vispruner",
     "visionzip",

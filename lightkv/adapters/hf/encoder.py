@@ -22,7 +22,7 @@ from lightkv.adapters.hf.inputs import ModelInputs
 from lightkv.adapters.hf.not_copyable import NotCopyable
 from lightkv.adapters.hf.vision_tower import Encoder, has_class_token
 from lightkv.adapters.pictures.patches import NO_PATCH, PatchTable, patch_tables
-from lightkv.core.encoder import VisionView
+from lightkv.core.encoder import VisionView, layer_number
 from lightkv.core.errors import ConfigError, ModelError
 from lightkv.core.layout import VisionLayout
 from lightkv.core.needs import Need, Needs, Source, encoder_layers, needs_class_token, needs_from
@@ -124,7 +124,7 @@ class EncoderRecorder(NotCopyable):
         encoder = self._encoder
         if encoder is None:
             return
-        wanted = {layer % encoder.depth for layer in encoder_layers(self._needs)}
+        wanted = {layer_number(layer, encoder.depth) for layer in encoder_layers(self._needs)}
         for modality, layers in encoder.layers.items():
             self._add(layers[0].k_proj, modality, self._count)  # type: ignore[arg-type]
             for layer in sorted(wanted):
@@ -220,13 +220,13 @@ class EncoderView(VisionView):
         self._encoder = encoder
         self._parts = parts
 
-    def cls_attention(self, layer: int, *, split: bool = True) -> torch.Tensor:
+    def cls_attention(self, layer: int | float, *, split: bool = True) -> torch.Tensor:
         return self._each(partial(self._attention, layer, split), pool=torch.sum)
 
-    def keys(self, layer: int) -> torch.Tensor:
+    def keys(self, layer: int | float) -> torch.Tensor:
         return self._each(lambda m, r: self._heads(m, layer, r.key)[:, self._encoder.leading :])
 
-    def cls_query(self, layer: int) -> torch.Tensor:
+    def cls_query(self, layer: int | float) -> torch.Tensor:
         def repeated(modality: str, recording: Recording) -> torch.Tensor:
             patches = self._tokens(recording, layer) - self._encoder.leading
             return self._heads(modality, layer, recording.query).expand(-1, patches, -1, -1)
@@ -255,23 +255,25 @@ class EncoderView(VisionView):
 
     # -- parts --------------------------------------------------------------------------------
 
-    def _layer(self, modality: str, layer: int) -> Any:
-        return self._encoder.layers[modality][layer]
+    def _layer(self, modality: str, layer: int | float) -> Any:
+        return self._encoder.layers[modality][self._index(layer)]
 
-    def _index(self, layer: int) -> int:
-        return layer % self._encoder.depth
+    def _index(self, layer: int | float) -> int:
+        return layer_number(layer, self._encoder.depth)
 
-    def _tokens(self, recording: Recording, layer: int) -> int:
+    def _tokens(self, recording: Recording, layer: int | float) -> int:
         return int(recording.key[self._index(layer)].shape[1])
 
-    def _heads(self, modality: str, layer: int, caught: dict[int, torch.Tensor]) -> torch.Tensor:
+    def _heads(
+        self, modality: str, layer: int | float, caught: dict[int, torch.Tensor]
+    ) -> torch.Tensor:
         """`[I, T, C]` → `[I, T, H, d]`."""
         index = self._index(layer)
         states = caught[index]
         return states.view(*states.shape[:-1], self._layer(modality, index).num_heads, -1)
 
     def _attention(
-        self, layer: int, split: bool, modality: str, recording: Recording
+        self, layer: int | float, split: bool, modality: str, recording: Recording
     ) -> torch.Tensor:
         """`[I, patches, H]` attention of the class token."""
         if not self._encoder.leading:

@@ -395,15 +395,24 @@ def _small(stage: Stage) -> Stage:
 def searched_places(spec: PipelineSpec, num_layers: int, places: Places) -> tuple[int, ...]:
     """The places among which the layers of a recipe are searched: those that suit all its stages.
 
+    A first stage before the decoder has to suit that place alone.
+
     Raises:
         ConfigError: components that cannot be built.
     """
     needs: Needs = frozenset()
-    if places.unread and isinstance(spec.schedule, Recipe):
-        for overrides in ({}, *spec.schedule.overrides):
-            stage = Stage.from_roles({**spec.roles(), **overrides}, ratio=0.0, windows=None)
-            needs |= stage.needs
-    return places.allowed(num_layers, needs)
+    recipe = spec.schedule
+    if not places.unread or not isinstance(recipe, Recipe):
+        return places.allowed(num_layers, needs)
+    asked = [
+        Stage.from_roles({**spec.roles(), **overrides}, ratio=0.0, windows=None).needs
+        for overrides in ({}, *recipe.overrides)
+    ]
+    found = places.allowed(num_layers, needs.union(*asked))
+    first = asked[1] if recipe.overrides else asked[0]
+    if recipe.before_decoder and places.refusal(0, num_layers, first) is None:
+        return tuple(sorted({0, *found}))
+    return found
 
 
 def resolve_spec(source: PipelineSource) -> PipelineSpec:

@@ -30,7 +30,8 @@ class Recipe(Strict):
         ratio: removed share of each stage.
         after_layer: a single stage after this many layers, with its ratio solved, instead.
         depths: stages after these shares of the depth instead, such as (0.25, 0.5, 0.75). What they
-            keep is then raised to one common power that meets `retention`.
+            keep is then raised to one common power that meets `retention`. A first one of 0 stands
+            before the decoder.
         ratios: with `depths`, the removed share of each stage that the power starts from; `ratio`
             for all if None.
         overrides: role → component that replaces the pipeline's, one entry for each stage; the last
@@ -66,6 +67,11 @@ class Recipe(Strict):
         """Whether the layers are looked for, instead of given by the recipe."""
         return self.site == "layers" and self.after_layer is None and self.depths is None
 
+    @property
+    def before_decoder(self) -> bool:
+        """Whether depths begin before the first layer."""
+        return self.depths is not None and self.depths[:1] == (0.0,)
+
     def schedule(
         self,
         num_layers: int,
@@ -77,15 +83,24 @@ class Recipe(Strict):
         """The schedule for a decoder of `num_layers` layers, no stage before `min_layer` of them.
 
         Layers that are searched, or follow from `depths`, are among those `allowed` (increasing; by
-        default all from `min_layer` on), and never before the first layer. `after_layer` is taken as it
-        is. What a host charges for a choice of layers (`surcharge`) counts where they are searched.
+        default all from `min_layer` on), and before the first layer only where `depths` say 0.
+        `after_layer` is taken as it is. What a host charges for a choice of layers (`surcharge`) counts
+        where they are searched.
 
         Raises:
             ConfigError: the retention is out of reach; the message names the range.
         """
         if allowed is None:
             allowed = range(min_layer, num_layers)
-        allowed = [place for place in allowed if place >= 1]
+        if self.before_decoder and 0 not in allowed:
+            raise ConfigError(
+                "the first stage stands before the decoder, and this model lets no stage act there",
+                field="schedule.depths",
+                value=self.depths,
+                remedy="leave the depth of 0 and its ratio out",
+            )
+        first = 0 if self.before_decoder else 1
+        allowed = [place for place in allowed if place >= first]
         placed = self._of_modalities(num_layers, allowed, surcharge)
         if not self.overrides:
             return placed

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from lightkv.core.cells import numbers_of
 from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, VisionLayout
@@ -29,6 +30,7 @@ class Bucket:
         gather: `[G, n]` places of the windows' tokens in window-sorted order.
         windows: `[G]` number of each window in the batch.
         modality: of their tokens, where modalities have ratios of their own; else None.
+        extent: bounds of their views, frames and places, as `Cells` has them.
     """
 
     population: int
@@ -36,6 +38,7 @@ class Bucket:
     gather: torch.Tensor
     windows: IntArray
     modality: str | None = None
+    extent: tuple[int, int, int] = (1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,9 @@ def plan_stage(
     )
     for window, kept in (counts or {}).items():
         keeps[window] = min(max(kept, 0), int(keeps[window]))
-    buckets, passing = _bucket(populations, keeps, shown if isinstance(ratio, Mapping) else None)
+    extents = _extents(layout, partitions, rank, populations.size)
+    kinds = shown if isinstance(ratio, Mapping) else None
+    buckets, passing = _bucket(populations, keeps, kinds, extents)
     groups = _groups_after(layout, partitions, rank, keeps)
     left = tuple(int(group.population.sum()) for group in groups)
     length, pads, fill, filled = _compacted(layout, left)
@@ -158,6 +163,30 @@ def plan_stage(
         window=torch.from_numpy(rank),
         inner=None if inner is None else torch.from_numpy(inner),
     )
+
+
+def _extents(
+    layout: VisionLayout, partitions: list[Partition], rank: IntArray, count: int
+) -> IntArray:
+    """`[count, 3]` bounds of views (1, or those of its row), frames and places in each window."""
+    extents = np.ones((count, 3), dtype=np.int64)
+    cursor = 0
+    for sample, part in zip(layout.samples, partitions, strict=True):
+        window = rank[cursor : cursor + part.label.size]
+        cursor += part.label.size
+        cells = numbers_of(sample)
+        if not cells.size:
+            continue
+        if part.by == "rank":
+            # Which tokens a window holds depends on values.
+            most = cells.max(axis=0) + 1
+            extents[window] = np.maximum(np.array([len(sample.views), *most[1:]]), 1)
+            continue
+        for column in (1, 2):
+            np.maximum.at(extents[:, column], window, cells[:, column] + 1)
+        pairs = np.unique(np.stack([window, cells[:, 0]]), axis=1)[0]
+        extents[pairs[1:][np.diff(pairs) == 0], 0] = len(sample.views)
+    return extents
 
 
 def _inner(layout: VisionLayout, partitions: list[Partition]) -> IntArray | None:
@@ -255,7 +284,7 @@ def _populations(
 
 
 def _bucket(
-    populations: IntArray, keeps: IntArray, shown: IntArray | None
+    populations: IntArray, keeps: IntArray, shown: IntArray | None, extents: IntArray
 ) -> tuple[tuple[Bucket, ...], IntArray]:
     """Windows that are worked on together, and the places of what passes.
 
@@ -276,7 +305,9 @@ def _bucket(
         n, kept, kind = shape
         gather = torch.from_numpy(starts[windows][:, None] + np.arange(n)[None, :])
         modality = None if shown is None else MODALITIES[kind]
-        buckets.append(Bucket(n, kept, gather, windows.astype(np.int64), modality))
+        views, frames, places = extents[windows].max(axis=0).tolist()
+        extent = (views, frames, places)
+        buckets.append(Bucket(n, kept, gather, windows.astype(np.int64), modality, extent))
     through = np.concatenate(passing).astype(np.int64) if passing else np.zeros(0, dtype=np.int64)
     return tuple(buckets), through
 

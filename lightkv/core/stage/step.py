@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 
 from lightkv.core.assignment import DROPPED, Assignment
+from lightkv.core.cells import Cells
 from lightkv.core.contracts import (
     Aggregator,
     Matcher,
@@ -96,8 +97,11 @@ def run_stage(
         around = Surroundings(
             hidden_states, given_prompt(layout, device), readings.matcher_attention
         )
+    cells = None
+    if stage.matcher.needs_cells or stage.aggregator.needs_cells:
+        cells = layout.cells(device)
     work = _StageWork(
-        hidden_states, index, plan, score, size, readings, context, around, stage.ratio
+        hidden_states, index, plan, score, size, readings, context, around, cells, stage.ratio
     )
     if stage.matcher.dynamic and plan.removes:
         counts = work.counts(stage.matcher, group)
@@ -173,6 +177,7 @@ class _StageWork:
     readings: Readings
     context: StageContext
     around: Surroundings | None
+    cells: Cells | None
     ratio: float | Mapping[str, float]
 
     @cached_property
@@ -261,7 +266,12 @@ class _StageWork:
             inner=None if inner is None else inner[origin],
             row=flat[:, 0] // self.hidden_states.shape[1],
             around=self.around,
+            cells=self._cells(origin, bucket),
         )
+
+    def _cells(self, origin: torch.Tensor, bucket: Bucket) -> Cells | None:
+        """`[G, n]` what the tokens of a bucket show, if anybody asks."""
+        return None if self.cells is None else self.cells.at(origin).within(bucket.extent)
 
     def _merge_block(self, match: _Match, block: slice, aggregator: Aggregator) -> Merged:
         tokens = match.tokens[block]
@@ -277,6 +287,7 @@ class _StageWork:
                 size=self.size[tokens],
                 context=self._context(match.bucket),
                 from_encoder=None if seen is None else seen[origin],
+                cells=self._cells(origin, match.bucket),
             )
         )
         if merged.tokens is None or self.readings.project is None:

@@ -95,9 +95,12 @@ class ServingPlan:
     @cached_property
     def reads_text(self) -> bool:
         """Whether a stage looks at text, so that the whole prompt has to be there at once."""
+        stages = [placed.stage for placed in self.pipeline.between.values()]
         return any(
-            placed.stage.needs - {Need.KEYS} or placed.stage.matcher.needs_surroundings
-            for placed in self.pipeline.between.values()
+            stage.needs - {Need.KEYS}
+            or stage.matcher.needs_surroundings
+            or (stage.scorer is not None and stage.scorer.needs_prompt)
+            for stage in stages
         )
 
     def entry(self, spans: Spans, sample: SampleLayout, prompt: int) -> Entry:

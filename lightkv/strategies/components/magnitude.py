@@ -16,6 +16,8 @@ _UNSIGNED = 0x7FFF
 """All bits of a 16-bit number but its sign."""
 CHUNK = 1024
 """Columns of the hidden width that are upcast to float32 at a time."""
+RUN = 256
+"""Tokens that are brought to length 1 at a time."""
 TINY = 1e-30
 """Below the product of the norms of any two vectors near 1 that are not 0."""
 
@@ -52,6 +54,19 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
     near = vectors.float() * scale_of(vectors)
     norm: torch.Tensor = near.norm(dim=-1, keepdim=True)
     return near / norm.clamp(min=TINY)
+
+
+def unit_runs(tokens: torch.Tensor) -> torch.Tensor:
+    """`[G, n, D]` of length 1 in float32, made in runs of tokens.
+
+    One division for all rounds of a choice, of which each is then one product. The runs keep what
+    is formed on the way from taking as much memory again.
+    """
+    features = torch.empty_like(tokens, dtype=torch.float32)
+    for first in range(0, tokens.shape[1], RUN):
+        run = slice(first, first + RUN)
+        features[:, run] = unit(tokens[:, run])
+    return features
 
 
 def length(vectors: torch.Tensor) -> torch.Tensor:

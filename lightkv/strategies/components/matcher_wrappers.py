@@ -47,6 +47,7 @@ class MatcherWrapper(Matcher):
 
     max_ratio = _of_inner("max_ratio")
     needs_surroundings = _of_inner("needs_surroundings")
+    needs_cells = _of_inner("needs_cells")
     knows_inner = _of_inner("knows_inner")
     drops = _of_inner("drops")
     dynamic = _of_inner("dynamic")
@@ -132,6 +133,7 @@ class Protect(MatcherWrapper):
             from_attention=some(inputs.from_attention),
             from_encoder=some(inputs.from_encoder),
             inner=some(inputs.inner),
+            cells=None if inputs.cells is None else inputs.cells.among(free),
         )
 
 

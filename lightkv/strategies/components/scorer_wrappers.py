@@ -52,6 +52,10 @@ class ScorerWrapper(Scorer):
         built = [build_component("scorer", spec) for spec in self.specs()]
         return tuple(scorer for scorer in built if isinstance(scorer, Scorer))
 
+    @property
+    def needs_prompt(self) -> bool:  # type: ignore[override]
+        return any(scorer.needs_prompt for scorer in self.inner)
+
     def needs(self) -> Needs:
         return Needs().union(*(scorer.needs() for scorer in self.inner))
 

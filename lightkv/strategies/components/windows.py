@@ -59,6 +59,10 @@ class Windows(Partitioner):
     with fewer cells than windows has a window for each: a picture of one token keeps it.
 
     Attributes:
+        frames: windows reach over at most so many frames of a clip, as evenly as can be (9 frames by 4:
+            3, 3, 3), where the stage's entry does not say `time`. So windows last equally long however
+            long a clip is. A stage that names more frames than the one before joins its windows. A still
+            picture is one frame, whatever is said here; audio takes its windows from the entry.
         population: cut rows and columns (then the frames, where `time` is set) into more bands than the
             stage asks for until no window holds more current tokens than this. What matching costs then
             grows linearly with the number of vision tokens. `windows` may be left out of the schedule.
@@ -73,6 +77,7 @@ class Windows(Partitioner):
 
     name = "windows"
     source = "LightKV, arXiv 2605.00789, section 3 (spatial sub-windows)"
+    frames: int | None = Field(default=None, ge=1)
     population: int | None = Field(default=None, ge=2)
     clamp: bool | None = None
     budget: Literal["window", "view"] = "window"
@@ -89,7 +94,7 @@ class Windows(Partitioner):
         known = groups if self.budget == "window" else Groups.singletons(sample)
         for number, cut in enumerate(known.bands):
             here = tokens.view == number
-            counts = _space_time(windows, sample.views[number])
+            counts = self._counts(windows, sample.views[number])
             bands = self._bands(sample, number, cut, groups, counts)
             window = offset + _windows_of(tokens.coordinates[here], bands)
             label[here] = np.where(tokens.separator[here], PROTECTED, window)
@@ -99,6 +104,13 @@ class Windows(Partitioner):
             return Partition(label, bands=tuple(all_bands))
         view = np.where(tokens.separator, PROTECTED, tokens.view)
         return Partition(view, bands=tuple(map(one_band, sample.views)), inner=label.clip(min=0))
+
+    def _counts(self, windows: WindowSpec, view: View) -> tuple[int, int | None]:
+        """Windows per side over space, and over time, of a view."""
+        space, time = _space_time(windows, view)
+        if time is None and self.frames is not None:
+            time = -(-view.grid[0] // self.frames)
+        return space, time
 
     def _check_budget(self) -> None:
         if self.population is not None and self.budget == "view":
