@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from report import fill, machine, settings
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import (
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
@@ -278,10 +279,10 @@ def allocated() -> int:
 
 
 def tensor_bytes() -> int:
-    """Bytes of the storages of all living tensors."""
+    """Bytes of the storages of all living tensors; fake ones, which compilers keep, have none."""
     storages = {}
     for held in gc.get_objects():
-        if issubclass(type(held), torch.Tensor):
+        if issubclass(type(held), torch.Tensor) and not issubclass(type(held), FakeTensor):
             storage = held.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())

@@ -16,10 +16,11 @@ from lightkv.core.attention import QueryKeyView
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.encoder import VisionView
 from lightkv.core.needs import Need
-from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
 from lightkv.core.plugins import registry
 from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
+from lightkv.testing.cases import takes_windows
 from lightkv.testing.oracles import encoder_needs, on_cache
 
 NO_CUDA = not torch.cuda.is_available()
@@ -62,7 +63,7 @@ def schedule_of(preset):
     if on_cache(preset):
         scope = "all" if preset in ("elastic-cache", "rand") else "vision"
         return [{"site": "cache", "scope": scope, "ratio": 0.5}]
-    windows = 2 if "lightkv" in preset else None
+    windows = 2 if takes_windows(resolve_spec(preset)) else None
     layer = 0 if encoder_needs(preset) else 1
     return [{"after_layer": layer, "ratio": 0.5, "windows": windows}]
 
