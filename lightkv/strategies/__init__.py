@@ -18,7 +18,6 @@ from lightkv.core.plugins import defined_in
 COMPONENTS = (
     "components.windows",
     "components.tiles",
-    "components.cells",
     "components.plain_scorers",
     "components.attention_scorers",
     "components.class_attention",

@@ -17,21 +17,21 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
+from lightkv.core.cells import Cells
 from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.encoder import VisionView
 from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Need, Needs
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
-from lightkv.strategies.components.cells import neighbours
+from lightkv.strategies.components.frames import given_cells
 from lightkv.strategies.components.selection import best, descending, flags, kept_only, rounded_keep
 
 
 class AnchorsBuffersRegisters(Matcher):
     """Keeps anchors, the cells around them, and the most important of the others.
 
-    Wants the inner windows of the partitioner `cells`; without them no token has neighbours. Where
-    anchors and buffers alone exceed the budget, the less important buffers go. Lower index first among
-    equals.
+    Where anchors and buffers alone exceed the budget, the less important buffers go. Cells beyond the
+    window are no neighbours, so windows over whole views suit it. Lower index first among equals.
 
     Attributes:
         alpha: share of the budget for anchors and buffers, five tokens each.
@@ -41,7 +41,7 @@ class AnchorsBuffersRegisters(Matcher):
     name = "anchors-buffers-registers"
     source = "HiPrune, arXiv 2508.00553, section 4"
     needs_score = True
-    knows_inner = True
+    needs_cells = True
     drops = True
     alpha: float = Field(default=0.1, ge=0.0, le=1.0)
     layer: int | float = 0.34
@@ -66,16 +66,16 @@ class AnchorsBuffersRegisters(Matcher):
         count = min(population, round(keep * self.alpha / 5))
         anchors = descending(inputs.from_encoder[..., 0].float())[:, :count]
         preferred = 2 * flags(anchors, population)
-        if inputs.inner is not None and count:
-            preferred = torch.maximum(preferred, _around(anchors, inputs.inner))
+        if count:
+            preferred = torch.maximum(preferred, _around(anchors, given_cells(inputs)))
         return kept_only(best(inputs.score, preferred, keep), population)
 
 
-def _around(anchors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
+def _around(anchors: torch.Tensor, cells: Cells) -> torch.Tensor:
     """`[G, n]` 1 at the tokens next to one of `anchors` `[G, a]`."""
-    population = cell.shape[1]
+    population = cells.place.shape[1]
     index = anchors.unsqueeze(-1).expand(-1, -1, 4)
-    near = neighbours(cell).gather(1, index).flatten(1)
+    near = cells.neighbours().gather(1, index).flatten(1)
     # Missing neighbours fall on a place beyond the last, which is cut off.
     return flags(torch.where(near < 0, population, near), population + 1)[:, :population]
 
@@ -83,7 +83,7 @@ def _around(anchors: torch.Tensor, cell: torch.Tensor) -> torch.Tensor:
 PRESET = PipelineSpec(
     name="hiprune",
     source="Liu et al., ACL Findings 2026, arXiv 2508.00553",
-    partitioner="cells",
+    partitioner="whole",
     scorer="class-attention",
     matcher="anchors-buffers-registers",
     aggregator="drop",

@@ -73,7 +73,7 @@ def cdpruner(seed, sign="positive", text="behind", theta=0.5):
 # -- HiPrune -----------------------------------------------------------------------------------
 
 
-def hiprune(seed, alpha=0.1, partitioner="cells"):
+def hiprune(seed, alpha=0.1):
     rng, layout, encoder, ratio = drawn(seed)
     _, rows, columns = layout.samples[0].views[0].grid
     object_layer = [sum(row) for row in encoder.attention(0.34)]
@@ -88,14 +88,12 @@ def hiprune(seed, alpha=0.1, partitioner="cells"):
         budget = kept_of(len(tokens), ratio)
         anchors = by_score(object_layer)[: round(budget * alpha / 5)]
         buffers = {j for i in anchors for j in around(i)} - set(anchors)
-        if partitioner == "whole":
-            buffers = set()
         chosen = anchors + by_score(deep, sorted(buffers))
         chosen += by_score(deep, [i for i in range(len(tokens)) if i not in chosen])
         return {i: tokens[i] for i in chosen[:budget]}
 
     roles = {
-        "partitioner": partitioner,
+        "partitioner": "whole",
         "scorer": "class-attention",
         "matcher": {"name": "anchors-buffers-registers", "alpha": alpha},
     }
@@ -255,7 +253,6 @@ REFERENCES = {
     "hiprune": hiprune,
     "hiprune, alpha: 0.7": lambda seed: hiprune(seed, 0.7),
     "hiprune, alpha: 1": lambda seed: hiprune(seed, 1.0),
-    "hiprune, no cells": lambda seed: hiprune(seed, 0.7, "whole"),
     "vscan": vscan,
     "vscan, local: 1": lambda seed: vscan(seed, 1.0, 3),
     "vscan, local: 0.3": lambda seed: vscan(seed, 0.3, 1),

@@ -165,6 +165,31 @@ def test_what_came_before():
         assert in_group(some, 4)[i] == (pair[0] if pair else -1)
 
 
+@pytest.mark.parametrize("gone", [(), (1,)])
+def test_neighbours_stay_in_their_row_frame_and_view(gone):
+    """Two frames of 2 × 3 cells with a separator behind each row, a picture behind them, and in
+    another row a picture of another width; some cells are missing."""
+    first = (View.from_span(0, (2, 2, 3), newline=True), View.from_span(20, (1, 2, 1)))
+    other = SampleLayout(views=(View.from_span(0, (1, 2, 2)),))
+    cells = cells_of([SampleLayout(first), other])
+    left = [i for i in range(22) if i not in gone]
+    some = cells.at(torch.tensor(left))
+    table = []
+    for sample, count in ((SampleLayout(first), 18), (other, 4)):
+        tokens = sample.tokens
+        for i in range(count):
+            at = (len(table) >= 18, int(tokens.view[i]), *map(int, tokens.coordinates[i]))
+            table.append(None if tokens.separator[i] else at)
+    known = {table[i]: n for n, i in enumerate(left) if table[i] is not None}
+    for found, i in zip(some.neighbours().tolist(), left, strict=True):
+        around = [-1] * 4
+        if table[i] is not None:
+            *where, row, column = table[i]
+            beside = ((row, column - 1), (row, column + 1), (row - 1, column), (row + 1, column))
+            around = [known.get((*where, *cell), -1) for cell in beside]
+        assert found == around
+
+
 ODD = [
     {"partitioner": {"name": "whole", "scope": "sample"}, "matcher": "frame-shares"},
     {"partitioner": "pseudo-square", "matcher": "static-segments", "aggregator": "centre-mean"},
