@@ -41,8 +41,8 @@ def rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def open_image(path: Path) -> Image.Image:
-    """A picture in RGB, upright.
+def open_image(path: Path, field: str = "--image") -> Image.Image:
+    """A picture in RGB, upright; `field` is the option that named it.
 
     Raises:
         ConfigError: no such file, not a picture, pixels that have no white, or so many of them that it
@@ -52,12 +52,12 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as picture:
             what = unusable(picture)
             if what is not None:
-                raise ConfigError(what, field="--image", value=str(path), remedy=REMEDY)
+                raise ConfigError(what, field=field, value=str(path), remedy=REMEDY)
             return rgb(picture)
     except Image.DecompressionBombError as error:
         raise ConfigError(
             f"the picture has more pixels than are opened ({2 * (Image.MAX_IMAGE_PIXELS or 0):,})",
-            field="--image",
+            field=field,
             value=str(path),
             remedy="make it smaller; models see a few million pixels at most",
         ) from error
@@ -65,7 +65,7 @@ def open_image(path: Path) -> Image.Image:
         missing = isinstance(error, FileNotFoundError)
         what = "there is no such file" if missing else "not a picture that Pillow can read"
         raise ConfigError(
-            what, field="--image", value=str(path), remedy="give a PNG or JPEG file"
+            what, field=field, value=str(path), remedy="give a PNG or JPEG file"
         ) from error
 
 

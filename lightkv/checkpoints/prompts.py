@@ -19,16 +19,20 @@ def conversation_text(
 
     Args:
         processor: of the model.
-        messages: `{"role": …, "content": [{"type": "image"} or {"type": "text", "text": …}]}`.
+        messages: `{"role": …, "content": [{"type": "image"}, {"type": "video"} or
+            {"type": "text", "text": …}]}`.
         use_chat_template: use the template if there is one.
     """
     if use_chat_template and getattr(processor, "chat_template", None):
         return str(
             processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         )
-    token = image_token(processor) or "<image>"
+    tokens = {
+        "image": image_token(processor) or "<image>",
+        "video": getattr(processor, "video_token", None) or "<video>",
+    }
     parts = [part for message in messages for part in message["content"]]
-    return "".join(f"{token}\n" if p["type"] == "image" else p["text"] for p in parts)
+    return "".join(p["text"] if p["type"] == "text" else f"{tokens[p['type']]}\n" for p in parts)
 
 
 def image_token(processor: Any) -> str | None:
@@ -37,24 +41,36 @@ def image_token(processor: Any) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def prompt_text(processor: Any, question: str, pictures: int = 1) -> str:
-    """One user turn as text, the pictures in front of the question."""
-    content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
+def prompt_text(processor: Any, question: str, pictures: int = 1, clips: int = 0) -> str:
+    """One user turn as text, the pictures and then the clips in front of the question."""
+    seen = [{"type": "image"}] * pictures + [{"type": "video"}] * clips
+    content = [*seen, {"type": "text", "text": question}]
     return conversation_text(processor, [{"role": "user", "content": content}])
 
 
-def build_inputs(processor: Any, prompt: str, pictures: Sequence[Any], model: Any) -> Any:
-    """Model inputs for one user turn about any number of pictures.
+def build_inputs(
+    processor: Any, prompt: str, pictures: Sequence[Any], model: Any, clips: Sequence[Any] = ()
+) -> Any:
+    """Model inputs for one user turn about any number of pictures and clips (`[F, H, W, 3]` each).
 
     Raises:
         ModelError: the processor cannot take them.
     """
-    text = prompt_text(processor, prompt, len(pictures))
-    try:
-        return processed(processor, [text], model, images=list(pictures) or None)
-    except REFUSALS as error:
+    if clips and getattr(processor, "video_processor", None) is None:
         raise ModelError(
-            f"the processor cannot take {len(pictures)} pictures with this prompt ({error})",
+            "the model's processor takes no clips",
+            field="--video",
+            value=type(processor).__name__,
+            remedy="use a model that takes videos, such as Qwen2.5-VL, or give frames as pictures",
+        )
+    text = prompt_text(processor, prompt, len(pictures), len(clips))
+    given = {"videos": list(clips)} if clips else {}
+    try:
+        return processed(processor, [text], model, images=list(pictures) or None, **given)
+    except REFUSALS as error:
+        seen = f"{len(pictures)} pictures" + (f" and {len(clips)} clips" if clips else "")
+        raise ModelError(
+            f"the processor cannot take {seen} with this prompt ({error})",
             field="--prompt",
             remedy="leave image placeholders out of the prompt; the command puts them in",
         ) from error

@@ -1,4 +1,4 @@
-"""`lightkv show`: where the patches of a picture end, as PNG and as an interactive page."""
+"""`lightkv show`: where the patches of pictures and clips end, as PNG and as an interactive page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.options import Device, Dtype, Images, Model, Retention
+from lightkv.cli.options import Device, Dtype, Images, Model, Retention, refuse
 from lightkv.cli.output import console
 from lightkv.core.errors import ConfigError
 
@@ -15,15 +15,22 @@ if TYPE_CHECKING:
     from lightkv.lab.pictures import Picture
 
 SEED = 2026
-"""Of the held-out scenes that `--scene` counts."""
+"""Of the held-out scenes and clips that `--scene` and `--clip` count."""
 SCENES = 1000
 
 
 def show(
     model: Model = "demo",
     image: Images = None,
+    video: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder of frames, or an animated GIF, PNG or WebP; repeatable."),
+    ] = None,
     scene: Annotated[
         int | None, typer.Option(help=f"A held-out digit scene instead, 0 to {SCENES - 1}.")
+    ] = None,
+    clip: Annotated[
+        int | None, typer.Option(help=f"A held-out clip of digits instead, 0 to {SCENES - 1}.")
     ] = None,
     prompt: Annotated[
         list[str] | None, typer.Option(help="The question; give two to compare them.")
@@ -43,7 +50,7 @@ def show(
     from lightkv.lab.pictures.show import show as draw
 
     targets = out or [Path("show.html")]
-    images, hint = _images(image, scene)
+    images, videos, hint = _seen(image, video, scene, clip)
     if not prompt:
         raise ConfigError("there is no question", field="--prompt", remedy=hint)
     picture = draw(
@@ -51,6 +58,7 @@ def show(
         images,
         prompt,
         strategy or ["lightkv"],
+        videos=videos,
         retention=retention,
         out=targets,
         max_new_tokens=max_new_tokens,
@@ -60,27 +68,48 @@ def show(
     _tell(picture, targets)
 
 
-def _images(paths: list[Path] | None, scene: int | None) -> tuple[list[Any], str]:
-    """Pictures or their paths, and what to ask about them."""
-    if bool(paths) == (scene is not None):
+def _seen(
+    images: list[Path] | None, videos: list[Path] | None, scene: int | None, clip: int | None
+) -> tuple[list[Any], list[Any], str]:
+    """Pictures and clips or their paths, and what to ask about them."""
+    number, option = (clip, "--clip") if scene is None else (scene, "--scene")
+    if number is None:
+        if not images and not videos:
+            raise ConfigError(
+                "there is no picture to draw on",
+                field="--image",
+                remedy="give --image FILE, --video FOLDER, or --scene NUMBER for the bundled model",
+            )
+        return list(images or ()), list(videos or ()), 'ask something: --prompt "What is this?"'
+    other = {"--image": images or None, "--video": videos or None, "--clip": clip}
+    if option == "--clip":
+        del other["--clip"]
+    what = "pictures and clips come from files or are held-out ones, not both"
+    refuse(other, what, beside=option)
+    if not 0 <= number < SCENES:
         raise ConfigError(
-            "pictures come from files or are a scene, not both"
-            if paths
-            else "there is no picture to draw on",
-            field="--image",
-            remedy="give --image FILE, or --scene NUMBER for the bundled model",
+            f"held-out scenes and clips are counted from 0 to {SCENES - 1}",
+            field=option,
+            value=number,
         )
-    if scene is None:
-        return list(paths or ()), 'ask something: --prompt "What is this?"'
-    if not 0 <= scene < SCENES:
-        raise ConfigError(
-            f"held-out scenes are counted from 0 to {SCENES - 1}", field="--scene", value=scene
-        )
+    return _held_out(number, option)
+
+
+def _held_out(number: int, option: str) -> tuple[list[Any], list[Any], str]:
+    """A scene or a clip, and questions that can be asked about it."""
+    from lightkv.demo.clips import held_out_clips
     from lightkv.demo.scenes import held_out_scenes
 
-    found, questions = held_out_scenes(scene + 1, SEED)[scene]
-    asked = ", ".join(f'--prompt "{question.text}"' for question in questions)
-    return [found.image], f"of this scene you can ask: {asked}"
+    images, videos, asked = [], [], ""
+    if option == "--scene":
+        scene, questions = held_out_scenes(number + 1, SEED)[number]
+        images = [scene.image]
+        asked = ", ".join(f'--prompt "{question.text}"' for question in questions)
+    else:
+        clip, timely = held_out_clips(number + 1, SEED)[number]
+        videos = [clip.frames]
+        asked = ", ".join(f'--prompt "{question.text}"' for question in timely)
+    return images, videos, f"of this {option[2:]} you can ask: {asked}"
 
 
 def _tell(picture: Picture, targets: list[Path]) -> None:

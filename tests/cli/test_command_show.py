@@ -104,3 +104,21 @@ def test_a_file_that_cannot_be_written(fails, bundled, tmp_path):
     folder = tmp_path / "a.png"
     folder.mkdir()
     assert "is a directory" in fails("show", "--scene", 0, *ASK, *SHORT, "--out", folder)
+
+
+def test_a_clip_without_a_question_names_some(fails):
+    assert '--prompt "what digit came last ?"' in fails("show", "--clip", 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--clip", 0, "--scene", 0), "--clip = 0"),
+        (("--clip", 0, "--video", "a.gif"), "leave one of --clip and --video out"),
+        (("--clip", 1000), "from 0 to 999"),
+        (("--video", "none"), "no such file"),
+        (("--clip", 0), "takes no clips"),
+    ],
+)
+def test_mistakes_with_clips(fails, bundled, arguments, words):
+    assert words in fails("show", *arguments, *ASK)

@@ -165,7 +165,7 @@ def test_stages_tell_what_entered_them(tmp_path, monkeypatch):
         e for e, _ in expected
     ]
     written = []
-    monkeypatch.setattr(_Sheet, "_panel", lambda self, *given: written.append(given[3]) or 0)
+    monkeypatch.setattr(_Sheet, "_panel", lambda self, *given: written.append(given[2]) or (0, 0))
     draw_png(picture, tmp_path / "a.png")
     drawn = [f"{stage.title}: {stage.entered} to {stage.left}" for stage in chosen(stages)]
     assert written == ["input", *drawn]
@@ -356,6 +356,6 @@ def test_pictures_padded_to_one_size_are_not_taken_from_the_pixels():
     assert np.asarray(plain[0].pixels).max() <= 128  # zeros are the mean
 
 
-def test_videos_are_refused():
+def test_frames_that_no_clip_was_given_for_are_refused():
     with pytest.raises(ConfigError, match="videos"):
         views_of([(1, (4, 2, 3))], [scene()], torch.zeros(1, 3, 8, 8))

@@ -7,6 +7,7 @@ import pytest
 from pages import chromium, needs_browser
 from PIL import Image
 from test_show import picture_of
+from test_show_clips import moving
 
 from lightkv.lab.pictures import Picture, ShownRun, ShownStage, ShownView, write_html
 
@@ -168,3 +169,20 @@ def test_guidance_and_tabs(opened, picture, tmp_path):
     large = canvases(opened)
     assert len(large) == 2
     assert large[0].size["width"] > 1.5 * after.shape[1]
+
+
+def test_frames_of_a_clip_stand_side_by_side(driver, tmp_path):
+    """A group over time is outlined in all of its frames; the stages lie below one another."""
+    write_html(moving(3), tmp_path / "clip.html")
+    driver.get((tmp_path / "clip.html").as_uri())
+    drawn = canvases(driver)
+    assert len(drawn) == 2 * 3
+    assert len({canvas.location["y"] for canvas in drawn[:3]}) == 1
+    assert drawn[3].location["y"] > drawn[0].location["y"] + drawn[0].size["height"]
+    point_at(driver, drawn[4], 1, 0, 2, 3)
+    assert "token 9: clip 1, frame 1, row 2, column 1" in tooltip(driver)
+    assert "now in the token at clip 1, frame 0, row 2, column 1" in tooltip(driver)
+    assert drawn[4].get_attribute("data-group") == "3 9 15"
+    point_at(driver, drawn[5], 0, 1, 2, 3)
+    assert "dropped after layer 1" in tooltip(driver)
+    assert [entry for entry in driver.get_log("browser") if entry["level"] != "INFO"] == []

@@ -1,4 +1,4 @@
-"""Pictures of a run: where each patch ended, what guided it, two prompts or strategies side by side."""
+"""Pictures of a run: where each patch of pictures and clips ended, and what guided it."""
 
 from __future__ import annotations
 

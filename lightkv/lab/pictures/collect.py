@@ -33,6 +33,7 @@ def collect(
     retention: float | None = None,
     max_new_tokens: int = 32,
     name: str | None = None,
+    videos: Sequence[Any] = (),
 ) -> Picture:
     """Answer each prompt under each strategy and keep who was merged into whom.
 
@@ -40,23 +41,24 @@ def collect(
         model: an image-text model that an adapter serves.
         processor: its processor.
         images: pictures of the prompt, in order.
-        prompts: one or two questions; each is asked about all pictures.
+        prompts: one or two questions; each is asked about all pictures and clips.
         strategies: one or two presets, specs or pipeline files.
         retention: mean share of vision KV over all layers; the preset's own if None.
         max_new_tokens: of each answer.
         name: of the model, for captions.
+        videos: clips `[F, H, W, 3]` of uint8, behind the pictures in the prompt.
 
     Raises:
-        ConfigError: no picture, a video, or more than two prompts or strategies.
+        ConfigError: no picture and no clip, or more than two prompts or strategies.
         LightKVError: whatever a session refuses.
     """
     from lightkv.checkpoints.answers import generate
     from lightkv.checkpoints.prompts import build_inputs
     from lightkv.core.run.session import prepare
 
-    check_counts(images, prompts, strategies)
+    check_counts([*images, *videos], prompts, strategies)
     sessions = [prepare(model, s, retention=retention, trace=True) for s in strategies]
-    given = [build_inputs(processor, prompt, images, model) for prompt in prompts]
+    given = [build_inputs(processor, prompt, images, model, videos) for prompt in prompts]
     runs, views, count = [], None, 0
     for session in sessions:
         for prompt, inputs in zip(prompts, given, strict=True):
@@ -70,22 +72,28 @@ def collect(
                     remedy="give pictures to a model that takes them",
                 )
             if views is None:
-                views = shown_views(layout, images, inputs, processor, model.config)
+                views = shown_views(layout, images, inputs, processor, model.config, videos)
                 count = layout.original_counts[0]
             runs.append(_run(prompt, answer.text, answer.report))
     assert views is not None
     return Picture(name or type(model).__name__, views, tuple(runs), count)
 
 
-def check_counts(images: Sequence[Any], prompts: Sequence[str], strategies: Sequence[Any]) -> None:
+def check_counts(seen: Sequence[Any], prompts: Sequence[str], strategies: Sequence[Any]) -> None:
     """Refuse what cannot be drawn, before a model is loaded.
+
+    Args:
+        seen: pictures and clips.
+        prompts, strategies: as of `collect`.
 
     Raises:
         ConfigError: no picture, no prompt, or too many.
     """
-    if not images:
+    if not seen:
         raise ConfigError(
-            "there is no picture to draw on", field="image", remedy="give at least one picture"
+            "there is no picture to draw on",
+            field="image",
+            remedy="give at least one picture or clip",
         )
     for field, given in (("prompt", prompts), ("strategy", strategies)):
         several = isinstance(given, Sequence) and not isinstance(given, str)

@@ -25,21 +25,24 @@ Source = Literal["encoder", "stretched"]
 
 @dataclass(frozen=True, eq=False)
 class ShownView:
-    """One view of one picture, ready to be drawn.
+    """One view of one picture, or one frame of a clip, ready to be drawn.
 
     Attributes:
-        title: such as `picture 1` or `picture 1, view 2`.
+        title: such as `picture 1`, `picture 1, view 2` or `clip 1, frame 3`.
         tokens: `[rows, columns]` number of the original vision token that shows each cell, −1 where
             none does. Numbers count the vision tokens of the prompt in sequence order.
         pixels: what the cells cover, edge to edge.
         source: `encoder`: the pixels that went into the vision encoder; `stretched`: the whole
             picture laid over the grid.
+        clip: number of the clip that it is a frame of, from 0; None for a picture. Frames of a clip
+            follow one another, and cells of one place show the same spot.
     """
 
     title: str
     tokens: IntArray
     pixels: Image.Image
     source: Source
+    clip: int | None = None
 
     @property
     def rows(self) -> int:
@@ -138,11 +141,11 @@ def differences(runs: Sequence[ShownRun], number: int) -> list[int] | None:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """Views of the same pictures, and the runs that are compared on them.
+    """Views of the same pictures and clips, and the runs that are compared on them.
 
     Attributes:
         model: its name.
-        views: everything with a grid, picture by picture.
+        views: everything with a grid, picture by picture and frame by frame.
         runs: one for each prompt and strategy.
         count: V, vision tokens of the prompt, separators (newlines, class tokens) included.
     """
@@ -158,8 +161,13 @@ class Picture:
             "model": self.model,
             "count": self.count,
             "views": [
-                {"title": v.title, "tokens": v.tokens.tolist(), "source": v.source}
-                for v in self.views
+                {
+                    "title": view.title,
+                    "tokens": view.tokens.tolist(),
+                    "source": view.source,
+                    "clip": view.clip,
+                }
+                for view in self.views
             ],
             "runs": [
                 {**_run_dict(run), "differences": differences(self.runs, number)}

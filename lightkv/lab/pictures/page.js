@@ -40,9 +40,18 @@
     return `rgb(${mixed.join(",")})`;
   }
 
+  // Frames of a clip stand side by side, at most so many in a line.
+  const IN_LINE = 12;
+  const inLine = (clip) => {
+    const frames = data.views.filter((view) => view.clip === clip).length;
+    return Math.ceil(frames / Math.ceil(frames / IN_LINE));
+  };
+  const stacked = data.views.some((view) => view.clip !== null);
+
   function cellSize(view, large) {
-    const room = large ? 560 : 232;
-    return Math.max(large ? 8 : 4, Math.min(Math.floor(room / view.tokens[0].length), Math.floor(2 * room / view.tokens.length)));
+    let room = large ? 560 : 232;
+    if (view.clip !== null) room = Math.min(room, (large ? 1440 : 1080) / inLine(view.clip) - 4);
+    return Math.max(large && view.clip === null ? 8 : 4, Math.min(Math.floor(room / view.tokens[0].length), Math.floor(2 * room / view.tokens.length)));
   }
 
   const tokenAt = (view, row, column) => (view.tokens[row] || [])[column] ?? -1;
@@ -203,6 +212,12 @@
     if (token === null) return;
     tip.textContent = `${panel.stage ? panel.stage.title : "input"}\n${story(panel.run, panel.stage, token)}`;
     const box = tip.getBoundingClientRect(), at = panel.canvas.closest("figure").getBoundingClientRect();
+    if (stacked && at.right + 12 + box.width < innerWidth) {
+      // Strips lie below one another: beside them nothing is hidden.
+      tip.style.left = `${at.right + 12}px`;
+      tip.style.top = `${Math.max(4, Math.min(panel.canvas.getBoundingClientRect().top, innerHeight - box.height - 4))}px`;
+      return;
+    }
     const top = at.bottom + 6 + box.height <= innerHeight || at.top < box.height + 6 ? at.bottom + 6 : at.top - box.height - 6;
     tip.style.left = `${Math.max(4, Math.min(at.left, innerWidth - box.width - 8))}px`;
     tip.style.top = `${Math.max(4, Math.min(top, innerHeight - box.height - 4))}px`;
@@ -232,7 +247,7 @@
   // -- the page ---------------------------------------------------------------------------------
 
   function caption(run, stage) {
-    if (!stage) return `input: ${data.count} tokens${data.views.every((view) => view.source === "encoder") ? "" : "; picture laid over the grid"}`;
+    if (!stage) return `input: ${data.count} tokens${data.views.every((view) => view.source === "encoder") ? "" : `; ${stacked ? "frames" : "picture"} laid over the grid`}`;
     const text = `${stage.title}: ${stage.entered} → ${stage.left} tokens`;
     if (!run.differences) return text;
     const other = run.differences[run.stages.indexOf(stage)];
@@ -241,6 +256,7 @@
 
   function figure(run, stage, large) {
     const node = element("figure");
+    let strip = null;
     data.views.forEach((view, number) => {
       const cell = cellSize(view, large);
       const canvas = element("canvas", { width: cell * view.tokens[0].length, height: cell * view.tokens.length, tabIndex: 0 });
@@ -249,10 +265,20 @@
       const panel = { run, stage, view, number, cell, canvas };
       panels.push(panel);
       listen(panel);
-      node.append(canvas);
+      if (view.clip === null) {
+        node.append(canvas);
+        return;
+      }
+      if (number === 0 || data.views[number - 1].clip !== view.clip) {
+        strip = element("div", { className: "strip" });
+        strip.style.gridTemplateColumns = `repeat(${inLine(view.clip)}, max-content)`;
+        node.append(strip);
+      }
+      const name = element("span", { className: "soft" }, stage ? "" : view.title);
+      strip.append(element("div", {}, canvas, name));
     });
-    node.append(element("figcaption", {}, caption(run, stage)));
-    node.style.width = `${Math.max(...[...node.querySelectorAll("canvas")].map((c) => c.width))}px`;
+    node[stacked ? "prepend" : "append"](element("figcaption", {}, caption(run, stage)));
+    if (!stacked) node.style.width = `${Math.max(...[...node.querySelectorAll("canvas")].map((c) => c.width))}px`;
     return node;
   }
 
@@ -261,7 +287,7 @@
   function build() {
     panels.length = 0;
     runs.replaceChildren(...data.runs.map((run, number) => {
-      const line = element("div", { className: "panels" });
+      const line = element("div", { className: stacked ? "panels stacked" : "panels" });
       if (state.tab === "all" || state.tab === "input") line.append(figure(run, null, state.tab === "input"));
       run.stages.forEach((stage, place) => {
         if (state.tab === "all" || state.tab === String(place)) line.append(figure(run, stage, state.tab !== "all"));

@@ -97,15 +97,18 @@ def _unlike(one: RGB, other: RGB) -> float:
 
 
 def _touching(picture: Picture) -> dict[int, list[int]]:
-    """Home → homes of the groups beside it, in any stage, run and view."""
+    """Home → homes of the groups beside it, in any stage, run and view, or a frame before or after."""
     pairs = [np.zeros((0, 2), dtype=np.int64)]
     for run in picture.runs:
         for stage in run.stages:
-            for view in picture.views:
-                home = _of_cells(view, stage.home, -3)
-                for one, other in ((home[1:], home[:-1]), (home[:, 1:], home[:, :-1])):
-                    both = np.stack([one.ravel(), other.ravel()], axis=1)
-                    pairs.append(both[(both >= 0).all(axis=1) & (both[:, 0] != both[:, 1])])
+            homes = [_of_cells(view, stage.home, -3) for view in picture.views]
+            beside = [pair for h in homes for pair in ((h[1:], h[:-1]), (h[:, 1:], h[:, :-1]))]
+            for number, view in enumerate(picture.views[1:]):
+                if view.clip is not None and view.clip == picture.views[number].clip:
+                    beside.append((homes[number], homes[number + 1]))
+            for one, other in beside:
+                both = np.stack([one.ravel(), other.ravel()], axis=1)
+                pairs.append(both[(both >= 0).all(axis=1) & (both[:, 0] != both[:, 1])])
     found: dict[int, list[int]] = {}
     for one, other in np.unique(np.concatenate(pairs), axis=0).tolist():
         found.setdefault(one, []).append(other)

@@ -1,9 +1,10 @@
-"""The PNG: a line of panels for each run, with captions and a key."""
+"""The PNG: a line of panels for each run (clips: below one another), with captions and a key."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import ceil, sqrt
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ NARROWEST = 1090
 """Room for the key in one line."""
 MOST_STAGES = 5
 """Stages drawn for each run; of more (a stage on the cache has one in each layer) some are chosen."""
+MOST_FRAMES, IN_LINE = 24, 12
+"""Frames drawn of a clip; of more some are chosen. And frames that stand side by side."""
+STRIP_CAPTION, FRAME_LABEL, LABEL = 32, 12, 11
+"""Pixels for the caption of a strip of frames and the gap below it, for the line that names the
+frames, and the size of its letters."""
 INK, SOFT, PAPER = (28, 30, 36), (104, 108, 118), (255, 255, 255)
 FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc")
 """Tried for text beyond ASCII, which Pillow's own font lacks."""
@@ -64,21 +70,49 @@ class Place:
 
 
 def places(views: Sequence[ShownView]) -> tuple[list[Place], tuple[int, int]]:
-    """Views below one another, in columns where there are many; and the panel's (width, height)."""
-    columns = 1 if len(views) <= 2 else ceil(sqrt(len(views)))
-    share = (PANEL * min(columns, 2) - 4 * (columns - 1)) // columns
+    """Views below one another, in columns where there are many; and the panel's (width, height).
+
+    Frames of a clip stand side by side, those of each clip in lines of their own below the pictures.
+    """
     found: list[Place] = []
-    top = width = 0
-    for start in range(0, len(views), columns):
-        left = height = 0
-        for view in views[start : start + columns]:
-            # Upright strips are as high as others are wide, twice at most.
-            cell = max(3, min(share // view.columns, 2 * share // view.rows))
-            found.append(Place(left, top, cell))
-            left += view.columns * cell + 4
-            height = max(height, view.rows * cell)
-        width, top = max(width, left - 4), top + height + 4
-    return found, (width, top - 4)
+    top = width = bottom = 0
+    for columns, share, gap, some in _blocks(views):
+        for start in range(0, len(some), columns):
+            left = height = 0
+            for view in some[start : start + columns]:
+                # Upright strips are as high as others are wide, twice at most.
+                cell = max(3, min(share // view.columns, 2 * share // view.rows))
+                found.append(Place(left, top, cell))
+                left += view.columns * cell + 4
+                height = max(height, view.rows * cell)
+            width, bottom = max(width, left - 4), top + height
+            top = bottom + gap
+    return found, (width, bottom)
+
+
+def _blocks(views: Sequence[ShownView]) -> Iterator[tuple[int, int, int, list[ShownView]]]:
+    """Views that are laid out together: how many in a line, pixels for each and below it, and which."""
+    for clip, group in groupby(views, lambda view: view.clip):
+        some = list(group)
+        if clip is None:
+            columns = 1 if len(some) <= 2 else ceil(sqrt(len(some)))
+            room, gap = PANEL * min(columns, 2), 4
+        else:
+            columns = ceil(len(some) / ceil(len(some) / IN_LINE))
+            room, gap = min(NARROWEST - 2 * MARGIN, PANEL * columns), FRAME_LABEL + 4
+        yield columns, (room - 4 * (columns - 1)) // columns, gap, some
+
+
+def drawn_views(views: Sequence[ShownView]) -> list[ShownView]:
+    """All views, but of a clip at most `MOST_FRAMES`, with the first and the last."""
+    found: list[ShownView] = []
+    for clip, group in groupby(views, lambda view: view.clip):
+        some = list(group)
+        if clip is not None and len(some) > MOST_FRAMES:
+            picks = np.linspace(0, len(some) - 1, MOST_FRAMES).round().astype(int)
+            some = [some[pick] for pick in picks]
+        found += some
+    return found
 
 
 def chosen(stages: Sequence[ShownStage]) -> list[ShownStage]:
@@ -93,22 +127,30 @@ class _Sheet:
     def __init__(self, picture: Picture) -> None:
         self.picture = picture
         self.palette = colors(picture)
-        self.places, self.panel = places(picture.views)
+        self.views = drawn_views(picture.views)
+        self.places, self.panel = places(self.views)
         self.head, self.small = 16, 12
         self.lines = [chosen(run.stages) for run in picture.runs]
-        widest = max(sum(1 + (s.guidance is not None) for s in line) for line in self.lines)
-        self.width = max(2 * MARGIN + (1 + widest) * (self.panel[0] + GAP) - GAP, NARROWEST)
-        self.line = 52 + self.panel[1] + 40
+        counts = [1 + sum(1 + (s.guidance is not None) for s in line) for line in self.lines]
+        # Strips of frames are wide, so panels stand below one another, each under its caption.
+        self.stacked = any(view.clip is not None for view in self.views)
+        across = 1 if self.stacked else max(counts)
+        self.width = max(2 * MARGIN + across * (self.panel[0] + GAP) - GAP, NARROWEST)
+        panel = self.panel[1] + STRIP_CAPTION
+        self.heights = [
+            52 + (FRAME_LABEL + count * panel if self.stacked else self.panel[1] + 40)
+            for count in counts
+        ]
 
     def drawn(self) -> Image.Image:
-        height = MARGIN + 30 + len(self.lines) * self.line + 62
+        height = MARGIN + 30 + sum(self.heights) + 62
         self.image = Image.new("RGB", (self.width, height), PAPER)
         self.draw = ImageDraw.Draw(self.image)
         self._title()
         top = MARGIN + 30
         for number in range(len(self.lines)):
             self._run(number, top)
-            top += self.line
+            top += self.heights[number]
         self._key(top + 8)
         return self.image
 
@@ -132,7 +174,11 @@ class _Sheet:
         if drawn < picture.count:
             tokens += f", {picture.count - drawn} of them separators that show no patch"
         if any(view.source == "stretched" for view in picture.views):
-            tokens += "; picture laid over the grid"
+            what = "frames" if self.stacked else "picture"
+            tokens += f"; {what} laid over the grid"
+        left_out = len(picture.views) - len(self.views)
+        if left_out:
+            tokens += f"; {left_out} frames left out"
         self._text((MARGIN, MARGIN - 4), f"{picture.model}: {tokens}", self.head, SOFT)
 
     def _run(self, number: int, top: int) -> None:
@@ -142,11 +188,14 @@ class _Sheet:
         self._text((MARGIN, top + 30), _note(run, line), self.small, SOFT)
         other = differences(self.picture.runs, number) or []
         found = dict(zip(map(id, run.stages), other, strict=False))
-        left = self._panel(MARGIN, top, paint_input, "input", f"{self.picture.count} tokens")
+        at = self._panel((MARGIN, top + 52), paint_input, "input", f"{self.picture.count} tokens")
+        if self.stacked:
+            self._frame_labels(MARGIN, top + 52 + 18)
+            at = at[0], at[1] + FRAME_LABEL
         for stage in line:
             if stage.guidance is not None:
-                left = self._guidance(left, top, stage)
-            left = self._groups(left, top, stage, found.get(id(stage)))
+                at = self._guidance(at, stage)
+            at = self._groups(at, stage, found.get(id(stage)))
 
     def _heading(self, run: ShownRun, top: int) -> None:
         """Strategy, question and answer. A long question is cut first: the answer is the result."""
@@ -161,7 +210,7 @@ class _Sheet:
     def _length(self, text: str, size: int) -> int:
         return ceil(self.draw.textlength(_one_line(text), font=_font(size, text)))
 
-    def _guidance(self, left: int, top: int, stage: ShownStage) -> int:
+    def _guidance(self, at: tuple[int, int], stage: ShownStage) -> tuple[int, int]:
         guidance = stage.guidance
         assert guidance is not None
         scale = heat_scale(guidance)
@@ -173,9 +222,9 @@ class _Sheet:
             return paint_heat(view, guidance, scale, cell)
 
         where = "before " + stage.title if stage.site == "cache" else stage.title
-        return self._panel(left, top, paint, f"guidance, {where}", times)
+        return self._panel(at, paint, f"guidance, {where}", times)
 
-    def _groups(self, left: int, top: int, stage: ShownStage, other: int | None) -> int:
+    def _groups(self, at: tuple[int, int], stage: ShownStage, other: int | None) -> tuple[int, int]:
         def paint(view: ShownView, cell: int) -> Any:
             return paint_groups(view, stage, self.palette, cell)
 
@@ -186,18 +235,35 @@ class _Sheet:
         )
         if other is not None:
             note += f"; {other or 'none'} unlike above"
-        return self._panel(
-            left, top, paint, f"{stage.title}: {stage.entered} to {stage.left}", note
-        )
+        return self._panel(at, paint, f"{stage.title}: {stage.entered} to {stage.left}", note)
 
-    def _panel(self, left: int, top: int, paint: Any, title: str, note: str) -> int:
-        for view, place in zip(self.picture.views, self.places, strict=True):
+    def _panel(self, at: tuple[int, int], paint: Any, title: str, note: str) -> tuple[int, int]:
+        """Draw all views with a caption; where the next panel goes."""
+        left, top = at
+        if self.stacked:
+            end = self._text((left, top), title, self.small)
+            self._text((end + 10, top), note, self.small, SOFT)
+            top += 18
+        for view, place in zip(self.views, self.places, strict=True):
             tile = Image.fromarray(paint(view, place.cell))
-            self.image.paste(tile, (left + place.left, top + 52 + place.top))
-        under, room = top + 52 + self.panel[1], self.panel[0] + GAP - 4
+            self.image.paste(tile, (left + place.left, top + place.top))
+        if self.stacked:
+            return left, top + self.panel[1] + STRIP_CAPTION - 18
+        under, room = top + self.panel[1], self.panel[0] + GAP - 4
         self._text((left, under + 4), title, self.small, INK, room)
         self._text((left, under + 19), note, self.small, SOFT, room)
-        return left + self.panel[0] + GAP
+        return left + self.panel[0] + GAP, top
+
+    def _frame_labels(self, left: int, top: int) -> None:
+        """The names of frames below those of the panel whose corner this is."""
+        single = all(view.clip in (None, 0) for view in self.views)
+        for view, place in zip(self.views, self.places, strict=True):
+            if view.clip is not None:
+                title = view.title.removeprefix("clip 1, ") if single else view.title
+                below = top + place.top + view.rows * place.cell + 2
+                self._text(
+                    (left + place.left, below), title, LABEL, SOFT, view.columns * place.cell
+                )
 
     def _key(self, top: int) -> None:
         self.draw.line((MARGIN, top, self.width - MARGIN, top), fill=(214, 216, 222))

@@ -17,10 +17,11 @@ FORMATS = (".png", ".html")
 
 def show(
     model: Any,
-    images: Any,
-    prompts: Sequence[str],
+    images: Any = None,
+    prompts: Sequence[str] = (),
     strategies: Sequence[PipelineSource] = ("lightkv",),
     *,
+    videos: Any = None,
     processor: Any = None,
     retention: float | None = None,
     out: str | Path | Sequence[str | Path] = (),
@@ -28,7 +29,7 @@ def show(
     dtype: str = "auto",
     device: str | None = None,
 ) -> Picture:
-    """Draw where the patches of pictures end, for one or two prompts and strategies.
+    """Draw where the patches of pictures and clips end, for one or two prompts and strategies.
 
         lightkv.lab.show("demo", ["scene.png"], ["what digit is red ?"], out=["scene.html"])
 
@@ -37,6 +38,8 @@ def show(
         images: pictures, or paths of them; a single one needs no list.
         prompts: one or two questions.
         strategies: one or two presets, specs or pipeline files.
+        videos: clips: folders of frames, animated pictures, arrays `[F, H, W, 3]` or lists of frames; a
+            single one needs no list. They stand behind the pictures in the prompt.
         processor: of a loaded model.
         retention: mean share of vision KV over all layers; the preset's own if None.
         out: a file to write, or several, each `.png` or `.html`.
@@ -47,23 +50,24 @@ def show(
         the data of the picture, for `draw_png`, `write_html` and programs.
 
     Raises:
-        ConfigError: no pictures, more than two prompts or strategies, arguments of a wrong type, an
-            unreadable picture, a file that cannot be written, is of another format or is one of the
-            pictures.
-        ModelError: a model that cannot be loaded or takes no pictures.
+        ConfigError: nothing to draw on, more than two prompts or strategies, arguments of a wrong type,
+            an unreadable picture or clip, a file that cannot be written, is of another format or is one
+            of the pictures.
+        ModelError: a model that cannot be loaded, or takes no pictures or no clips.
     """
+    from lightkv.checkpoints.clips import open_clip
     from lightkv.checkpoints.load import load_model
     from lightkv.core.pipeline.pipeline import resolve_spec
     from lightkv.lab.pictures.collect import check_counts, collect
 
-    images, targets = image_list(images), target_list(out)
-    check_counts(images, prompts, strategies)
+    images, videos, targets = image_list(images), video_list(videos), target_list(out)
+    check_counts([*images, *videos], prompts, strategies)
     check_options(prompts, max_new_tokens, dtype)
     for path in targets:
         check_target(path)
-        check_apart(path, images)
+        check_apart(path, [*images, *videos])
     specs = [resolve_spec(strategy) for strategy in strategies]
-    pictures = opened(images)
+    pictures, clips = opened(images), [open_clip(video) for video in videos]
     name = None
     if isinstance(model, str | Path):
         name = Path(model).name
@@ -83,6 +87,7 @@ def show(
         retention=retention,
         max_new_tokens=max_new_tokens,
         name=name,
+        videos=clips,
     )
     for path in targets:
         write(picture, path)
@@ -118,6 +123,33 @@ def image_list(images: Any) -> list[Any]:
     if not isinstance(images, Iterable) or isinstance(images, Mapping):
         raise _not_a_picture(images)
     return list(images)
+
+
+def video_list(videos: Any) -> list[Any]:
+    """The clips; one alone is a list of one.
+
+    Raises:
+        ConfigError: nothing that clips can be taken from.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if videos is None:
+        return []
+    if isinstance(videos, str | Path) or getattr(videos, "ndim", None) == 4:
+        return [videos]
+    if not isinstance(videos, Iterable) or isinstance(videos, Mapping | Image.Image):
+        raise ConfigError(
+            "not a clip",
+            field="video",
+            value=type(videos).__name__,
+            remedy="give a path, frames [F, H, W, 3], or a list of them",
+        )
+    found = list(videos)
+    frames = [
+        isinstance(f, Image.Image) or (isinstance(f, np.ndarray) and f.ndim == 3) for f in found
+    ]
+    return [found] if found and all(frames) else found
 
 
 def opened(images: Sequence[Any]) -> list[Any]:

@@ -4,8 +4,9 @@ Two ways, and each view says which one it got:
 
 * `encoder`: the processor made one rectangle of pixels for the view, which is drawn as it is, crop
   and padding included: models with one square per picture, and both views of LLaVA-NeXT.
-* `stretched`: the whole picture laid over the grid. Right for families that resize the whole picture to
-  the grid, which the tests of each adapter check by painting cells (tests/adapters/test_processors.py).
+* `stretched`: the whole picture, or frame of a clip, laid over the grid. Right for families that resize
+  the whole picture to the grid, which the tests of each adapter check by painting cells
+  (tests/adapters/test_processors.py).
 """
 
 from __future__ import annotations
@@ -16,20 +17,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from lightkv.checkpoints.clips import Frames
 from lightkv.core.errors import ConfigError
-from lightkv.lab.pictures.data import IntArray, ShownView
+from lightkv.lab.pictures.data import IntArray, ShownView, Source
 
 if TYPE_CHECKING:
     import torch
 
     from lightkv.core.layout import VisionLayout
 
-LARGEST = 768
-"""Longest side of the pixels that are kept for drawing."""
+LARGEST, LARGEST_FRAME = 768, 320
+"""Longest side of the pixels that are kept for drawing, of a picture and of a frame of a clip."""
 
 
 def shown_views(
-    layout: VisionLayout, images: Sequence[Image.Image], inputs: Any, processor: Any, config: Any
+    layout: VisionLayout,
+    images: Sequence[Image.Image],
+    inputs: Any,
+    processor: Any,
+    config: Any,
+    clips: Sequence[Frames] = (),
 ) -> tuple[ShownView, ...]:
     """The views of the only row of a layout, with what they show.
 
@@ -39,49 +46,80 @@ def shown_views(
         inputs: what the processor made of them.
         processor: for its normalisation.
         config: of the model, for the tiles of any-resolution pictures.
+        clips: the clips of the prompt, in order.
 
     Raises:
-        ConfigError: a video, or a layout of other pictures.
+        ConfigError: a layout of other pictures or clips.
     """
     [sample] = layout.samples
     number_of = {int(position): n for n, position in enumerate(sample.positions)}
+    moving = list(dict.fromkeys(v.image for v in sample.views if v.modality == "video"))
+    still = list(dict.fromkeys(v.image for v in sample.views if v.modality != "video"))
+    if len(moving) != len(clips):
+        raise _other_pictures(f"{len(clips)} clips", f"{len(moving)} of them")
     pixels = inputs.get("pixel_values")
     encoder = _EncoderPixels(pixels, inputs.get("image_sizes"), processor, config, len(images))
     of_image: dict[int, int] = {}
     found = []
     for view in sample.views:
         frames, rows, columns = view.grid
-        if frames != 1 or view.image >= len(images):
-            raise ConfigError(
-                f"{len(images)} pictures, but the layout has view {view.image} of {frames} frames",
-                field="images",
-                remedy="videos cannot be drawn; give pictures",
-            )
         place = of_image.get(view.image, 0)
-        of_image[view.image] = place + 1
-        tokens = np.full(rows * columns, -1, dtype=np.int64)
+        tokens = np.full(frames * rows * columns, -1, dtype=np.int64)
         shows = view.cells >= 0
         tokens[view.cells[shows]] = [number_of[int(p)] for p in view.positions[shows]]
-        views = sum(other.image == view.image for other in sample.views)
-        drawn = encoder.view(view.image, place, views, (rows, columns))
-        title = f"picture {view.image + 1}" + (f", view {place + 1}" if views > 1 else "")
-        found.append(
-            ShownView(
-                title,
-                tokens.reshape(rows, columns),
-                shrunk(images[view.image] if drawn is None else drawn),
-                "stretched" if drawn is None else "encoder",
-            )
-        )
+        tokens = tokens.reshape(view.grid)
+        views = [other for other in sample.views if other.image == view.image]
+        if view.modality == "video":
+            clip, total = moving.index(view.image), sum(other.grid[0] for other in views)
+            found += _frames(tokens, clips[clip], clip, place, total)
+            of_image[view.image] = place + frames
+            continue
+        number = still.index(view.image)
+        if frames != 1 or number >= len(images):
+            raise _other_pictures(f"{len(images)} pictures", f"view {number} of {frames} frames")
+        of_image[view.image] = place + 1
+        drawn = encoder.view(number, place, len(views), (rows, columns))
+        title = f"picture {number + 1}" + (f", view {place + 1}" if len(views) > 1 else "")
+        pixels = shrunk(images[number] if drawn is None else drawn)
+        source: Source = "stretched" if drawn is None else "encoder"
+        found.append(ShownView(title, tokens[0], pixels, source))
     return tuple(found)
 
 
-def shrunk(image: Image.Image) -> Image.Image:
-    """The picture in RGB with no side above `LARGEST`."""
+def _frames(
+    tokens: IntArray, pixels: Frames, clip: int, before: int, total: int
+) -> list[ShownView]:
+    """The frames of a view `[frames, rows, columns]` of a clip, `before` of whose `total` came before.
+
+    Of the frames that a token spans the first is shown. A clip whose frames do not come out even,
+    because the processor took some of them only, is cut into `total` parts.
+    """
+    found, count = [], len(pixels)
+    step = -(-count // total)
+    even = step * (total - 1) < count
+    for number, grid in enumerate(tokens, before):
+        first = min(number * step if even else number * count // total, count - 1)
+        shown = Image.fromarray(pixels[first])
+        title = f"clip {clip + 1}, frame {first + 1}"
+        found.append(ShownView(title, grid, shrunk(shown, LARGEST_FRAME), "stretched", clip))
+    return found
+
+
+def _other_pictures(given: str, has: str) -> ConfigError:
+    return ConfigError(
+        f"the prompt was given {given}, but the layout has {has}",
+        field="images",
+        remedy="give what the prompt shows: pictures as images, clips as videos; sound and clips that "
+        "a model takes as pictures cannot be drawn",
+    )
+
+
+def shrunk(image: Image.Image, largest: int = LARGEST) -> Image.Image:
+    """The picture in RGB with no side above `largest` pixels."""
     image = image.convert("RGB")
-    if max(image.size) > LARGEST:
+    if max(image.size) > largest:
         image = image.copy()
-        image.thumbnail((LARGEST, LARGEST))
+        image.thumbnail((largest, largest))
     return image
 
 
