@@ -107,7 +107,7 @@ def cells_of(samples: Sequence[SampleLayout]) -> Cells:
         views += len(sample.views)
     view, frame, place = (torch.from_numpy(column.copy()) for column in np.concatenate(parts).T)
     grids = [view.grid for sample in samples for view in sample.views] or [(1, 1, 1)]
-    columns = torch.tensor([columns for _, _, columns in grids])
+    columns = torch.tensor([columns for _, _, columns in grids], dtype=torch.long)
     return Cells(
         view,
         frame,
