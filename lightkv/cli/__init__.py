@@ -13,6 +13,7 @@ from lightkv.cli import (
     models,
     report,
     run,
+    search,
     show,
     strategies,
     tune,
@@ -40,6 +41,7 @@ for command in (
     report.report,
     ablate.ablate,
     tune.tune,
+    search.search,
     vllm_args.vllm_args,
 ):
     app.command()(command)

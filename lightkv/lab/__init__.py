@@ -1,4 +1,4 @@
-"""The lab: ablation grids, tuning, reports and pictures. Sits on top; nothing below imports it.
+"""The lab: grids, tuning, searches, reports and pictures. Sits on top; nothing below imports it.
 
 import lightkv.lab
 
@@ -15,8 +15,10 @@ from typing import Any
 _NAMES = {
     "Cell": "outcomes",
     "Difference": "stats",
+    "Findings": "designs.findings",
     "Grid": "grids.schema",
     "Outcome": "outcomes",
+    "SearchStudy": "designs.schema",
     "Store": "grids.store",
     "Subject": "subject",
     "Task": "tasks",
@@ -26,6 +28,8 @@ _NAMES = {
     "mean_interval": "stats",
     "paired": "stats",
     "report": "reporting",
+    "search_designs": "designs.run",
+    "search_page": "designs.page",
     "show": "pictures.show",
     "summary": "grids.table",
     "tune": "search.tune",

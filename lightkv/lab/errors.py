@@ -23,3 +23,7 @@ class RunError(LightKVError):
 
 class NotShownError(LightKVError):
     """No retention of a range could be shown to lose less than the threshold."""
+
+
+class SearchError(ConfigError):
+    """A search study that says something impossible, or a search that cannot do what is asked."""

@@ -4,7 +4,8 @@ In README.md and docs/*.md every Python block runs, in order, in one namespace f
 already holds `model` and `inputs` (a tiny random LLaVA). A line `expression  # → text` is checked. A
 block after `<!-- not run: why -->` is left out, one after `<!-- file: PATH -->` must equal that file,
 and a YAML block after `<!-- preset: NAME -->` must equal that preset. One after `<!-- grid: FILE -->`
-must read as a grid of the lab. Other YAML blocks must build.
+must read as a grid of the lab, one after `<!-- study: FILE -->` as a search study whose options can all
+be built. Other YAML blocks must build.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from tiny_llava import LAYERS, make_inputs, make_model
 
 from lightkv import Pipeline, PipelineSpec
 from lightkv.core.plugins import get_preset, registry
-from lightkv.lab import Grid
+from lightkv.lab import Grid, SearchStudy
+from lightkv.lab.designs.drawing import check_space
 from lightkv.lab.grids.expand import expand
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +119,9 @@ def test_pipelines_build(document: Path) -> None:
     for snippet in snippets(document, "yaml"):
         if snippet.marked("grid") is not None:
             assert expand(Grid.parse(yaml.safe_load(snippet.code)))
+            continue
+        if snippet.marked("study") is not None:
+            check_space(SearchStudy.parse(yaml.safe_load(snippet.code)))
             continue
         spec = PipelineSpec.from_yaml(snippet.code, f"{document.name}:{snippet.line}")
         name = snippet.marked("preset")

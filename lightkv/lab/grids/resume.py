@@ -28,10 +28,18 @@ def begun_with(cells: Iterable[Cell]) -> dict[str, Any]:
     return {"versions": versions(), "models": {model: _digest(model) for model in models}}
 
 
-def check_unchanged(store: Store, cells: Sequence[Cell], retry_failed: bool = False) -> None:
+def check_unchanged(
+    store: Store, cells: Sequence[Cell], retry_failed: bool = False, *, more: bool = False
+) -> None:
     """Refuse to go on where what is still to be run would not compare with what is there.
 
     Versions and models matter only if there is something left to run.
+
+    Args:
+        store: the results.
+        cells: that it holds.
+        retry_failed: failed cells are run again.
+        more: cells that the store does not hold yet will be run and compared with those that it does.
 
     Raises:
         StoreError: data, a checkpoint or a package has changed.
@@ -39,6 +47,8 @@ def check_unchanged(store: Store, cells: Sequence[Cell], retry_failed: bool = Fa
     """
     _check_data(store, cells)
     left = [c for c in cells if c.status == "pending" or (retry_failed and c.status == "failed")]
+    if more:
+        left = list(cells)
     if left:
         _check_versions(store)
     known = store.meta.get("models", {})  # older files have none

@@ -83,7 +83,7 @@ def ablate(
     check_least("--threads", threads)
     with Store.create(out, grid.plain(), versions=versions()) as store:
         loaded = _plan(store, grid, retry_failed)
-        share = _threads(store, threads, workers)
+        share = threads_of(store, threads, workers)
         if workers > 1 or ray is not None:
             loaded = None  # each worker loads its own
         if retry_failed:
@@ -122,7 +122,7 @@ def _plan(store: Store, grid: Grid, retry_failed: bool) -> Loaded | None:
     return next(iter(last.items()), None)
 
 
-def _threads(store: Store, wanted: int | None, workers: int) -> int:
+def threads_of(store: Store, wanted: int | None, workers: int = 1) -> int:
     """Threads of each worker: as asked for, else as in the run that began the file.
 
     Sums of floats depend on how many threads share them, in the last digits of a log-probability; so

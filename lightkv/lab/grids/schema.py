@@ -259,7 +259,7 @@ def _normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     data["task"] = _labelled(
         "task",
         data.get("task", "scenes"),
-        lambda t: build_task(_placed(t, folder)).spec(),
+        lambda t: build_task(placed(t, folder)).spec(),
         lambda t: t["name"],
     )
     data["base"] = base_data(data.get("base", "lightkv"), folder)
@@ -304,11 +304,11 @@ def _in_words(where: str, labels: Mapping[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def _placed(task: Any, folder: Path | None) -> Any:
+def placed(task: Any, folder: Path | None) -> Any:
     """A task whose path, or whose inner task's, is relative to the grid's folder."""
     if folder is None or not isinstance(task, Mapping):
         return task
-    found = {key: _placed(value, folder) if key == "of" else value for key, value in task.items()}
+    found = {key: placed(value, folder) if key == "of" else value for key, value in task.items()}
     if isinstance(found.get("path"), str):
         found["path"] = str(folder / Path(found["path"]).expanduser())
     return found
@@ -321,7 +321,7 @@ def _based(where: str, change: Any, folder: Path | None) -> Any:
     if "base" in change:
         change["base"] = base_data(change["base"], folder)
     if "task" in change:
-        change["task"] = build_task(_placed(change["task"], folder)).spec()
+        change["task"] = build_task(placed(change["task"], folder)).spec()
     return change
 
 

@@ -103,7 +103,7 @@ def main_effects(group: Group, effects: Sequence[Effect]) -> Json:
         for axis, label, first in rows
     ]
     measure = "points" if group.share else "log-likelihood"
-    return _figure(
+    return figure(
         traces,
         xaxis={"title": {"text": f"change in score ({measure})"}, "zeroline": True},
         yaxis=_rows_axis(ticks),
@@ -150,7 +150,7 @@ def tokens(group: Group) -> Json | None:
             }
         )
         seen.add(name)
-    return _figure(
+    return figure(
         traces,
         xaxis={"title": {"text": "decoder layer"}, "zeroline": False, "tickformat": "d"},
         yaxis={"title": {"text": "vision tokens in the cache"}, "rangemode": "tozero"},
@@ -214,7 +214,7 @@ def _heat(group: Group, rows: list[Row], *, changes: bool) -> Json:
         "showscale": False,
         **scale,
     }
-    return _figure(
+    return figure(
         [trace],
         xaxis={"side": "top", "type": "category", "showgrid": False},
         yaxis=_rows_axis(names),
@@ -296,7 +296,7 @@ def quality(group: Group, axis: str | None, cost: str) -> Json:
             "meta": "ink",
         }
     )
-    return _figure(
+    return figure(
         traces,
         xaxis={"title": {"text": COSTS[cost]}, "tickformat": ".2f"},
         yaxis={"title": {"text": f"score ({'%' if group.share else 'log-likelihood'})"}},
@@ -417,7 +417,7 @@ def _rows_axis(names: list[str]) -> Json:
     }
 
 
-def _figure(traces: list[Json], **layout: Any) -> Json:
+def figure(traces: list[Json], **layout: Any) -> Json:
     """Checked by plotly, then plain data; `meta: "ink"` marks what takes the colour of text."""
     import plotly.graph_objects as go
 

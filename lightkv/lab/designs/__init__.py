@@ -1,0 +1,1 @@
+"""`lightkv search`: designs are drawn, asked and compared, instead of made by hand."""
