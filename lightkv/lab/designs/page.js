@@ -52,4 +52,5 @@
   }
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   drawAll();
+  document.body.dataset.ready = "1";
 })();
