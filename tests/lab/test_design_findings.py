@@ -1,12 +1,19 @@
 """What a search says of its trials, on made-up outcomes: effects, early ends, rivals, worth."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from lightkv.lab.designs import asking
 from lightkv.lab.designs.effects import SHUFFLES, Trial, effects_of
 from lightkv.lab.designs.findings import strongest_rival, worth
 from lightkv.lab.designs.pruning import Rule
-from lightkv.lab.outcomes import Cell, Outcome
+from lightkv.lab.outcomes import Cell, Outcome, Sample
+from lightkv.lab.search.loss_bounds import growing
+from lightkv.lab.subject import Usage
 
 NUMBER = 200
 
@@ -92,3 +99,34 @@ def test_a_trial_ends_where_it_is_shown_to_be_beaten():
     assert rule.ended_by(weak, 0.2, cells, answered) == ""  # cheaper than the rival
     assert Rule(0.1, max_drop=0.3).ended_by(weak, 0.2, cells, answered) == "loses more than 0.3"
     assert Rule(0.1, max_drop=0.9).ended_by(weak, 0.2, cells, answered) == ""
+
+
+def test_a_beaten_trial_is_asked_no_more(monkeypatch):
+    samples = [
+        Sample(f"{k:03}", f"{k:03}", "", "?", (), Image.new("RGB", (4, 4))) for k in range(40)
+    ]
+    cost = Usage(0.5, 0.4, 0.5, ())
+    subject = SimpleNamespace(
+        prepare=lambda *args, **options: None,
+        try_on=lambda *args: cost,
+        compressed=lambda pipeline: nullcontext(),
+    )
+    task = SimpleNamespace(evaluate=lambda subject, some, reference: answers(some))
+    monkeypatch.setattr(asking, "usage", lambda session: cost)
+    looks = []
+
+    def beaten(found, flops):
+        looks.append((len(found), flops))
+        return "enough" if len(looks) == 2 else ""
+
+    asker = asking.Asker(subject, task, growing(samples, 0), 0)
+    found = asker.ask({"matcher": "bipartite"}, beaten=beaten)
+    assert looks == [(10, 0.4), (20, 0.4)]
+    assert found.beaten == "enough"
+    assert [o.sample for o in found.outcomes] == sorted(o.sample for o in found.outcomes)
+    assert len(found.outcomes) == 20
+    assert len(asker.ask({"matcher": "bipartite"}).outcomes) == 40
+
+
+def answers(samples):
+    return [Outcome(s.id, s.cluster, "", "?", "", 1.0) for s in samples]
