@@ -1,5 +1,7 @@
 """Settings shared by all tests."""
 
+import gc
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +25,18 @@ settings.load_profile("ci")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Modules make a million objects that stay. The collector of garbage is spared looking at them: while
+    they are made, and in each of its passes afterwards, of which some tests ask for many."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
