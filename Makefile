@@ -29,11 +29,14 @@ VLLM := $(VLLM_VENV)/.installed
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
 
+# Tests start many processes. Each would compile lightkv anew in an environment that keeps no bytecode.
+RUN_TESTS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 test: lint  ## all checks, then all tests; stops at the first that fails
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/families
+	@$(RUN_TESTS) --ignore=tests/families
 
 families: $(DEV)  ## the contract of the families that `make test` leaves out
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/families
+	@$(RUN_TESTS) tests/families
 
 lint: $(DEV)  ## format check, linter, types, import walls
 	@$(BIN)/ruff format --check .

@@ -29,8 +29,8 @@ def _seed() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Modules make a million objects that stay. The collector of garbage is spared looking at them: while
-    they are made, and in each of its passes afterwards, of which some tests ask for many."""
+    """Modules make a million objects that stay. The collector of garbage is spared looking at them,
+    while they are made and in each of its passes afterwards: some tests ask for many passes."""
     gc.disable()
     try:
         return (yield)
