@@ -1,12 +1,17 @@
-"""Settings shared by all tests."""
+"""Settings shared by all tests. The process that only hands them out is spared importing torch."""
+
+from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    import torch
 
 pytest_plugins = ["recording"]
 
@@ -24,6 +29,8 @@ settings.load_profile("ci")
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -51,6 +58,8 @@ def _unpack_in_python() -> None:
         from optimum.quanto.library.extensions import get_extension
     except ImportError:
         return
+
+    import torch
 
     def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
         mask = 2**bits - 1
