@@ -18,7 +18,6 @@ from lightkv.cli.output import (
     write_json,
 )
 from lightkv.core.errors import check_least
-from lightkv.core.pipeline.pipeline import resolve_spec
 
 if TYPE_CHECKING:
     from lightkv.demo.compare import Row
@@ -78,6 +77,7 @@ def _measure(
 
     from lightkv.checkpoints.bundled import checkpoint_path
     from lightkv.checkpoints.load import quiet_libraries
+    from lightkv.core.pipeline.pipeline import resolve_spec
     from lightkv.demo import compare as comparing
     from lightkv.demo.model import load
     from lightkv.demo.scenes import held_out_scenes

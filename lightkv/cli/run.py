@@ -11,8 +11,6 @@ from rich.table import Table
 from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, refuse
 from lightkv.cli.output import console, print_json, table
 from lightkv.core.errors import check_least
-from lightkv.core.pipeline.pipeline import resolve_spec
-from lightkv.core.run.session import prepare
 
 if TYPE_CHECKING:
     from lightkv.checkpoints.answers import Answer
@@ -38,6 +36,8 @@ def run(
     from lightkv.checkpoints.load import load_model
     from lightkv.checkpoints.pictures import open_image
     from lightkv.checkpoints.prompts import build_inputs
+    from lightkv.core.pipeline.pipeline import resolve_spec
+    from lightkv.core.run.session import prepare
 
     if strategy is not None and pipeline is not None:
         what = "a pipeline file is a strategy already"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -12,10 +12,12 @@ from rich.table import Table
 
 from lightkv.cli.options import Json
 from lightkv.cli.output import console, print_json
-from lightkv.core import plugins
-from lightkv.core.contracts import Component
 from lightkv.core.errors import ConfigError
-from lightkv.core.needs import Needs
+
+if TYPE_CHECKING:
+    from lightkv.core.contracts import Component
+    from lightkv.core.needs import Needs
+    from lightkv.core.plugins import Registry
 
 
 def strategies(
@@ -25,6 +27,8 @@ def strategies(
     json: Json = False,
 ) -> None:
     """List presets, components and adapters, with their source and the package they come from."""
+    from lightkv.core import plugins
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # failed plugins are part of the listing
         data = listing(plugins.registry())
@@ -34,7 +38,7 @@ def strategies(
     _show(data, verbose)
 
 
-def listing(registry: plugins.Registry) -> dict[str, Any]:
+def listing(registry: Registry) -> dict[str, Any]:
     """Everything registered, as plain data."""
     components = [
         {

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
 from lightkv.cli.options import Retention, refuse
 from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, ModelError
@@ -75,6 +74,8 @@ def _changes(texts: Sequence[str]) -> dict[str, Any]:
 
 def _source(model: str) -> Path | str:
     """The folder of a checkpoint, or a hub id."""
+    from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+
     if model == BUNDLED:
         return checkpoint_path()
     folder = Path(model).expanduser()

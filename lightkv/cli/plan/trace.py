@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from lightkv.adapters.hf import contact
 from lightkv.checkpoints.describe import brief, find_on_meta
 from lightkv.checkpoints.load import quiet_libraries
 from lightkv.checkpoints.published import Description
@@ -66,6 +65,8 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
             value=pipeline.spec.name,
             remedy="count it without --trace",
         )
+    from lightkv.adapters.hf import contact
+
     dtype = dtype_of(described.shape.bytes_per_value)
     adapter, model = meta_model(described)
     model = model.eval().to(dtype)
@@ -102,6 +103,7 @@ def _rows(after: Cost, step: Cost, done: Trace) -> tuple[tuple[str, int, int], .
 
 def runner(model: Any, shape: DecoderShape, dtype: torch.dtype) -> Any:
     """Forward passes on embeddings of the meta device, for `lightkv.core.run.tracing.trace`."""
+    from lightkv.adapters.hf import contact
 
     def forward(tokens: int, cache: Any) -> tuple[Any, HeldBytes]:
         embeds = torch.empty(1, tokens, shape.hidden_size, device="meta", dtype=dtype)
