@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from lightkv.cli.options import Retention, refuse
+from lightkv.cli.options import Json, Retention, refuse
+from lightkv.cli.output import print_json
 from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, ModelError
 
@@ -36,6 +37,7 @@ def vllm_args(
         bool,
         typer.Option("--yaml", help="Print a file for vllm serve --config, the model included."),
     ] = False,
+    json: Json = False,
 ) -> None:
     """Print the flags of `vllm serve` that make a model compress, after checking them."""
     from lightkv.checkpoints.load import quiet_libraries
@@ -53,6 +55,10 @@ def vllm_args(
     source = _source(model)
     _check(source, pipeline, given)
     arguments = engine_args(str(source), pipeline, **given)
+    if json:
+        refuse({"--yaml": config or None}, "it is another form of the same", beside="--json")
+        print_json(arguments)
+        return
     typer.echo(serve_config(arguments) if config else _line(arguments), nl=not config)
 
 
