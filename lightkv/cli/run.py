@@ -10,10 +10,12 @@ from rich.table import Table
 
 from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, refuse
 from lightkv.cli.output import console, print_json, table
+from lightkv.cli.remarks import remarks
 from lightkv.core.errors import check_least
 
 if TYPE_CHECKING:
     from lightkv.checkpoints.answers import Answer
+    from lightkv.core.pipeline.pipeline import PipelineSpec
 
 
 def run(
@@ -54,11 +56,17 @@ def run(
         plain = prepare(loaded, empty, profile=True)
         generate(plain, processor, inputs, 1)  # the first pass of all is slow; it counts for none
         vanilla = generate(plain, processor, inputs, max_new_tokens)
+        generate(session, processor, inputs, 1)  # likewise: its stages are planned once
     answer = generate(session, processor, inputs, max_new_tokens)
+    told = remarks(answer, vanilla, default="" if retention is not None else _named(spec, pipeline))
     if json:
-        print_json(_data(model, answer, vanilla))
+        print_json({**_data(model, answer, vanilla), "remarks": told})
     else:
-        _show(answer, vanilla)
+        _show(answer, vanilla, told)
+
+
+def _named(spec: PipelineSpec, pipeline: Path | None) -> str:
+    return f"the preset {spec.name!r}" if pipeline is None else "the pipeline file"
 
 
 # -- printing -------------------------------------------------------------------------------------
@@ -72,7 +80,7 @@ def _data(model: str, answer: Answer, vanilla: Answer | None) -> dict[str, Any]:
     return data
 
 
-def _show(answer: Answer, vanilla: Answer | None) -> None:
+def _show(answer: Answer, vanilla: Answer | None, told: list[str]) -> None:
     out = console()
     out.print(answer.text)
     if vanilla is not None:
@@ -81,6 +89,8 @@ def _show(answer: Answer, vanilla: Answer | None) -> None:
     out.print(answer.report.table())
     if vanilla is not None:
         out.print(_times(vanilla, answer))
+    for remark in told:
+        out.print(remark, style="dim")
 
 
 def _times(vanilla: Answer, answer: Answer) -> Table:

@@ -56,6 +56,7 @@ def listing(registry: Registry) -> dict[str, Any]:
             "name": name,
             "package": entry.package,
             "source": entry.value.source,
+            "retention": getattr(getattr(entry.value, "schedule", None), "retention", None),
             "yaml": entry.value.to_yaml(),
         }
         for name, entry in registry.presets.items()
@@ -102,7 +103,8 @@ def _type(schema: dict[str, Any]) -> str:
 
 def _show(data: dict[str, Any], verbose: bool) -> None:
     out = console()
-    out.print(_table("Presets", data["presets"], ("name", "source", "package")))
+    presets = [{**row, "retention": _share(row["retention"])} for row in data["presets"]]
+    out.print(_table("Presets", presets, ("name", "retention", "source", "package")))
     components = [{**row, "requires": ", ".join(row["requires"])} for row in data["components"]]
     columns = ("role", "name", "requires", "source", "package")
     out.print(_table("Components", components, columns))
@@ -111,6 +113,11 @@ def _show(data: dict[str, Any], verbose: bool) -> None:
         out.print(f"failed: {failure['error']}", style="red")
     if verbose:
         _show_details(data, out)
+
+
+def _share(retention: Any) -> str:
+    """The retention that a preset asks for by itself, where it is one number."""
+    return f"{retention:.3g}" if isinstance(retention, float) else ""
 
 
 def _show_details(data: dict[str, Any], out: Console) -> None:
