@@ -65,6 +65,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 def __getattr__(name: str) -> Any:
     if name == "core":
+        for module in _HOMES:  # so that `lightkv.core.run.session` needs no import of its own
+            importlib.import_module(f"lightkv.core.{module}")
         return importlib.import_module("lightkv.core")
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -29,7 +29,7 @@ def loaded(*args):
 seen = {"lightkv": loaded(), "-h": loaded("-h"), "--version": loaded("--version")}
 for name in json.loads(sys.argv[1]):
     seen[name] = loaded(name, "-h")
-seen["from lightkv.core.errors"] = (lightkv.LightKVError, loaded())[1]
+seen["LightKVError"] = (lightkv.LightKVError, loaded())[1]
 seen["counted"] = loaded("plan", "llava-v1.5-13b", "--json")
 seen["all families"] = ["lightkv.adapters" in sys.modules, ""]
 json.dump(seen, sys.__stdout__)
