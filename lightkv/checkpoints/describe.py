@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
 from lightkv.checkpoints.published import DESCRIPTIONS, Description
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.cost.flops import DecoderShape
@@ -24,10 +24,10 @@ def describe(source: str) -> Description:
     """
     if source in DESCRIPTIONS:
         return DESCRIPTIONS[source]
-    path = checkpoint_path() if source == BUNDLED else Path(source).expanduser()
+    path = checkpoint_path(source) if source in FOLDERS else Path(source).expanduser()
     if not path.exists():
         what = "there is no model, config file or checkpoint directory of that name"
-        check_known(ModelError, what, "MODEL", source, [*DESCRIPTIONS, BUNDLED])
+        check_known(ModelError, what, "MODEL", source, [*DESCRIPTIONS, *FOLDERS])
     config = read_config(path)
     shape, places = _sizes(config)
     return Description(source, shape, _views(config), places, config=config)
@@ -109,7 +109,7 @@ def no_checkpoint(path: Path, missing: list[str]) -> ModelError:
         field="model",
         value=str(path),
         remedy="give a folder written by save_pretrained of both model and processor, "
-        f"or {BUNDLED!r} for the bundled model",
+        f"or one of {', '.join(FOLDERS)} for a bundled model",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
 from lightkv.cli.options import Retention, refuse
 from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, ModelError
@@ -75,8 +75,8 @@ def _changes(texts: Sequence[str]) -> dict[str, Any]:
 
 def _source(model: str) -> Path | str:
     """The folder of a checkpoint, or a hub id."""
-    if model == BUNDLED:
-        return checkpoint_path()
+    if model in FOLDERS:
+        return checkpoint_path(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -85,7 +85,7 @@ def _source(model: str) -> Path | str:
             "vLLM loads a checkpoint directory or a hub id",
             field="MODEL",
             value=model,
-            remedy=f"give such a directory, owner/name, or {BUNDLED!r} for the bundled model",
+            remedy=f"give such a directory, owner/name, or one of {', '.join(FOLDERS)}",
         )
     return model
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lightkv.checkpoints.clip_processor import load_processor, make_processor
 from lightkv.demo.clips import make_clip
 from lightkv.demo.compare import VANILLA
 from lightkv.demo.native import make_pair
-from lightkv.demo.processing import load_processor, make_processor
 from training.video.architecture import make_model, make_pictures, make_tokenizer, save_processor
 from training.video.evaluate import evaluate
 from training.video.tower import patches
