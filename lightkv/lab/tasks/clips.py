@@ -38,7 +38,7 @@ class Clips(Digits):
 
     name: ClassVar[str] = "clips"
     all_kinds: ClassVar[tuple[str, ...]] = CLIP_KINDS
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     clips: int = Field(default=500, ge=1)
     steps: int | None = Field(default=None, ge=MIN_STEPS, le=MAX_STEPS)
     rows: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)

@@ -22,7 +22,7 @@ class Pairs(Digits):
 
     name: ClassVar[str] = "pairs"
     all_kinds: ClassVar[tuple[str, ...]] = PAIR_KINDS
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     pairs: int = Field(default=500, ge=1)
 
     @property

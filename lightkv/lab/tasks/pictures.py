@@ -22,7 +22,7 @@ class Pictures(Digits):
 
     name: ClassVar[str] = "pictures"
     all_kinds: ClassVar[tuple[str, ...]] = KINDS
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     pictures: int = Field(default=500, ge=1)
     rows: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
     columns: int | None = Field(default=None, ge=MIN_SIDE, le=MAX_SIDE)
