@@ -14,7 +14,8 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
 PLACES = Places(ROOT)
-STYLE = "assets/lightkv.css"
+ASSETS = {"assets/lightkv.css": "site.css", "assets/iframe-worker.js": "iframe-worker.js"}
+"""File of the site → file beside this one."""
 
 
 def on_config(config: Any) -> Any:
@@ -33,8 +34,9 @@ def on_files(files: Files, config: Any) -> Files:
     made |= reference.pages()
     for page, content in made.items():
         files.append(File.generated(config, page, content=content))
-    style = (Path(__file__).parent / "site.css").read_text(encoding="utf-8")
-    files.append(File.generated(config, STYLE, content=style))
+    for name, source in ASSETS.items():
+        content = (Path(__file__).parent / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, name, content=content))
     own = [f"docs/{file.src_uri}" for file in files.documentation_pages() if not file.generated_by]
     PLACES.collect([*own, *BROUGHT])
     for path, page in (BROUGHT | PLACES.wanted).items():
@@ -47,6 +49,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Let links lead to pages of the site."""
     here = page.file.src_uri
+    if here == "index.md":
+        page.meta["hide"] = ["navigation", "toc"]
     origin = PLACES.origin(here)
     if not origin or not origin.endswith(".md"):
         return markdown

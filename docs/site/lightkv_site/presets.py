@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from types import ModuleType
 from typing import Any
 
 from lightkv import Pipeline, PipelineSpec
 from lightkv.cli.strategies import listing
+from lightkv.core.modality import most_removed
 from lightkv.core.plugins import registry
 from lightkv.strategies import METHODS
 from lightkv_site.links import anchors
@@ -159,7 +161,8 @@ def components_page() -> str:
 
 
 def _component(role: str, name: str, cls: type, row: dict[str, Any]) -> list[str]:
-    lines = [f"### `{name}` {{ #{role}-{name} }}", "", _docstring(cls), ""]
+    words, meanings = described(_docstring(cls))
+    lines = [f"### `{name}` {{ #{role}-{name} }}", "", words, ""]
     facts = []
     if row["requires"]:
         facts.append("It reads " + ", ".join(f"`{need}`" for need in row["requires"]) + ".")
@@ -167,38 +170,50 @@ def _component(role: str, name: str, cls: type, row: dict[str, Any]) -> list[str
         facts.append(f"Source: {row['source']}.")
     lines += [" ".join(facts), ""] if facts else []
     if row["parameters"]:
-        lines += ["| parameter | type | default |", "|---|---|---|"]
+        lines += ["| parameter | type | default | meaning |", "|---|---|---|---|"]
         for each in row["parameters"]:
             default = "required" if each["required"] else f"`{each['default']}`"
-            kind = each["type"].replace("|", "\\|")
-            lines.append(f"| `{each['name']}` | `{kind}` | {default} |")
+            kind = ", ".join(f"`{part}`" for part in each["type"].split(" | "))
+            meaning = meanings.get(each["name"], "").replace("|", "\\|")
+            lines.append(f"| `{each['name']}` | {kind} | {default} | {meaning} |")
         lines.append("")
     return lines
 
 
+def described(docstring: str) -> tuple[str, dict[str, str]]:
+    """A docstring's words, and what its section `Attributes` says of each."""
+    words, _, section = docstring.partition("\nAttributes:\n")
+    meanings: dict[str, str] = {}
+    lines = section.splitlines()
+    end = next((i for i, line in enumerate(lines) if line and line[0] != " "), len(lines))
+    named: list[str] = []
+    for line in lines[:end]:
+        found = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
+        named = found[1].split(", ") if found else named
+        for name in named:
+            meanings[name] = found[2] if found else f"{meanings[name]} {line.strip()}".strip()
+    return "\n".join([words.rstrip(), *lines[end:]]).rstrip(), meanings
+
+
 def _facts(spec: PipelineSpec, pipeline: Pipeline) -> dict[str, str]:
     """Questions about a preset → what its stages answer."""
-    places = [
-        "on the cache of every layer"
-        if placed.site == "cache"
-        else "before the decoder"
-        if placed.after_layer == 0
-        else f"after layer {placed.after_layer}"
-        for placed in pipeline.stages
-    ]
+    layers = [str(placed.after_layer) for placed in pipeline.stages if placed.after_layer]
+    places = []
+    if any(placed.after_layer == 0 for placed in pipeline.stages):
+        places.append("before the decoder")
+    if layers:
+        places.append(f"after layer{'s' * (len(layers) > 1)} {_joined(layers)}")
+    if any(placed.site == "cache" for placed in pipeline.stages):
+        places.append("on the cache of every layer")
     needs = sorted({str(need) for placed in pipeline.stages for need in placed.needs})
-    removed = [
-        f"{_percent(p.spec.ratio)} of what is there"
-        if isinstance(p.spec.ratio, float)
-        else "by modality"
-        for p in pipeline.stages
-    ]
+    ratios = [most_removed(placed.spec.ratio) for placed in pipeline.stages]
+    removed = _joined(list(dict.fromkeys(map(_percent, ratios))))
     return {
         "Published in": spec.source,
         "Where it acts": _joined(places),
-        "What each stage removes": _joined(removed),
+        "What each stage removes": f"{removed} of what is there",
         "What it reads": ", ".join(f"`{need}`" for need in needs) or "hidden states only",
-        "Retention of its own": _percent(pipeline.retention),
+        "Retention by default": f"{_percent(pipeline.retention)}, as planned for {DEPTH} layers",
     }
 
 
@@ -272,9 +287,7 @@ def _docstring(thing: object) -> str:
 
 
 def _joined(words: list[str]) -> str:
-    if len(set(words)) == 1:
-        return f"{words[0]}, each" if len(words) > 1 else words[0]
-    return ", ".join(words[:-1]) + f" and {words[-1]}"
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def _percent(share: float) -> str:

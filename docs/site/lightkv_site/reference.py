@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def _page(module: str, about: str, shown: set[str]) -> str:
 def _origin(module: str, name: str) -> str:
     """Where a name is defined: its documentation is there."""
     value = getattr(importlib.import_module(module), name)
-    own = inspect.isclass(value) or inspect.isfunction(value)
-    if own and value.__module__.startswith("lightkv.") and value.__qualname__ == name:
-        return f"{value.__module__}.{name}"
+    home = getattr(value, "__module__", "")
+    if home.startswith("lightkv.") and vars(sys.modules[home]).get(name) is value:
+        return f"{home}.{name}"
     return f"{module}.{name}"
