@@ -143,7 +143,7 @@ def test_scores_that_are_no_numbers_fail_their_cell(tmp_path, monkeypatch):
     def odd(self, job):
         with monkeypatch.context() as patch:
             if job.spec["pipeline"].get("scorer") == "uniform":
-                patch.setattr("lightkv.demo.scenes.score", lambda *given: float("-inf"))
+                patch.setattr("lightkv.lab.tasks.digits.score", lambda *given: float("-inf"))
             return plain(self, job)
 
     monkeypatch.setattr(worker.Worker, "_run", odd)
