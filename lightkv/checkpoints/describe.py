@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
 from lightkv.checkpoints.published import DESCRIPTIONS, Description
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.errors import ModelError, check_known
@@ -38,10 +38,10 @@ def describe(source: str, adapter: str | None = None) -> Description:
         return DESCRIPTIONS[source]
     if is_hub_id(source):
         return _described(source, read_config(source), adapter)
-    path = checkpoint_path() if source == BUNDLED else Path(source).expanduser()
+    path = checkpoint_path(source) if source in FOLDERS else Path(source).expanduser()
     if not path.exists():
         what = "there is no model, config file or checkpoint directory of that name"
-        check_known(ModelError, what, "MODEL", source, [*DESCRIPTIONS, BUNDLED])
+        check_known(ModelError, what, "MODEL", source, [*DESCRIPTIONS, *FOLDERS])
     return _described(source, read_config(path), adapter)
 
 
@@ -195,7 +195,7 @@ def no_checkpoint(path: Path, missing: list[str]) -> ModelError:
         field="model",
         value=str(path),
         remedy="give a folder written by save_pretrained of both model and processor, "
-        f"or {BUNDLED!r} for the bundled model",
+        f"or one of {', '.join(FOLDERS)} for a bundled model",
     )
 
 

@@ -24,7 +24,12 @@ NOT_SHOWN = 1
 
 def tune(
     model: Model,
-    data: Annotated[str, typer.Option(help="scenes:N, a folder, or a JSONL file.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="scenes:N (or pictures, pairs, clips), a folder, a JSONL file, or a task as {name: …}."
+        ),
+    ],
     max_drop: Annotated[str, typer.Option(help="Of the mean score, such as 1% or 0.01.")] = "1%",
     confidence: Annotated[str, typer.Option(help="Such as 95% or 0.95.")] = "95%",
     strategy: Annotated[

@@ -80,10 +80,10 @@ def _changes(texts: Sequence[str]) -> dict[str, Any]:
 
 def _source(model: str) -> Path | str:
     """The folder of a checkpoint, or a hub id."""
-    from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+    from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
 
-    if model == BUNDLED:
-        return checkpoint_path()
+    if model in FOLDERS:
+        return checkpoint_path(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -92,7 +92,7 @@ def _source(model: str) -> Path | str:
             "vLLM loads a checkpoint directory or a hub id",
             field="MODEL",
             value=model,
-            remedy=f"give such a directory, owner/name, or {BUNDLED!r} for the bundled model",
+            remedy=f"give such a directory, owner/name, or one of {', '.join(FOLDERS)}",
         )
     return model
 

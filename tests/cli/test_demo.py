@@ -156,6 +156,6 @@ def test_bad_input_is_one_line(fails, bundled, args, words):
 
 
 def test_missing_bundled_model_is_one_line(fails, monkeypatch, tmp_path):
-    monkeypatch.setattr(bundled_checkpoint, "FOLDER", tmp_path)
+    monkeypatch.setitem(bundled_checkpoint.FOLDERS, "demo", tmp_path)
     assert "train one" in fails("demo")
     assert "train one" in fails("plan", "demo")

@@ -86,6 +86,12 @@ def test_data_decide_the_task(tmp_path):
         task_of("scenes:7", seed=3).spec()
         == build_task({"name": "scenes", "scenes": 7, "seed": 3}).spec()
     )
+    assert task_of("clips:9", seed=3).spec()["clips"] == 9
+    clips = {"name": "clips", "clips": 5, "steps": 8, "rows": 8, "columns": 6}
+    given = "{name: clips, clips: 5, steps: 8, rows: 8, columns: 6}"
+    assert task_of(given).spec() == build_task(clips).spec()
+    with pytest.raises(TaskError, match="no YAML"):
+        task_of("{name: clips")
     path = lines(tmp_path, "one", "two")
     assert task_of(path).name == "files"
     assert task_of(path, "perplexity").spec()["of"]["path"] == str(path)
@@ -99,8 +105,9 @@ def test_data_decide_the_task(tmp_path):
     (tmp_path / "a.png").unlink()
     with pytest.raises(TaskError, match="no such picture"):
         task_of(path)
-    with pytest.raises(TaskError, match="no scenes"):
-        task_of(path, "scenes")
+    for name in ("scenes", "clips"):
+        with pytest.raises(TaskError, match=f"no {name}"):
+            task_of(path, name)
 
 
 # -- the bundled model ----------------------------------------------------------------------------

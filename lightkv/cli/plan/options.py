@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
 from lightkv.checkpoints.picture_sizes import image_views
 from lightkv.checkpoints.published import DESCRIPTIONS, Description
 from lightkv.cli.options import refuse
@@ -71,7 +71,8 @@ def _views_of(described: Description, text: str) -> tuple[ViewSize, ...]:
             value=text,
             remedy="such as 1280x720",
         ) from error
-    path = checkpoint_path() if described.name == BUNDLED else Path(described.name).expanduser()
+    name = described.name
+    path = checkpoint_path(name) if name in FOLDERS else Path(name).expanduser()
     folder = path if path.is_dir() else path.parent
     known = described.name not in DESCRIPTIONS and path.exists()
     return image_views(config_of(described), (height, width), folder if known else None)
