@@ -75,6 +75,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("strategies",), "lightkv-outliers"),
     (("plan", "llava-v1.5-7b"), "planned 0.547"),
     (("plan", "demo", "--strategy", "outliers", "--trace"), "measured"),
+    (("plan", "qwen2.5-vl-7b", "--image", "1280x960", "--gpu", "24GiB"), "requests at once"),
     (("plan", "llava-v1.5-7b", "--sweep", "--plot", "sweep.svg"), "Drawn: sweep.svg"),
     (("demo", "--samples", "5"), "vanilla"),
     (("run", "--model", "demo", *SCENE, "--compare"), "vanilla:"),

@@ -263,6 +263,8 @@ def test_a_checkpoint_says_how_pictures_are_scaled(ok_json, fails, qwen3_5, tmp_
 
 def test_what_the_adapter_refuses(fails, qwen3_5, tmp_path):
     assert "no class token" in fails("plan", "qwen2.5-vl-7b", "--strategy", "visionzip")
+    sweep = ("--sweep", "--range", "0.3:0.3:0.1", "--strategy", "lightkv,visionzip")
+    assert "no class token" in fails("plan", "qwen2.5-vl-7b", *sweep)
     words = fails("plan", "llava-v1.5-7b", "--retention", "image=0.5,audio=0.7")
     assert "knows no tokens of audio" in words
     qwen3_5.config.save_pretrained(tmp_path / "whole")

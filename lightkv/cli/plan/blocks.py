@@ -107,5 +107,5 @@ def _totals(counted: BlockSavings, kv_gib: float | None) -> Table:
         budget = int(kv_gib * GIB)
         few, many = before.requests_under(budget), after.requests_under(budget)
         ratio = f"{many / few:.3f}" if few else ""
-        found.add_row(f"requests in {kv_gib:g} GiB", f"{few:,}", f"{many:,}", ratio)
+        found.add_row(f"requests in {kv_gib:.4g} GiB", f"{few:,}", f"{many:,}", ratio)
     return found
