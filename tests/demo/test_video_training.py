@@ -102,7 +102,7 @@ def test_watched_plain_attention_changes_no_output(model):
         with observed(decoder) as (captured, states):
             watched = packed_forward(model, batch, frame, image)
             assert looking_loss(captured, batch.looks, frame).isfinite()
-            assert set(states) == {1, 2}
+            assert set(states) == {1, 2, 4}
     torch.testing.assert_close(watched, apart, atol=2e-5, rtol=0)
     assert decoder.config._attn_implementation == before
     assert not watching._captured
@@ -144,3 +144,20 @@ def test_a_run_goes_on_after_a_resume_as_if_it_had_not_stopped(tmp_path, monkeyp
 def test_read_kinds_cover_all_words_behind_the_prefix():
     for shape in SHAPES.values():
         assert len(packing.kind_of_word(shape)) == shape.starts[-1]
+
+
+def test_what_is_beside_a_token_is_the_answer_of_its_spatial_question():
+    rng, asked = np.random.default_rng(4), 0
+    for _ in range(20):
+        seen = see(rng, SHAPES["picture"], 7, "test", None)
+        labels = packing.beside_labels(72, seen)
+        assert (labels != NO_LABEL).any(1).sum() == len(seen.digits)
+        for question in seen.questions:
+            if question is not None and question.kind == "spatial":
+                side = 0 if "left" in question.text else 1
+                (token,) = seen.tokens[question.named]
+                assert labels[token, side] == int(question.answer)
+                asked += 1
+    assert asked > 10
+    clip = see(rng, SHAPES["clip"], 5, "test", None)
+    assert (packing.beside_labels(210, clip) == NO_LABEL).all()

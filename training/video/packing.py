@@ -64,8 +64,21 @@ LENGTHS = {
     "only_second": 11,
     "second_color": 11,
 }
-_SHARE = {"count": 2.0, "last": 2.0, "both": 2.0, "only_second": 2.0, "spatial": 1.4, "list": 0.35}
+_SHARE = {
+    "count": 2.0,
+    "last": 2.0,
+    "both": 2.0,
+    "only_second": 2.0,
+    "spatial": 2.0,
+    "motion": 2.0,
+    "moment": 1.5,
+    "list": 0.35,
+}
 _EOS_SHARE = 0.1
+_LOOK_SHARE = {"motion": 3.0, "moment": 2.0}
+"""Of kinds that are slow to be found, in the loss of looking."""
+_BY_TIME = ("motion", "last", "moment")
+"""Kinds that look with the second group of heads: the keys of one hold digits and colours already."""
 PREFIX = (BOS, "user", ":")
 
 
@@ -96,6 +109,8 @@ class Seen:
     tokens: list[list[int]]
     """Vision tokens of each digit, in order of time."""
     questions: list[Question | None]
+    beside: list[tuple[int, int]]
+    """Which digit is left of and above each digit of a picture, or `NO_DIGIT`; empty for clips."""
 
 
 @dataclass
@@ -108,6 +123,10 @@ class Looks:
     hop: list[int] = field(default_factory=list)
     goal: list[list[int]] = field(default_factory=list)
     """Positions in the prefix; any of them will do, unless all must be looked at."""
+    group: list[int] = field(default_factory=list)
+    """Group of heads (those that share keys) that should look."""
+    share: list[float] = field(default_factory=list)
+    """In the loss."""
     even: list[bool] = field(default_factory=list)
     """All positions of the goal must get the same attention: counting."""
 
@@ -119,6 +138,7 @@ class Batch:
     shape: Shape
     pixels: list[torch.Tensor]  # [B x steps, P, 96] of each grid
     labels: torch.Tensor  # [B, V, 3] of `tower.GROUPS`
+    beside: torch.Tensor  # [B, V, 2] the digits left of and above the token's, or NO_LABEL
     seen_before: torch.Tensor  # [B, V] 1 where the digit was in an earlier step or picture
     text: torch.Tensor  # [B, T] word ids
     targets: torch.Tensor  # [B, T] the word that must come next, or NO_LABEL
@@ -178,7 +198,8 @@ def see(
             for one in digits
         ]
         questions = clip_questions(digits, steps, rng)
-        return Seen([frames.reshape(steps, FRAMES, *frames.shape[1:])], digits, tokens, questions)
+        pairs = frames.reshape(steps, FRAMES, *frames.shape[1:])
+        return Seen([pairs], digits, tokens, questions, [])
     canvases = [Canvas(rows, cols, PATCHES_PER_SLOT) for _, rows, cols in shape.grids]
     if shape.group == "picture":
         made = [compose_scene(rng, split, crowd(rng, most), bank, canvases[0])]
@@ -192,7 +213,19 @@ def see(
         tokens += [[offset + one.patch[0] * canvas.cols + one.patch[1]] for one in placed]
         offset += canvas.rows * canvas.cols
     frames = [np.stack([pixels] * FRAMES)[None] for pixels, _ in made]
-    return Seen(frames, [one for _, placed in made for one in placed], tokens, questions)
+    digits = [one for _, placed in made for one in placed]
+    beside = [found for _, placed in made for found in digits_beside(placed)]
+    return Seen(frames, digits, tokens, questions, beside)
+
+
+def digits_beside(digits: list[PlacedDigit]) -> list[tuple[int, int]]:
+    """Which digit is left of and above each of a picture, as questions mean it."""
+    found = []
+    for index in range(len(digits)):
+        near = [scenes.neighbour(digits, index, side) for side in ("left", "above")]
+        left, above = (NO_DIGIT if one is None else digits[one].digit for one in near)
+        found.append((left, above))
+    return found
 
 
 def crowd(rng: np.random.Generator, most: int) -> int:
@@ -271,6 +304,14 @@ def token_labels(shape: Shape, seen: Seen) -> tuple[NDArray[np.int64], NDArray[n
     return labels, before
 
 
+def beside_labels(count: int, seen: Seen) -> NDArray[np.int64]:
+    """Labels ``[V, 2]`` of what is left of and above the digit of each token."""
+    labels = np.full((count, 2), NO_LABEL)
+    for near, tokens in zip(seen.beside, seen.tokens, strict=False):
+        labels[tokens] = near
+    return labels
+
+
 def hops(question: Question, seen: Seen) -> list[tuple[list[int] | None, list[int] | None]]:
     """The vision tokens where the words that predict the answer should look, near and far. None is
     nowhere in particular; -1 is the beginning of the sequence, where what is absent is looked for."""
@@ -297,7 +338,11 @@ def hops(question: Question, seen: Seen) -> list[tuple[list[int] | None, list[in
         twin = next(i for i, one in enumerate(seen.digits) if str(one.digit) == question.answer)
         either = tokens[twin] + target
         return [(either, either)]
-    return [(target if question.named is None else tokens[question.named], target)]
+    if question.named is None:
+        return [(target, target)]
+    named = tokens[question.named]
+    # A digit's token knows what is beside it, so the answer can be read there as well.
+    return [(named, named + target if question.kind == "spatial" else target)]
 
 
 def make_batch(
@@ -314,7 +359,7 @@ def make_batch(
     text = np.full((size, length), WORD_ID[PAD])
     targets = np.full((size, length), NO_LABEL)
     weights = np.zeros((size, length), dtype=np.float32)
-    looks, scenes_made, labels, before = Looks(), [], [], []
+    looks, scenes_made, labels, before, beside = Looks(), [], [], [], []
     at = [*frame.vision.tolist(), 0]  # the last one is the beginning
     for row in range(size):
         seen = see(rng, shape, most, split, bank)
@@ -322,6 +367,7 @@ def make_batch(
         label, was = token_labels(shape, seen)
         labels.append(label)
         before.append(was)
+        beside.append(beside_labels(len(label), seen))
         for start, question in zip(shape.starts, seen.questions, strict=False):
             if question is None:
                 continue
@@ -339,6 +385,8 @@ def make_batch(
                         looks.word.append(word)
                         looks.hop.append(hop)
                         looks.goal.append([at[token] for token in tokens])
+                        looks.group.append(int(question.kind in _BY_TIME))
+                        looks.share.append(_LOOK_SHARE.get(question.kind, 1.0))
                         looks.even.append(question.kind == "count")
     return Batch(
         shape,
@@ -346,7 +394,7 @@ def make_batch(
             patches(np.concatenate([seen.frames[i] for seen in scenes_made]))
             for i in range(len(shape.grids))
         ],
-        *(torch.from_numpy(np.stack(arrays)) for arrays in (labels, before)),
+        *(torch.from_numpy(np.stack(arrays)) for arrays in (labels, beside, before)),
         *(torch.from_numpy(array) for array in (text, targets, weights)),
         looks,
     )
