@@ -20,20 +20,24 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo,)
 # A stamp is older than what it was made from: then, and only then, pip runs again.
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 LMMS := $(LMMS_VENV)/.installed
 VLLM := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test families lint format compat compat-pinned newest browser ray train wheel lmms-eval vllm clean help
+.PHONY: demo test families lint format compat compat-pinned newest browser docs ray train wheel lmms-eval vllm clean help
 
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
 
+# Tests start many processes. Each would compile lightkv anew in an environment that keeps no bytecode.
+RUN_TESTS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
 test: lint  ## all checks, then all tests; stops at the first that fails
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --ignore=tests/families
+	@$(RUN_TESTS) --ignore=tests/families
 
 families: $(DEV)  ## the contract of the families that `make test` leaves out
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/families
+	@$(RUN_TESTS) tests/families
 
 lint: $(DEV)  ## format check, linter, types, import walls
 	@$(BIN)/ruff format --check .
@@ -57,6 +61,10 @@ browser:  ## Debian's chromium and its driver, for the tests of pages
 	@{ command -v chromium && command -v chromedriver; } >/dev/null || \
 		{ $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
+
+docs: $(DOCS)  ## the documentation site, into site/; dead links end the build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 ray: $(DEV)  ## Ray, for the tests of grids on a cluster
 	@$(PIP) --no-build-isolation --editable ".[dev,ray]"
@@ -83,7 +91,7 @@ gpu-wheels: $(VENV)/bin/python  ## wheels for a machine with a GPU and no index,
 	@$(BIN)/python benchmarks/gpu_wheels.py --python $(GPU_PYTHON) $(ARGS)
 
 clean:  ## remove the environments and all caches
-	rm -rf $(VENV) $(LMMS_VENV) $(VLLM_VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) $(LMMS_VENV) $(VLLM_VENV) $(OLDEST) $(NEWEST) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -106,6 +114,11 @@ $(BASE): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(DEV): $(BASE)
 	@echo "installing the development tools into $(VENV) (once)"
 	@$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+$(DOCS): $(BASE)
+	@echo "installing what builds the documentation site into $(VENV) (once; 130 MB)"
+	@$(PIP) --no-build-isolation --editable ".[docs]"
 	@touch $@
 
 # Pins that differ from those of constraints.txt take their place.

@@ -1,10 +1,17 @@
-"""Settings shared by all tests."""
+"""Settings shared by all tests. The process that only hands them out is spared importing torch."""
 
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    import torch
 
 pytest_plugins = ["recording"]
 
@@ -20,13 +27,25 @@ settings.register_profile("long", max_examples=150, deadline=None)
 settings.load_profile("ci")
 
 
-# Without a device `torch.manual_seed` keeps a stack trace for each one that might come: a millisecond.
-_seed_all = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
-
-
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    _seed_all(0)
+    import torch
+
+    # Without a device `torch.manual_seed` keeps a stack trace for each that might come: a millisecond.
+    host = torch.default_generator.manual_seed
+    (torch.manual_seed if torch.cuda.is_available() else host)(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Modules make a million objects that stay. The collector of garbage is spared looking at them,
+    while they are made and in each of its passes afterwards: some tests ask for many passes."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -41,6 +60,8 @@ def _unpack_in_python() -> None:
         from optimum.quanto.library.extensions import get_extension
     except ImportError:
         return
+
+    import torch
 
     def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
         mask = 2**bits - 1

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 ORACLES: dict[str, tuple[str, ...]] = {
     "identity": ("test_identity", "test_prompts_without_images"),
@@ -95,6 +94,8 @@ class Recording:
         """With `--record`: the largest difference that the test compared within a tolerance."""
         if not self.config.getoption("record"):
             return (yield)
+        import torch
+
         found = oracles_of(item)
         item.user_properties.append(("oracle", found))
         compare, seen = torch.testing.assert_close, []
@@ -221,6 +222,8 @@ def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
 
 def difference(actual: Any, expected: Any) -> float:
     """Largest absolute difference between two numbers, tensors, or sequences or mappings of them."""
+    import torch  # the process that hands out tests does without
+
     if isinstance(actual, Mapping):
         return max((difference(actual[key], expected[key]) for key in actual), default=0.0)
     if isinstance(actual, Sequence):

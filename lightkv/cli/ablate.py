@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.output import console, counting_bar, notes, table
+from lightkv.cli.options import Json
+from lightkv.cli.output import console, counting_bar, notes, print_json, table
 from lightkv.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def ablate(
     table: Annotated[
         bool, typer.Option("--table", help="Run nothing; print the table of --out.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Run an ablation grid; run again with the same --out, it goes on where it stopped.
 
@@ -46,7 +49,7 @@ def ablate(
     scipy_stats()  # before hours of work, whose table needs it
     if table:
         with Store.open(out) as store:
-            _show(store)
+            _tell(store, json)
         return
     if grid is None:
         raise ConfigError(
@@ -75,7 +78,7 @@ def ablate(
         )
         raise typer.Abort from None
     with store:
-        _show(store)
+        _tell(store, json)
         ran = {cell.status for cell in store.cells()} - {"pending", "skipped"}
     if ran == {"failed"}:
         raise typer.Exit(1)  # a script must not go on with nothing
@@ -105,10 +108,30 @@ def _bar() -> Iterator[Any]:
 # -- printing -------------------------------------------------------------------------------------
 
 
-def _show(store: Store) -> None:
+def _tell(store: Store, json: bool) -> None:
     from lightkv.lab.grids.table import summary
 
     lines = summary(store)
+    if json:
+        print_json({"cells": [_plain(line) for line in lines]})
+    else:
+        _show(lines)
+
+
+def _plain(line: Line) -> dict[str, Any]:
+    """A cell and its figures, without what is in its spec."""
+    cell = line.cell
+    names = ("name", "factors", "status", "reason", "seconds", "retention", "flops", "kv_bytes")
+    difference = None if line.difference is None else asdict(line.difference)
+    return {
+        **{name: getattr(cell, name) for name in names},
+        **{name: getattr(line, name) for name in ("mean", "low", "high", "baseline")},
+        "difference": difference,
+        "holm": line.holm,
+    }
+
+
+def _show(lines: Sequence[Line]) -> None:
     out = console()
     factors = _varying([line.cell for line in lines])
     heads = (*factors, "mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p", "p, Holm")

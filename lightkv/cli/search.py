@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.options import Device
-from lightkv.cli.output import check_writable, console, counting_bar, notes, table, writing
+from lightkv.cli.options import Device, Json
+from lightkv.cli.output import (
+    check_writable,
+    console,
+    counting_bar,
+    notes,
+    print_json,
+    table,
+    writing,
+)
 from lightkv.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ def search(
     ] = False,
     threads: Annotated[int | None, typer.Option(help="Of torch [all].")] = None,
     device: Device = None,
+    json: Json = False,
 ) -> None:
     """Search components, parameters and schedules: quality against FLOPs; run again, it goes on."""
     from lightkv.lab.designs.page import search_page
@@ -47,10 +57,15 @@ def search(
     if not show:
         _run(study, out, test, threads, device)
     found = search_page(out, target)
+    if front is not None:
+        _write_front(found, front)
+    if json:
+        print_json({**_plain(found), "page": str(target)})
+        return
     _show(found)
     console().print(f"wrote {target}", soft_wrap=True)
     if front is not None:
-        _write_front(found, front)
+        console().print(f"wrote {len(found.front)} pipelines into {front}", soft_wrap=True)
 
 
 def _run(
@@ -96,6 +111,25 @@ def _bar() -> Iterator[Any]:
 
 
 # -- printing -------------------------------------------------------------------------------------
+
+
+def _plain(found: Findings) -> dict[str, Any]:
+    """What the table shows, as data."""
+    tests = {test.name: asdict(test.change) for test in found.tests}
+    designs = [
+        {
+            "name": tried.cell.name,
+            "wanted": tried.retention,
+            "retention": tried.cell.retention,
+            "flops": tried.cell.flops,
+            "on_front": tried.on_front,
+            "choices": tried.choices,
+            "change": None if tried.sure is None else asdict(tried.sure),
+            "held_out": tests.get(tried.cell.name),
+        }
+        for tried in found.chosen
+    ]
+    return {"score": found.score, "samples": found.samples, "designs": designs}
 
 
 def _show(found: Findings) -> None:
@@ -146,4 +180,3 @@ def _write_front(found: Findings, folder: Path) -> None:
             name = name_of(found, tried.cell.name)
             spec = PipelineSpec.parse({**tried.cell.spec["pipeline"], "name": name})
             (folder / f"{name}.yaml").write_text(spec.to_yaml(), encoding="utf-8")
-    console().print(f"wrote {len(found.front)} pipelines into {folder}", soft_wrap=True)

@@ -39,7 +39,7 @@ def with_parts(gpu_check, monkeypatch, tmp_path):
 
 
 def test_the_script_at_toy_size(tmp_path):
-    only = ["tests", "contract", "stages", "qwen", "flash"]
+    only = ["tests", "contract", "flash"]
     words = ["--toy", "--wheels", "none", "--seconds", "1500", "--out", tmp_path, "--only", *only]
     done = subprocess.run(
         [SCRIPT, *words],
@@ -59,6 +59,27 @@ def test_the_script_at_toy_size(tmp_path):
         group = parts["contract"]["groups"][name]
         assert group["passed"] == 2
         assert 0 < group["difference"] <= limit
+    assert "| flash | not here: needs CUDA |" in (tmp_path / "gpu.md").read_text()
+
+
+def test_the_figures_at_toy_size(gpu_check, monkeypatch, tmp_path):
+    """The scripts of two parts with the arguments of their parts, in this process: each process of its
+    own would import everything once more."""
+
+    def here(part, toy, limit, folder):
+        script, *words = part.command(toy)
+        figures = folder / f"{part.name}.json"
+        status = __import__(Path(script).stem).main([*words, "--json", str(figures)])
+        said = gpu_check.FAILED if status else gpu_check.PASSED
+        return {"status": said, "seconds": 0.0, "found": gpu_check.figures_of(figures)}
+
+    monkeypatch.setattr(gpu_check, "run", here)
+    only = ["stages", "qwen"]
+    words = ["--toy", "--seconds", "1500", "--out", str(tmp_path), "--only", *only]
+    assert gpu_check.main(words) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert list(found["parts"]) == only
+    parts = {name: part["found"] for name, part in found["parts"].items()}
     row = parts["stages"]["sizes"][0]
     assert row["bytes_floor_seconds"] == pytest.approx(
         row["bytes"] / parts["stages"]["floors"]["bfloat16"]["bytes_per_second"]
@@ -66,9 +87,7 @@ def test_the_script_at_toy_size(tmp_path):
     models = parts["qwen"]["parts"]["qwen, sdpa, small"]["1"]
     assert list(models) == ["vanilla", "lightkv", "lightkv-plus", "fastv"]
     assert models["fastv"]["retention"] == pytest.approx(0.35, abs=0.01)
-    page = (tmp_path / "gpu.md").read_text()
-    assert "| flash | not here: needs CUDA |" in page
-    assert parts["stages"]["table"] in page
+    assert parts["stages"]["table"] in (tmp_path / "gpu.md").read_text()
 
 
 def test_a_part_that_fails_stops_no_other(with_parts):

@@ -7,8 +7,6 @@ import sys
 import pytest
 import yaml
 
-from lightkv.lab.grids.store import Store
-
 GRID = {
     "task": {"name": "scenes", "scenes": 2, "kinds": ["count"]},
     "retention": [0.5],
@@ -25,7 +23,7 @@ def grid(tmp_path):
     return path
 
 
-def test_runs_and_prints(bundled, grid, tmp_path, call, ok):
+def test_runs_and_prints(bundled, grid, tmp_path, call, ok, ok_json):
     out = tmp_path / "r.sqlite"
     first = call("ablate", grid, "--out", out)
     assert first.exit_code == 0, first.stderr
@@ -37,8 +35,11 @@ def test_runs_and_prints(bundled, grid, tmp_path, call, ok):
     again = call("ablate", grid, "--out", out)
     assert "of" not in again.stderr
     assert again.stdout == first.stdout == ok("ablate", "--table", "--out", out)
-    with Store.open(out) as store:
-        assert [c.status for c in store.cells()] == ["done", "done", "done", "skipped"]
+    cells = ok_json("ablate", "--table", "--out", out, "--json")["cells"]
+    assert [cell["status"] for cell in cells] == ["done", "done", "done", "skipped"]
+    compared = [cell["difference"] for cell in cells if cell["difference"] is not None]
+    assert compared
+    assert all(each["low"] <= each["difference"] <= each["high"] for each in compared)
 
 
 def test_errors_are_one_line(bundled, grid, tmp_path, fails):

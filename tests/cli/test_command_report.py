@@ -32,8 +32,10 @@ def test_the_page_lies_beside_the_results(results, ok):
     assert "1 not run yet" in text
 
 
-def test_out_names_the_page(results, tmp_path, ok):
-    ok("report", results, "--out", tmp_path / "page.html")
+def test_out_names_the_page(results, tmp_path, ok_json):
+    page = tmp_path / "page.html"
+    told = ok_json("report", results, "--out", page, "--json")
+    assert told == {"page": str(page), "cells": 2, "finished": 1}
     assert (tmp_path / "page.html").stat().st_size > 1e6
     assert not results.with_suffix(".html").exists()
 

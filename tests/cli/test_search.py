@@ -21,7 +21,7 @@ def study(tmp_path):
     return path
 
 
-def test_what_is_found_is_printed_and_written(bundled, ok, study, tmp_path):
+def test_what_is_found_is_printed_and_written(bundled, ok, ok_json, study, tmp_path):
     out, front = tmp_path / "r.sqlite", tmp_path / "front"
     text = ok("search", study, "--out", out, "--front", front)
     assert "trial 0" in text
@@ -29,8 +29,9 @@ def test_what_is_found_is_printed_and_written(bundled, ok, study, tmp_path):
     assert list(front.iterdir())
     for pipeline in front.iterdir():
         assert yaml.safe_load(pipeline.read_text())["schedule"][0]["after_layer"]
-    shown = ok("search", "--show", "--out", out, "--page", tmp_path / "p.html")
-    assert "trial 0" in shown
+    shown = ok_json("search", "--show", "--out", out, "--page", tmp_path / "p.html", "--json")
+    assert "trial 0" in {design["name"] for design in shown["designs"]}
+    assert shown["page"] == str(tmp_path / "p.html")
 
 
 def test_mistakes_are_one_line(fails, study, tmp_path):

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import PipelineSpec
+from lightkv.demo.scenes import held_out_scenes
 
 DATA = ("--model", "demo", "--data", "scenes:16")
 
 
-def test_finds_prints_and_writes(bundled, tmp_path, call):
-    out = tmp_path / "t.yaml"
+@pytest.fixture
+def few(tmp_path):
+    """One question about each of 16 pictures, where scenes have six."""
+    rows = []
+    for number, (scene, questions) in enumerate(held_out_scenes(16)):
+        scene.image.save(tmp_path / f"{number}.png")
+        asked = {"question": questions[0].text, "answers": [questions[0].answer]}
+        rows.append(json.dumps({"image": f"{number}.png", **asked}))
+    path = tmp_path / "few.jsonl"
+    path.write_text("\n".join(rows) + "\n")
     # The random model has little to lose, so that it passes at the smallest retention.
-    few = ("--max-drop", "60%", "--range", "0.4:0.6", "--step", "0.2", "--out", out)
-    result = call("tune", *DATA, *few)
+    return ("--model", "demo", "--data", path, "--max-drop", "60%", "--schedule", "own")
+
+
+def test_finds_prints_and_writes(bundled, few, tmp_path, call):
+    out = tmp_path / "t.yaml"
+    result = call("tune", *few, "--range", "0.4:0.6", "--step", "0.2", "--out", out)
     assert result.exit_code == 0, result.stderr
     assert "lightkv at 0.4" in result.stderr  # without a terminal a line for each evaluation
     assert "lightkv at retention 0.4" in result.stdout
     assert "Remark: " in result.stdout
-    assert PipelineSpec.from_file(out).name == "lightkv"
-    result = call(
-        "tune", *DATA, *few, "--range", "0.4:0.4", "--json"
-    )  # its own file is written again
+    assert "lightkv-tuned is a tuned pipeline" in " ".join(result.stdout.split())
+    assert PipelineSpec.from_file(out).name == "lightkv-tuned"
+    # Its own file is written again.
+    result = call("tune", *few, "--range", "0.4:0.4", "--out", out, "--json")
     found = json.loads(result.stdout)
     assert found["retention"] == 0.4
     assert found["out"] == str(out)
@@ -38,15 +53,14 @@ def test_nothing_shown_is_exit_code_1(bundled, tmp_path, call):
 
 
 def test_a_disk_that_fills_up_costs_the_file_and_not_the_result(
-    bundled, tmp_path, call, monkeypatch
+    bundled, few, tmp_path, call, monkeypatch
 ):
     def full(tuned, path):
         raise ConfigError("cannot write the file (No space left on device)", field="out")
 
     monkeypatch.setattr("lightkv.lab.search.result.write", full)
     out = tmp_path / "t.yaml"
-    few = ("--max-drop", "60%", "--range", "0.4:0.4", "--out", out, "--json")
-    result = call("tune", *DATA, *few)
+    result = call("tune", *few, "--range", "0.4:0.4", "--out", out, "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["retention"] == 0.4
     assert "No space left" in result.stderr

@@ -164,25 +164,25 @@ def test_the_warning_points_at_the_call_of_the_model(model):
 
 
 @pytest.mark.parametrize(
-    ("options", "kept"),
+    ("options", "runs", "kept"),
     [
-        ({}, KEPT),
-        ({"trace": True}, TRACED),
-        ({"keep_reports": 3}, 3),
-        ({"keep_reports": 3, "trace": True}, 3),
-        ({"keep_reports": "all"}, 105),
-        ({"keep_reports": "all", "trace": True}, 105),
+        ({}, KEPT + 5, KEPT),
+        ({"trace": True}, TRACED + 5, TRACED),
+        ({"keep_reports": 3}, 8, 3),
+        ({"keep_reports": 3, "trace": True}, 8, 3),
+        ({"keep_reports": "all"}, KEPT + 5, KEPT + 5),
+        ({"keep_reports": "all", "trace": True}, TRACED + 5, TRACED + 5),
     ],
 )
-def test_the_latest_reports_stay(model, options, kept):
+def test_the_latest_reports_stay(model, options, runs, kept):
     with session(model, (1, 2, 2), gap_warning=False, **options) as run:
         assert "0 runs)" in repr(run)
-        for number in range(105):
+        for number in range(runs):
             ask(model, 8)
             assert run.last.run == number
-    assert run.runs == 105
-    assert [report.run for report in run.reports] == list(range(105 - kept, 105))
-    said = f"105 runs, reports of the last {kept} kept)" if kept < 105 else "105 runs)"
+    assert run.runs == runs
+    assert [report.run for report in run.reports] == list(range(runs - kept, runs))
+    said = f"{runs} runs, reports of the last {kept} kept)" if kept < runs else f"{runs} runs)"
     assert said in repr(run)
 
 
@@ -195,7 +195,7 @@ def test_no_number_of_reports(model, keep):
 
 
 def test_memory_of_many_requests_is_flat():
-    """Fifty shapes again and again: as many objects after 900 requests as after 300."""
+    """Fifty shapes again and again: as many objects after 450 requests as after 150."""
     shape = DecoderShape(LAYERS, 8, 2, 1, 4, 12, 50, bytes_per_value=4)
     engine = Engine(Pipeline.build("tome", LAYERS), shape)
     hidden = torch.randn(1, 80, 8)
@@ -211,11 +211,11 @@ def test_memory_of_many_requests_is_flat():
         gc.collect()
         return len(gc.get_objects())
 
-    early = requests(300)
-    late = requests(600)
-    assert engine.reports.total == 900
+    early = requests(150)
+    late = requests(300)
+    assert engine.reports.total == 450
     assert len(engine.reports) == KEPT
-    assert late - early < 0.005 * early
+    assert late - early < 300  # what is kept of a request is more than one object
 
 
 def test_reports_are_read_while_others_come():

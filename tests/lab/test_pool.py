@@ -1,10 +1,8 @@
-"""Processes and Ray actors that die: the cell that they had costs a second try, the others nothing."""
+"""Processes that die: the cell that they had costs a second try, the others nothing."""
 
 import os
 import signal
 from pathlib import Path
-
-from clusters import needs_ray
 
 from lightkv.lab.grids import worker
 from lightkv.lab.grids.pools import Pool
@@ -52,16 +50,3 @@ def dies_once(identity, spec):
         path.touch()
         os._exit(9)
     return worker.Job(identity, spec)
-
-
-@needs_ray
-def test_a_ray_actor_that_dies_costs_its_cell_only():
-    from lightkv.lab.grids.ray_pool import RayPool
-
-    seen = []
-    with RayPool("local", 1, 1) as pool:
-        jobs = [Dies("a", {}), worker.Job("b", {"model": "none"})]
-        results = list(pool.run(jobs, seen.append))
-    assert [r.id for r in results] == ["a", "b"]
-    assert results[0].error.startswith("its Ray actor ended twice")
-    assert results[1].error.startswith("KeyError")

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from clusters import needs_ray
+from tables import table
 
 from lightkv.core.errors import ConfigError
 from lightkv.lab import ablate
-from lightkv.lab.errors import RunError, StoreError
+from lightkv.lab.errors import StoreError
 from lightkv.lab.grids import run as runner
 from lightkv.lab.grids import worker
 from lightkv.lab.grids.store import Store
@@ -28,13 +28,6 @@ GRID = {
     "cells": [{"name": "random", "base": "random"}],
     "skip": [{"where": {"guidance": "uniform", "retention": 0.3}, "reason": "dull"}],
 }
-
-
-def table(path):
-    """All that a results file says, but for times."""
-    with Store.open(path) as store:
-        cells = [replace(cell, seconds=None) for cell in store.cells()]
-        return cells, [store.outcomes(cell.id) for cell in cells], store.meta["baselines"]
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +143,7 @@ def test_scores_that_are_no_numbers_fail_their_cell(tmp_path, monkeypatch):
     def odd(self, job):
         with monkeypatch.context() as patch:
             if job.spec["pipeline"].get("scorer") == "uniform":
-                patch.setattr("lightkv.demo.scenes.score", lambda *given: float("-inf"))
+                patch.setattr("lightkv.lab.tasks.digits.score", lambda *given: float("-inf"))
             return plain(self, job)
 
     monkeypatch.setattr(worker.Worker, "_run", odd)
@@ -328,31 +321,3 @@ def test_ray_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install lightkv\[ray\]"):
         ablate(GRID, out=tmp_path / "r.sqlite", ray="local")
-
-
-@needs_ray
-def test_ray_gives_the_same(uninterrupted, tmp_path):
-    ablate(GRID, out=tmp_path / "ray.sqlite", ray="local", workers=2, threads=1).close()
-    assert table(tmp_path / "ray.sqlite") == table(uninterrupted)
-
-
-@needs_ray
-def test_ray_without_room_says_so(tmp_path, monkeypatch):
-    """A cluster with fewer CPUs than an actor asks for; then one with room for one of two."""
-    import ray
-
-    from lightkv.lab.grids import ray_pool as ray_runner
-
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(ray_runner, "PATIENCE", 2.0)
-            with pytest.raises(RunError, match=r"asks for 2 CPUs .*has 1, 1 of them free"):
-                ablate(GRID, out=tmp_path / "r.sqlite", ray="auto", threads=2)
-        with Store.open(tmp_path / "r.sqlite") as store:
-            assert {cell.status for cell in store.cells()} == {"pending", "skipped"}
-        ablate(GRID, out=tmp_path / "r.sqlite", ray="auto", workers=2, threads=1).close()
-    finally:
-        ray.shutdown()
-    with Store.open(tmp_path / "r.sqlite") as store:
-        assert [cell.status for cell in store.cells()].count("done") == 6

@@ -7,74 +7,100 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow  # pip and two fresh processes
+pytestmark = pytest.mark.slow  # pip and a fresh process
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "docs" / "examples" / "lightkv-outliers"
 
-RUN = """
+PROGRAM = """
 import json
-import lightkv
-from lightkv.core.plugins import registry
-from tiny_llava import make_inputs, make_model
-
-found = registry()
-model, inputs = make_model(), make_inputs()
-with lightkv.compress(model, "outliers", retention=0.55, trace=True) as run:
-    model.generate(**inputs, max_new_tokens=2, do_sample=False)
-report = run.last
-print(json.dumps({
-    "failures": [str(error) for error in found.failures],
-    "matcher": found.components["matcher", "outliers"].package,
-    "preset": found.presets["outliers"].package,
-    "builtin": found.presets["lightkv"].package,
-    "vision": report.samples[0].vision_tokens,
-    "slots": report.provenance().group_sizes().tolist(),
-    "yaml": run.pipeline.to_yaml(),
-}))
-"""
-
-
-ABLATE = """
-import json
+import sys
+import pytest
 import torch
 import lightkv
+from hypothesis import settings
+from lightkv.core.plugins import registry
 from tiny import tiny_qwen2_5_vl
 from tiny_llava import make_inputs, make_model
 
-GRID = torch.tensor([[1, 16, 16]])
-ids = torch.tensor([[1, 7] + [5] * 64 + [8, 20, 21, 22]])
-qwen_inputs = {
-    "input_ids": ids,
-    "attention_mask": torch.ones_like(ids),
-    "mm_token_type_ids": (ids == 5).long(),
-    "pixel_values": torch.randn(256, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(1)),
-    "image_grid_thw": GRID,
-}
-models = {"llava": (make_model(), make_inputs()), "qwen_vl": (tiny_qwen2_5_vl(), qwen_inputs)}
-variants = {
-    "as it is": {},
-    "partitioner: whole": {"partitioner": "whole"},
-    "aggregator: drop": {"aggregator": "drop"},
-    "both": {"partitioner": "whole", "aggregator": "drop"},
-}
+
+def run():
+    found = registry()
+    model, inputs = make_model(), make_inputs()
+    with lightkv.compress(model, "outliers", retention=0.55, trace=True) as run:
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    report = run.last
+    return {
+        "failures": [str(error) for error in found.failures],
+        "matcher": found.components["matcher", "outliers"].package,
+        "preset": found.presets["outliers"].package,
+        "builtin": found.presets["lightkv"].package,
+        "vision": report.samples[0].vision_tokens,
+        "slots": report.provenance().group_sizes().tolist(),
+        "yaml": run.pipeline.to_yaml(),
+    }
+
+
+def ablate():
+    GRID = torch.tensor([[1, 16, 16]])
+    ids = torch.tensor([[1, 7] + [5] * 64 + [8, 20, 21, 22]])
+    qwen_inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == 5).long(),
+        "pixel_values": torch.randn(256, 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(1)),
+        "image_grid_thw": GRID,
+    }
+    models = {"llava": (make_model(), make_inputs()), "qwen_vl": (tiny_qwen2_5_vl(), qwen_inputs)}
+    variants = {
+        "as it is": {},
+        "partitioner: whole": {"partitioner": "whole"},
+        "aggregator: drop": {"aggregator": "drop"},
+        "both": {"partitioner": "whole", "aggregator": "drop"},
+    }
+    found = {}
+    for family, (model, inputs) in models.items():
+        for name, roles in variants.items():
+            with lightkv.compress(model, "outliers", retention=0.55, **roles) as run:
+                logits = model(**inputs, logits_to_keep=1).logits
+            found[f"{family}, {name}"] = {
+                "adapter": run.adapter.name,
+                "retention": run.last.retention,
+                "logit": float(logits[0, -1, 10]),
+            }
+    return found
+
+
+def suite(arguments):
+    settings.register_profile("few", max_examples=8, derandomize=True)
+    settings.load_profile("few")
+    return int(pytest.main(arguments))
+
+
+# What came of each is said even where another fails.
 found = {}
-for family, (model, inputs) in models.items():
-    for name, roles in variants.items():
-        with lightkv.compress(model, "outliers", retention=0.55, **roles) as run:
-            logits = model(**inputs, logits_to_keep=1).logits
-        found[f"{family}, {name}"] = {
-            "adapter": run.adapter.name,
-            "retention": run.last.retention,
-            "logit": float(logits[0, -1, 10]),
-        }
+for name, part in {"run": run, "ablate": ablate, "suite": lambda: suite(sys.argv[1:])}.items():
+    try:
+        found[name] = part()
+    except Exception as error:
+        found[name] = {"error": repr(error)}
+print()
 print(json.dumps(found))
 """
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the process printed: what came of each part, and the lines of the suite."""
+
+    found: dict[str, Any]
+    text: str
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +116,22 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def python(installed: Path, *arguments: str) -> str:
-    """Standard output of a Python process that sees the installed example."""
+@pytest.fixture(scope="module")
+def said(installed: Path) -> Said:
+    """One process that sees the installed example runs all parts: most of its time is importing."""
     path = os.pathsep.join([str(installed), str(HERE), str(HERE.parent)])
-    command = [sys.executable, *arguments]
+    tests = str(EXAMPLE / "tests")
+    options = ["-q", "-p", "no:cacheprovider", "--rootdir", tests, "-c", os.devnull]
+    command = [sys.executable, "-c", PROGRAM, *options, tests]
     environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=installed)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return Said(json.loads(done.stdout.splitlines()[-1]), done.stdout)
 
 
-@pytest.fixture(scope="module")
-def outcome(installed: Path) -> dict[str, Any]:
-    return json.loads(python(installed, "-c", RUN).splitlines()[-1])
+@pytest.fixture
+def outcome(said: Said) -> dict[str, Any]:
+    return said.found["run"]
 
 
 def test_listed_with_its_package(outcome: dict[str, Any]) -> None:
@@ -125,9 +154,9 @@ def test_every_patch_has_a_survivor(outcome: dict[str, Any]) -> None:
     assert min(outcome["slots"]) >= 1
 
 
-def test_two_roles_are_ablated_on_two_adapters(installed: Path) -> None:
+def test_two_roles_are_ablated_on_two_adapters(said: Said) -> None:
     """A partitioner and an aggregator of others take the place of the package's choice."""
-    found = json.loads(python(installed, "-c", ABLATE).splitlines()[-1])
+    found = said.found["ablate"]
     for family in ("llava", "qwen_vl"):
         cells = [cell for name, cell in found.items() if name.startswith(family)]
         assert {cell["adapter"] for cell in cells} == {family}
@@ -141,20 +170,7 @@ def test_the_strategy_fits_on_a_page() -> None:
     assert len(source.read_text().splitlines()) < 40
 
 
-SUITE = """
-import sys
-import pytest
-from hypothesis import settings
-
-settings.register_profile("few", max_examples=15, derandomize=True)
-settings.load_profile("few")
-sys.exit(pytest.main(sys.argv[1:]))
-"""
-
-
-def test_its_own_suite_passes(installed: Path) -> None:
-    tests = str(EXAMPLE / "tests")
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir", tests, "-c", os.devnull]
-    summary = python(installed, "-c", SUITE, *options, tests)
-    assert " passed" in summary
-    assert "skipped" not in summary
+def test_its_own_suite_passes(said: Said) -> None:
+    assert said.found["suite"] == 0, said.text
+    assert " passed" in said.text
+    assert "skipped" not in said.text

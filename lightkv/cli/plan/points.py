@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightkv.cli.plan.defaults import RANGE
 from lightkv.cli.plan.options import build_pipeline
+from lightkv.cli.plan.refusals import check_served
 from lightkv.core.cost.counting import Savings, count_savings
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
@@ -15,7 +17,6 @@ from lightkv.core.pipeline.pipeline import resolve_spec
 if TYPE_CHECKING:
     from lightkv.checkpoints.published import Description
 
-RANGE = "0.2:1:0.1"
 MOST_POINTS = 200
 
 
@@ -91,6 +92,7 @@ def count_points(
 
     Raises:
         ConfigError: a strategy that no retention of the range suits; one that does not exist.
+        ModelError: a strategy that the model's adapter refuses.
     """
     shape, points = described.shape, []
     for strategy in strategies:
@@ -101,6 +103,8 @@ def count_points(
                 pipeline = build_pipeline(
                     strategy, shape.num_layers, wanted, places=described.places
                 )
+                if not reached:
+                    check_served(described, pipeline, layout)
                 savings = count_savings(pipeline, shape, layout, new_tokens)
             except ConfigError as error:
                 points.append(Point(strategy, wanted, None, str(error)))
