@@ -244,12 +244,17 @@ def takes_windows(spec: PipelineSpec) -> bool:
 
 @cache
 def grids(max_side: int = 7) -> st.SearchStrategy[tuple[int, int, int, bool]]:
-    """(frames, rows, columns, separators): squares, strips of one row or column, videos."""
-    side = st.integers(1, max_side)
+    """(frames, rows, columns, separators): rectangles, strips of one row or column, videos."""
+    # Hypothesis tries the first of each list oftener: a square in which windows have several tokens.
+    side = st.sampled_from(sorted(range(2, max_side + 1), key=lambda side: side != 4))
     newline = st.sampled_from([False, False, True])
+    strip = st.integers(1, 4 * max_side)
     return st.one_of(
         st.tuples(st.just(1), side, side, newline),
-        st.tuples(st.just(1), st.just(1), st.integers(1, 4 * max_side), st.just(False)),
+        st.one_of(
+            st.tuples(st.just(1), st.just(1), strip, st.just(False)),
+            st.tuples(st.just(1), st.integers(1, max_side), st.just(1), newline),
+        ).map(tuple),
         st.tuples(st.integers(2, 3), st.integers(1, 4), st.integers(1, 4), newline),
     )
 
@@ -261,8 +266,8 @@ def recordings(most: int = 24) -> st.SearchStrategy[tuple[int, int, int, bool]]:
 
 
 @cache
-def _shown(most: int, modalities: tuple[str, ...]) -> st.SearchStrategy[Any]:
-    """Up to `most` images: text tokens before each, its grid and its modality."""
+def _shown(least: int, most: int, modalities: tuple[str, ...]) -> st.SearchStrategy[Any]:
+    """From `least` to `most` images: text tokens before each, its grid and its modality."""
     one = st.one_of(
         *(
             st.tuples(
@@ -271,36 +276,57 @@ def _shown(most: int, modalities: tuple[str, ...]) -> st.SearchStrategy[Any]:
             for name in modalities
         )
     )
-    return st.lists(one, max_size=most)
+    return st.lists(one, min_size=least, max_size=most)
 
 
 @cache
 def shapes(
-    max_images: int = 2, modalities: tuple[str, ...] = ("image",)
+    max_images: int = 2, modalities: tuple[str, ...] = ("image",), min_images: int = 0
 ) -> st.SearchStrategy[SampleShape]:
-    """A prompt with 0 … `max_images` images and some text, which may end in its last image."""
+    """A prompt with `min_images` … `max_images` images and text; it may end in its last image."""
 
     def shape(drawn: tuple[Any, int]) -> SampleShape:
         images, last = drawn
         texts, grids, names = zip(*images, strict=True) if images else ((), (), ())
         return SampleShape((*texts, last if images else last + 1), grids, names)
 
-    return st.tuples(_shown(max_images, modalities), st.integers(0, 3)).map(shape)
+    return st.tuples(_shown(min_images, max_images, modalities), st.integers(0, 3)).map(shape)
 
 
 @cache
 def ratios(most: float, modalities: tuple[str, ...] = ("image",)) -> st.SearchStrategy[Share]:
-    """A removed share for all tokens or, where there are several modalities, for some of them."""
-    one = st.one_of(st.floats(0.01, most), st.sampled_from([most, most / 2]))
+    """A removed share for all tokens or, where there are several modalities, for some of them.
+
+    Most are not small: of the few tokens that are drawn a small share is none.
+    """
+    one = st.one_of(
+        st.sampled_from([most, most / 2]),
+        st.integers(1, 15).map(lambda parts: parts * most / 16),
+        st.floats(0.01, most),
+    )
     if len(modalities) < 2:
         return one
     own = st.dictionaries(st.sampled_from(list(modalities)), one, min_size=1)
-    return st.one_of(one, one, own)
+    return st.one_of(one, own)
+
+
+WITHOUT_IMAGES = 8
+"""One of so many batches may be without any image, where a stage has nothing to do."""
 
 
 @cache
 def _batches(modalities: tuple[str, ...]) -> st.SearchStrategy[list[SampleShape]]:
-    return st.lists(shapes(modalities=modalities), min_size=1, max_size=3)
+    any_shape, with_images = shapes(modalities=modalities), shapes(2, modalities, 1)
+
+    @st.composite
+    def batch(draw: st.DrawFn) -> list[SampleShape]:
+        if draw(st.integers(1, WITHOUT_IMAGES)) == WITHOUT_IMAGES:
+            return draw(st.lists(any_shape, min_size=1, max_size=3))
+        rows = draw(st.lists(any_shape, max_size=2))
+        rows.insert(draw(st.integers(0, len(rows))), draw(with_images))
+        return rows
+
+    return batch()
 
 
 SEEDS = st.integers(0, 10_000)
@@ -317,7 +343,7 @@ def cases(
     stages: int = 2,
     modalities: Sequence[str] = ("image",),
 ) -> Case:
-    """A batch of one to three prompts.
+    """A batch of one to three prompts, in most of which a stage has something to do.
 
     Args:
         windows: fixed entries of the stages instead of drawn ones.
@@ -329,13 +355,14 @@ def cases(
     """
     kinds = tuple(modalities)
     rows = tuple(draw(_batches(kinds)))
+    shown = [
+        (grid, name) for row in rows for grid, name in zip(row.grids, row.modalities, strict=True)
+    ]
     if windows is None:
-        shown = [
-            (grid, name)
-            for row in rows
-            for grid, name in zip(row.grids, row.modalities, strict=True)
-        ]
         windows = draw(_windows(shown, windowed, temporal, stages))
+    # Shares are first of all those of what is there.
+    present = {name for _, name in shown}
+    kinds = tuple(sorted(kinds, key=lambda kind: kind not in present))
     ratio = draw(ratios(min(max_ratio, 0.95), kinds))
     return Case(rows, tuple(windows), ratio, draw(SEEDS))
 
@@ -362,7 +389,8 @@ def _windows(
 def _falling(draw: Callable[[st.SearchStrategy[int]], int], first: int, count: int) -> list[int]:
     out: list[int] = []
     for _ in range(count):
-        first = draw(st.integers(1, first))
+        # Two first, where they fit: see `grids`.
+        first = draw(st.sampled_from(sorted(range(1, first + 1), key=lambda side: side != 2)))
         out.append(first)
     return out
 

@@ -44,9 +44,14 @@ from lightkv.testing.cases import (
 
 
 def law(test: Callable[..., None]) -> Callable[..., None]:
-    """A test of many drawn batches that suites inherit."""
+    """A test of many drawn batches that suites inherit.
+
+    A batch has many windows: two in five of as many as the profile says are drawn, but eight at least.
+    """
     checks = [HealthCheck.differing_executors, HealthCheck.too_slow]
-    return settings(deadline=None, suppress_health_check=checks)(given(data=st.data())(test))
+    count = max(8, settings().max_examples * 2 // 5)
+    rule = settings(max_examples=count, deadline=None, suppress_health_check=checks)
+    return rule(given(data=st.data())(test))
 
 
 class StrategySuite:
@@ -64,7 +69,7 @@ class StrategySuite:
     preset: ClassVar[PipelineSpec | str | dict[str, Any]]
     windows: ClassVar[Sequence[WindowSpec] | None] = None
     temporal: ClassVar[bool] = False
-    stages: ClassVar[int] = 3
+    stages: ClassVar[int] = 2
     modalities: ClassVar[tuple[str, ...]] = MODALITIES
     tolerance: ClassVar[float] = 1e-5
 
@@ -106,9 +111,11 @@ class StrategySuite:
     def test_shapes_follow_from_layouts(self, data: st.DataObject) -> None:
         """The chain runs on the meta device, where no tensor has a value, and gives the same shapes.
 
-        A budget that follows from values cannot, and says so.
+        A budget that follows from values cannot, and says so. An operation takes many times as long
+        there as on numbers, so two rows of the batch must do.
         """
         case = self.case(data)
+        case = replace(case, shapes=case.shapes[:2])
         if any(stage.matcher.dynamic for stage in self.stages_for(case)):
             check_dynamic_is_refused(self.stages_for(case), case)
             return

@@ -1,6 +1,7 @@
 """Sessions where torch is set up in another way: another default dtype, autocast."""
 
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 import test_llava
@@ -17,6 +18,11 @@ SUITE = test_llava.TestLlava()
 @pytest.fixture(scope="module")
 def model():
     return SUITE.make_model()
+
+
+@pytest.fixture(scope="module")
+def inputs(model):
+    return SUITE.make_inputs(model, PROMPTS)
 
 
 @contextmanager
@@ -41,11 +47,16 @@ def decided(model, inputs, preset):
     return stages, report.cache_bytes, logits
 
 
+@pytest.fixture(scope="module")
+def usual(model, inputs):
+    """What was decided under the default dtype that torch begins with, by preset."""
+    return cache(lambda preset: decided(model, inputs, preset))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_the_default_dtype_changes_nothing(model, preset, dtype):
-    inputs = SUITE.make_inputs(model, PROMPTS)
-    plain = decided(model, inputs, preset)
+def test_the_default_dtype_changes_nothing(model, inputs, usual, preset, dtype):
+    plain = usual(preset)
     with default(dtype):
         found = decided(model, inputs, preset)
     assert all(torch.equal(*pair) for pair in zip(plain[0], found[0], strict=True))
@@ -55,16 +66,23 @@ def test_the_default_dtype_changes_nothing(model, preset, dtype):
     torch.testing.assert_close(plain[2], found[2], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float16], ids=str)
+def autocast(request, model, inputs):
+    """A dtype, and a generation without lightkv that ran under it."""
+    with torch.autocast("cpu", dtype=request.param):
+        return request.param, SUITE.generate(model, inputs)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_runs_under_autocast(model, preset, dtype):
+def test_every_preset_runs_under_autocast(model, inputs, autocast, preset):
     """The cache keeps the dtypes that the model alone gives it, and the same tokens as it counts."""
-    inputs = SUITE.make_inputs(model, PROMPTS)
+    dtype, alone = autocast
     schedule = SUITE.schedule_of(preset)
-    with torch.autocast("cpu", dtype=dtype):
-        alone = SUITE.generate(model, inputs)
-        with SUITE.session(model, PROMPTS, preset, schedule=schedule) as session:
-            out = SUITE.generate(model, inputs)
+    with (
+        torch.autocast("cpu", dtype=dtype),
+        SUITE.session(model, PROMPTS, preset, schedule=schedule) as session,
+    ):
+        out = SUITE.generate(model, inputs)
     assert bool(torch.isfinite(torch.stack(out.logits)).all())
     assert session.last.retention < 1
     for (key, value), (own_key, own_value) in zip(

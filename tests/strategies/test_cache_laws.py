@@ -159,7 +159,6 @@ ratios = st.one_of(st.floats(0.01, 0.95), st.sampled_from([0.5, 0.9]))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@settings(max_examples=40)
 @given(case=cases(windowed=False), scope=scopes, ratio=ratios)
 def test_presets_obey_the_laws(preset, case, scope, ratio):
     pipeline = built(preset, ratio, scope)
@@ -179,7 +178,7 @@ def test_ratio_zero_is_the_identity(preset, case, scope):
     assert torch.equal(entries.keys, tensors[1])
 
 
-@settings(max_examples=80)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_compositions_obey_the_laws_or_are_refused_when_built(data):
     case, scope = data.draw(cases(windowed=False)), data.draw(scopes)

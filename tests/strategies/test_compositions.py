@@ -95,7 +95,7 @@ def check_all(chain):
         check_layout(step)
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_it_obeys_the_laws_or_is_refused_when_built(data):
     partitioner, windowed = data.draw(st.sampled_from(PARTITIONERS))

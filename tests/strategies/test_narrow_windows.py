@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightkv import Pipeline, Stage, VisionLayout
@@ -56,7 +56,6 @@ def labels(layout, windows, stage, **partitioner):
     return plan.window.numpy(), after
 
 
-@settings(max_examples=60)
 @given(views=st.lists(st.tuples(grids, st.booleans()), min_size=1, max_size=3))
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_takes_every_picture(name, views):
@@ -118,7 +117,6 @@ def ran(pipeline, layout, hidden):
     return hidden, prefill.layout, engine.finish(prefill, cached=True)
 
 
-@settings(max_examples=40)
 @given(rows=st.lists(grids, min_size=1, max_size=3), seed=st.integers(0, 99))
 @pytest.mark.parametrize("name", WINDOWED)
 def test_a_batch_is_its_rows_and_runs_are_what_is_counted(name, rows, seed):
