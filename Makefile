@@ -20,11 +20,12 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo,)
 # A stamp is older than what it was made from: then, and only then, pip runs again.
 BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+DOCS := $(VENV)/.installed-docs
 LMMS := $(LMMS_VENV)/.installed
 VLLM := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test families lint format compat compat-pinned newest browser ray train wheel lmms-eval vllm clean help
+.PHONY: demo test families lint format compat compat-pinned newest browser docs ray train wheel lmms-eval vllm clean help
 
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
@@ -58,6 +59,10 @@ browser:  ## Debian's chromium and its driver, for the tests of pages
 		{ $(ROOT) apt-get update -qq && $(ROOT) env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; }
 
+docs: $(DOCS)  ## the documentation site, into site/; dead links end the build
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 ray: $(DEV)  ## Ray, for the tests of grids on a cluster
 	@$(PIP) --no-build-isolation --editable ".[dev,ray]"
 
@@ -83,7 +88,7 @@ gpu-wheels: $(VENV)/bin/python  ## wheels for a machine with a GPU and no index,
 	@$(BIN)/python benchmarks/gpu_wheels.py --python $(GPU_PYTHON) $(ARGS)
 
 clean:  ## remove the environments and all caches
-	rm -rf $(VENV) $(LMMS_VENV) $(VLLM_VENV) $(OLDEST) $(NEWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf $(VENV) $(LMMS_VENV) $(VLLM_VENV) $(OLDEST) $(NEWEST) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 		.import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -106,6 +111,11 @@ $(BASE): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(DEV): $(BASE)
 	@echo "installing the development tools into $(VENV) (once)"
 	@$(PIP) --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+$(DOCS): $(BASE)
+	@echo "installing what builds the documentation site into $(VENV) (once; 130 MB)"
+	@$(PIP) --no-build-isolation --editable ".[docs]"
 	@touch $@
 
 # Pins that differ from those of constraints.txt take their place.

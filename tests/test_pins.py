@@ -4,9 +4,11 @@ import re
 import tomllib
 from pathlib import Path
 
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+import lightkv
 from lightkv.adapters.hf.contact import TESTED
 
 ROOT = Path(__file__).parents[1]
@@ -29,3 +31,11 @@ def test_the_supported_range_is_the_one_that_is_tested():
     assert floor.operator == ">="
     assert Version(floor.version).release == oldest.release[:2]
     assert tuple(f"{pin.major}.{pin.minor}" for pin in (oldest, newest)) == TESTED
+
+
+def test_the_version_is_said_alike_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert project["version"] == lightkv.__version__ == citation["version"]
+    assert project["license"] == citation["license"]
+    assert project["urls"]["Paper"] == citation["preferred-citation"]["url"]

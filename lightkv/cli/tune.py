@@ -160,6 +160,10 @@ def _show(tuned: Tuned) -> None:
         f"{gap.n} samples, above {tuned.points(tuned.margin.low)} with {tuned.confidence:.4g} "
         f"confidence ({tuned.points(-tuned.max_drop)} allowed).",
     )
+    out.print(
+        f"{tuned.pipeline.name} is a tuned pipeline: its stages were found on these data and are not "
+        f"those of the paper behind {tuned.strategy}."
+    )
     for remark in tuned.remarks:
         out.print(f"Remark: {remark}.")
     out.print(

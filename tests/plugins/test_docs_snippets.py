@@ -129,10 +129,3 @@ def test_pipelines_build(document: Path) -> None:
             assert spec == get_preset(name)
         depth = LAYERS if snippet.marked("save") is not None else 32
         assert Pipeline.build(spec, depth).stages
-
-
-def test_every_link_leads_somewhere() -> None:
-    for document in [*DOCUMENTS, *(ROOT / "docs" / "examples").glob("*/README.md")]:
-        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8")):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 
 from lightkv.core import yamls
-from lightkv.core.errors import ConfigError, check_known, check_least
+from lightkv.core.errors import ConfigError, LightKVWarning, check_known, check_least
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.lab.errors import TaskError
 from lightkv.lab.grids.cells import seeded
@@ -110,11 +111,26 @@ def tune(
     )
     evaluator = Evaluator(subject, chosen, rungs, seed, progress)
     tuner = Tuner(evaluator, drop, sure, points, step, budget, tried)
+    tuner.remarks += _about_truth(chosen, fell_back=task is None and isinstance(data, str | Path))
     tuner.check(asked=schedules is not None)
     tuned = tuner.best()
     if path is not None:
         write(tuned, path)
     return tuned
+
+
+def _about_truth(task: Task, fell_back: bool) -> list[str]:
+    """What a result is worth whose truth is the uncompressed model; warned of before the work begins."""
+    if task.name != "agreement":
+        return []
+    why = "the data have no answers, so tune fell back to agreement: " if fell_back else ""
+    told = (
+        f"{why}the uncompressed model's own answers count as the truth; what is shown is that answers "
+        "stay the same, not that they are right"
+    )
+    if fell_back:
+        warnings.warn(LightKVWarning(told), stacklevel=3)
+    return [told]
 
 
 def _specs(strategy: str | Sequence[str], seed: int) -> dict[str, PipelineSpec]:
