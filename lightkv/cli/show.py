@@ -101,16 +101,16 @@ def _seen(
 
 def _held_out(number: int, option: str) -> tuple[list[Any], list[Any], str]:
     """A scene or a clip, and questions that can be asked about it."""
-    from lightkv.demo.clips import held_out_clips
-    from lightkv.demo.scenes import held_out_scenes
+    from lightkv.demo.clips import numbered_clip
+    from lightkv.demo.scenes import numbered_scene
 
     images, videos, asked = [], [], ""
     if option == "--scene":
-        scene, questions = held_out_scenes(number + 1, SEED)[number]
+        scene, questions = numbered_scene(number, SEED)
         images = [scene.image]
         asked = ", ".join(f'--prompt "{question.text}"' for question in questions)
     else:
-        clip, timely = held_out_clips(number + 1, SEED)[number]
+        clip, timely = numbered_clip(number, SEED)
         videos = [clip.frames]
         asked = ", ".join(f'--prompt "{question.text}"' for question in timely)
     return images, videos, f"of this {option[2:]} you can ask: {asked}"
