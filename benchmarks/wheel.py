@@ -3,10 +3,10 @@
     python benchmarks/wheel.py [--keep FOLDER]
 
 Copies the files that git knows, builds a wheel of them, looks at what is in it and what is not,
-installs it with constraints.txt and the extras `lab`, `plot` and `report` in a new virtual environment,
-installs the example plugin there, and runs the commands outside the checkout on the bundled model.
-pip takes packages from where it is configured to. Some minutes, most of them for torch and for the
-start of each command. The exit code is 1 at the first thing that fails.
+installs it with constraints.txt and the extras `lab`, `plot`, `report` and `search` in a new virtual
+environment, installs the example plugin there, and runs the commands outside the checkout on the
+bundled model. pip takes packages from where it is configured to. Some minutes, most of them for torch
+and for the start of each command. The exit code is 1 at the first thing that fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = "docs/examples/lightkv-outliers"
-EXTRAS = "[lab,plot,report]"
+EXTRAS = "[lab,plot,report,search]"
 PRESENT = (
     "lightkv/py.typed",
     "lightkv/demo/digits.npz",
@@ -32,6 +32,8 @@ PRESENT = (
     "lightkv/demo/checkpoint/tokenizer.json",
     "lightkv/demo/checkpoint/processor_config.json",
     "lightkv/demo/checkpoint/README.md",
+    "lightkv/lab/designs/page.html",
+    "lightkv/lab/designs/page.js",
     "lightkv/lab/pictures/page.css",
     "lightkv/lab/pictures/page.js",
     "lightkv/lab/reporting/page.html",
@@ -46,6 +48,12 @@ axes:
     prompt: {}
     uniform: {scorer: uniform}
 baseline: {guidance: prompt}
+"""
+STUDY = """\
+task: {name: scenes, scenes: 8, kinds: [count]}
+retention: [0.5]
+space: {positions: {any: [keep, renumber]}}
+trials: 2
 """
 CHECKPOINT = """
 from importlib.util import find_spec
@@ -76,11 +84,12 @@ COMMANDS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("ablate", "grid.yaml", "--out", "r.sqlite"), "uniform"),
     (("ablate", "--table", "--out", "r.sqlite"), "uniform"),
     (("report", "r.sqlite", "--out", "r.html"), "wrote r.html"),
+    (("search", "study.yaml", "--out", "f.sqlite", "--page", "f.html"), "trial"),
     (("vllm-args", "demo"), "--additional-config.lightkv.pipeline lightkv"),
     (("tune", "--model", "demo", "--data", "scenes:16", *TUNE), "Written: tuned.yaml"),
 )
 """Arguments of `lightkv`, and what must be in the output."""
-WRITTEN = ("sweep.svg", "s.html", "s.png", "r.sqlite", "r.html", "tuned.yaml")
+WRITTEN = ("sweep.svg", "s.html", "s.png", "r.sqlite", "r.html", "f.html", "tuned.yaml")
 
 
 def say(what: str, start: float) -> None:
@@ -144,6 +153,7 @@ def use(programs: Path, work: Path, start: float) -> None:
     work.mkdir()
     say(run(programs / "python", "-c", CHECKPOINT, cwd=work).strip(), start)
     (work / "grid.yaml").write_text(GRID)
+    (work / "study.yaml").write_text(STUDY)
     for arguments, words in COMMANDS:
         out = run(programs / "lightkv", *arguments, cwd=work)
         if words not in out:

@@ -41,6 +41,7 @@ cli cli: command_ablate>ablate command_demo>demo command_report>report command_r
 cli cli: command_show>show command_strategies>strategies command_tune>tune
 cli cli.plan: command_plan>command planning>options sweep plotting>plot tracing>trace
 demo demo: evaluate>asking
+demo checkpoints: processing>clip_processor
 lab checkpoints: prompts imaging>pictures
 lab lab: records>outcomes
 lab lab.grids: grid>schema forms>schema combining>expand planning>cells repeats>cells

@@ -49,7 +49,7 @@ def explained(kind, *words, missing=False):
 @pytest.fixture(scope="module")
 def model():
     model = tiny_llava()
-    registry()
+    _ = registry().adapters
     run(model)
     return model
 

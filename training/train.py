@@ -8,21 +8,17 @@ digits in a scene grows as the model masters fewer.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
 from lightkv.demo.scenes import KINDS, MAX_DIGITS
-from training import pointer, state, tower
+from training import pointer, tower
 from training.architecture import LAYERS, WIDTH, make_model, make_processor
 from training.augment import augmented
 from training.deepen import START_LAYERS, deepened
@@ -34,7 +30,16 @@ from training.packing import (
     packed_mask,
     packed_positions,
 )
-from training.run import Run, format_accuracy, save_checkpoint
+from training.run import (
+    Run,
+    RunProgress,
+    RunSettings,
+    adamw,
+    add_settings,
+    begun,
+    format_accuracy,
+    save_checkpoint,
+)
 from training.segments import NO_LABEL
 
 CURRICULUM_KINDS = ("color_to_digit", "digit_to_color")
@@ -44,42 +49,29 @@ AUGMENTED_COPIES = 100
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(RunSettings):
     """Everything that a run depends on."""
 
-    seed: int = 0
-    tower_steps: int = 1800
-    deepen_at: int = 1200
-    steps: int = 1600
     batch_size: int = 32
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.02
-    threads: int = 2
-    save_every: int = 200
 
 
 @dataclass
-class Progress:
+class Progress(RunProgress):
     """Where a run stands; goes into the saved state."""
 
-    updates: int = 0
     max_digits: int = START_DIGITS
     mastery: float = 0.0
     held_since: int = 0
-    seconds: float = 0.0
-    tower_done: bool = False
-    layers: int = START_LAYERS
 
 
 class Trainer(Run):
     """One training run; `run` drives it from wherever it stands."""
 
+    layers = LAYERS
+
     def __init__(self, settings: Settings, out: Path) -> None:
         """Set up a run from the start; its files go to the folder `out`."""
-        super().__init__(out)
-        self.settings = settings
-        torch.manual_seed(settings.seed)
-        torch.set_num_threads(settings.threads)
+        super().__init__(settings, out)
         self.heads = tower.PatchHeads(WIDTH)
         self.grounding = pointer.Grounding(WIDTH)
         self.adopt(make_model(START_LAYERS))
@@ -88,7 +80,11 @@ class Trainer(Run):
         self.kinds = kind_of_position()
         self.bank = augmented(np.random.default_rng([settings.seed, 0]), AUGMENTED_COPIES)
 
-    def adopt(self, model: LlavaForConditionalGeneration) -> None:
+    def make_model(self, layers: int) -> LlavaForConditionalGeneration:
+        """The untrained model with a decoder of so many layers."""
+        return make_model(layers)
+
+    def adopt(self, model: LlavaForConditionalGeneration) -> None:  # type: ignore[override]
         """Train `model` from now on, with fresh moments."""
         self.model = model
         self.modules = {"model": model, "heads": self.heads, "grounding": self.grounding}
@@ -96,13 +92,7 @@ class Trainer(Run):
         frozen = {id(parameter) for parameter in self.vision.parameters()}
         decoder = [x for x in model.parameters() if id(x) not in frozen]
         self.trained = [*decoder, *self.grounding.parameters()]
-        groups: list[dict[str, Any]] = [
-            {"params": [x for x in self.trained if x.ndim > 1]},
-            {"params": [x for x in self.trained if x.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=0.0, betas=(0.9, 0.98), weight_decay=self.settings.weight_decay
-        )
+        self.optimizers = [adamw(self.trained, self.settings.weight_decay)]
 
     def deepen(self) -> None:
         """Go on with a deeper decoder that computes the same."""
@@ -111,22 +101,6 @@ class Trainer(Run):
         self.vision.requires_grad_(False)
         self.progress.layers = LAYERS
         self.log(f"decoder grown to {LAYERS} layers; test {format_accuracy(self.test_accuracy())}")
-
-    def save(self) -> None:
-        """Write the resumable state."""
-        self.progress.seconds = self.elapsed()
-        state.save_state(
-            self.out / "state", self.modules, self.optimizer, dataclasses.asdict(self.progress)
-        )
-
-    def resume(self) -> None:
-        """Go on from the saved state."""
-        if state.read_progress(self.out / "state").get("layers", START_LAYERS) == LAYERS:
-            self.adopt(make_model(LAYERS))
-        progress = state.load_state(self.out / "state", self.modules, self.optimizer)
-        self.progress = Progress(**progress)
-        self.seconds = self.progress.seconds
-        self.log(f"resumed at update {self.progress.updates}")
 
     def run(self) -> None:
         """Train to the end and export the checkpoint."""
@@ -144,10 +118,7 @@ class Trainer(Run):
                 self.deepen()
                 self.save()
             done = self.progress.updates / settings.steps
-            # Fresh moments after growing: no full-size steps before they mean something.
-            warm = min(1.0, max(0, self.progress.updates - settings.deepen_at) / 40)
-            warm = warm if self.progress.layers == LAYERS else 1.0
-            rate = settings.learning_rate * rates[self.progress.updates] * warm
+            rate = settings.learning_rate * rates[self.progress.updates] * self.warm()
             accuracy = self.update(rate, done)
             self.progress.updates += 1
             self.grow(accuracy)
@@ -176,12 +147,8 @@ class Trainer(Run):
         words = self.model.get_input_embeddings().weight
         ground = self.grounding(image, words, batch.patches)
         loss = answer + (1 - 0.8 * done) * (0.5 * look + 0.3 * ground)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.trained, 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.step()
+        self.step(learning_rate)
         if (self.progress.updates + 1) % 25 == 0:
             parts = f"answer {answer:.3f} look {look:.3f} ground {ground:.3f}"
             digits = f"digits {self.progress.max_digits}"
@@ -244,20 +211,10 @@ class Trainer(Run):
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
-    for field in dataclasses.fields(Settings):
-        kind = float if isinstance(field.default, float) else int
-        name = "--" + field.name.replace("_", "-")
-        parser.add_argument(name, type=kind, default=field.default)
-    arguments = vars(parser.parse_args())
-    out, resume = arguments.pop("out"), arguments.pop("resume")
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(Settings(**arguments), out)
-    (out / "settings.json").write_text(json.dumps(arguments, indent=1) + "\n")
-    if resume:
-        trainer.resume()
-    trainer.run()
+    add_settings(parser, Settings)
+    given = vars(parser.parse_args())
+    out, resume = given.pop("out"), given.pop("resume")
+    begun(Trainer, Settings(**given), out, resume).run()
 
 
 if __name__ == "__main__":

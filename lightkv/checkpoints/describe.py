@@ -7,30 +7,62 @@ from typing import Any
 
 import torch
 
-from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
 from lightkv.checkpoints.published import DESCRIPTIONS, Description
 from lightkv.core.cost.counting import ViewSize
-from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ModelError, check_known
-from lightkv.core.pipeline.places import Places
 from lightkv.core.run.adapter import Adapter, find_adapter
 
 
-def describe(source: str) -> Description:
-    """Sizes of a model: built in, from a config file or from a checkpoint directory.
+def describe(source: str, adapter: str | None = None) -> Description:
+    """Sizes of a model: built in, of a config file, a checkpoint directory or a hub id.
+
+    Of a hub id the config alone is read, from the hub or its cache.
+
+    Args:
+        source: such a name, path or id.
+        adapter: name of the one that serves the model; found by its class if None.
 
     Raises:
-        ModelError: no such name or file, or a config that cannot be read or used.
+        ModelError: no such name or file, a config that cannot be read, or a model that no adapter
+            serves, such as one of text alone.
     """
     if source in DESCRIPTIONS:
+        if adapter is not None:
+            raise ModelError(
+                "sizes of a model that is known by name need no adapter",
+                field="--adapter",
+                value=adapter,
+                remedy="leave it out, or give a config.json, a checkpoint directory or a hub id",
+            )
         return DESCRIPTIONS[source]
-    path = checkpoint_path() if source == BUNDLED else Path(source).expanduser()
+    if is_hub_id(source):
+        return _described(source, read_config(source), adapter)
+    path = checkpoint_path(source) if source in FOLDERS else Path(source).expanduser()
     if not path.exists():
         what = "there is no model, config file or checkpoint directory of that name"
-        check_known(ModelError, what, "MODEL", source, [*DESCRIPTIONS, BUNDLED])
-    config = read_config(path)
-    shape, places = _sizes(config)
-    return Description(source, shape, _views(config), places, config=config)
+        check_known(ModelError, what, "MODEL", source, [*DESCRIPTIONS, *FOLDERS])
+    return _described(source, read_config(path), adapter)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a text reads like `owner/name` and is no path here."""
+    owner, _, name = source.partition("/")
+    path_like = source.startswith((".", "~")) or source.endswith(".json") or "/" in name
+    return bool(owner and name) and not path_like and not Path(source).exists()
+
+
+def _described(source: str, config: Any, adapter: str | None) -> Description:
+    found, model = served(config, adapter)
+    return Description(
+        source,
+        found.shape(config),
+        _views(config),
+        found.places(model),
+        config=config,
+        parameters=sum(each.numel() for each in model.parameters()),
+        served=(found, model),
+    )
 
 
 def read_config(path: str | Path) -> Any:
@@ -79,16 +111,70 @@ def find_on_meta(config: Any) -> tuple[Adapter, torch.nn.Module]:
     return find_adapter(model), model
 
 
-def _sizes(config: Any) -> tuple[DecoderShape, Places]:
-    """Sizes of the decoder, and where it lets stages act.
+def served(config: Any, adapter: str | None = None) -> tuple[Adapter, torch.nn.Module]:
+    """The adapter of a config's model, and the model without weights, as a session finds them.
 
-    Sizes of a family without an adapter are read the `generic` way.
+    Args:
+        config: of transformers.
+        adapter: by name. Then the model may be one of text alone, as one that `generic` compresses.
+
+    Raises:
+        ModelError: a model of text alone, one that transformers cannot make, or one that no adapter
+            serves.
     """
+    from lightkv.adapters.hf.contact import multimodal_types
+
     try:
-        adapter, model = find_on_meta(config)
-    except ModelError:
-        return find_adapter(torch.nn.Module(), "generic").shape(config), Places()
-    return adapter.shape(config), adapter.places(model)
+        adapted, model = find_on_meta(config)
+    except ModelError as error:
+        if config.model_type in multimodal_types():  # those that take sound and no pictures
+            return _other_class(config, adapter, error)
+        if adapter is None and isinstance(error.__cause__, ValueError):
+            raise ModelError(
+                f"a config of type {config.model_type!r} is one of text alone: it has no vision tokens",
+                field="MODEL",
+                remedy="give a vision-language model; for a decoder that you compress with "
+                "adapter='generic', add --adapter generic",
+            ) from error
+        if adapter is None:
+            raise
+        model = text_on_meta(config)
+        return find_adapter(model, adapter), model
+    return (adapted if adapter is None else find_adapter(model, adapter)), model
+
+
+def _other_class(
+    config: Any, adapter: str | None, first: ModelError
+) -> tuple[Adapter, torch.nn.Module]:
+    """A multimodal model that the class of image-text models does not make."""
+    from lightkv.adapters.hf.contact import model_of
+
+    try:
+        model = model_of(config)
+    except Exception:  # noqa: BLE001 - a stranger's config may fail in any way
+        raise first from None
+    return find_adapter(model, adapter), model
+
+
+def text_on_meta(config: Any) -> torch.nn.Module:
+    """The text model of a config, without weights.
+
+    Raises:
+        ModelError: transformers makes none of it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return,no-untyped-call]
+                config.get_text_config(), trust_remote_code=False
+            )
+    except Exception as error:  # a stranger's config may fail in any way
+        raise ModelError(
+            f"transformers makes no model of a config of type {config.model_type!r}",
+            field="MODEL",
+            remedy="give the config of a model that this transformers version knows",
+        ) from error
 
 
 def _views(config: Any) -> tuple[Any, ...]:
@@ -109,7 +195,7 @@ def no_checkpoint(path: Path, missing: list[str]) -> ModelError:
         field="model",
         value=str(path),
         remedy="give a folder written by save_pretrained of both model and processor, "
-        f"or {BUNDLED!r} for the bundled model",
+        f"or one of {', '.join(FOLDERS)} for a bundled model",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
+from lightkv.checkpoints.bundled import FOLDERS, VIDEO, checkpoint_path
 from lightkv.checkpoints.describe import brief, find_on_meta, no_checkpoint, read_config
 from lightkv.core.errors import ConfigError, ModelError, check_known
 
@@ -31,7 +31,7 @@ def load_model(source: str, dtype: str, device: str | None) -> tuple[Any, Any]:
     """A model in evaluation mode and its processor.
 
     Args:
-        source: `demo`, a checkpoint directory or a hub id.
+        source: `demo` or `demo-video` (the bundled models), a checkpoint directory or a hub id.
         dtype: one of `DTYPES`.
         device: such as `cuda:0`; a GPU if there is one, when None.
 
@@ -42,8 +42,8 @@ def load_model(source: str, dtype: str, device: str | None) -> tuple[Any, Any]:
     place = _device(device)
     check_known(ConfigError, "not a dtype to load a model in", "--dtype", dtype, DTYPES)
     quiet_libraries()
-    if source == BUNDLED:
-        path: str | Path = checkpoint_path()
+    if source in FOLDERS:
+        path: str | Path = checkpoint_path(source)
     elif (local := Path(source).expanduser()).exists():
         check_checkpoint(local)
         path = local
@@ -52,7 +52,7 @@ def load_model(source: str, dtype: str, device: str | None) -> tuple[Any, Any]:
             "there is no such directory",
             field="--model",
             value=source,
-            remedy=f"give a checkpoint directory, a hub id (owner/name) or {BUNDLED!r}",
+            remedy=f"give a checkpoint directory, a hub id (owner/name) or one of {', '.join(FOLDERS)}",
         )
     else:
         path = source
@@ -98,7 +98,7 @@ def check_checkpoint(path: Path) -> None:
 
 
 def _from_pretrained(path: str | Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     local = isinstance(path, Path)
     find_on_meta(read_config(path))  # before gigabytes of weights are read for nothing
@@ -106,9 +106,7 @@ def _from_pretrained(path: str | Path, dtype: str, device: torch.device) -> tupl
         model = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, local_files_only=local, trust_remote_code=False
         )
-        processor = AutoProcessor.from_pretrained(
-            path, local_files_only=local, trust_remote_code=False
-        )
+        processor = read_processor(path)
     except Exception as error:  # libraries report a bad checkpoint in every possible way
         raise ModelError(
             f"transformers cannot load the checkpoint ({brief(error)})",
@@ -117,3 +115,19 @@ def _from_pretrained(path: str | Path, dtype: str, device: torch.device) -> tupl
             remedy="give a folder written by save_pretrained of both model and processor",
         ) from error
     return model.eval().to(device), processor
+
+
+def read_processor(path: str | Path) -> Any:
+    """The processor of a checkpoint directory (a `Path`) or of a hub id.
+
+    That of the bundled model of clips is built without torchvision, which its video class would need.
+    """
+    if path == FOLDERS[VIDEO]:
+        from lightkv.checkpoints.clip_processor import load_processor
+
+        return load_processor(FOLDERS[VIDEO])
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+        path, local_files_only=isinstance(path, Path), trust_remote_code=False
+    )

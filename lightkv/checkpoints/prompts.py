@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightkv.checkpoints.positions import check_length
+from lightkv.checkpoints.seen import Seen
 from lightkv.core.errors import ModelError
 
 REFUSALS = (ValueError, TypeError, KeyError, IndexError)
@@ -54,19 +56,13 @@ def build_inputs(
     """Model inputs for one user turn about any number of pictures and clips (`[F, H, W, 3]` each).
 
     Raises:
-        ModelError: the processor cannot take them.
+        ModelError: the processor cannot take them, or the model has no positions for so many tokens.
     """
-    if clips and getattr(processor, "video_processor", None) is None:
-        raise ModelError(
-            "the model's processor takes no clips",
-            field="--video",
-            value=type(processor).__name__,
-            remedy="use a model that takes videos, such as Qwen2.5-VL, or give frames as pictures",
-        )
+    _check_clips(processor, clips)
     text = prompt_text(processor, prompt, len(pictures), len(clips))
     given = {"videos": list(clips)} if clips else {}
     try:
-        return processed(processor, [text], model, images=list(pictures) or None, **given)
+        inputs = processed(processor, [text], model, images=list(pictures) or None, **given)
     except REFUSALS as error:
         seen = f"{len(pictures)} pictures" + (f" and {len(clips)} clips" if clips else "")
         raise ModelError(
@@ -74,31 +70,50 @@ def build_inputs(
             field="--prompt",
             remedy="leave image placeholders out of the prompt; the command puts them in",
         ) from error
+    check_length(inputs, model)
+    return inputs
 
 
-def batch_inputs(
-    processor: Any, questions: Sequence[str], pictures: Sequence[Any], model: Any
-) -> Any:
-    """A left-padded batch of user turns, one picture for each question.
+def batch_inputs(processor: Any, questions: Sequence[str], seen: Sequence[Seen], model: Any) -> Any:
+    """A left-padded batch of user turns, each about what is seen before its question.
 
     Raises:
-        ModelError: the processor cannot take them.
+        ModelError: the processor cannot take them, or the model has no positions for so many tokens.
     """
-    texts = [prompt_text(processor, question) for question in questions]
-    # One list for each row: processors of several pictures need to know whose each one is.
-    options: dict[str, Any] = {"images": [[picture] for picture in pictures]}
+    clips = [clip for one in seen for clip in one.clips]
+    _check_clips(processor, clips)
+    texts = [
+        prompt_text(processor, question, len(one.pictures), len(one.clips))
+        for question, one in zip(questions, seen, strict=True)
+    ]
+    options: dict[str, Any] = {"videos": clips} if clips else {}
+    if any(one.pictures for one in seen):
+        # One list for each row: processors of several pictures need to know whose each one is.
+        options["images"] = [list(one.pictures) for one in seen]
     if len(texts) > 1:
         pad_left(processor.tokenizer)
         options["padding"] = True
     try:
-        return processed(processor, texts, model, **options)
+        inputs = processed(processor, texts, model, **options)
     except REFUSALS as error:
         raise ModelError(
-            f"the processor cannot take {len(texts)} prompts with a picture each ({error})",
+            f"the processor cannot take {len(texts)} prompts about pictures or clips ({error})",
             field="model",
             value=type(processor).__name__,
             remedy="leave image placeholders out of the questions, or use batch_size: 1",
         ) from error
+    check_length(inputs, model)
+    return inputs
+
+
+def _check_clips(processor: Any, clips: Sequence[Any]) -> None:
+    if clips and getattr(processor, "video_processor", None) is None:
+        raise ModelError(
+            "the model's processor takes no clips",
+            field="--video",
+            value=type(processor).__name__,
+            remedy="use a model that takes videos, such as Qwen2.5-VL, or give frames as pictures",
+        )
 
 
 def processed(processor: Any, texts: Sequence[str], model: Any, **options: Any) -> Any:

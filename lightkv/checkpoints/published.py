@@ -100,6 +100,9 @@ class Description:
         family: of a built-in model, transformers' `model_type` of a real class with these sizes.
         config: the config that was read, of a model that is not built in.
         published: its published operating point, if there is one.
+        parameters: weights of the whole model, those that are shared counted once.
+        counted: which of them, where it is not the whole model.
+        served: the adapter that serves it and the model on the meta device, of one that is not built in.
     """
 
     name: str
@@ -109,6 +112,9 @@ class Description:
     family: str = ""
     config: Any = None
     published: Published | None = None
+    parameters: int = 0
+    counted: str = ""
+    served: Any = field(default=None, repr=False, compare=False)
 
     @property
     def min_layer(self) -> int:
@@ -126,9 +132,29 @@ def _built_in(
     source: str = "",
 ) -> Description:
     published = Published(layers, windows, source) if layers else None
-    return Description(name, shape, views, family=family, published=published)
+    return Description(
+        name,
+        shape,
+        views,
+        family=family,
+        published=published,
+        parameters=_PARAMETERS[name],
+        counted="the decoder alone" if family == "llama" else "",
+    )
 
 
+# Of the class in transformers with the published config; a test builds each. EVE's patch embedding is
+# code of its own, and left out.
+_PARAMETERS = {
+    "llava-v1.5-7b": 7_063_427_072,
+    "llava-v1.5-13b": 13_351_494_656,
+    "llava-next-7b": 7_063_431_168,
+    "llava-next-13b": 13_351_499_776,
+    "internvl2-8b": 8_075_291_648,
+    "eve-7b": 6_738_415_616,
+    "eve-7b-hd": 6_738_415_616,
+    "qwen2.5-vl-7b": 8_292_166_656,
+}
 _HIGH = (_BASE, _ANY_RESOLUTION)
 _OF_13B, _OF_7B, _OF_QWEN = (15, 23, 31), (12, 18, 24), (12, 17, 22)
 DESCRIPTIONS = {

@@ -1,4 +1,4 @@
-"""The `lightkv` command line. Each command imports what it needs when it runs."""
+"""The `lightkv` command line. What its commands are is in `lazy.py`."""
 
 from __future__ import annotations
 
@@ -6,46 +6,18 @@ from typing import Annotated
 
 import typer
 
-from lightkv.cli import (
-    ablate,
-    convert,
-    demo,
-    models,
-    report,
-    run,
-    search,
-    show,
-    strategies,
-    tune,
-    vllm_args,
-)
-from lightkv.cli.errors import OneLineErrors
-from lightkv.cli.plan import command as plan
+from lightkv.cli.lazy import LaterCommands
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="lightkv",
-    cls=OneLineErrors,
+    cls=LaterCommands,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Compress the vision tokens of vision-language models during prefill.",
 )
-for command in (
-    demo.demo,
-    run.run,
-    strategies.strategies,
-    models.models,
-    plan.plan,
-    show.show,
-    report.report,
-    ablate.ablate,
-    tune.tune,
-    search.search,
-    vllm_args.vllm_args,
-):
-    app.command()(command)
-app.add_typer(convert.app, name="convert")
 
 
 @app.callback(invoke_without_command=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lightkv.cli.output import console, notes
+from lightkv.cli.options import Json
+from lightkv.cli.output import console, notes, print_json
 from lightkv.core.errors import ConfigError, file_errors
 
 app = typer.Typer(help="Convert a checkpoint for transformers' own classes.", no_args_is_help=True)
@@ -29,6 +31,7 @@ def internvl2(
         list[str] | None,
         typer.Option(help="A field of its config that changes nothing; repeatable."),
     ] = None,
+    json: Json = False,
 ) -> None:
     """InternVL2 and InternVL2.5 as InternVLForConditionalGeneration, with processor and template."""
     from lightkv.checkpoints.convert import convert_internvl2
@@ -47,6 +50,9 @@ def internvl2(
     done = convert_internvl2(
         checkpoint, out, template=template, ignore=ignore_field or (), progress=told.print
     )
+    if json:
+        print_json({**asdict(done), "folder": str(done.folder)})
+        return
     kept = f", {done.kept} of them from an earlier run" if done.kept else ""
     console().print(
         f"wrote {done.folder}: {done.bytes / 1e9:,.2f} GB in {done.shards} files{kept}. Each of the "

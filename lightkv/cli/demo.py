@@ -9,16 +9,18 @@ import typer
 from rich import box
 from rich.table import Table
 
+from lightkv.cli.options import Json
 from lightkv.cli.output import (
     bytes_text,
     check_writable,
     console,
     counting_bar,
     flops_text,
+    notes,
+    print_json,
     write_json,
 )
 from lightkv.core.errors import check_least
-from lightkv.core.pipeline.pipeline import resolve_spec
 
 if TYPE_CHECKING:
     from lightkv.demo.compare import Row
@@ -47,27 +49,39 @@ def demo(
     strategies: Annotated[
         str | None, typer.Option(help="Presets or pipeline files, with commas between them.")
     ] = None,
-    json: Annotated[
-        str | None, typer.Option(metavar="FILE|-", help="Write JSON to a file, or - to print it.")
-    ] = None,
+    json: Json = False,
+    json_file: Annotated[str | None, typer.Argument(hidden=True)] = None,
     seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Questions answered at once.")] = 20,
 ) -> None:
     """Compare strategies on the bundled model: accuracy, KV cache, FLOPs, time to first token."""
-    check_writable(json)
+    if json_file is not None:
+        _check_old(json, json_file)
     check_least("--samples", samples)
     check_least("--seed", seed, 0)
     check_least("--batch-size", batch_size)
     rows, facts = _measure(retention, samples, strategies, seed, batch_size)
-    if json is not None:
-        write_json({**facts, "rows": [row.to_dict(rows[0]) for row in rows]}, json)
-    if json != "-":
-        out = console()
-        out.print(_table(rows, out.width))
-        for row in rows:
-            if row.error is not None:
-                out.print(f"{row.strategy} did not run: {row.error}")
-        out.print(explanation(rows, facts), style="dim")
+    data = {**facts, "rows": [row.to_dict(rows[0]) for row in rows]}
+    if json and json_file in (None, "-"):
+        print_json(data)
+        return
+    if json_file is not None:
+        write_json(data, json_file)
+    _show(rows, facts)
+
+
+def _check_old(json: bool, target: str) -> None:
+    """The option of 0.1 took a file: `--json FILE`, or `--json -`. It still does, and says what is new.
+
+    Raises:
+        ConfigError: a file that cannot be written.
+        typer.BadParameter: an argument without the option, of which the command has none.
+    """
+    if not json:
+        raise typer.BadParameter(f"got an unexpected extra argument ({target})")
+    check_writable(None if target == "-" else target)
+    now = "--json" if target == "-" else f"--json > {target}"
+    notes().print(f"warning: --json takes no file any more; write {now}", soft_wrap=True)
 
 
 def _measure(
@@ -78,6 +92,7 @@ def _measure(
 
     from lightkv.checkpoints.bundled import checkpoint_path
     from lightkv.checkpoints.load import quiet_libraries
+    from lightkv.core.pipeline.pipeline import resolve_spec
     from lightkv.demo import compare as comparing
     from lightkv.demo.model import load
     from lightkv.demo.scenes import held_out_scenes
@@ -117,6 +132,15 @@ def _split(text: str) -> list[str]:
 
 
 # -- printing -------------------------------------------------------------------------------------
+
+
+def _show(rows: Sequence[Row], facts: dict[str, Any]) -> None:
+    out = console()
+    out.print(_table(rows, out.width))
+    for row in rows:
+        if row.error is not None:
+            out.print(f"{row.strategy} did not run: {row.error}")
+    out.print(explanation(rows, facts), style="dim")
 
 
 def _table(rows: Sequence[Row], width: int) -> Table:

@@ -37,12 +37,13 @@ Retention = Annotated[
     typer.Option(
         parser=read_retention,
         metavar="SHARE",
-        help="Mean share of vision KV over all layers [0.55], or image=0.5,audio=0.7.",
+        help="Mean share of vision KV over all layers [the strategy's own, 0.55 of lightkv; "
+        "`lightkv strategies` lists them], or image=0.5,audio=0.7.",
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def refuse(

@@ -84,14 +84,11 @@ def print_json(data: Any) -> None:
 
 
 def write_json(data: Any, target: str) -> None:
-    """JSON to a file, or to standard output for `-`.
+    """JSON to a file.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    if target == "-":
-        print_json(data)
-        return
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     with writing(target):
         Path(target).write_text(text, encoding="utf-8")
@@ -103,10 +100,10 @@ def check_writable(target: str | None, field: str = "--json") -> None:
     Raises:
         ConfigError: there is no such folder, or the path is one.
     """
-    if target in (None, "-"):
+    if target is None:
         return
-    path = Path(str(target))
-    with writing(str(target), field):
+    path = Path(target)
+    with writing(target, field):
         if path.is_dir():
             raise IsADirectoryError("it is a directory")
         if not path.absolute().parent.is_dir():
@@ -116,8 +113,6 @@ def check_writable(target: str | None, field: str = "--json") -> None:
 def writing(target: str, field: str = "--json") -> AbstractContextManager[None]:
     """Where a file that cannot be written is an error of the user's."""
     remedy = "name a file in a folder that exists"
-    if field == "--json":
-        remedy += ", or - for standard output"
     return file_errors(ConfigError, "write the file", field, target, remedy)
 
 

@@ -10,12 +10,12 @@ from rich.table import Table
 
 from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, refuse
 from lightkv.cli.output import console, print_json, table
+from lightkv.cli.remarks import remarks
 from lightkv.core.errors import check_least
-from lightkv.core.pipeline.pipeline import resolve_spec
-from lightkv.core.run.session import prepare
 
 if TYPE_CHECKING:
     from lightkv.checkpoints.answers import Answer
+    from lightkv.core.pipeline.pipeline import PipelineSpec
 
 
 def run(
@@ -38,6 +38,8 @@ def run(
     from lightkv.checkpoints.load import load_model
     from lightkv.checkpoints.pictures import open_image
     from lightkv.checkpoints.prompts import build_inputs
+    from lightkv.core.pipeline.pipeline import resolve_spec
+    from lightkv.core.run.session import prepare
 
     if strategy is not None and pipeline is not None:
         what = "a pipeline file is a strategy already"
@@ -54,11 +56,17 @@ def run(
         plain = prepare(loaded, empty, profile=True)
         generate(plain, processor, inputs, 1)  # the first pass of all is slow; it counts for none
         vanilla = generate(plain, processor, inputs, max_new_tokens)
+        generate(session, processor, inputs, 1)  # likewise: its stages are planned once
     answer = generate(session, processor, inputs, max_new_tokens)
+    told = remarks(answer, vanilla, default="" if retention is not None else _named(spec, pipeline))
     if json:
-        print_json(_data(model, answer, vanilla))
+        print_json({**_data(model, answer, vanilla), "remarks": told})
     else:
-        _show(answer, vanilla)
+        _show(answer, vanilla, told)
+
+
+def _named(spec: PipelineSpec, pipeline: Path | None) -> str:
+    return f"the preset {spec.name!r}" if pipeline is None else "the pipeline file"
 
 
 # -- printing -------------------------------------------------------------------------------------
@@ -72,7 +80,7 @@ def _data(model: str, answer: Answer, vanilla: Answer | None) -> dict[str, Any]:
     return data
 
 
-def _show(answer: Answer, vanilla: Answer | None) -> None:
+def _show(answer: Answer, vanilla: Answer | None, told: list[str]) -> None:
     out = console()
     out.print(answer.text)
     if vanilla is not None:
@@ -81,6 +89,8 @@ def _show(answer: Answer, vanilla: Answer | None) -> None:
     out.print(answer.report.table())
     if vanilla is not None:
         out.print(_times(vanilla, answer))
+    for remark in told:
+        out.print(remark, style="dim")
 
 
 def _times(vanilla: Answer, answer: Answer) -> Table:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.options import Device, Dtype, Images, Model, Retention, refuse
-from lightkv.cli.output import console
+from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, refuse
+from lightkv.cli.output import console, print_json
 from lightkv.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def show(
     max_new_tokens: Annotated[int, typer.Option(help="Of each answer, at most.")] = 32,
     dtype: Dtype = "auto",
     device: Device = None,
+    json: Json = False,
 ) -> None:
     """Draw which patches merged into one token, which were dropped, and the guidance behind it."""
     from lightkv.lab.pictures.show import show as draw
@@ -65,7 +66,10 @@ def show(
         dtype=dtype,
         device=device,
     )
-    _tell(picture, targets)
+    if json:
+        print_json({**picture.to_dict(), "written": [str(target) for target in targets]})
+    else:
+        _tell(picture, targets)
 
 
 def _seen(

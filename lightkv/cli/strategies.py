@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -12,10 +12,12 @@ from rich.table import Table
 
 from lightkv.cli.options import Json
 from lightkv.cli.output import console, print_json
-from lightkv.core import plugins
-from lightkv.core.contracts import Component
 from lightkv.core.errors import ConfigError
-from lightkv.core.needs import Needs
+
+if TYPE_CHECKING:
+    from lightkv.core.contracts import Component
+    from lightkv.core.needs import Needs
+    from lightkv.core.plugins import Registry
 
 
 def strategies(
@@ -25,6 +27,8 @@ def strategies(
     json: Json = False,
 ) -> None:
     """List presets, components and adapters, with their source and the package they come from."""
+    from lightkv.core import plugins
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # failed plugins are part of the listing
         data = listing(plugins.registry())
@@ -34,7 +38,7 @@ def strategies(
     _show(data, verbose)
 
 
-def listing(registry: plugins.Registry) -> dict[str, Any]:
+def listing(registry: Registry) -> dict[str, Any]:
     """Everything registered, as plain data."""
     components = [
         {
@@ -52,6 +56,7 @@ def listing(registry: plugins.Registry) -> dict[str, Any]:
             "name": name,
             "package": entry.package,
             "source": entry.value.source,
+            "retention": getattr(getattr(entry.value, "schedule", None), "retention", None),
             "yaml": entry.value.to_yaml(),
         }
         for name, entry in registry.presets.items()
@@ -98,7 +103,8 @@ def _type(schema: dict[str, Any]) -> str:
 
 def _show(data: dict[str, Any], verbose: bool) -> None:
     out = console()
-    out.print(_table("Presets", data["presets"], ("name", "source", "package")))
+    presets = [{**row, "retention": _share(row["retention"])} for row in data["presets"]]
+    out.print(_table("Presets", presets, ("name", "retention", "source", "package")))
     components = [{**row, "requires": ", ".join(row["requires"])} for row in data["components"]]
     columns = ("role", "name", "requires", "source", "package")
     out.print(_table("Components", components, columns))
@@ -107,6 +113,11 @@ def _show(data: dict[str, Any], verbose: bool) -> None:
         out.print(f"failed: {failure['error']}", style="red")
     if verbose:
         _show_details(data, out)
+
+
+def _share(retention: Any) -> str:
+    """The retention that a preset asks for by itself, where it is one number."""
+    return f"{retention:.3g}" if isinstance(retention, float) else ""
 
 
 def _show_details(data: dict[str, Any], out: Console) -> None:

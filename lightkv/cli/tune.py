@@ -24,7 +24,12 @@ NOT_SHOWN = 1
 
 def tune(
     model: Model,
-    data: Annotated[str, typer.Option(help="scenes:N, a folder, or a JSONL file.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="scenes:N (or pictures, pairs, clips), a folder, a JSONL file, or a task as {name: …}."
+        ),
+    ],
     max_drop: Annotated[str, typer.Option(help="Of the mean score, such as 1% or 0.01.")] = "1%",
     confidence: Annotated[str, typer.Option(help="Such as 95% or 0.95.")] = "95%",
     strategy: Annotated[
@@ -154,6 +159,10 @@ def _show(tuned: Tuned) -> None:
         f"{tuned.name} at retention {tuned.retention:g}: {tuned.points(gap.difference)} on "
         f"{gap.n} samples, above {tuned.points(tuned.margin.low)} with {tuned.confidence:.4g} "
         f"confidence ({tuned.points(-tuned.max_drop)} allowed).",
+    )
+    out.print(
+        f"{tuned.pipeline.name} is a tuned pipeline: its stages were found on these data and are not "
+        f"those of the paper behind {tuned.strategy}."
     )
     for remark in tuned.remarks:
         out.print(f"Remark: {remark}.")

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from lightkv.checkpoints.bundled import BUNDLED, checkpoint_path
-from lightkv.cli.options import Retention, refuse
+from lightkv.cli.options import Json, Retention, refuse
+from lightkv.cli.output import print_json
 from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, ModelError
 
@@ -37,6 +37,7 @@ def vllm_args(
         bool,
         typer.Option("--yaml", help="Print a file for vllm serve --config, the model included."),
     ] = False,
+    json: Json = False,
 ) -> None:
     """Print the flags of `vllm serve` that make a model compress, after checking them."""
     from lightkv.checkpoints.load import quiet_libraries
@@ -54,6 +55,10 @@ def vllm_args(
     source = _source(model)
     _check(source, pipeline, given)
     arguments = engine_args(str(source), pipeline, **given)
+    if json:
+        refuse({"--yaml": config or None}, "it is another form of the same", beside="--json")
+        print_json(arguments)
+        return
     typer.echo(serve_config(arguments) if config else _line(arguments), nl=not config)
 
 
@@ -75,8 +80,10 @@ def _changes(texts: Sequence[str]) -> dict[str, Any]:
 
 def _source(model: str) -> Path | str:
     """The folder of a checkpoint, or a hub id."""
-    if model == BUNDLED:
-        return checkpoint_path()
+    from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
+
+    if model in FOLDERS:
+        return checkpoint_path(model)
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -85,7 +92,7 @@ def _source(model: str) -> Path | str:
             "vLLM loads a checkpoint directory or a hub id",
             field="MODEL",
             value=model,
-            remedy=f"give such a directory, owner/name, or {BUNDLED!r} for the bundled model",
+            remedy=f"give such a directory, owner/name, or one of {', '.join(FOLDERS)}",
         )
     return model
 

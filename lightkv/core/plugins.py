@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from lightkv.core.hookspecs import ModelFamily, Preset
 from lightkv.core.strict import check_plain
 
 GROUP = "lightkv"
+BUILT_IN_ADAPTERS = "adapters"
+"""The entry point of lightkv's own that is left for later: it brings the host library of models, which
+takes seconds to import, and what only counts or composes asks for no adapter."""
 T = TypeVar("T")
 Kind = Literal["preset", "adapter"]
 
@@ -37,18 +41,22 @@ class Registry:
     Attributes:
         components: (role, name) → component class.
         presets: name → pipeline spec.
-        adapters: name → adapter, in order of registration.
-        failures: one `PluginError` for each plugin or item that could not be taken.
+        adapters: name → adapter, in order of registration, lightkv's own first. Those are imported when
+            somebody first asks for `adapters`.
+        failures: one `PluginError` for each plugin or item that could not be taken; what is wrong with
+            adapters stands there once they were asked for.
     """
 
     def __init__(self) -> None:
         self.components: dict[tuple[str, str], Entry[type[Component]]] = {}
         self.presets: dict[str, Entry[Preset]] = {}
-        self.adapters: dict[str, Entry[ModelFamily]] = {}
+        self._adapters: dict[str, Entry[ModelFamily]] = {}
+        self._later: list[importlib.metadata.EntryPoint] = []
+        self._lock = threading.RLock()
         self.failures: list[PluginError] = []
         self._kinds: dict[Kind, tuple[dict[str, Entry[Any]], type[Any], str]] = {
             "preset": (self.presets, Preset, "a lightkv.PipelineSpec"),
-            "adapter": (self.adapters, ModelFamily, "a subclass of Adapter"),
+            "adapter": (self._adapters, ModelFamily, "a subclass of Adapter"),
         }
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
@@ -60,18 +68,38 @@ class Registry:
         found = importlib.metadata.entry_points(group=GROUP)
         own = [e for e in found if _package(e) == hookspecs.PROJECT]
         for entry in own + [e for e in found if e not in own]:
-            try:
-                plugin = entry.load()
-            except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything
-                self._fail(
-                    f"plugin {entry.name!r} of package {_package(entry)!r} cannot be imported "
-                    f"({type(error).__name__}: {error})",
-                    entry.value,
-                    "fix or uninstall the package; the other plugins are loaded",
-                    _package(entry),
-                )
-                continue
-            self.register(plugin, name=entry.name, package=_package(entry))
+            if entry in own and entry.name == BUILT_IN_ADAPTERS:
+                self._later.append(entry)
+            else:
+                self._load(entry)
+
+    def _load(self, entry: importlib.metadata.EntryPoint) -> None:
+        try:
+            plugin = entry.load()
+        except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything
+            self._fail(
+                f"plugin {entry.name!r} of package {_package(entry)!r} cannot be imported "
+                f"({type(error).__name__}: {error})",
+                entry.value,
+                "fix or uninstall the package; the other plugins are loaded",
+                _package(entry),
+            )
+            return
+        self.register(plugin, name=entry.name, package=_package(entry))
+
+    @property
+    def adapters(self) -> dict[str, Entry[ModelFamily]]:
+        """Every adapter; those of lightkv are imported at the first call."""
+        with self._lock:
+            if self._later:
+                later, self._later = self._later, []
+                strangers = list(self._adapters.items())
+                self._adapters.clear()
+                for entry in later:
+                    self._load(entry)
+                for name, stranger in strangers:  # behind, as if lightkv's own had been there first
+                    self._add(self._adapters, "adapter", name, stranger.value, stranger.package)
+        return self._adapters
 
     def register(self, plugin: object, *, name: str, package: str) -> None:
         """Take the components, presets and adapters of one plugin."""

@@ -1,1 +1,5 @@
-"""The bundled demo: a small trained LVLM and its task, questions about real handwritten digits."""
+"""The bundled models, small but really trained, and their task: questions about handwritten digits."""
+
+from lightkv.demo.model import load
+
+__all__ = ["load"]

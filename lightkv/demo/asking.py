@@ -6,14 +6,13 @@ knows of compression.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from transformers import PreTrainedModel, ProcessorMixin
 
 from lightkv.checkpoints.answers import greedy
-from lightkv.checkpoints.prompts import batch_inputs, conversation_text, processed
-from lightkv.demo.clips import Clip
-from lightkv.demo.native import Pair
+from lightkv.checkpoints.prompts import batch_inputs
+from lightkv.checkpoints.seen import Seen
 from lightkv.demo.scenes import MAX_DIGITS, Kind, Question, Scene
 
 Sample = tuple[Scene, list[Question]]
@@ -28,35 +27,14 @@ def answer(
     questions: Sequence[Question],
 ) -> list[str]:
     """The model's greedy answers to one question for each scene, in one left-padded batch."""
-    asked, pictures = [q.text for q in questions], [scene.image for scene in scenes]
-    inputs = batch_inputs(processor, asked, pictures, model)
-    is_list = any(question.kind == "list" for question in questions)
-    limit = LIST_ANSWER_TOKENS if is_list else SHORT_ANSWER_TOKENS
-    return greedy(model, processor, inputs, limit)
+    asked, seen = [q.text for q in questions], [Seen([scene.image]) for scene in scenes]
+    inputs = batch_inputs(processor, asked, seen, model)
+    return greedy(model, processor, inputs, answer_tokens(q.kind for q in questions))
 
 
-def answer_about(
-    model: PreTrainedModel,
-    processor: ProcessorMixin,
-    seen: Scene | Pair | Clip,
-    questions: Sequence[Question],
-) -> list[str]:
-    """The second model's greedy answers to questions about one picture, pair or clip, in one
-    left-padded batch."""
-    if isinstance(seen, Clip):
-        given, kinds = {"videos": [[seen.frames]] * len(questions)}, ["video"]
-    else:
-        scenes = [seen] if isinstance(seen, Scene) else [seen.first, seen.second]
-        given = {"images": [[scene.image for scene in scenes]] * len(questions)}
-        kinds = ["image"] * len(scenes)
-    texts = []
-    for question in questions:
-        content = [*({"type": kind} for kind in kinds), {"type": "text", "text": question.text}]
-        texts.append(conversation_text(processor, [{"role": "user", "content": content}]))
-    inputs = processed(processor, texts, model, padding=True, **given)
-    is_list = any(question.kind == "list" for question in questions)
-    limit = LIST_ANSWER_TOKENS if is_list else SHORT_ANSWER_TOKENS
-    return greedy(model, processor, inputs, limit)
+def answer_tokens(kinds: Iterable[str]) -> int:
+    """Tokens that answers to questions of these kinds may have, the end token included."""
+    return LIST_ANSWER_TOKENS if "list" in kinds else SHORT_ANSWER_TOKENS
 
 
 def batches(

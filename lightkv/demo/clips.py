@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lightkv.demo.digits import Split
+from lightkv.demo.digits import Split, sample_rng
 from lightkv.demo.scenes import (
     COLOR_WORDS,
     COLORS,
@@ -162,15 +162,24 @@ def _draw(
             stamp(frames[frame], drawn, shade, (top, left))
 
 
+ClipSize = tuple[int, int, int]
+"""Steps, rows and columns of a clip."""
+
+
 def make_clip(
-    rng: np.random.Generator, split: Split = "test", num_digits: int | None = None
+    rng: np.random.Generator,
+    split: Split = "test",
+    num_digits: int | None = None,
+    size: ClipSize | None = None,
 ) -> Clip:
-    """A random clip of 1 to 6 digits (or `num_digits`) drawn from the scans of `split`."""
+    """A random clip of 1 to 6 digits (or `num_digits`) drawn from the scans of `split`, of random size
+    unless one is given."""
     count = int(rng.integers(1, MAX_DIGITS + 1)) if num_digits is None else num_digits
     if not 1 <= count <= MAX_DIGITS:
         raise ValueError(f"num_digits is 1 to {MAX_DIGITS}, not {count}")
     steps = int(rng.integers(MIN_STEPS, MAX_STEPS + 1))
     rows, cols = (int(side) for side in rng.integers(MIN_SIDE, MAX_SIDE + 1, 2))
+    steps, rows, cols = size or (steps, rows, cols)
     return Clip(*compose_clip(rng, split, steps, rows, cols, count))
 
 
@@ -258,12 +267,24 @@ def clip_question(
     raise ValueError(f"unknown kind of question {kind!r}; known: {', '.join(CLIP_KINDS)}")
 
 
+def numbered_clip(
+    index: int, seed: int = 0, split: Split = "test", size: ClipSize | None = None
+) -> tuple[Clip, list[Question]]:
+    """Clip number `index` of the scans of `split`, with one question of each kind that is defined for
+    it; the same for the same arguments. `size` are its steps, rows and columns; random by default."""
+    rng = sample_rng(7937, seed, index, split)
+    clip = make_clip(rng, split, size=size)
+    return clip, make_clip_questions(clip, rng)
+
+
 def held_out_clips(n: int, seed: int = 0) -> list[tuple[Clip, list[Question]]]:
-    """`n` clips made of test scans, each with one question of each kind that is defined for it.
-    Clip i depends on `seed` and i only."""
-    samples = []
-    for index in range(n):
-        rng = np.random.default_rng([7937, seed, index])
-        clip = make_clip(rng)
-        samples.append((clip, make_clip_questions(clip, rng)))
-    return samples
+    """The first `n` clips made of test scans, as of `numbered_clip`."""
+    return [numbered_clip(index, seed) for index in range(n)]
+
+
+def frames_since(clip: Clip, question: Question) -> int | None:
+    """Frames from the last sight of the digit that must be looked at to answer to the end of the clip;
+    None where there is no such digit."""
+    if question.target is None:
+        return None
+    return FRAMES_PER_STEP * (clip.steps - 1 - clip.digits[question.target].last)

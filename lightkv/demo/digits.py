@@ -37,3 +37,9 @@ def scans_of(split: Split) -> tuple[NDArray[np.intp], ...]:
     """For each of the ten digits, the indices of its scans in a split."""
     labels = load_digits(split)[1]
     return tuple(np.flatnonzero(labels == digit) for digit in range(10))
+
+
+def sample_rng(kind: int, seed: int, index: int, split: Split) -> np.random.Generator:
+    """The generator of one sample. `kind` is a number for each sort of samples, clear of training's
+    seeds. Samples of training scans differ from those of test scans in more than the handwriting."""
+    return np.random.default_rng([kind, seed, index, *([1] if split == "train" else [])])

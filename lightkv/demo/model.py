@@ -1,27 +1,42 @@
-"""The bundled model, loaded."""
+"""The bundled models, loaded."""
 
 from __future__ import annotations
 
-import torch
-from transformers import (
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedModel,
-    ProcessorMixin,
-)
+from typing import TYPE_CHECKING
 
-from lightkv.checkpoints.bundled import checkpoint_path
+from lightkv.checkpoints.bundled import BUNDLED, VIDEO, checkpoint_path
+from lightkv.core.errors import ModelError, check_known
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, ProcessorMixin
+
+NAMES = {"scenes": BUNDLED, "video": VIDEO}
+"""What `load` calls them, and what the command line and the lab do."""
 
 
-def load(dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """The trained demo model, in evaluation mode (float32 unless `dtype` says otherwise), and its
-    processor. Nothing is downloaded."""
-    path = checkpoint_path()
+def load(
+    name: str = "scenes", dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """A trained bundled model, in evaluation mode, and its processor. Nothing is downloaded.
+
+    Args:
+        name: `scenes`: a LLaVA for pictures of one size. `video`: a Qwen2.5-VL for pictures of any size,
+            pairs of them, and clips.
+        dtype: of the weights; float32 by default.
+
+    Raises:
+        ModelError: no bundled model has the name, or this lightkv was built without it.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from lightkv.checkpoints.load import read_processor
+
+    check_known(ModelError, "no bundled model has this name", "name", name, NAMES)
+    path = checkpoint_path(NAMES[name])
     model = AutoModelForImageTextToText.from_pretrained(
         path, dtype=dtype or torch.float32, local_files_only=True
     )
     model.train(False)
-    processor = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        path, local_files_only=True
-    )
-    return model, processor
+    return model, read_processor(path)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightkv.demo.digits import Split
+from lightkv.demo.digits import Split, sample_rng
 from lightkv.demo.scenes import (
     COLORS,
     Canvas,
@@ -147,22 +147,35 @@ def pair_questions(
     return [question for question in made if question is not None]
 
 
+def numbered_picture(
+    index: int, seed: int = 0, split: Split = "test", size: tuple[int, int] | None = None
+) -> tuple[Scene, list[Question]]:
+    """Picture number `index` of the scans of `split`, with one question of each kind of `scenes.KINDS`
+    that is defined for it; the same for the same arguments.
+
+    `size` are its rows and columns of vision tokens; of random size and shape by default.
+    """
+    rng = sample_rng(7927, seed, index, split)
+    canvas = random_canvas(rng)  # drawn in any case, so that digits are the same at every size
+    if size is not None:
+        canvas = Canvas(*size, PATCHES_PER_SLOT)
+    scene = make_scene(rng, split, canvas=canvas)
+    return scene, make_questions(scene, rng)
+
+
 def held_out_pictures(n: int, seed: int = 0) -> list[tuple[Scene, list[Question]]]:
-    """`n` pictures of many sizes made of test scans, each with one question of each kind of
-    `scenes.KINDS` that is defined for it. Picture i depends on `seed` and i only."""
-    samples = []
-    for index in range(n):
-        rng = np.random.default_rng([7927, seed, index])
-        scene = make_scene(rng, "test", canvas=random_canvas(rng))
-        samples.append((scene, make_questions(scene, rng)))
-    return samples
+    """The first `n` pictures of many sizes made of test scans, as of `numbered_picture`."""
+    return [numbered_picture(index, seed) for index in range(n)]
+
+
+def numbered_pair(index: int, seed: int = 0, split: Split = "test") -> tuple[Pair, list[Question]]:
+    """Pair number `index` of the scans of `split`, with its questions; the same for the same
+    arguments."""
+    rng = sample_rng(7933, seed, index, split)
+    pair = make_pair(rng, split)
+    return pair, pair_questions(pair.first.digits, pair.second.digits, rng)
 
 
 def held_out_pairs(n: int, seed: int = 0) -> list[tuple[Pair, list[Question]]]:
-    """`n` pairs made of test scans with their questions. Pair i depends on `seed` and i only."""
-    samples = []
-    for index in range(n):
-        rng = np.random.default_rng([7933, seed, index])
-        pair = make_pair(rng)
-        samples.append((pair, pair_questions(pair.first.digits, pair.second.digits, rng)))
-    return samples
+    """The first `n` pairs made of test scans, as of `numbered_pair`."""
+    return [numbered_pair(index, seed) for index in range(n)]

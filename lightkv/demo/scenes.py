@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lightkv.demo.digits import SCAN_SIZE, Split, ink, scans_of
+from lightkv.demo.digits import SCAN_SIZE, Split, ink, sample_rng, scans_of
 
 IMAGE_SIZE = 96
 PATCH_SIZE = 8
@@ -325,17 +325,20 @@ def make_questions(
     return questions
 
 
-def held_out_scenes(n: int, seed: int = 0) -> list[tuple[Scene, list[Question]]]:
-    """`n` scenes of test scans, each with one question of each kind that is defined for it.
+def numbered_scene(
+    index: int, seed: int = 0, split: Split = "test"
+) -> tuple[Scene, list[Question]]:
+    """Scene number `index` of the scans of `split`, with one question of each kind that is defined for
+    it; the same for the same arguments."""
+    rng = sample_rng(7919, seed, index, split)
+    scene = make_scene(rng, split)
+    return scene, make_questions(scene, rng)
 
-    Scene i depends on `seed` and i only, so a smaller `n` gives a prefix of a larger one.
-    """
-    samples = []
-    for index in range(n):
-        rng = np.random.default_rng([7919, seed, index])  # 7919 keeps clear of training's seeds
-        scene = make_scene(rng, "test")
-        samples.append((scene, make_questions(scene, rng)))
-    return samples
+
+def held_out_scenes(n: int, seed: int = 0) -> list[tuple[Scene, list[Question]]]:
+    """The first `n` scenes of test scans, as of `numbered_scene`: a smaller `n` gives a prefix of a
+    larger one."""
+    return [numbered_scene(index, seed) for index in range(n)]
 
 
 def prompt(question_text: str) -> str:

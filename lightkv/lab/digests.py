@@ -28,15 +28,15 @@ def model_digest(source: str) -> str:
     """Of a checkpoint directory: the content of its JSON files; name, size and time of its weights,
     which are too large to read.
 
-    "" for `demo`, which changes with the version of lightkv only, and for hub ids.
+    "" for the bundled models, which change with the version of lightkv only, and for hub ids.
 
     Raises:
         OSError: a file in it cannot be read.
     """
-    from lightkv.checkpoints.bundled import BUNDLED
+    from lightkv.checkpoints.bundled import FOLDERS
 
     folder = Path(source).expanduser()
-    if source == BUNDLED or not folder.is_dir():
+    if source in FOLDERS or not folder.is_dir():
         return ""
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from lightkv.checkpoints.seen import Seen
+
 Status = Literal["pending", "running", "done", "failed", "skipped"]
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _LOOKED_UP = {"model": str, "task": dict | str, "pipeline": dict}
@@ -21,15 +23,16 @@ _LOOKED_UP = {"model": str, "task": dict | str, "pipeline": dict}
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A question about one picture.
+    """A question about a picture, or about pictures and clips.
 
     Attributes:
         id: unique in its task.
         cluster: what samples share that are not independent: the picture.
-        kind: of question; "" if the task knows no kinds.
+        kind: of question, or what else the task tells outcomes apart by; "" if it knows no kinds.
         question: as the model is asked.
         answers: right ones, any of them; empty if nobody knows.
-        image: the picture, or what opens it.
+        image: the picture, a `Seen` with pictures and clips, or what opens one of them.
+        tokens: vision tokens of what is seen, so that like prompts can share a batch; 0 if nobody knows.
     """
 
     id: str
@@ -38,10 +41,12 @@ class Sample:
     question: str
     answers: tuple[str, ...]
     image: Any
+    tokens: int = 0
 
-    def picture(self) -> Any:
-        """The picture, a PIL image in RGB."""
-        return self.image() if callable(self.image) else self.image
+    def seen(self) -> Seen:
+        """What is asked about: PIL images in RGB, and clips."""
+        given = self.image() if callable(self.image) else self.image
+        return given if isinstance(given, Seen) else Seen([given])
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -58,7 +58,7 @@ class Subject:
     def load(
         cls, model: str = "demo", *, dtype: str = "auto", device: str | None = None
     ) -> Subject:
-        """Load `demo` (the bundled model), a checkpoint directory or a hub id.
+        """Load `demo` or `demo-video` (the bundled models), a checkpoint directory or a hub id.
 
         Raises:
             ModelError: not a checkpoint of an image-text model.
@@ -184,8 +184,8 @@ class Subject:
 
     def _inputs(self, samples: Sequence[Sample]) -> Any:
         questions = [sample.question for sample in samples]
-        pictures = [sample.picture() for sample in samples]
-        return batch_inputs(self.processor, questions, pictures, self.model)
+        seen = [sample.seen() for sample in samples]
+        return batch_inputs(self.processor, questions, seen, self.model)
 
     def _prefill(self, samples: Sequence[Sample]) -> None:
         import torch

@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture
 def bundled(checkpoint, monkeypatch) -> Path:
     """Makes the random checkpoint the bundled one, so that tests need no trained model."""
-    monkeypatch.setattr(bundled_checkpoint, "FOLDER", checkpoint)
+    monkeypatch.setitem(bundled_checkpoint.FOLDERS, "demo", checkpoint)
     return checkpoint
 
 

@@ -30,14 +30,15 @@ def test_png_and_page_of_two_prompts(ok, bundled, picture, tmp_path):
     assert page.read_text().startswith("<!doctype html>")
 
 
-def test_a_scene_two_strategies_and_the_default_file(ok, bundled, tmp_path, monkeypatch):
+def test_a_scene_two_strategies_and_the_default_file(ok_json, bundled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(get_preset("fastv").to_yaml())
-    text = ok(
+    data = ok_json(
         *("show", "--scene", 1, *ASK, *SHORT, "--strategy", "tome", "--strategy", "mine.yaml"),
+        "--json",
     )
-    assert "tome · " in text
-    assert "fastv · " in text
+    assert [run["strategy"] for run in data["runs"]] == ["tome", "fastv"]
+    assert data["written"] == ["show.html"]
     assert (tmp_path / "show.html").is_file()
 
 

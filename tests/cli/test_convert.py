@@ -242,11 +242,12 @@ def test_a_norm_of_queries_with_another_epsilon(fails, tmp_path):
     assert "epsilon" in fails("convert", "internvl2", tmp_path / "source", tmp_path / "out")
 
 
-def test_what_the_user_knows_better(ok, source, tmp_path):
+def test_what_the_user_knows_better(ok_json, source, tmp_path):
     change_json(source / "config.json", new_switch=3, template="mine")
     (tmp_path / "mine.jinja").write_text("{{ messages }}")
     options = ("--ignore-field", "new_switch", "--chat-template", tmp_path / "mine.jinja")
-    ok("convert", "internvl2", source, tmp_path / "out", *options)
+    done = ok_json("convert", "internvl2", source, tmp_path / "out", *options, "--json")
+    assert (done["folder"], done["shards"]) == (str(tmp_path / "out"), 3)
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
 
 

@@ -42,7 +42,7 @@ def test_table_turns_where_the_terminal_is_narrow():
 
 
 def test_json_relates_each_figure_to_vanilla(ok_json, bundled):
-    data = ok_json("demo", *FEW, "--strategies", "tome,random", "--json", "-")
+    data = ok_json("demo", *FEW, "--strategies", "tome,random", "--json")
     vanilla, tome, random = data["rows"]
     assert [row["strategy"] for row in data["rows"]] == ["vanilla", "tome", "random"]
     assert vanilla["retention"] == 1.0
@@ -57,22 +57,24 @@ def test_json_relates_each_figure_to_vanilla(ok_json, bundled):
     assert sum(a["questions"] for a in tome["accuracy"].values()) == data["questions"]
 
 
-def test_json_file(ok, bundled, tmp_path):
+def test_the_old_spelling_takes_a_file_and_says_what_is_new(call, bundled, tmp_path):
     target = tmp_path / "rows.json"
-    ok("demo", "--samples", 1, "--strategies", "fastv", "--json", target)
+    result = call("demo", "--samples", 1, "--strategies", "fastv", "--json", target)
     assert json.loads(target.read_text())["rows"][1]["strategy"] == "fastv"
+    assert "Measured just now" in result.stdout
+    assert result.stderr == f"warning: --json takes no file any more; write --json > {target}\n"
 
 
 def test_unreachable_retention_is_said_in_its_row(ok, ok_json, bundled):
     args = ("demo", "--samples", 1, "--retention", 0.1, "--strategies", "fastv")
     assert "fastv did not run: retention" in ok(*args)
-    vanilla, fastv = ok_json(*args, "--json", "-")["rows"]
+    vanilla, fastv = ok_json(*args, "--json")["rows"]
     assert "error" not in vanilla
     assert "compress after an earlier layer" in fastv["error"]
 
 
 def test_same_seed_same_answers(ok_json, bundled):
-    args = ("demo", "--samples", 1, "--strategies", "random", "--seed", 3, "--json", "-")
+    args = ("demo", "--samples", 1, "--strategies", "random", "--seed", 3, "--json")
     first, second = ok_json(*args), ok_json(*args)
     assert first["rows"][1]["accuracy"] == second["rows"][1]["accuracy"]
 
@@ -92,7 +94,7 @@ def test_explicit_stages_run_as_they_are(ok_json, bundled, tmp_path):
     file = tmp_path / "mine.yaml"
     stages = "[{after_layer: 1, ratio: 0.25}]"
     file.write_text(f"name: mine\nmatcher: top-k\nscorer: noise\nschedule: {stages}\n")
-    data = ok_json("demo", *FEW, "--strategies", file, "--json", "-")
+    data = ok_json("demo", *FEW, "--strategies", file, "--json")
     assert data["rows"][1]["strategy"] == "mine"
     assert data["rows"][1]["schedule"] == [{"after_layer": 1, "ratio": 0.25}]
     assert data["rows"][1]["retention"] > 0.75
@@ -144,6 +146,7 @@ def test_wilson_interval():
         (("--strategies", "lightkv,fastw"), ("Did you mean 'fastv'",)),
         (("--strategies", "none.yaml"), ("none.yaml",)),
         (("--json", "/no/such/folder/x.json"), ("--json", "folder")),
+        (("x.json",), ("unexpected extra argument (x.json)",)),
     ],
 )
 def test_bad_input_is_one_line(fails, bundled, args, words):
@@ -153,6 +156,6 @@ def test_bad_input_is_one_line(fails, bundled, args, words):
 
 
 def test_missing_bundled_model_is_one_line(fails, monkeypatch, tmp_path):
-    monkeypatch.setattr(bundled_checkpoint, "FOLDER", tmp_path)
+    monkeypatch.setitem(bundled_checkpoint.FOLDERS, "demo", tmp_path)
     assert "train one" in fails("demo")
     assert "train one" in fails("plan", "demo")

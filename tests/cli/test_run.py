@@ -9,9 +9,12 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from lightkv.checkpoints.answers import Answer
 from lightkv.checkpoints.pictures import open_image
 from lightkv.checkpoints.prompts import build_inputs
+from lightkv.cli.remarks import remarks
 from lightkv.core.pipeline.pipeline import get_preset
+from lightkv.core.run.report import RunReport, SampleReport
 from lightkv.demo.scenes import prompt as demo_prompt
 from training.architecture import PREFIX, make_model, make_processor
 
@@ -22,6 +25,7 @@ ASK = ("--prompt", "list all digits")
 def test_answer_and_report(ok, checkpoint, picture):
     text = ok("run", "--model", checkpoint, "--image", picture, *ASK, *SHORT)
     assert "lightkv, run 0: retention 0.5" in text
+    assert "Retention 0.55 is the default of the preset 'lightkv'" in " ".join(text.split())
     assert "first token" in text
     assert "vanilla:" not in text
 
@@ -60,6 +64,46 @@ def test_pipeline_file_and_several_pictures(ok_json, bundled, picture, tmp_path)
 def test_without_pictures_nothing_is_compressed(ok_json, bundled):
     data = ok_json("run", "--model", "demo", *ASK, *SHORT, "--json")
     assert data["report"]["retention"] == 1.0
+    (told,) = data["remarks"]
+    assert "no picture" in told
+    assert "--image FILE" in told
+
+
+def timed(first, token, tokens=5, seconds=1.0, vision=100, **roles):
+    """An answer with these times, of a report without tensors."""
+    sample = SampleReport(
+        text_tokens=20,
+        vision_tokens=(vision,),
+        kv_bytes=(1,),
+        vision_kv_bytes=1,
+        flops=60,
+        flops_vanilla=100,
+        compression_flops=1,
+        original=vision,
+    )
+    report = RunReport(
+        0, "lightkv", 0.5, (sample,), None, first, roles, 1, token, asked_retention=0.5
+    )
+    return Answer("x", tokens, seconds, report)
+
+
+def test_why_it_was_slower():
+    vanilla = timed(0.1, 0.010)
+    slow = timed(0.13, 0.012, matching=0.04, scoring=0.01)
+    first, later, chance = remarks(slow, vanilla)
+    assert "took 130.0 ms instead of 100.0 ms: the stages took 50.0 ms (matching 40.0 ms" in first
+    assert "saved only 20.0 ms. Of the FLOPs of this prompt of 120 tokens 60 % are left" in first
+    assert later.startswith("Each further token took longer")
+    assert "chance" in chance
+    assert "were not faster" in remarks(timed(0.2, 0.010, matching=0.05), vanilla)[0]
+    assert remarks(timed(0.08, 0.010), vanilla) == []
+    (longer,) = remarks(timed(0.08, 0.010, tokens=9, seconds=2.0), vanilla)
+    assert "has 9 tokens and the uncompressed one 5" in longer
+    blind = remarks(timed(0.13, 0.010, vision=0), vanilla, default="the preset 'lightkv'")
+    assert "no picture" in blind[0]
+    assert "nothing was compressed" in blind[1]
+    (default,) = remarks(timed(0.08, 0.010), None, default="the preset 'hired'")
+    assert default.startswith("Retention 0.5 is the default of the preset 'hired'")
 
 
 def test_dtype(ok_json, bundled, picture):

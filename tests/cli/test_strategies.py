@@ -93,8 +93,9 @@ def test_warnings_are_one_line(capsys):
 def test_entry_point_in_a_process_of_its_own():
     """What a shell sees: exit code, one line on standard error, nothing on standard output."""
     code = "import sys; from lightkv.cli import main; sys.argv[0] = 'lightkv'; main()"
+    wrong = ("plan", "demo", "--dtype-bytes", "0")  # seen before torch is imported
     done = subprocess.run(
-        [sys.executable, "-c", code, "plan", "nowhere"], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *wrong], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")

@@ -19,7 +19,8 @@ def test_finds_prints_and_writes(bundled, tmp_path, call):
     assert "lightkv at 0.4" in result.stderr  # without a terminal a line for each evaluation
     assert "lightkv at retention 0.4" in result.stdout
     assert "Remark: " in result.stdout
-    assert PipelineSpec.from_file(out).name == "lightkv"
+    assert "lightkv-tuned is a tuned pipeline" in " ".join(result.stdout.split())
+    assert PipelineSpec.from_file(out).name == "lightkv-tuned"
     result = call(
         "tune", *DATA, *few, "--range", "0.4:0.4", "--json"
     )  # its own file is written again

@@ -47,6 +47,11 @@ def test_the_file_holds_what_llm_is_given(ok, bundled):
     assert yaml.safe_load(text) == expected
 
 
+def test_json_is_what_llm_is_given(ok_json, fails, bundled):
+    assert ok_json("vllm-args", "demo", "--json") == engine_args(str(bundled), "lightkv")
+    assert "--yaml" in fails("vllm-args", "demo", "--json", "--yaml")
+
+
 def test_a_pipeline_file_is_found_from_any_folder(ok, bundled, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(get_preset("tome").to_yaml())
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import LlavaForConditionalGeneration
 
 from lightkv.demo.scenes import compose_scene, make_scene, prompt
-from training import pointer, state
+from training import pointer, run, state
 from training.architecture import VOCABULARY, make_model, make_processor
 from training.packing import (
     NOWHERE,
@@ -94,22 +94,26 @@ def test_pointing_changes_no_output_and_restores_the_config(
 
 
 def test_state_resumes_parameters_moments_and_progress(tmp_path: Path) -> None:
-    def fresh(seed: int) -> tuple[torch.nn.Linear, torch.optim.AdamW]:
+    def fresh(seed: int) -> tuple[torch.nn.Linear, list[torch.optim.Optimizer]]:
         torch.manual_seed(seed)
         layer = torch.nn.Linear(3, 2)
-        return layer, torch.optim.AdamW(layer.parameters(), lr=0.1)
+        return layer, [run.muon([layer.weight], 0.02), run.adamw([layer.bias], 0.02)]
 
-    def step(layer: torch.nn.Linear, optimizer: torch.optim.AdamW) -> None:
-        optimizer.zero_grad()
-        layer(torch.ones(1, 3)).square().sum().backward()
-        optimizer.step()
+    def step(layer: torch.nn.Linear, optimizers: list[torch.optim.Optimizer]) -> None:
+        layer.zero_grad()
+        layer(torch.tensor([[1.0, 2.0, -1.0]])).square().sum().backward()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.1
+            optimizer.step()
 
-    layer, optimizer = fresh(0)
-    step(layer, optimizer)
-    state.save_state(tmp_path, {"layer": layer}, optimizer, {"updates": 1})
-    other, other_optimizer = fresh(1)
-    assert state.load_state(tmp_path, {"layer": other}, other_optimizer) == {"updates": 1}
-    step(layer, optimizer)
-    step(other, other_optimizer)
+    layer, optimizers = fresh(0)
+    step(layer, optimizers)
+    state.save_state(tmp_path, {"layer": layer}, optimizers, {"updates": 1})
+    other, others = fresh(1)
+    assert state.load_state(tmp_path, {"layer": other}, others) == {"updates": 1}
+    step(layer, optimizers)
+    step(other, others)
     assert torch.equal(layer.weight, other.weight)
+    assert torch.equal(layer.bias, other.bias)
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "state.json"}

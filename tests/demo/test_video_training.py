@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightkv.demo.processing import make_processor
+from lightkv.checkpoints.clip_processor import make_processor
 from training import watching
 from training.deepen import START_LAYERS, grow
 from training.segments import NO_LABEL, question_words

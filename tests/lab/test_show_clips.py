@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import lightkv.lab
+from lightkv.checkpoints.clip_processor import make_processor
 from lightkv.checkpoints.clips import open_clip
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
 from lightkv.demo.clips import held_out_clips
-from lightkv.demo.processing import make_processor
 from lightkv.lab.pictures import Picture, ShownRun, ShownStage, ShownView, draw_png
 from lightkv.lab.pictures.data import DROPPED
 from lightkv.lab.pictures.page import page_data

@@ -96,7 +96,7 @@ def test_files_from_folder_and_from_lines(subject, folder):
     assert first.answers == ("0", "1")
     assert (second.kind, second.answers, second.cluster) == ("exists", ("no",), "two.png")
     assert [s.question for s in two.samples()] == [first.question, second.question]
-    assert first.picture().size == (96, 96)
+    assert first.seen().pictures[0].size == (96, 96)
     found, spent = run(subject, one, "lightkv", 0.55)
     assert {o.sample for o in found} == {first.id, second.id}
     assert all(o.score in (0.0, 1.0) for o in found)
@@ -216,7 +216,7 @@ def test_a_truncated_picture_is_named_when_it_is_read(folder):
     (folder / "one.png").write_bytes(data[: len(data) // 2])
     sample = build_task({"name": "files", "path": str(folder)}).samples()[0]
     with pytest.raises(TaskError, match=r"one\.png"):
-        sample.picture()
+        sample.seen().pictures[0]
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,10 @@ def test_wrong_tasks(source, message):
 
 def test_specs_are_plain_and_come_back(folder):
     made = [
-        build_task({"name": "scenes", "scenes": 3}),
+        build_task({"name": "scenes", "scenes": 3, "split": "train"}),
+        build_task({"name": "pictures", "rows": 8, "columns": 20}),
+        build_task({"name": "pairs", "kinds": ["both"]}),
+        build_task({"name": "clips", "by": "time"}),
         build_task({"name": "files", "path": str(folder)}),
         build_task({"name": "agreement", "of": {"name": "scenes", "scenes": 2}}),
         build_task({"name": "perplexity", "of": "scenes"}),
@@ -258,9 +261,7 @@ def test_likelihood_is_that_of_one_pass(subject):
     scores = {o.sample: o.score for o in found}
     tokenizer = subject.processor.tokenizer
     for sample in samples:
-        inputs = batch_inputs(
-            subject.processor, [sample.question], [sample.picture()], subject.model
-        )
+        inputs = batch_inputs(subject.processor, [sample.question], [sample.seen()], subject.model)
         ids = tokenizer(sample.answers[0], add_special_tokens=False, return_tensors="pt").input_ids
         whole = torch.cat([inputs["input_ids"], ids], dim=1)
         with torch.no_grad():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lightkv.core.errors import ConfigError, LightKVError
+from lightkv.core.errors import ConfigError, LightKVError, LightKVWarning
 from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
 from lightkv.lab import tune
 from lightkv.lab.errors import NotShownError, TaskError
@@ -16,7 +16,7 @@ from lightkv.lab.search.evaluator import Evaluator
 from lightkv.lab.search.loss_bounds import growing, margin
 from lightkv.lab.search.result import HEAD, write
 from lightkv.lab.search.smallest import most_points
-from lightkv.lab.search.tune import retentions, share, task_of
+from lightkv.lab.search.tune import _about_truth, retentions, share, task_of
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import build_task
 
@@ -86,6 +86,12 @@ def test_data_decide_the_task(tmp_path):
         task_of("scenes:7", seed=3).spec()
         == build_task({"name": "scenes", "scenes": 7, "seed": 3}).spec()
     )
+    assert task_of("clips:9", seed=3).spec()["clips"] == 9
+    clips = {"name": "clips", "clips": 5, "steps": 8, "rows": 8, "columns": 6}
+    given = "{name: clips, clips: 5, steps: 8, rows: 8, columns: 6}"
+    assert task_of(given).spec() == build_task(clips).spec()
+    with pytest.raises(TaskError, match="no YAML"):
+        task_of("{name: clips")
     path = lines(tmp_path, "one", "two")
     assert task_of(path).name == "files"
     assert task_of(path, "perplexity").spec()["of"]["path"] == str(path)
@@ -99,8 +105,9 @@ def test_data_decide_the_task(tmp_path):
     (tmp_path / "a.png").unlink()
     with pytest.raises(TaskError, match="no such picture"):
         task_of(path)
-    with pytest.raises(TaskError, match="no scenes"):
-        task_of(path, "scenes")
+    for name in ("scenes", "clips"):
+        with pytest.raises(TaskError, match=f"no {name}"):
+            task_of(path, name)
 
 
 # -- the bundled model ----------------------------------------------------------------------------
@@ -163,6 +170,9 @@ def test_the_file_runs_and_holds_the_evidence(tuned, subject):
     spec = PipelineSpec.from_file(out)
     assert spec == found.pipeline
     assert isinstance(spec.schedule, tuple)
+    assert spec.name == "lightkv-tuned"
+    assert spec.source.startswith("lightkv tune, made of lightkv (")
+    assert "# a tuned pipeline: its stages" in text
     samples = build_task(COUNTS).samples()[:1]
     with subject.compressed(out):
         subject.generate(samples, 2)
@@ -181,6 +191,16 @@ def test_agreement_needs_no_labels_and_strategies_compete(subject, tmp_path):
     best = min(t.retention for t in both.trials if t.finished and t.verdict == "accepted")
     assert both.retention == best
     assert both.decision_confidence == pytest.approx(1 - 0.05 / 4)
+    assert any("stay the same, not that they are right" in remark for remark in both.remarks)
+
+
+def test_falling_back_to_agreement_is_said_at_once():
+    labelled = build_task(COUNTS)
+    agreement = build_task({"name": "agreement", "of": COUNTS})
+    with pytest.warns(LightKVWarning, match="no answers, so tune fell back to agreement"):
+        _about_truth(agreement, fell_back=True)
+    assert "fell back" not in _about_truth(agreement, fell_back=False)[0]
+    assert _about_truth(labelled, fell_back=False) == []
 
 
 def test_a_gentler_schedule_goes_further(tuned, subject):
@@ -203,7 +223,8 @@ def test_a_gentler_schedule_goes_further(tuned, subject):
 
 def test_nothing_is_written_where_nothing_is_shown(subject, tmp_path):
     out = tmp_path / "tuned.yaml"
-    with pytest.raises(NotShownError, match="more samples") as error:
+    told = r"(more than is allowed|too few to show it): it may be up to .* more samples"
+    with pytest.raises(NotShownError, match=told) as error:
         tune(subject, COUNTS, max_drop="30%", range="0.2:0.2", schedules=["own"], out=out)
     assert isinstance(error.value, LightKVError)
     assert list(tmp_path.iterdir()) == []

@@ -8,53 +8,41 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText
 
-import lightkv
-from lightkv.demo.asking import answer_about
-from lightkv.demo.clips import Clip, held_out_clips
+from lightkv.checkpoints.clip_processor import load_processor
 from lightkv.demo.compare import VANILLA, Accuracy
-from lightkv.demo.native import Pair, held_out_pairs, held_out_pictures
-from lightkv.demo.processing import load_processor
-from lightkv.demo.scenes import Question, Scene, score
+from lightkv.lab import Subject, Task, build_task
+from lightkv.lab.grids.cells import probe_of
+
+GROUPS = {"picture": "pictures", "pair": "pairs", "clip": "clips"}
+"""Name in the table → task of the lab, whose number of samples has the same name."""
 
 
-def samples(count: int, seed: int) -> Iterator[tuple[str, Scene | Pair | Clip, list[Question]]]:
-    """Held-out samples of each group in turn, with the group's name."""
-    for group, held_out in (
-        ("picture", held_out_pictures),
-        ("pair", held_out_pairs),
-        ("clip", held_out_clips),
-    ):
-        for seen, questions in held_out(count, seed):
-            yield group, seen, questions
+def tasks_of(count: int, seed: int) -> Iterator[tuple[str, Task]]:
+    """The lab's tasks, with the names of their groups."""
+    for group, name in GROUPS.items():
+        yield group, build_task({"name": name, name: count, "seed": seed})
 
 
 def evaluate(
     model: Any, processor: Any, count: int, seed: int, strategies: Sequence[str], retention: float
 ) -> dict[str, dict[str, Accuracy]]:
     """Accuracy by strategy and by "group/kind", `VANILLA` first."""
+    subject = Subject(model, processor)
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in (VANILLA, *strategies)}
-    for group, seen, questions in samples(count, seed):
-        short = [question for question in questions if question.kind != "list"]
-        lists = [question for question in questions if question.kind == "list"]
+    for group, task in tasks_of(count, seed):
+        samples = task.samples()
         for name, found in scores.items():
-            for asked in (short, lists):
-                if not asked:
-                    continue
-                session: Any = nullcontext()
-                if name != VANILLA:
-                    session = lightkv.compress(model, name, retention=retention)
-                with session:
-                    answers = answer_about(model, processor, seen, asked)
-                for question, answer in zip(asked, answers, strict=True):
-                    kind = f"{group}/{question.kind}"
-                    found.setdefault(kind, []).append(score(question, answer))
+            pipeline = None if name == VANILLA else name
+            wanted = None if name == VANILLA else retention
+            with subject.compressed(pipeline, wanted, probe=probe_of(samples)):
+                for one in task.evaluate(subject, samples):
+                    found.setdefault(f"{group}/{one.kind}", []).append(one.score)
     return {
         name: {kind: Accuracy.of(values) for kind, values in found.items()}
         for name, found in scores.items()

@@ -8,23 +8,28 @@ to 12 layers and goes on. Each update takes pictures, clips and pairs, each of o
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from lightkv.demo import clips, native, scenes
-from training import state
 from training.augment import augmented
 from training.deepen import START_LAYERS, grow
-from training.run import Run, format_accuracy, save_checkpoint
+from training.run import (
+    Run,
+    RunProgress,
+    RunSettings,
+    adamw,
+    add_settings,
+    begun,
+    format_accuracy,
+    muon,
+    save_checkpoint,
+)
 from training.segments import NO_LABEL
 from training.tower import cosine_with_warmup
 from training.video import tower
@@ -61,64 +66,55 @@ PATIENCE = 250
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(RunSettings):
     """Everything that a run depends on."""
 
-    seed: int = 0
     tower_steps: int = 6000
     deepen_at: int = 4500
     steps: int = 7000
     words: int = 3000
     """Positions of each group in an update, vision tokens included."""
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.02
-    threads: int = 2
     save_every: int = 50
     test_every: int = 200
 
 
 @dataclass
-class Progress:
+class Progress(RunProgress):
     """Where a run stands; goes into the saved state."""
 
-    updates: int = 0
     most: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GROUPS, 2))
     mastery: dict[str, float] = field(default_factory=lambda: dict.fromkeys(GROUPS, 0.0))
     held_since: dict[str, int] = field(default_factory=lambda: dict.fromkeys(GROUPS, 0))
-    seconds: float = 0.0
-    tower_done: bool = False
-    layers: int = START_LAYERS
 
 
 class Trainer(Run):
     """One training run; `run` drives it from wherever it stands."""
 
+    layers = LAYERS
+
     def __init__(self, settings: Settings, out: Path) -> None:
         """Set up a run from the start; its files go to the folder `out`."""
-        super().__init__(out)
-        self.settings = settings
-        torch.manual_seed(settings.seed)
-        torch.set_num_threads(settings.threads)
+        super().__init__(settings, out)
         self.reading, self.knowing = tower.Reading(), Knowing(WIDTH)
         self.adopt(make_model(START_LAYERS))
         self.progress = Progress()
         self.bank = augmented(np.random.default_rng([settings.seed, 0]), AUGMENTED_COPIES)
 
-    def adopt(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
-        """Train `model` from now on, with fresh moments."""
+    def make_model(self, layers: int) -> Qwen2_5_VLForConditionalGeneration:
+        """The untrained model with a decoder of so many layers."""
+        return make_model(layers)
+
+    def adopt(self, model: Qwen2_5_VLForConditionalGeneration) -> None:  # type: ignore[override]
+        """Train `model` from now on, with fresh moments: the matrices of its layers by Muon."""
         self.model = model
         self.modules = {"model": model, "knowing": self.knowing}
-        self.trained = [
-            *model.model.language_model.parameters(),
-            *self.knowing.parameters(),
-        ]
-        groups: list[dict[str, Any]] = [
-            {"params": [x for x in self.trained if x.ndim > 1]},
-            {"params": [x for x in self.trained if x.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups, lr=0.0, betas=(0.9, 0.98), weight_decay=self.settings.weight_decay
-        )
+        decoder, decay = model.model.language_model, self.settings.weight_decay
+        matrices = [x for x in decoder.layers.parameters() if x.ndim == 2]
+        known = {id(matrix) for matrix in matrices}
+        others = [*decoder.parameters(), *self.knowing.parameters()]
+        others = [x for x in others if id(x) not in known]
+        self.trained = [*matrices, *others]
+        self.optimizers = [muon(matrices, decay), adamw(others, decay)]
 
     def deepen(self) -> None:
         """Go on with a deeper decoder that computes the same."""
@@ -126,22 +122,6 @@ class Trainer(Run):
         self.adopt(grow(self.model, make_model(LAYERS)))
         self.progress.layers = LAYERS
         self.log(f"decoder grown to {LAYERS} layers")
-
-    def save(self) -> None:
-        """Write the resumable state."""
-        self.progress.seconds = self.elapsed()
-        state.save_state(
-            self.out / "state", self.modules, self.optimizer, dataclasses.asdict(self.progress)
-        )
-
-    def resume(self) -> None:
-        """Go on from the saved state."""
-        if state.read_progress(self.out / "state")["layers"] == LAYERS:
-            self.adopt(make_model(LAYERS))
-        progress = state.load_state(self.out / "state", self.modules, self.optimizer)
-        self.progress = Progress(**progress)
-        self.seconds = self.progress.seconds
-        self.log(f"resumed at update {self.progress.updates}")
 
     def run(self, minutes: float | None = None) -> None:
         """Train to the end and export the checkpoint; or for `minutes`, and save."""
@@ -158,10 +138,7 @@ class Trainer(Run):
         while progress.updates < settings.steps:
             if progress.layers < LAYERS and progress.updates >= settings.deepen_at:
                 self.deepen()
-            # Fresh moments after growing: no full-size steps before they mean something.
-            warm = min(1.0, max(0, progress.updates - settings.deepen_at) / 40)
-            warm = warm if progress.layers == LAYERS else 1.0
-            self.update(settings.learning_rate * rates[progress.updates] * warm)
+            self.update(settings.learning_rate * rates[progress.updates] * self.warm())
             progress.updates += 1
             if progress.updates % settings.test_every == 0:
                 self.log(f"test {format_accuracy(self.test_accuracy())}")
@@ -195,7 +172,6 @@ class Trainer(Run):
         settings, progress = self.settings, self.progress
         rng = np.random.default_rng([settings.seed, 2, progress.updates])
         lines = []
-        self.optimizer.zero_grad(set_to_none=True)
         for group in GROUPS:
             shape = self.shape(group, rng)
             frame = frame_of(shape, self.model)
@@ -209,10 +185,7 @@ class Trainer(Run):
             self.grow(group, accuracy)
             parts = " ".join(f"{x.item():.2f}" for x in losses)
             lines.append(f"{group} {most} [{parts}] {format_accuracy(accuracy)}")
-        nn.utils.clip_grad_norm_(self.trained, 1.0)
-        for part in self.optimizer.param_groups:
-            part["lr"] = learning_rate
-        self.optimizer.step()
+        self.step(learning_rate)
         if (progress.updates + 1) % 25 == 0:
             self.log(f"{progress.updates + 1} " + " | ".join(lines))
 
@@ -291,20 +264,11 @@ class Trainer(Run):
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's state")
+    add_settings(parser, Settings)
     parser.add_argument("--minutes", type=float, help="stop and save after so many")
-    for one in dataclasses.fields(Settings):
-        kind = float if isinstance(one.default, float) else int
-        parser.add_argument("--" + one.name.replace("_", "-"), type=kind, default=one.default)
-    arguments = vars(parser.parse_args())
-    out, resume, minutes = (arguments.pop(name) for name in ("out", "resume", "minutes"))
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(Settings(**arguments), out)
-    (out / "settings.json").write_text(json.dumps(arguments, indent=1) + "\n")
-    if resume:
-        trainer.resume()
-    trainer.run(minutes)
+    given = vars(parser.parse_args())
+    out, resume, minutes = (given.pop(name) for name in ("out", "resume", "minutes"))
+    begun(Trainer, Settings(**given), out, resume).run(minutes)
 
 
 if __name__ == "__main__":

@@ -368,9 +368,17 @@ def empty_model(model_type: str) -> nn.Module:
             package is missing.
     """
     names = read(configuration_auto, "CONFIG_MAPPING_NAMES", "the module")
-    config = getattr(transformers, names[model_type])()
+    return model_of(getattr(transformers, names[model_type])())
+
+
+def model_of(config: Any) -> nn.Module:
+    """The model of a multimodal config, on the meta device.
+
+    Raises:
+        Exception: whatever transformers raises where the config makes no model.
+    """
     with torch.device("meta"):
-        model: nn.Module = getattr(transformers, multimodal_types()[model_type])(config)
+        model: nn.Module = getattr(transformers, multimodal_types()[config.model_type])(config)
     return model
 
 

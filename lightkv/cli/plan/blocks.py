@@ -8,6 +8,7 @@ from rich.table import Table
 
 from lightkv.cli.options import refuse
 from lightkv.cli.output import bytes_text, console, table
+from lightkv.cli.plan.defaults import BLOCK_SIZE
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError, check_least
 from lightkv.core.layout import VisionLayout
@@ -15,8 +16,6 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.integrations.vllm.blocks import BlockSavings, RequestBlocks, count_blocks
 from lightkv.integrations.vllm.plan import check_pipeline
 
-BLOCK_SIZE = 16
-"""Tokens of a block where none are given: vLLM's own default on GPUs."""
 GIB = 2**30
 
 

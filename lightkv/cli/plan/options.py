@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
+from lightkv.checkpoints.picture_sizes import image_views
 from lightkv.checkpoints.published import DESCRIPTIONS, Description
 from lightkv.cli.options import refuse
+from lightkv.cli.plan.trace import config_of
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.errors import ConfigError, check_least
 from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
@@ -17,13 +21,27 @@ N = TypeVar("N", int, float)
 
 
 def choose_views(
-    described: Description, vision_tokens: int | None, grids: Sequence[str] | None
+    described: Description,
+    vision_tokens: int | None,
+    grids: Sequence[str] | None,
+    pixels: Sequence[str] | None = None,
 ) -> tuple[ViewSize, ...]:
     """The views to plan for: as given, or those of the model's usual input.
 
+    Args:
+        described: the model.
+        vision_tokens: laid out as a square.
+        grids: of the views, in tokens.
+        pixels: sizes of pictures, `WIDTHxHEIGHT`.
+
     Raises:
         ConfigError: contradicting options, or none where the model does not decide.
+        ModelError: sizes in pixels for a model of whose processor nothing is known.
     """
+    if pixels:
+        what = "the size of a picture fixes its views already"
+        refuse({"--grid": grids or None, "--vision-tokens": vision_tokens}, what, beside="--image")
+        return tuple(view for text in pixels for view in _views_of(described, text))
     if grids:
         what = "a grid fixes the number of vision tokens already"
         refuse({"--vision-tokens": vision_tokens}, what, beside="--grid")
@@ -33,13 +51,31 @@ def choose_views(
             raise ConfigError(
                 "the config does not say how many vision tokens an image takes",
                 field="--grid",
-                remedy="add --grid ROWSxCOLUMNS or --vision-tokens N",
+                remedy="add --image WIDTHxHEIGHT, --grid ROWSxCOLUMNS or --vision-tokens N",
             )
         return described.views
     check_least("--vision-tokens", vision_tokens)
     if vision_tokens == sum(view.tokens for view in described.views):
         return described.views
     return (ViewSize.of_count(vision_tokens),)
+
+
+def _views_of(described: Description, text: str) -> tuple[ViewSize, ...]:
+    """The views of a picture of `WIDTHxHEIGHT` pixels."""
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError as error:
+        raise ConfigError(
+            "the size of a picture is WIDTHxHEIGHT in pixels",
+            field="--image",
+            value=text,
+            remedy="such as 1280x720",
+        ) from error
+    name = described.name
+    path = checkpoint_path(name) if name in FOLDERS else Path(name).expanduser()
+    folder = path if path.is_dir() else path.parent
+    known = described.name not in DESCRIPTIONS and path.exists()
+    return image_views(config_of(described), (height, width), folder if known else None)
 
 
 def _view(text: str) -> ViewSize:

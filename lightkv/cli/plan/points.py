@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightkv.cli.plan.defaults import RANGE
 from lightkv.cli.plan.options import build_pipeline
 from lightkv.core.cost.counting import Savings, count_savings
 from lightkv.core.errors import ConfigError
@@ -15,7 +16,6 @@ from lightkv.core.pipeline.pipeline import resolve_spec
 if TYPE_CHECKING:
     from lightkv.checkpoints.published import Description
 
-RANGE = "0.2:1:0.1"
 MOST_POINTS = 200
 
 

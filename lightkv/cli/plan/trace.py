@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from lightkv.adapters.hf import contact
-from lightkv.checkpoints.describe import brief, find_on_meta
+from lightkv.checkpoints.describe import brief, find_on_meta, text_on_meta
 from lightkv.checkpoints.load import quiet_libraries
 from lightkv.checkpoints.published import Description
 from lightkv.core.cost.counting import Cost, count_savings
@@ -66,6 +65,8 @@ def compare(described: Description, pipeline: Pipeline, layout: VisionLayout) ->
             value=pipeline.spec.name,
             remedy="count it without --trace",
         )
+    from lightkv.adapters.hf import contact
+
     dtype = dtype_of(described.shape.bytes_per_value)
     adapter, model = meta_model(described)
     model = model.eval().to(dtype)
@@ -102,6 +103,7 @@ def _rows(after: Cost, step: Cost, done: Trace) -> tuple[tuple[str, int, int], .
 
 def runner(model: Any, shape: DecoderShape, dtype: torch.dtype) -> Any:
     """Forward passes on embeddings of the meta device, for `lightkv.core.run.tracing.trace`."""
+    from lightkv.adapters.hf import contact
 
     def forward(tokens: int, cache: Any) -> tuple[Any, HeldBytes]:
         embeds = torch.empty(1, tokens, shape.hidden_size, device="meta", dtype=dtype)
@@ -146,13 +148,22 @@ def meta_model(described: Description) -> tuple[Adapter, Any]:
         ModelError: transformers can make neither.
     """
     quiet_libraries()
-    config = described.config
-    if config is None:
-        config = built_in_config(described.family, described.shape)
+    if described.served is not None:
+        adapter, model = described.served
+        return adapter, model
+    config = config_of(described)
     try:
         return find_on_meta(config)
     except ModelError:
-        return _text_model(config)
+        model = text_on_meta(config)
+        return find_adapter(model, "generic"), model
+
+
+def config_of(described: Description) -> Any:
+    """The transformers config of a description, made of its sizes for a model that is built in."""
+    if described.config is not None:
+        return described.config
+    return built_in_config(described.family, described.shape)
 
 
 def built_in_config(family: str, shape: DecoderShape) -> Any:
@@ -170,21 +181,12 @@ def built_in_config(family: str, shape: DecoderShape) -> Any:
     if family == "llama":
         return AutoConfig.for_model("llama", **sizes)
     text = {"qwen2_5_vl": "qwen2_5_vl_text"}.get(family, "llama")
-    return AutoConfig.for_model(family, text_config={"model_type": text, **sizes})
-
-
-def _text_model(config: Any) -> tuple[Adapter, Any]:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config.get_text_config(), trust_remote_code=False
-            )
-    except Exception as error:  # a stranger's config may fail in any way
-        raise ModelError(
-            f"transformers makes no model of a config of type {config.model_type!r}",
-            field="--trace",
-            remedy="count it without --trace",
-        ) from error
-    return find_adapter(model, "generic"), model
+    # Where the defaults of transformers are not what was published.
+    towers = {"qwen2_5_vl": {"hidden_size": 1280, "out_hidden_size": shape.hidden_size}}
+    vision = {"vision_config": towers[family]} if family in towers else {}
+    return AutoConfig.for_model(
+        family,
+        text_config={"model_type": text, "tie_word_embeddings": False, **sizes},
+        tie_word_embeddings=False,
+        **vision,
+    )

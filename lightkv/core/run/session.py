@@ -179,7 +179,7 @@ def prepare(
     chosen = find_adapter(model, adapter)
     num_layers = chosen.num_layers(model)
     built = Pipeline.build(pipeline, num_layers, places=chosen.places(model), **changes)
-    _check_modalities(built, chosen, layout)
+    check_modalities(built, chosen, layout)
     shape = chosen.shape(getattr(model, "config", None))
     heads = chosen.heads(model)
     shape = replace(
@@ -285,7 +285,7 @@ def detach(target: Session | nn.Module) -> None:
             session.detach()
 
 
-def _check_modalities(pipeline: Pipeline, adapter: Adapter, layout: VisionLayout | None) -> None:
+def check_modalities(pipeline: Pipeline, adapter: Adapter, layout: VisionLayout | None) -> None:
     """Refuse shares of modalities that the model, or the layout that was given, does not have."""
     there = adapter.modalities if layout is None else layout.modalities
     missing = [name for name in pipeline.modalities if name not in there]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,8 +87,8 @@ def check_apart(study: SearchStudy) -> None:
     """
     if not isinstance(study.held_out, dict):
         return  # a share splits by picture
-    seen = {_pixels(sample): sample.id for sample in _one_for_each(searched(study).samples)}
-    both = [s for s in _one_for_each(held_out(study).samples) if _pixels(s) in seen]
+    seen = {sample.seen().digest() for sample in _one_for_each(searched(study).samples)}
+    both = [s for s in _one_for_each(held_out(study).samples) if s.seen().digest() in seen]
     if both:
         raise SearchError(
             f"{len(both)} of the held-out pictures are pictures of the search, the first of sample "
@@ -128,10 +127,3 @@ def _check_size(part: Part) -> None:
 def _one_for_each(samples: Sequence[Sample]) -> list[Sample]:
     """One sample of each picture."""
     return list({sample.cluster: sample for sample in reversed(samples)}.values())
-
-
-def _pixels(sample: Sample) -> str:
-    picture = sample.picture()
-    digest = hashlib.sha256(f"{picture.size}".encode())
-    digest.update(picture.tobytes())
-    return digest.hexdigest()

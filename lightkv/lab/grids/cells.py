@@ -21,7 +21,7 @@ from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import Sample, Task, build_task
 
 PROBE_FROM = 8
-"""Samples among which pictures of different sizes are looked for, to measure retention on."""
+"""Pictures or clips among which different sizes are looked for, to measure retention on."""
 Load = Callable[[str, str], Subject]
 
 
@@ -116,10 +116,15 @@ class _Planner:
 
 
 def probe_of(samples: Sequence[Sample]) -> list[Sample]:
-    """The first sample, and those of the next few whose pictures have other sizes."""
+    """The first sample, and those about the next few pictures or clips that have other sizes."""
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        first.setdefault(sample.cluster, sample)
+        if len(first) == PROBE_FROM:
+            break
     found: dict[Any, Sample] = {}
-    for sample in samples[:PROBE_FROM]:
-        found.setdefault(sample.picture().size, sample)
+    for sample in first.values():
+        found.setdefault(sample.seen().sizes, sample)
     return list(found.values())
 
 

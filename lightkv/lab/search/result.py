@@ -116,6 +116,7 @@ class Tuned(Named):
         yield f"task: {json.dumps(self.task, ensure_ascii=False)}"
         yield f"samples: {gap.n}, of {self.margin.clusters} pictures; seed: {self.seed}"
         yield f"asked: a difference above {drop} {unit}, {self.confidence:.4g} confidence"
+        yield "a tuned pipeline: its stages were found on these data and are not those of the paper"
         yield f"strategy: {self.strategy}; schedule: {self.schedule or 'its own'}"
         yield f"retention: {self.retention:g}, achieved {self.achieved:.4f}"
         means = (f"{scale * mean:.{digits}f}" for mean in (gap.mean_base, gap.mean_other))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightkv.core.errors import ConfigError, check_known, check_least
+import yaml
+
+from lightkv.core import yamls
+from lightkv.core.errors import ConfigError, LightKVWarning, check_known, check_least
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.lab.errors import TaskError
 from lightkv.lab.grids.cells import seeded
@@ -25,8 +29,10 @@ RANGE = "0.2:0.95"
 STEP = 0.05
 MOST_POINTS = 1000
 """Retentions of a range."""
-TASKS = ("files", "agreement", "perplexity", "scenes")
-_SCENES = re.compile(r"scenes(?::(\d+))?")
+DIGITS = ("scenes", "pictures", "pairs", "clips")
+"""Tasks of the bundled models, whose number of samples has the same name."""
+TASKS = ("files", "agreement", "perplexity", *DIGITS)
+_DIGITS = re.compile(rf"({'|'.join(DIGITS)})(?::(\d+))?")
 
 
 def tune(
@@ -61,7 +67,7 @@ def tune(
 
     Args:
         model: `demo`, a checkpoint directory, a hub id, or a subject that is loaded.
-        data: `scenes:N`, a folder, a JSONL file, or a task.
+        data: `scenes:N` (or `pictures:N`, `pairs:N`, `clips:N`), a folder, a JSONL file, or a task.
         task: `files`, `agreement`, `perplexity`; None: by whether the data have answers.
         measure, question: of files.
         strategy: presets or pipeline files, with commas between them or as a list: the one that
@@ -105,11 +111,26 @@ def tune(
     )
     evaluator = Evaluator(subject, chosen, rungs, seed, progress)
     tuner = Tuner(evaluator, drop, sure, points, step, budget, tried)
+    tuner.remarks += _about_truth(chosen, fell_back=task is None and isinstance(data, str | Path))
     tuner.check(asked=schedules is not None)
     tuned = tuner.best()
     if path is not None:
         write(tuned, path)
     return tuned
+
+
+def _about_truth(task: Task, fell_back: bool) -> list[str]:
+    """What a result is worth whose truth is the uncompressed model; warned of before the work begins."""
+    if task.name != "agreement":
+        return []
+    why = "the data have no answers, so tune fell back to agreement: " if fell_back else ""
+    told = (
+        f"{why}the uncompressed model's own answers count as the truth; what is shown is that answers "
+        "stay the same, not that they are right"
+    )
+    if fell_back:
+        warnings.warn(LightKVWarning(told), stacklevel=3)
+    return [told]
 
 
 def _specs(strategy: str | Sequence[str], seed: int) -> dict[str, PipelineSpec]:
@@ -194,7 +215,8 @@ def task_of(
     """The task that data stand for.
 
     Args:
-        data: `scenes:N`, a folder, a JSONL file, or a task (also as plain data).
+        data: `scenes:N` (or another of `DIGITS`), a folder, a JSONL file, or a task (also as plain data,
+            or as YAML in braces).
         task: one of `TASKS`. None: with answers in all lines their own, without any the agreement
             with the uncompressed model.
         measure, question: of files.
@@ -205,18 +227,21 @@ def task_of(
     """
     if task is not None:
         check_known(TaskError, "there is no such task", "task", task, TASKS)
+    if isinstance(data, str) and data.lstrip().startswith("{"):
+        data = _read(data)
     if isinstance(data, Task | Mapping):
         return _wrapped(build_task(data), task, measure)
     text = str(data)
-    scenes = _SCENES.fullmatch(text)
+    digits = _DIGITS.fullmatch(text)
     given = {"measure": measure, "question": question}
-    if scenes and task != "files" and not Path(text).exists():
-        _not_for_scenes(given if task in (None, "scenes") else {"question": question})
-        number = {} if scenes[1] is None else {"scenes": int(scenes[1])}
-        return _wrapped(build_task({"name": "scenes", "seed": seed, **number}), task, measure)
-    if task == "scenes":
+    if digits and task != "files" and not Path(text).exists():
+        name = digits[1]
+        _not_for_digits(given if task in (None, name) else {"question": question})
+        number = {} if digits[2] is None else {name: int(digits[2])}
+        return _wrapped(build_task({"name": name, "seed": seed, **number}), task, measure)
+    if task in DIGITS:
         raise TaskError(
-            "these are no scenes", field="data", value=text, remedy="give scenes:N, or no --task"
+            f"these are no {task}", field="data", value=text, remedy=f"give {task}:N, or no --task"
         )
     options = {key: value for key, value in given.items() if value is not None}
     files = build_task({"name": "files", "path": text, **options})
@@ -238,13 +263,26 @@ def _fitting(files: Any, path: str) -> str:
 
 
 def _wrapped(inner: Task, task: str | None, measure: str | None) -> Task:
-    if task is None or task == inner.name or task in ("files", "scenes"):
+    if task is None or task == inner.name or task in ("files", *DIGITS):
         return inner
     options = {} if measure is None or task != "agreement" else {"measure": measure}
     return build_task({"name": task, "of": inner.spec(), **options})
 
 
-def _not_for_scenes(given: Mapping[str, str | None]) -> None:
+def _read(text: str) -> Any:
+    """A task written as YAML in braces."""
+    try:
+        return yamls.load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise TaskError(
+            f"the task is no YAML ({' '.join(str(error).split())[:200]})",
+            field="data",
+            value=text,
+            remedy="such as '{name: clips, clips: 500, steps: 8, rows: 8, columns: 8}'",
+        ) from error
+
+
+def _not_for_digits(given: Mapping[str, str | None]) -> None:
     for key, value in given.items():
         if value is not None:
             raise TaskError(

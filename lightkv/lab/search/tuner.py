@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightkv.core.errors import ConfigError
+from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.lab.errors import NotShownError
 from lightkv.lab.grids.worker import versions
 from lightkv.lab.search.candidates import Candidate
@@ -20,6 +21,10 @@ from lightkv.lab.tasks import Task
 STEERING = 0.1
 """Probability of error of a bound on part of the samples. These only steer the search: what they say
 wrongly costs evaluations, since the answer and the retention below it are judged on all samples."""
+
+
+SUFFIX = "-tuned"
+"""Behind the name of a strategy whose stages were found."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ class Tuner:
         base = evaluator.base(last)
         other = evaluator.outcomes(candidate.name, candidate.spec, retention, last)
         return Tuned(
-            pipeline=evaluator.pipeline(candidate.name, retention),
+            pipeline=_tuned_name(evaluator.pipeline(candidate.name, retention)),
             strategy=candidate.strategy,
             schedule=candidate.schedule,
             retention=retention,
@@ -210,12 +215,28 @@ class Tuner:
             seed=evaluator.seed,
             versions=versions(),
             accuracy=evaluator.task.accuracy,
-            remarks=tuple(self.remarks),
+            remarks=(*self.remarks, *self._undecided(retention)),
         )
+
+    def _undecided(self, answer: float) -> list[str]:
+        """What was not shown below the answer, although all samples were asked."""
+        trials = [each for each in self.trials.values() if each.retention < answer]
+        open_ = {t.retention for t in trials if t.finished and t.verdict == "undecided"}
+        if not open_:
+            return []
+        those = ", ".join(f"{retention:g}" for retention in sorted(open_))
+        return [
+            f"not shown, and not refuted: a small enough loss at {those}; more samples would decide"
+        ]
 
     def _not_shown(self) -> NotShownError:
         top = max(self.trials.values(), key=lambda trial: (trial.retention, trial.margin.low))
         seen = top.margin
+        shown = (
+            "that is more than is allowed"
+            if -seen.difference > self.max_drop
+            else "that is within what is allowed, but the samples are too few to show it"
+        )
         tried = sorted({trial.retention for trial in self.trials.values()})
         which = f"no retention from {self.points[0]:g} to {self.points[-1]:g}"
         if self.exhausted:
@@ -224,13 +245,20 @@ class Tuner:
         return NotShownError(
             f"{which} is shown to lose less with "
             f"{self.confidence:.4g} confidence: {top.name} at {top.retention:g} loses "
-            f"{0.0 - seen.difference:.4f} on {seen.samples} samples, at most {-seen.low:.4f}; "
-            "nothing was written",
+            f"{0.0 - seen.difference:.4f} on {seen.samples} samples, {shown}: it may be up to "
+            f"{-seen.low:.4f}. Nothing was written",
             field="max_drop",
             value=self.max_drop,
             remedy="allow a larger drop, give more samples, or a range that ends higher"
             + (", or a larger budget" if self.exhausted else ""),
         )
+
+
+def _tuned_name(spec: PipelineSpec) -> PipelineSpec:
+    """The pipeline under a name of its own: its stages are those of these data, not of its paper."""
+    name = spec.name if spec.name.endswith(SUFFIX) else spec.name + SUFFIX
+    source = f"lightkv tune, made of {spec.name}" + (f" ({spec.source})" if spec.source else "")
+    return spec.model_copy(update={"name": name, "source": source})
 
 
 def _digest(task: Task) -> dict[str, str]:

@@ -68,8 +68,8 @@ class Task(Plain, ABC):
         return ""
 
     def batches(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
-        """Samples `batch_size` at a time, questions of similar length together."""
-        order = sorted(samples, key=lambda sample: (sample.kind, len(sample.question.split())))
+        """Samples `batch_size` at a time, prompts of similar length together."""
+        order = sorted(samples, key=lambda s: (s.kind, s.tokens, len(s.question.split())))
         for start in range(0, len(order), self.batch_size):
             yield order[start : start + self.batch_size]
 

@@ -12,7 +12,10 @@ from lightkv.core.strict import message_of
 from lightkv.lab.errors import TaskError
 from lightkv.lab.outcomes import Outcome, Sample
 from lightkv.lab.tasks.base import Reference, Task, answered, outcome
+from lightkv.lab.tasks.clips import Clips
 from lightkv.lab.tasks.files import Files
+from lightkv.lab.tasks.pairs import Pairs
+from lightkv.lab.tasks.pictures import Pictures
 from lightkv.lab.tasks.scenes import Scenes
 from lightkv.lab.tasks.scoring import MEASURES, Measure
 
@@ -111,7 +114,8 @@ class Perplexity(Derived):
 
 def tasks() -> dict[str, type[Task]]:
     """Name → task."""
-    return {task.name: task for task in (Scenes, Files, Agreement, Perplexity)}
+    found = (Scenes, Pictures, Pairs, Clips, Files, Agreement, Perplexity)
+    return {task.name: task for task in found}
 
 
 def build_task(source: Any) -> Task:
