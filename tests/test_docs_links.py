@@ -120,6 +120,8 @@ def test_files_that_pages_name_become_pages():
     places = Places(ROOT)
     places.collect(PAGES)
     assert places.page("docs/house.md") == "house.md"
+    assert places.page("docs/images/overview.svg") == "images/overview.svg"
+    assert places.page("docs/site/site.css") == "source/docs/site/site.css.md"
     assert places.page("README.md") == places.page("") == "overview.md"
     assert places.page("lightkv/core/needs.py") == "source/lightkv/core/needs.py.md"
     assert places.origin("source/lightkv/core/needs.py.md") == "lightkv/core/needs.py"

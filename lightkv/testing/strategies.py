@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import reduce, wraps
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,16 +42,33 @@ from lightkv.testing.cases import (
     takes_windows,
 )
 
+OTHER_WINDOWS = (
+    "The suite chose the windows of the stages. If the partitioner takes others, name them in the class "
+    "attribute `windows` of the suite, one entry for each stage, as a schedule has them: "
+    "`windows = (4, 2, 1)`, or `(None,)` for none. `temporal = True` draws windows over time as well."
+)
+"""What the author of a test reads below an error about windows."""
+
 
 def law(test: Callable[..., None]) -> Callable[..., None]:
     """A test of many drawn batches that suites inherit.
 
     A batch has many windows: two in five of as many as the profile says are drawn, but eight at least.
     """
+
+    @wraps(test)
+    def told(self: StrategySuite, data: st.DataObject) -> None:
+        try:
+            test(self, data)
+        except ConfigError as error:
+            if "windows" in f"{error.field} {error.message}":
+                error.add_note(OTHER_WINDOWS)
+            raise
+
     checks = [HealthCheck.differing_executors, HealthCheck.too_slow]
     count = max(8, settings().max_examples * 2 // 5)
     rule = settings(max_examples=count, deadline=None, suppress_health_check=checks)
-    return rule(given(data=st.data())(test))
+    return rule(given(data=st.data())(told))
 
 
 class StrategySuite:

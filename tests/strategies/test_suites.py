@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 
 from lightkv.core.contracts import Matcher, Merged
+from lightkv.core.errors import ConfigError
 from lightkv.core.plugins import registry
 from lightkv.strategies.components.aggregators import Drop
 from lightkv.testing import Case, OrderFreeSuite, StrategySuite, cases, check_strategy, strategies
@@ -145,3 +146,21 @@ def test_the_suite_catches_broken_components(broken):
 def test_check_strategy_runs_on_plain_data(case):
     chain = check_strategy({"scorer": "size", "matcher": "top-k"}, case)
     assert len(chain.steps) == 2
+
+
+def test_an_error_about_windows_names_the_attribute_of_the_suite():
+    """Without hypothesis, which would look for the smallest batch that fails."""
+    spec = {"partitioner": "windows", "matcher": "bipartite", "aggregator": "drop"}
+    row = SampleShape((1, 1), ((1, 4, 4, False),), ("image",))
+    case = Case((row,), (None,), 0.5, 0)
+
+    class Suite(StrategySuite):
+        preset = spec
+
+        def case(self, data):
+            return case
+
+    law = Suite.test_repeats_exactly_and_changes_no_input.hypothesis.inner_test
+    with pytest.raises(ConfigError, match="how many") as caught:
+        law(Suite(), data=None)
+    assert any("class attribute `windows`" in note for note in caught.value.__notes__)

@@ -283,7 +283,8 @@ def _module(preset: str) -> ModuleType | type:
 
 
 def _docstring(thing: object) -> str:
-    return inspect.getdoc(thing) or ""
+    """Its words; pages that they name are links."""
+    return re.sub(r"\bdocs/([\w-]+)\.md", r"[\1](../\1.md)", inspect.getdoc(thing) or "")
 
 
 def _joined(words: list[str]) -> str:

@@ -15,7 +15,17 @@ BROUGHT = {
     "CHANGELOG.md": "changelog.md",
 }
 """Pages from outside of docs/ → where they are on the site."""
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".json": "json", ".cff": "yaml"}
+LANGUAGES = {
+    ".py": "python",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".toml": "toml",
+    ".json": "json",
+    ".cff": "yaml",
+    ".css": "css",
+    ".js": "js",
+}
+"""Suffix of a file that is shown as text → its language."""
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 
 
