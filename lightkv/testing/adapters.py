@@ -131,7 +131,7 @@ class AdapterBench:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if not hasattr(cls.make_model, "__wrapped__"):
+        if "make_model" in vars(cls):  # an inherited one would hide that of a class beside it
             cls.make_model = _copied(cls.make_model)  # type: ignore[method-assign]
 
     # -- supplied by the family ------------------------------------------------------------------
