@@ -15,22 +15,19 @@ trials: 60
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from lightkv.core import yamls
 from lightkv.core.errors import check_known
-from lightkv.core.strict import Plain, Seed, check_plain, is_number, message_of
+from lightkv.core.strict import Seed, check_plain, is_number
 from lightkv.lab.designs.space import Choice, open_values
 from lightkv.lab.errors import SearchError
 from lightkv.lab.grids.changes import PIPELINE_KEYS, base_data
 from lightkv.lab.grids.schema import VANILLA, placed
-from lightkv.lab.outcomes import has_surrogates
+from lightkv.lab.studies import Study
 from lightkv.lab.tasks import build_task
 
 MAY_VARY = ("base", *PIPELINE_KEYS)
@@ -42,7 +39,7 @@ TAKEN = ("trial ", "held-out ")
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
-class SearchStudy(Plain):
+class SearchStudy(Study):
     """A search over designs.
 
     Attributes:
@@ -65,6 +62,10 @@ class SearchStudy(Plain):
         seed: of the sampler, the order of pictures and components that draw.
     """
 
+    noun: ClassVar[str] = "study"
+    error: ClassVar[type[SearchError]] = SearchError
+    page: ClassVar[str] = "docs/lab-search.md"
+
     name: str = "search"
     model: str = "demo"
     dtype: str = "auto"
@@ -81,54 +82,10 @@ class SearchStudy(Plain):
     seed: Annotated[Seed, Field(ge=0, lt=2**32)] = 0
 
     @classmethod
-    def parse(cls, data: Any, folder: Path | None = None) -> SearchStudy:
-        """From plain data; paths of pipelines and of tasks are relative to `folder`.
-
-        Raises:
-            SearchError: an unknown key, a missing one, or a value that cannot be meant.
-            ConfigError: an unknown preset or task.
-        """
-        if isinstance(data, SearchStudy):
-            return data
-        if not isinstance(data, Mapping):
-            raise SearchError(
-                "a search study is a mapping",
-                field="study",
-                value=type(data).__name__,
-                remedy=f"its keys are: {', '.join(cls.model_fields)}",
-            )
-        for key in data:
-            check_known(SearchError, "a search has no such key", "study", key, cls.model_fields)
-        check_plain(data, "study")
-        try:
-            study = cls.model_validate(_normal_form(dict(data), folder))
-        except ValidationError as error:
-            raise _study_error(error) from error
-        study.check()
-        return study
-
-    @classmethod
-    def read(cls, path: str | Path) -> SearchStudy:
-        """From a YAML file (safe load: no code, no objects).
-
-        Raises:
-            SearchError: no such file, not YAML, a key twice in a mapping, or what `parse` refuses.
-        """
-        path = Path(path)
-        try:
-            data = yamls.read(path)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise SearchError(
-                f"cannot read the study ({' '.join(str(error).split())[:300]})",
-                field="study",
-                value=str(path),
-                remedy="give a YAML file; docs/lab-search.md shows one",
-            ) from error
-        return cls.parse(data, path.absolute().parent)
-
-    def plain(self) -> dict[str, Any]:
-        """All of it as plain data, pipelines written out; `parse` reads it back."""
-        return self.model_dump(mode="json")
+    def normal_form(cls, data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+        """Short forms written out: one retention, names of presets, a list of them, the task's name."""
+        check_plain(data, cls.noun)
+        return _normal_form(data, folder)
 
     def identity(self) -> dict[str, Any]:
         """What a results file must have been begun with to go on with this study."""
@@ -137,12 +94,6 @@ class SearchStudy(Plain):
 
     def check(self) -> None:
         """Raise `SearchError` for what cannot be meant."""
-        if has_surrogates(json.dumps(self.plain(), ensure_ascii=False)):
-            raise SearchError(
-                "half a surrogate pair (\\ud800 to \\udfff) is no text",
-                field="study",
-                remedy="write the character itself",
-            )
         for key in self.space:
             what = "a search cannot vary that"
             check_known(SearchError, what, "space", key, MAY_VARY)
@@ -165,7 +116,6 @@ class SearchStudy(Plain):
 
 
 def _normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Short forms written out: one retention, the names of presets, a list of them, the task's name."""
     data["task"] = build_task(placed(data.get("task", "scenes"), folder)).spec()
     held_out = data.get("held_out")
     if held_out is not None and not is_number(held_out):
@@ -207,15 +157,3 @@ def _start(given: Any, folder: Path | None) -> dict[str, Any]:
                 remedy="call it otherwise, as {mine: PIPELINE}",
             )
     return found
-
-
-def _study_error(error: ValidationError) -> SearchError:
-    """The first of pydantic's errors, as one of the study."""
-    first = error.errors(include_url=False)[0]
-    where = ", ".join(str(part) for part in first["loc"])
-    return SearchError(
-        message_of(first),
-        field=f"study, {where}",
-        value=None if first["type"] == "missing" else first.get("input"),
-        remedy="docs/lab-search.md lists keys and their values",
-    )

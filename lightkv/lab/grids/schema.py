@@ -18,20 +18,17 @@ combinations. A grid knows no model: `lightkv.lab.grids.cells` builds its combin
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from lightkv.core import yamls
 from lightkv.core.errors import check_known
-from lightkv.core.strict import Plain, Seed, message_of
+from lightkv.core.strict import Plain, Seed
 from lightkv.lab.errors import GridError
 from lightkv.lab.grids.changes import CHANGES, base_data, check_change, label_text
-from lightkv.lab.outcomes import has_surrogates
+from lightkv.lab.studies import Study
 from lightkv.lab.tasks import build_task
 
 VANILLA = "vanilla"
@@ -68,7 +65,7 @@ class Skip(Plain):
         return all(factors.get(key) in labels for key, labels in self.where.items())
 
 
-class Grid(Plain):
+class Grid(Study):
     """An ablation study.
 
     Attributes:
@@ -91,6 +88,10 @@ class Grid(Plain):
             wanted one as rounding allows; `planned`: before rounding.
     """
 
+    noun: ClassVar[str] = "grid"
+    error: ClassVar[type[GridError]] = GridError
+    page: ClassVar[str] = "docs/lab.md"
+
     name: str = "grid"
     model: Labels
     dtype: str = "auto"
@@ -106,64 +107,14 @@ class Grid(Plain):
     equalise: Literal["achieved", "planned"] = "achieved"
 
     @classmethod
-    def parse(cls, data: Any, folder: Path | None = None) -> Grid:
-        """From plain data; paths of pipelines are relative to `folder`.
-
-        Raises:
-            GridError: an unknown key, an empty product, a label that does not exist.
-            ConfigError: an unknown preset or task.
-        """
-        if isinstance(data, Grid):
-            return data
-        if not isinstance(data, Mapping):
-            raise GridError(
-                "a grid is a mapping",
-                field="grid",
-                value=type(data).__name__,
-                remedy=f"its keys are: {', '.join(cls.model_fields)}",
-            )
-        for key in data:
-            check_known(GridError, "a grid has no such key", "grid", key, cls.model_fields)
-        try:
-            grid = cls.model_validate(_normal_form(dict(data), folder))
-        except ValidationError as error:
-            raise _grid_error(error) from error
-        grid.check()
-        return grid
-
-    @classmethod
-    def read(cls, path: str | Path) -> Grid:
-        """From a YAML file (safe load: no code, no objects).
-
-        Raises:
-            GridError: no such file, not YAML, a key twice in a mapping, or what `parse` refuses.
-        """
-        path = Path(path)
-        try:
-            data = yamls.read(path)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise GridError(
-                f"cannot read the grid ({' '.join(str(error).split())[:300]})",
-                field="grid",
-                value=str(path),
-                remedy="give a YAML file; docs/lab.md shows one",
-            ) from error
-        return cls.parse(data, path.absolute().parent)
-
-    def plain(self) -> dict[str, Any]:
-        """All of it as plain data, pipelines written out; `parse` reads it back."""
-        return self.model_dump(mode="json")
+    def normal_form(cls, data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
+        """Short forms written out: one model, one task, a preset's name, one retention."""
+        return _normal_form(data, folder)
 
     # -- checks -----------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Raise `GridError` for what cannot be meant."""
-        if has_surrogates(json.dumps(self.plain(), ensure_ascii=False)):
-            raise GridError(
-                "half a surrogate pair (\\ud800 to \\udfff) is no text",
-                field="grid",
-                remedy="write the character itself",
-            )
         for key, values in (("seeds", self.seeds), ("retention", self.retention)):
             if values is not None and not values:
                 raise _empty_product(key)
@@ -254,7 +205,6 @@ def _with_further(given: Mapping[str, Any], further: Iterable[Any], short: Any) 
 
 
 def _normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Short forms written out: one model, one task, a preset's name, one retention."""
     data["model"] = _labelled("model", data.get("model", "demo"), str, lambda m: Path(m).name or m)
     data["task"] = _labelled(
         "task",
@@ -350,16 +300,4 @@ def _empty_product(key: str) -> GridError:
         "the product is empty: there are no values",
         field=key,
         remedy="give at least one, or leave the key out",
-    )
-
-
-def _grid_error(error: ValidationError) -> GridError:
-    """The first of pydantic's errors, as one of the grid."""
-    first = error.errors()[0]
-    where = ", ".join(str(part) for part in first["loc"])
-    return GridError(
-        message_of(first),
-        field=f"grid, {where}",
-        value=first.get("input"),
-        remedy="docs/lab.md lists keys and their values",
     )
