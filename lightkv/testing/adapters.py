@@ -583,13 +583,23 @@ class AdapterBench:
 
 
 def _copied(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """`make_model` of a family: a copy of what it gave for these arguments, and torch's seed as then."""
+    """`make_model` of a family: a copy of what it gave for these arguments, and torch's seed as then.
+
+    It runs anew for a suite with attributes of its own, which may change what it makes, and for
+    arguments that cannot be compared.
+    """
     made: dict[Any, tuple[nn.Module, torch.Tensor]] = {}
 
     @wraps(make)
     def copied(self: AdapterBench, *args: Any, **options: Any) -> nn.Module:
         key = type(self), args, tuple(sorted(options.items())), torch.get_default_dtype()
-        if key not in made:
+        try:
+            known = key in made
+        except TypeError:  # a list or a mapping among them
+            return make(self, *args, **options)
+        if vars(self):
+            return make(self, *args, **options)
+        if not known:
             made[key] = make(self, *args, **options), torch.get_rng_state()
         model, seed = made[key]
         torch.set_rng_state(seed)
