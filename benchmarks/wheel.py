@@ -32,6 +32,8 @@ PRESENT = (
     "lightkv/demo/checkpoint/tokenizer.json",
     "lightkv/demo/checkpoint/processor_config.json",
     "lightkv/demo/checkpoint/README.md",
+    "lightkv/lab/frame.html",
+    "lightkv/lab/frame.js",
     "lightkv/lab/designs/page.html",
     "lightkv/lab/designs/page.js",
     "lightkv/lab/pictures/page.css",

@@ -12,7 +12,7 @@ from lightkv.lab.designs.plots import plots
 from lightkv.lab.designs.sentences import name_of, sentences, test_sentences
 from lightkv.lab.grids.store import Store
 from lightkv.lab.reporting.page import check_extra, check_page
-from lightkv.lab.webpage import embedded, policy, write_text
+from lightkv.lab.webpage import rendered, write_text
 
 
 def search_page(results: str | Path, out: str | Path) -> Findings:
@@ -49,25 +49,13 @@ def page(found: Findings, source: str = "results") -> str:
         ConfigError: the extra `report` is not installed.
     """
     check_extra()
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    import lightkv
-
     here, reports = files("lightkv.lab.designs"), files("lightkv.lab.reporting")
-    # Everything that is not marked is escaped.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    return environment.from_string((here / "page.html").read_text(encoding="utf-8")).render(
+    return rendered(
+        (here / "page.html").read_text(encoding="utf-8"),
+        style=(reports / "page.css").read_text(encoding="utf-8"),
+        script=(here / "page.js").read_text(encoding="utf-8"),
+        data=plots(found),
         name=found.study["name"],
-        version=lightkv.__version__,
-        policy=policy("data: blob:"),
-        style=Markup((reports / "page.css").read_text(encoding="utf-8")),
-        script=Markup((here / "page.js").read_text(encoding="utf-8")),
-        plotly=Markup(get_plotlyjs()),
-        data=Markup(embedded(plots(found))),
         facts=_facts(found),
         lines=sentences(found),
         effects=[_effect(found, number) for number in range(len(found.effects))],

@@ -13,7 +13,7 @@ from lightkv.lab.reporting.effects import Effect, by_weight, main_effects
 from lightkv.lab.reporting.formatting import full_text
 from lightkv.lab.reporting.study import Group, Study, build_study
 from lightkv.lab.reporting.table import table_of
-from lightkv.lab.webpage import embedded, policy, write_text
+from lightkv.lab.webpage import rendered, write_text
 
 EXTRA = "report"
 SUFFIXES = (".html", ".htm")
@@ -105,11 +105,6 @@ def page(study: Study, source: str = "results") -> str:
         ConfigError: the extra `report` is not installed.
     """
     check_extra()
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
-
-    import lightkv
     from lightkv.lab.reporting.figures import figures
     from lightkv.lab.reporting.sentences import sentences
 
@@ -119,18 +114,12 @@ def page(study: Study, source: str = "results") -> str:
         drawn = figures(study, group, own)
         shown.append({**drawn, "view": _first_view(drawn["quality"], own)})
     template, style, script = (_text(f"page.{kind}") for kind in ("html", "css", "js"))
-    # Everything that is not marked is escaped.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    return environment.from_string(template).render(
+    return rendered(
+        template,
+        style=style,
+        script=script,
+        data={"groups": shown},
         name=_name(study),
-        version=lightkv.__version__,
-        policy=policy("data: blob:"),
-        style=Markup(style),
-        script=Markup(script),
-        plotly=Markup(get_plotlyjs()),
-        data=Markup(embedded({"groups": shown})),
         facts=facts(study),
         unfinished=unfinished(study),
         groups=study.groups,
