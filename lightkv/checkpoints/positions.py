@@ -37,10 +37,7 @@ def most_positions(config: Any) -> int | None:
     """Positions that a model of a transformers config was made for; None where it does not say."""
     try:
         text = config.get_text_config()
-    except (
-        AttributeError,
-        ValueError,
-    ):  # code of the transformers 4 era; several decoders in one model
+    except (AttributeError, ValueError):  # code of the transformers 4 era; several decoders
         return None
     most = getattr(text, "max_position_embeddings", None)
     if not isinstance(most, int) or _scaled(getattr(text, "rope_parameters", None)):

@@ -85,9 +85,9 @@ def _seen(
                 remedy="give --image FILE, --video FOLDER, or --scene NUMBER for the bundled model",
             )
         return list(images or ()), list(videos or ()), 'ask something: --prompt "What is this?"'
-    other = {"--image": images or None, "--video": videos or None, "--clip": clip}
-    if option == "--clip":
-        del other["--clip"]
+    other: dict[str, Any] = {"--image": images or None, "--video": videos or None}
+    if scene is not None:
+        other["--clip"] = clip
     what = "pictures and clips come from files or are held-out ones, not both"
     refuse(other, what, beside=option)
     if not 0 <= number < SCENES:

@@ -169,11 +169,16 @@ def test_a_search_draws_on_training_scans_and_is_tested_on_others():
     data = {"name": "pictures", "pictures": 8}
     study = {"model": "demo-video", "retention": 0.5, "task": {**data, "split": "train"}}
     study |= {"space": {"positions": {"any": ["keep", "renumber"]}}, "held_out": data}
-    parts.check_apart(SearchStudy.parse(study))
+
+    def check_apart(data):
+        told = SearchStudy.parse(data)
+        parts.check_apart(parts.searched(told), parts.held_out(told))
+
+    check_apart(study)
     with pytest.raises(SearchError, match="held-out data are those"):
         SearchStudy.parse({**study, "task": data})
     with pytest.raises(SearchError, match="8 of the held-out pictures"):
-        parts.check_apart(SearchStudy.parse({**study, "task": {**data, "pictures": 9}}))
+        check_apart({**study, "task": {**data, "pictures": 9}})
 
 
 # -- the model ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ class Asker:
         self._rungs = rungs
         self._seed = seed
         self._probe = probe_of(rungs[0])
+        self._prices: dict[str, Usage] = {}
 
     def solved(self, pipeline: dict[str, Any], retention: float) -> dict[str, Any]:
         """With explicit stages, whose achieved retention is as near to the wanted one as it can be.
@@ -62,8 +64,12 @@ class Asker:
         return spec_data(session.pipeline.spec)
 
     def price(self, pipeline: dict[str, Any]) -> Usage:
-        """What a pipeline costs on the probe, before it answers anything."""
-        return self.subject.try_on(self.subject.prepare(pipeline), self._probe)
+        """What a pipeline costs on the probe, before it answers anything; measured once."""
+        key = json.dumps(pipeline, sort_keys=True)
+        if key not in self._prices:
+            session = self.subject.prepare(pipeline)
+            self._prices[key] = self.subject.try_on(session, self._probe)
+        return self._prices[key]
 
     def ask(
         self,

@@ -157,7 +157,8 @@ class _Search:
         if cells:
             check_unchanged(self.store, cells, more=left or test)
         else:
-            check_apart(self.study)
+            if isinstance(self.study.held_out, dict):  # a share splits by picture
+                check_apart(self.part, held_out(self.study))
             self.store.update_meta(**begun_with([self._vanilla(self.part)]))
             self.store.update_meta(versions=_versions(), baseline=VANILLA)
         torch.set_num_threads(threads_of(self.store, threads))

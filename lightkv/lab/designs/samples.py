@@ -76,7 +76,7 @@ def held_out(study: SearchStudy) -> Part:
     return part
 
 
-def check_apart(study: SearchStudy) -> None:
+def check_apart(search: Part, test: Part) -> None:
     """Refuse held-out data with pictures that the search sees: it would be no test.
 
     Pictures are compared by their pixels, all of them: scenes of one seed are the same scenes, however
@@ -85,10 +85,8 @@ def check_apart(study: SearchStudy) -> None:
     Raises:
         SearchError: a picture is in both parts.
     """
-    if not isinstance(study.held_out, dict):
-        return  # a share splits by picture
-    seen = {sample.seen().digest() for sample in _one_for_each(searched(study).samples)}
-    both = [s for s in _one_for_each(held_out(study).samples) if s.seen().digest() in seen]
+    seen = {sample.seen().digest() for sample in _one_for_each(search.samples)}
+    both = [sample for sample in _one_for_each(test.samples) if sample.seen().digest() in seen]
     if both:
         raise SearchError(
             f"{len(both)} of the held-out pictures are pictures of the search, the first of sample "
