@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lightkv.cli.options import Json
-from lightkv.cli.output import console, counting_bar, notes, print_json, table
+from lightkv.cli.output import console, counting_bar, notes, print_json, stoppable, table
 from lightkv.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -61,22 +61,16 @@ def ablate(
     from lightkv.lab.grids.run import ablate as run
 
     quiet_libraries()
-    try:
-        with _bar() as progress:
-            store = run(
-                grid,
-                out=out,
-                workers=workers,
-                ray=ray,
-                threads=threads,
-                retry_failed=retry_failed,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        notes().print(
-            f"Stopped. What was finished is in {out}; the same command goes on from there.",
+    with stoppable(out), _bar() as progress:
+        store = run(
+            grid,
+            out=out,
+            workers=workers,
+            ray=ray,
+            threads=threads,
+            retry_failed=retry_failed,
+            progress=progress,
         )
-        raise typer.Abort from None
     with store:
         _tell(store, json)
         ran = {cell.status for cell in store.cells()} - {"pending", "skipped"}

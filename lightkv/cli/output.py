@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,22 @@ def check_writable(target: str | None, field: str = "--json") -> None:
             raise IsADirectoryError("it is a directory")
         if not path.absolute().parent.is_dir():
             raise FileNotFoundError("its folder does not exist")
+
+
+@contextmanager
+def stoppable(out: Path) -> Iterator[None]:
+    """Long work whose results file `out` can be gone on with: a stop by the user says so.
+
+    Raises:
+        typer.Abort: the user stopped it.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        notes().print(
+            f"Stopped. What was finished is in {out}; the same command goes on from there.",
+        )
+        raise typer.Abort from None
 
 
 def writing(target: str, field: str = "--json") -> AbstractContextManager[None]:

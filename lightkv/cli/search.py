@@ -17,6 +17,7 @@ from lightkv.cli.output import (
     counting_bar,
     notes,
     print_json,
+    stoppable,
     table,
     writing,
 )
@@ -81,16 +82,8 @@ def _run(
     from lightkv.lab.designs.run import search_designs
 
     quiet_libraries()
-    try:
-        with _bar() as progress:
-            search_designs(
-                study, out=out, test=test, threads=threads, device=device, progress=progress
-            )
-    except KeyboardInterrupt:
-        notes().print(
-            f"Stopped. What was finished is in {out}; the same command goes on from there.",
-        )
-        raise typer.Abort from None
+    with stoppable(out), _bar() as progress:
+        search_designs(study, out=out, test=test, threads=threads, device=device, progress=progress)
 
 
 @contextmanager
