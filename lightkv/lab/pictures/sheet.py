@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from math import ceil, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -37,6 +37,7 @@ MOST_FRAMES, IN_LINE = 24, 12
 STRIP_CAPTION, FRAME_LABEL, LABEL = 32, 12, 11
 """Pixels for the caption of a strip of frames and the gap below it, for the line that names the
 frames, and the size of its letters."""
+T = TypeVar("T")
 INK, SOFT, PAPER = (28, 30, 36), (104, 108, 118), (255, 255, 255)
 FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "NotoSansCJK-Regular.ttc")
 """Tried for text beyond ASCII, which Pillow's own font lacks."""
@@ -109,19 +110,21 @@ def drawn_views(views: Sequence[ShownView]) -> list[ShownView]:
     found: list[ShownView] = []
     for clip, group in groupby(views, lambda view: view.clip):
         some = list(group)
-        if clip is not None and len(some) > MOST_FRAMES:
-            picks = np.linspace(0, len(some) - 1, MOST_FRAMES).round().astype(int)
-            some = [some[pick] for pick in picks]
-        found += some
+        found += some if clip is None else evenly(some, MOST_FRAMES)
     return found
 
 
 def chosen(stages: Sequence[ShownStage]) -> list[ShownStage]:
-    """All stages, or `MOST_STAGES` at even distances with the first and the last."""
-    if len(stages) <= MOST_STAGES:
-        return list(stages)
-    picks = np.linspace(0, len(stages) - 1, MOST_STAGES).round().astype(int)
-    return [stages[pick] for pick in picks]
+    """All stages, or `MOST_STAGES` at even distances."""
+    return evenly(stages, MOST_STAGES)
+
+
+def evenly(some: Sequence[T], most: int) -> list[T]:
+    """All of them, or `most` at even distances with the first and the last."""
+    if len(some) <= most:
+        return list(some)
+    picks = np.linspace(0, len(some) - 1, most).round().astype(int)
+    return [some[pick] for pick in picks]
 
 
 class _Sheet:
