@@ -105,7 +105,7 @@ def cells_bar() -> Progress:
 
 
 def duration_text(seconds: float) -> str:
-    """`4000` → `1 h 7 min`; below two minutes in seconds."""
+    """`8000` → `2 h 13 min`; below two minutes in seconds, below two hours in minutes."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
