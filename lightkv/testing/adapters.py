@@ -9,11 +9,10 @@ Use a tiny model with random weights and at least six decoder layers; the suite 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial, reduce, wraps
+from functools import partial, reduce
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -25,10 +24,12 @@ from lightkv.core.modality import MODALITIES
 from lightkv.core.plugins import get_preset
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, compress
+from lightkv.testing.copies import copied
 from lightkv.testing.oracles import (
     Recorder,
     causal_mask,
     encoder_needs,
+    joined,
     masked_layers,
     on_cache,
     shortened_layers,
@@ -132,7 +133,7 @@ class AdapterBench:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "make_model" in vars(cls):  # an inherited one would hide that of a class beside it
-            cls.make_model = _copied(cls.make_model)  # type: ignore[method-assign]
+            cls.make_model = copied(cls.make_model)  # type: ignore[method-assign]
 
     # -- supplied by the family ------------------------------------------------------------------
 
@@ -582,38 +583,7 @@ class AdapterBench:
         return masks, alive
 
 
-def _copied(make: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """`make_model` of a family: a copy of what it gave for these arguments, and torch's seed as then."""
-    made: dict[Any, tuple[nn.Module, torch.Tensor]] = {}
-
-    @wraps(make)
-    def copied(self: AdapterBench, *args: Any, **options: Any) -> nn.Module:
-        key = type(self), args, tuple(sorted(options.items())), torch.get_default_dtype()
-        if key not in made:
-            made[key] = make(self, *args, **options), torch.get_rng_state()
-        model, seed = made[key]
-        torch.set_rng_state(seed)
-        return copy.deepcopy(model)
-
-    return copied
-
-
 def _state_of(layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The two tensors of a recurrent layer's state."""
     conv, recurrent = layer.conv_states[0], layer.recurrent_states[0]
     return conv, conv.new_empty(0) if recurrent is None else recurrent
-
-
-def joined(first: torch.Tensor, later: torch.Tensor, axis: int) -> torch.Tensor:
-    """Concatenation along an axis; the other axes are filled up with zeros where they differ."""
-    sizes = [max(pair) for pair in zip(first.shape, later.shape, strict=True)]
-    parts = []
-    for tensor in (first, later):
-        want = [
-            own if n == axis else size
-            for n, (own, size) in enumerate(zip(tensor.shape, sizes, strict=True))
-        ]
-        filled = tensor.new_zeros(want)
-        filled[tuple(slice(size) for size in tensor.shape)] = tensor
-        parts.append(filled)
-    return torch.cat(parts, dim=axis)

@@ -251,3 +251,18 @@ def on_cache(pipeline: str) -> bool:
     if isinstance(schedule, tuple):
         return any(stage.site == "cache" for stage in schedule)
     return schedule.site == "cache"
+
+
+def joined(first: torch.Tensor, later: torch.Tensor, axis: int) -> torch.Tensor:
+    """Concatenation along an axis; the other axes are filled up with zeros where they differ."""
+    sizes = [max(pair) for pair in zip(first.shape, later.shape, strict=True)]
+    parts = []
+    for tensor in (first, later):
+        want = [
+            own if n == axis else size
+            for n, (own, size) in enumerate(zip(tensor.shape, sizes, strict=True))
+        ]
+        filled = tensor.new_zeros(want)
+        filled[tuple(slice(size) for size in tensor.shape)] = tensor
+        parts.append(filled)
+    return torch.cat(parts, dim=axis)

@@ -70,8 +70,8 @@ class Settings(RunSettings):
     """Everything that a run depends on."""
 
     tower_steps: int = 6000
-    deepen_at: int = 4500
-    steps: int = 7000
+    deepen_at: int = 2200
+    steps: int = 3000
     words: int = 3000
     """Positions of each group in an update, vision tokens included."""
     save_every: int = 50
