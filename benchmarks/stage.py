@@ -4,7 +4,7 @@
 
 For 576, 2,304, 9,216 and 65,536 vision tokens (75 text tokens, 32 heads, width 4096, windows of at
 most 256 tokens, ρ = ½) it runs lightkv and `dense.py` in turn, in one process, and gives medians with
-minimum and maximum; bytes are counted at the dispatcher in a run of their own (`memory.py`). Where the
+minimum and maximum; bytes are counted at the dispatcher in a run of their own. Where the
 attention matrix of all heads does not fit, only the dense loop over windows runs, with lightkv's
 guidance. The tokens of both are compared. Then: how time grows with the tokens, and what index work the
 first prefill of a session does, and what a later one of the same layout.
@@ -25,7 +25,6 @@ from typing import Any
 
 import dense
 import torch
-from memory import LiveBytes
 from stage_case import BEFORE, GRIDS, POPULATION, RATIO, TEXT, Case, Clock
 
 from lightkv import VisionLayout
@@ -34,6 +33,7 @@ from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
+from lightkv.lab.live_bytes import LiveBytes
 
 MARK = "<!-- STAGE -->"
 

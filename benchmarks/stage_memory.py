@@ -13,13 +13,13 @@ import argparse
 import json
 
 import torch
-from memory import LiveBytes
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
 from lightkv.core.prompt import prompt_index
 from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
+from lightkv.lab.live_bytes import LiveBytes
 
 
 def measure(

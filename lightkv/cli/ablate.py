@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,8 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.options import Json
-from lightkv.cli.output import console, counting_bar, notes, print_json, stoppable, table
+from lightkv.cli.options import Changes, Json, read_changes
+from lightkv.cli.output import (
+    bytes_text,
+    cells_bar,
+    console,
+    duration_text,
+    notes,
+    print_json,
+    stoppable,
+    table,
+)
 from lightkv.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +43,10 @@ def ablate(
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run failed cells again.")
+    ] = False,
+    changes: Changes = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add the grid's cells to the results of another grid.")
     ] = False,
     table: Annotated[
         bool, typer.Option("--table", help="Run nothing; print the table of --out.")
@@ -57,6 +71,7 @@ def ablate(
             field="GRID",
             remedy="give a grid in YAML, or --table to print the results that are there",
         )
+    given = read_changes(changes or (), "task.scenes=20")
     from lightkv.checkpoints.load import quiet_libraries
     from lightkv.lab.grids.run import ablate as run
 
@@ -65,10 +80,12 @@ def ablate(
         store = run(
             grid,
             out=out,
+            changes=given,
             workers=workers,
             ray=ray,
             threads=threads,
             retry_failed=retry_failed,
+            extend=extend,
             progress=progress,
         )
     with store:
@@ -82,18 +99,22 @@ def ablate(
 def _bar() -> Iterator[Any]:
     """A progress bar over cells with the time left; a line for each cell without a terminal."""
     out = notes()
-    # A cell may take many minutes.
-    with counting_bar("cells", speed_estimate_period=24 * 3600) as bar:
-        task = bar.add_task("reading the grid", total=None)
+    with cells_bar() as bar:
+        task = bar.add_task("reading the grid", total=None, end=None)
         ended = 0
 
         def advance(step: Step) -> None:
             nonlocal ended
             name = step.cell.name if step.cell is not None else ""
             failed = f"{step.failed} failed, " if step.failed else ""
-            bar.update(task, completed=step.done, total=step.total, description=failed + name)
+            end = None if step.left is None else time.monotonic() + step.left
+            bar.update(
+                task, completed=step.done, total=step.total, description=failed + name, end=end
+            )
             if not out.is_terminal and step.done > ended:
-                out.print(f"{step.done} of {step.total}: {name}")
+                left = step.left if step.done < step.total else None
+                rest = "" if left is None else f", about {duration_text(left)} left"
+                out.print(f"{step.done} of {step.total}: {name}{rest}")
             ended = step.done
 
         yield advance
@@ -122,22 +143,27 @@ def _plain(line: Line) -> dict[str, Any]:
         **{name: getattr(line, name) for name in ("mean", "low", "high", "baseline")},
         "difference": difference,
         "holm": line.holm,
+        "measured": None if cell.measured is None else asdict(cell.measured),
     }
 
 
 def _show(lines: Sequence[Line]) -> None:
     out = console()
     factors = _varying([line.cell for line in lines])
-    heads = (*factors, "mean", "achieved", "FLOPs", "KV", "difference [95 %]", "p", "p, Holm")
+    measured = any(line.cell.measured is not None for line in lines)
+    heads = (*factors, "mean", "achieved", "FLOPs", "KV", *(("first", "peak") if measured else ()))
+    heads += ("difference [95 %]", "p", "p, Holm")
     found = table(*heads, left=len(factors), compact=True)
     for line in lines:
-        found.add_row(*_labels(line.cell, factors), *_figures(line))
+        found.add_row(*_labels(line.cell, factors), *_figures(line, measured))
     out.print(found)
     for line in lines:
         if line.cell.status != "done":
             reason = f": {line.cell.reason}" if line.cell.reason else ""
             out.print(f"{line.cell.name} {line.cell.status}{reason}")
     out.print(_explanation(lines), style="dim")
+    if measured:
+        out.print(_machines(lines), style="dim")
 
 
 def _varying(cells: Sequence[Cell]) -> list[str]:
@@ -159,23 +185,44 @@ def _labels(cell: Cell, factors: Sequence[str]) -> list[str]:
     return labels
 
 
-def _figures(line: Line) -> list[str]:
-    """Texts of what a cell reached."""
+def _figures(line: Line, measured: bool) -> list[str]:
+    """Texts of what a cell reached; `measured` where the table has a column for it."""
     from lightkv.lab.tasks import tasks
 
     cell = line.cell
     if line.mean is None:
-        return [cell.status, *[""] * 6]
+        return [cell.status, *[""] * (8 if measured else 6)]
     task = tasks().get(cell.spec["task"]["name"])
     scale, digits = (100.0, 1) if task is None or task.accuracy else (1.0, 3)
     shares = (cell.retention, cell.flops, cell.kv_bytes)
     texts = [f"{scale * line.mean:.{digits}f}", *(f"{share:.3f}" for share in shares)]
+    if measured:
+        texts += _measured(cell)
     gap = line.difference
     if gap is None:
         return [*texts, "", "", ""]
     middle, low, high = (f"{scale * v:+.{digits}f}" for v in (gap.difference, gap.low, gap.high))
     chances = ("" if p is None else f"{p:.2g}" for p in (gap.mcnemar_p, line.holm))
     return [*texts, f"{middle} [{low}, {high}]", *chances]
+
+
+def _measured(cell: Cell) -> list[str]:
+    """Time to the first token and peak memory."""
+    if cell.measured is None:
+        return ["", ""]
+    return [f"{1000 * cell.measured.first_token:.3g} ms", bytes_text(cell.measured.peak_bytes)]
+
+
+def _machines(lines: Sequence[Line]) -> str:
+    """What the measured columns are, and where they were measured."""
+    found = [line.cell.measured for line in lines if line.cell.measured is not None]
+    places = dict.fromkeys(each.where for each in found)
+    prompts = max(each.prompts for each in found)
+    return (
+        f"Measured, one prompt at a time: first is the time to the first token, the median of {prompts} "
+        "prompts; peak is memory beyond weights and inputs, of the longest of them. Measured on: "
+        f"{'; '.join(places)}."
+    )
 
 
 def _explanation(lines: Sequence[Line]) -> str:

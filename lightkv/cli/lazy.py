@@ -66,6 +66,14 @@ COMMANDS = {
         "ablate",
         "Run an ablation grid; run again with the same --out, it goes on where it stopped.",
     ),
+    "export": Place(
+        "export",
+        "Write the cells or the samples of results files as CSV or JSON.",
+    ),
+    "compare": Place(
+        "compare",
+        "Compare the cells of results files with those of the first, paired by sample.",
+    ),
     "tune": Place(
         "tune",
         "Find the smallest retention with a small enough loss; write its pipeline with the evidence.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +43,40 @@ Retention = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A value of the file to run with instead, in YAML, as task.scenes=20; repeatable.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+
+def read_changes(texts: Sequence[str], example: str) -> dict[str, Any]:
+    """`KEY=VALUE`, the value in YAML, as a mapping.
+
+    Raises:
+        ConfigError: no such text, no YAML, or a key twice.
+    """
+    import yaml
+
+    from lightkv.core import yamls
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key or key in found:
+            what = "it is there twice" if key in found else "a change is KEY=VALUE"
+            remedy = f"such as --set {example}"
+            raise ConfigError(what, field="--set", value=text, remedy=remedy)
+        try:
+            found[key] = yamls.load(value)
+        except yaml.YAMLError as error:
+            what = f"the value is no YAML ({error})"
+            raise ConfigError(what, field=f"--set {key}", value=value) from error
+    return found
 
 
 def refuse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,11 +17,13 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from lightkv.core.errors import ConfigError, file_errors
 
@@ -77,6 +80,40 @@ def counting_bar(unit: str, **options: Any) -> Progress:
         TextColumn("{task.description}", markup=False),
         **options,
     )
+
+
+class EndColumn(ProgressColumn):
+    """The time left until `end` of a task's fields, by `time.monotonic`."""
+
+    def render(self, task: Task) -> Text:
+        """As text; empty where nobody knows."""
+        end = task.fields.get("end")
+        if end is None:
+            return Text("")
+        return Text(f"about {duration_text(max(0.0, end - time.monotonic()))} left")
+
+
+def cells_bar() -> Progress:
+    """A bar over cells, which may take many minutes each: `end` of its task is when all will be done."""
+    return progress_bar(
+        TextColumn("cells"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        EndColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
+
+
+def duration_text(seconds: float) -> str:
+    """`8000` → `2 h 13 min`; below two minutes in seconds, below two hours in minutes."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 def print_json(data: Any) -> None:

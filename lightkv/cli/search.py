@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.options import Device, Json
+from lightkv.cli.options import Changes, Device, Json, read_changes
 from lightkv.cli.output import (
     check_writable,
     console,
@@ -45,6 +45,7 @@ def search(
     ] = False,
     threads: Annotated[int | None, typer.Option(help="Of torch [all].")] = None,
     device: Device = None,
+    changes: Changes = None,
     json: Json = False,
 ) -> None:
     """Search components, parameters and schedules: quality against FLOPs; run again, it goes on."""
@@ -56,7 +57,7 @@ def search(
     check_writable(str(target), "--page")
     check_writable(str(out), "--out")
     if not show:
-        _run(study, out, test, threads, device)
+        _run(study, out, test, threads, device, read_changes(changes or (), "trials=40"))
     found = search_page(out, target)
     if front is not None:
         _write_front(found, front)
@@ -70,7 +71,12 @@ def search(
 
 
 def _run(
-    study: Path | None, out: Path, test: bool, threads: int | None, device: str | None
+    study: Path | None,
+    out: Path,
+    test: bool,
+    threads: int | None,
+    device: str | None,
+    changes: dict[str, Any],
 ) -> None:
     if study is None:
         raise ConfigError(
@@ -80,10 +86,14 @@ def _run(
         )
     from lightkv.checkpoints.load import quiet_libraries
     from lightkv.lab.designs.run import search_designs
+    from lightkv.lab.designs.schema import SearchStudy
 
+    wanted = SearchStudy.read(study, changes)
     quiet_libraries()
     with stoppable(out), _bar() as progress:
-        search_designs(study, out=out, test=test, threads=threads, device=device, progress=progress)
+        search_designs(
+            wanted, out=out, test=test, threads=threads, device=device, progress=progress
+        )
 
 
 @contextmanager

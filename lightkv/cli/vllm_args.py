@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from lightkv.cli.options import Json, Retention, refuse
+from lightkv.cli.options import Json, Retention, read_changes, refuse
 from lightkv.cli.output import print_json
-from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, ModelError
 
 
@@ -45,7 +42,7 @@ def vllm_args(
     from lightkv.integrations.vllm.flags import serve_config
 
     quiet_libraries()
-    given = _changes(changes or ())
+    given = read_changes(changes or (), "positions=keep")
     if retention is not None:
         refuse({"--set": given.get("retention")}, "it says it already", beside="--retention")
         given["retention"] = retention
@@ -60,22 +57,6 @@ def vllm_args(
         print_json(arguments)
         return
     typer.echo(serve_config(arguments) if config else _line(arguments), nl=not config)
-
-
-def _changes(texts: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not equals or not key or key in found:
-            what = "it is there twice" if key in found else "a change is KEY=VALUE"
-            remedy = "such as --set positions=keep"
-            raise ConfigError(what, field="--set", value=text, remedy=remedy)
-        try:
-            found[key] = yamls.load(value)
-        except yaml.YAMLError as error:
-            what = f"the value is no YAML ({error})"
-            raise ConfigError(what, field=f"--set {key}", value=value) from error
-    return found
 
 
 def _source(model: str) -> Path | str:

@@ -15,7 +15,8 @@ from pydantic.dataclasses import dataclass
 
 from lightkv.checkpoints.seen import Seen
 
-Status = Literal["pending", "running", "done", "failed", "skipped"]
+Status = Literal["pending", "running", "interrupted", "done", "failed", "skipped"]
+"""No file holds `interrupted`: a reader finds it, where the process that ran a cell has ended."""
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _LOOKED_UP = {"model": str, "task": dict | str, "pipeline": dict}
 """Types that runs and reports count on in a spec."""
@@ -73,6 +74,38 @@ class Outcome:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Measured:
+    """What the prefills of single prompts took under a cell, and where.
+
+    Attributes:
+        first_token: seconds until the model's first token is there, encoder included, the processor
+            not: the median over prompts. `fastest`, `slowest`: of these.
+        prompts: that were timed, the first of each of as many pictures.
+        peak_bytes: of memory beyond weights and inputs while the longest of these prompts is prefilled:
+            on a GPU as torch's allocator counts them, elsewhere those of all tensors alive at once.
+        machine: GPU or CPU.
+        threads: of torch.
+        workers: processes of the run, which may have shared the machine.
+    """
+
+    first_token: float
+    fastest: float
+    slowest: float
+    prompts: int
+    peak_bytes: int
+    machine: str
+    threads: int
+    workers: int = 1
+
+    @property
+    def where(self) -> str:
+        """The machine, and how many threads and processes used it."""
+        counts = ((self.threads, "thread", "threads"), (self.workers, "process", "processes"))
+        parts = [f"{number} {one if number == 1 else many}" for number, one, many in counts]
+        return ", ".join([self.machine, *parts])
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Cell:
     """One point of a grid, with what came of it.
 
@@ -90,6 +123,7 @@ class Cell:
         retention: achieved, mean over samples.
         flops, kv_bytes: of prefill and of its cache, relative to the uncompressed model.
         tokens: vision tokens in each layer's cache, mean over samples.
+        measured: what its prefills took; None where nobody measured.
     """
 
     id: str
@@ -105,6 +139,7 @@ class Cell:
     flops: float | None = None
     kv_bytes: float | None = None
     tokens: Annotated[tuple[float, ...], Field(strict=False)] = ()
+    measured: Measured | None = None
 
     @field_validator("spec")
     @classmethod

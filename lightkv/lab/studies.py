@@ -14,6 +14,7 @@ from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, check_known
 from lightkv.core.strict import Plain, message_of
 from lightkv.lab.outcomes import has_surrogates
+from lightkv.lab.overrides import overridden
 
 
 class Study(Plain):
@@ -63,8 +64,12 @@ class Study(Plain):
         return study
 
     @classmethod
-    def read(cls, path: str | Path) -> Self:
+    def read(cls, path: str | Path, changes: Mapping[str, Any] | None = None) -> Self:
         """From a YAML file (safe load: no code, no objects).
+
+        Args:
+            path: of the file.
+            changes: place → value that it has instead, such as `task.scenes` → 20.
 
         Raises:
             ConfigError: what `parse` refuses; as `error`, no such file, not YAML, a key twice.
@@ -79,6 +84,8 @@ class Study(Plain):
                 value=str(path),
                 remedy=f"give a YAML file; {cls.page} shows one",
             ) from error
+        if changes:
+            data = overridden(data, changes, cls.error, f"{cls.noun}, --set")
         return cls.parse(data, path.absolute().parent)
 
     @classmethod

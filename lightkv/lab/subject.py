@@ -144,7 +144,7 @@ class Subject:
         """One prefill of each sample in a prepared session, and what they cost."""
         with self.within(session):
             for sample in samples:
-                self._prefill([sample])
+                self.first_token(self.inputs([sample]))
         return usage(session)
 
     @property
@@ -158,7 +158,7 @@ class Subject:
 
     def generate(self, samples: Sequence[Sample], max_new_tokens: int = 32) -> list[str]:
         """Greedy answers to one left-padded batch."""
-        return greedy(self.model, self.processor, self._inputs(samples), max_new_tokens)
+        return greedy(self.model, self.processor, self.inputs(samples), max_new_tokens)
 
     def log_likelihood(
         self, samples: Sequence[Sample], answers: Sequence[str]
@@ -176,22 +176,24 @@ class Subject:
         ]
         if not any(wanted):
             return [(0.0, 0)] * len(wanted)
-        inputs = self._inputs(samples)
+        inputs = self.inputs(samples)
         # Rows of one length need no padding, and their tokenizer may have none.
         pad = self.processor.tokenizer.pad_token_id or 0
         found = forced_answers(self.model, inputs, wanted, pad)
         return [(sum(likely, 0.0), len(likely)) for likely, _ in found]
 
-    def _inputs(self, samples: Sequence[Sample]) -> Any:
+    def inputs(self, samples: Sequence[Sample]) -> Any:
+        """What the model is asked: one left-padded batch, on its device."""
         questions = [sample.question for sample in samples]
         seen = [sample.seen() for sample in samples]
         return batch_inputs(self.processor, questions, seen, self.model)
 
-    def _prefill(self, samples: Sequence[Sample]) -> None:
+    def first_token(self, inputs: Any) -> None:
+        """Prefill a batch, to its first new token."""
         import torch
 
         with torch.no_grad():
-            self.model.generate(**self._inputs(samples), max_new_tokens=1, do_sample=False)
+            self.model.generate(**inputs, max_new_tokens=1, do_sample=False)
 
 
 def usage(session: Session) -> Usage:

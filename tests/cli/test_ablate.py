@@ -28,7 +28,9 @@ def test_runs_and_prints(bundled, grid, tmp_path, call, ok, ok_json):
     first = call("ablate", grid, "--out", out)
     assert first.exit_code == 0, first.stderr
     assert "3 of 3" in first.stderr  # without a terminal a line for each cell
+    assert "left" in first.stderr  # and how long the rest will take
     assert "vanilla" in first.stdout
+    assert "Measured on: " in " ".join(first.stdout.split())
     assert "dull retention=0.001 skipped: " in first.stdout
     row = next(line for line in first.stdout.splitlines() if line.strip().startswith("uniform"))
     assert "[" in row  # the interval of the difference
@@ -39,7 +41,27 @@ def test_runs_and_prints(bundled, grid, tmp_path, call, ok, ok_json):
     assert [cell["status"] for cell in cells] == ["done", "done", "done", "skipped"]
     compared = [cell["difference"] for cell in cells if cell["difference"] is not None]
     assert compared
+    assert cells[0]["measured"]["first_token"] > 0
+    assert cells[3]["measured"] is None
     assert all(each["low"] <= each["difference"] <= each["high"] for each in compared)
+
+
+def test_other_values_and_more_cells(bundled, grid, tmp_path, call, ok_json, fails):
+    out = tmp_path / "r.sqlite"
+    changes = ("--set", "task.scenes=1", "--set", "cells=[]", "--set", "vanilla=false")
+    first = ok_json("ablate", grid, "--out", out, *changes, "--json")["cells"]
+    assert [cell["name"] for cell in first] == [
+        f"guidance={label} retention=0.5" for label in ("prompt", "uniform")
+    ]
+    assert "another grid" in fails("ablate", grid, "--out", out)
+    said = fails("ablate", grid, "--out", out, "--extend")
+    assert "task, scenes: scenes was 1 and is 2" in said
+    more = ("--set", "task.scenes=1", "--set", "cells=[]", "--extend")
+    grown = ok_json("ablate", grid, "--out", out, *more, "--json")["cells"]
+    assert [cell["seconds"] for cell in grown[1:]] == [cell["seconds"] for cell in first]
+    assert grown[0]["name"] == "vanilla"
+    assert "Did you mean 'axes'" in fails("ablate", grid, "--out", out, "--set", "axis={}")
+    assert "KEY=VALUE" in fails("ablate", grid, "--out", out, "--set", "task.scenes")
 
 
 def test_errors_are_one_line(bundled, grid, tmp_path, fails):

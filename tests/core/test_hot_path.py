@@ -18,12 +18,12 @@ from lightkv.core.prompt import PromptIndex, prompt_index
 from lightkv.core.run.engine import LAYOUT_CACHE, Engine
 from lightkv.core.stage.stage import Readings
 from lightkv.core.stage.step import run_stage
+from lightkv.lab.live_bytes import LiveBytes
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import dense
 import stage as benchmark
 import stage_case
-from memory import LiveBytes
 
 SHAPE = DecoderShape(
     num_layers=6,

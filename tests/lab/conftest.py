@@ -15,6 +15,12 @@ SOLVED: dict[tuple[Any, ...], PipelineSpec] = {}
 
 
 @pytest.fixture(autouse=True)
+def _little_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell times prompts before it runs; one of them is enough for tests of other things."""
+    monkeypatch.setattr("lightkv.lab.grids.measuring.PROMPTS", 1)
+
+
+@pytest.fixture(autouse=True)
 def _recipes_are_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many tests run the same few cells. To solve a recipe for the retention that is achieved takes up
     to eight prefills, and gives the same stages each time: the next test is handed those."""

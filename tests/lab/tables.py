@@ -12,5 +12,5 @@ from lightkv.lab.grids.store import Store
 def table(path: Path) -> tuple[Any, ...]:
     """All that a results file says, but for times."""
     with Store.open(path) as store:
-        cells = [replace(cell, seconds=None) for cell in store.cells()]
+        cells = [replace(cell, seconds=None, measured=None) for cell in store.cells()]
         return cells, [store.outcomes(cell.id) for cell in cells], store.meta["baselines"]

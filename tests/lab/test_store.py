@@ -12,7 +12,7 @@ import pytest
 from lightkv.lab import ablate, report
 from lightkv.lab.errors import StoreError
 from lightkv.lab.grids.store import MAGIC, SCHEMA, Store
-from lightkv.lab.outcomes import Cell, Outcome
+from lightkv.lab.outcomes import Cell, Measured, Outcome
 
 GRID = {"name": "g", "retention": [0.5]}
 
@@ -75,6 +75,63 @@ def test_running_cells_of_a_dead_process_are_pending_again(filled):
         store.start(cell(2))
     with Store.create(filled, GRID) as store:
         assert [c.status for c in store.cells()] == ["done", "failed", "pending"]
+
+
+def test_cells_of_a_killed_process_are_interrupted_to_a_reader(filled):
+    """A real kill -9: while the process lives its cell is running, then it is not."""
+    code = f"""
+        import os, signal
+        from lightkv.lab.grids.store import Store
+        store = Store.create({str(filled)!r}, {GRID!r})
+        store.start(store.cells()[2])
+        with Store.open({str(filled)!r}) as reader:
+            print(reader.cells()[2].status, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (-9, "running\n")
+    with Store.open(filled) as store:
+        dead = store.cells()[2]
+        assert dead.status == "interrupted"
+        assert "runs it again" in dead.reason
+    report(filled, filled.with_suffix(".html"))
+    assert "1 interrupted when" in filled.with_suffix(".html").read_text()
+    with Store.create(filled, GRID) as store:
+        assert store.cells()[2].status == "pending"
+
+
+def test_a_reader_that_looks_does_not_stop_a_writer(filled, monkeypatch):
+    import fcntl
+
+    plain, held = fcntl.flock, filled.open("rb")
+    plain(held, fcntl.LOCK_SH)
+    monkeypatch.setattr("lightkv.lab.grids.store.time.sleep", lambda seconds: held.close())
+    Store.create(filled, GRID).close()
+    assert held.closed
+
+
+def test_measurements_come_back_and_old_files_have_none(filled):
+    measured = Measured(0.02, 0.01, 0.03, 3, 4096, "a machine", 1, 4)
+    assert measured.where == "a machine, 1 thread, 4 processes"
+    with Store.create(filled, GRID) as store:
+        assert {each.measured for each in store.cells()} == {None}
+        store.finish(cell(2, measured=measured), answers())
+        store.finish(cell(2, measured=replace(measured, prompts=5)), answers())
+        assert [each.measured for each in store.cells()] == [
+            None,
+            None,
+            replace(measured, prompts=5),
+        ]
+        store.fail(cell(2), "boom")
+        assert store.cells()[2].measured is None
+        store.finish(cell(2, measured=measured), answers())
+    with sqlite3.connect(filled) as database:
+        database.execute("UPDATE measured SET peak_bytes = 'much'")
+    database.close()
+    with Store.open(filled) as store, pytest.raises(StoreError, match=r"damaged .*peak_bytes"):
+        store.cells()
 
 
 def test_finishing_twice_doubles_nothing(filled):
@@ -241,7 +298,7 @@ def test_a_write_limit_of_the_system_stops_cleanly(filled):
     code = f"""
         import resource, signal
         from lightkv.lab.grids.store import Store
-        from lightkv.lab.outcomes import Cell, Outcome
+        from lightkv.lab.outcomes import Cell, Measured, Outcome
         from lightkv.core.errors import LightKVError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         store = Store.create({str(filled)!r}, {GRID!r})

@@ -97,7 +97,7 @@ def test_samples_are_those_of_the_demo():
 def test_sizes_are_as_asked_for(subject, given, tokens):
     samples = build_task({given["name"]: 2, **given}).samples()
     assert {sample.tokens for sample in samples} == {tokens}
-    ids = subject._inputs(samples[:1])["input_ids"]
+    ids = subject.inputs(samples[:1])["input_ids"]
     pads = {subject.model.config.image_token_id, subject.model.config.video_token_id}
     assert sum(int((ids == pad).sum()) for pad in pads) == tokens
 

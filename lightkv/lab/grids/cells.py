@@ -25,15 +25,16 @@ PROBE_FROM = 8
 Load = Callable[[str, str], Subject]
 
 
-def plan_cells(grid: Grid, load: Load) -> list[Cell]:
+def plan_cells(grid: Grid, load: Load, there: Sequence[Cell] = ()) -> list[Cell]:
     """The cells of a grid, in order. Those that cannot run are skipped, with the reason.
 
     Args:
         grid: as read.
         load: model and dtype → subject.
+        there: cells of the results that the grid extends; what one of them computes is a repeat.
 
     Raises:
-        GridError: two cells of one name, an unknown baseline, or no cell that can run.
+        GridError: two cells of one name, or no cell that can run.
         LightKVError: a model or a task's data cannot be loaded; an unknown component.
     """
     combinations = expand(grid)
@@ -48,9 +49,9 @@ def plan_cells(grid: Grid, load: Load) -> list[Cell]:
         for number in numbers:
             cells[number] = planner.cell(number, combinations[number])
         del planner  # one model in memory at a time
-    found = without_repeats([cells[number] for number in range(len(cells))])
+    found = without_repeats([cells[number] for number in range(len(cells))], there)
     _check_names(found)
-    if all(cell.status == "skipped" for cell in found):
+    if not there and all(cell.status == "skipped" for cell in found):
         raise GridError(
             f"no cell of the grid can run; the first: {found[0].reason}",
             field="grid",
@@ -228,24 +229,38 @@ def cell_id(spec: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def without_repeats(cells: Sequence[Cell]) -> list[Cell]:
+def without_repeats(cells: Sequence[Cell], there: Sequence[Cell] = ()) -> list[Cell]:
     """Cells whose pipeline, model and task were there already are skipped (another seed of a
-    pipeline that draws nothing, two labels that come to the same)."""
-    seen: dict[str, str] = {}
-    found = []
+    pipeline that draws nothing, two labels that come to the same).
+
+    Args:
+        cells: of a grid.
+        there: cells of results, which come first. One that the grid has too is no repeat of itself,
+            unless the grid says less of it.
+    """
+    held = {cell.id: cell for cell in there if cell.status != "skipped"}
+    first = {computation(cell): cell.id for cell in held.values()}
+    names = {identity: cell.name for identity, cell in held.items()}
+    found, taken = [], set[str]()
     for cell in cells:
         if cell.status == "skipped":
             found.append(cell)
             continue
-        key = computation(cell)
-        if key in seen:
-            identity = cell_id({**cell.spec, "name": cell.name})
-            reason = f"{REPEAT}{seen[key]!r}"
-            cell = replace(cell, id=identity, status="skipped", reason=reason)
+        twin = first.setdefault(computation(cell), cell.id)
+        if twin == cell.id and twin not in taken and _says_all_of(cell, held.get(twin)):
+            taken.add(twin)
+            names[twin] = cell.name
         else:
-            seen[key] = cell.name
+            identity = cell_id({**cell.spec, "name": cell.name})
+            reason = f"{REPEAT}{names[twin]!r}"
+            cell = replace(cell, id=identity, status="skipped", reason=reason)
         found.append(cell)
     return found
+
+
+def _says_all_of(cell: Cell, held: Cell | None) -> bool:
+    """Whether a cell has all labels of the one in the results, and so can take its place."""
+    return held is None or held.factors.items() <= cell.factors.items()
 
 
 def repeats(cells: Sequence[Cell]) -> dict[str, Cell]:

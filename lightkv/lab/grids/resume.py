@@ -64,7 +64,12 @@ def _check_data(store: Store, cells: Sequence[Cell]) -> None:
         if cell.status != "skipped" and key not in seen:
             seen[key] = build_task(cell.spec["task"]).fingerprint()
         if cell.status != "skipped" and seen[key] != cell.spec["data"]:
-            raise _changed(store, "the task's data have changed")
+            task = cell.factors.get("task", cell.spec["task"]["name"])
+            raise _changed(
+                store,
+                f"the task's data have changed ({task}: their digest was "
+                f"{cell.spec['data'] or 'none'} and is {seen[key] or 'none'})",
+            )
 
 
 def _check_versions(store: Store) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lightkv.core.errors import check_least
+from lightkv.lab.errors import GridError
 from lightkv.lab.grids.cells import baselines, plan_cells
+from lightkv.lab.grids.extend import check_labels, merged, merged_baselines
 from lightkv.lab.grids.pools import Here, Pool, Started
+from lightkv.lab.grids.remaining import Remaining
 from lightkv.lab.grids.resume import begun_with, check_unchanged
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
@@ -29,12 +32,14 @@ class Progress:
         total: cells that it has to run.
         failed: of those done.
         cell: that was begun or ended last; None before the first.
+        left: seconds that the rest will take; None before a cell has ended.
     """
 
     done: int
     total: int
     failed: int = 0
     cell: Cell | None = None
+    left: float | None = None
 
 
 Report = Callable[[Progress], None]
@@ -48,10 +53,12 @@ def ablate(
     grid: Grid | str | Path | Mapping[str, Any],
     *,
     out: str | Path,
+    changes: Mapping[str, Any] | None = None,
     workers: int = 1,
     ray: str | None = None,
     threads: int | None = None,
     retry_failed: bool = False,
+    extend: bool = False,
     progress: Report | None = None,
 ) -> Store:
     """Run a grid, or what is left of it.
@@ -62,12 +69,15 @@ def ablate(
     Args:
         grid: a grid, its YAML file, or plain data.
         out: the results file; made if it does not exist, gone on with if it is of this grid.
+        changes: place → value that a YAML file has instead, such as `task.scenes` → 20.
         workers: processes, each with the model loaded once (actors, with `ray`). More than one are
             started by `spawn`, so a script needs the guard `if __name__ == "__main__"`.
         ray: address of a Ray cluster, or `local` to start one on this machine.
         threads: of torch in each worker; by default those of the run that began the file, else
             those of this process, shared out. Equal numbers give equal results bit for bit.
         retry_failed: run cells again that failed before.
+        extend: add the grid's cells to the file of another grid. What is done there stays, and is not
+            run again where both grids have it.
         progress: called when a cell begins and when it ends.
 
     Returns:
@@ -76,12 +86,13 @@ def ablate(
     Raises:
         GridError: what the grid says cannot be meant.
         StoreError: the file is in use, damaged, full, or of something else; data, a checkpoint or
-            the versions of packages have changed since it was begun.
+            the versions of packages have changed since it was begun; the file holds another grid and
+            `extend` is off, or a label means something else in it.
     """
-    grid = Grid.read(grid) if isinstance(grid, str | Path) else Grid.parse(grid)
+    grid = _read(grid, changes)
     check_least("--workers", workers)
     check_least("--threads", threads)
-    with Store.create(out, grid.plain(), versions=versions()) as store:
+    with Store.create(out, grid.plain(), extend=extend, versions=versions()) as store:
         loaded = _plan(store, grid, retry_failed)
         share = threads_of(store, threads, workers)
         if workers > 1 or ray is not None:
@@ -91,35 +102,67 @@ def ablate(
                 if cell.status == "failed":
                     store.reset(cell)
         if any(cell.status == "pending" for cell in store.cells()):
-            run = _Run(store, progress or (lambda step: None))
+            run = _Run(store, progress or (lambda step: None), workers)
             with _workers(workers, ray, share, loaded) as pool:
                 run.all(pool)
     return Store.open(out)
 
 
+def _read(grid: Grid | str | Path | Mapping[str, Any], changes: Mapping[str, Any] | None) -> Grid:
+    if isinstance(grid, str | Path):
+        return Grid.read(grid, changes)
+    if changes:
+        raise GridError(
+            "only the values of a file are changed",
+            field="changes",
+            value=", ".join(changes),
+            remedy="set them in the grid, or give the path of its YAML",
+        )
+    return Grid.parse(grid)
+
+
 def _plan(store: Store, grid: Grid, retry_failed: bool) -> Loaded | None:
-    """Write the cells of a new file; check an old one. The model, if it was loaded."""
-    cells = store.cells()
-    if cells:
-        check_unchanged(store, cells, retry_failed)
+    """Write the cells of a new file, or of a grid that extends one; check an old one.
+
+    Returns the model, if it was loaded.
+    """
+    there = store.cells()
+    if there and store.holds(grid.plain()):
+        check_unchanged(store, there, retry_failed)
         return None
+    if there:
+        check_labels(store, grid)
+        check_unchanged(store, there, more=True)
     last: dict[tuple[str, str], Subject] = {}
 
     def load(model: str, dtype: str) -> Subject:
         last.clear()
         return last.setdefault((model, dtype), Subject.load(model, dtype=dtype))
 
-    planned = plan_cells(grid, load)
-    against = baselines(grid, planned)
-    one = set(against.values())
-    # Cells come last: a file without any was stopped in here and is planned anew.
-    store.update_meta(
-        baselines=against,
-        baseline=one.pop() if len(one) == 1 else None,
-        **begun_with(planned),
-    )
-    store.add_cells(planned)
+    planned = plan_cells(grid, load, there)
+    if there:
+        _extend(store, grid, there, planned)
+    else:
+        against = baselines(grid, planned)
+        # Cells come last: a file without any was stopped in here and is planned anew.
+        store.update_meta(**_compared(against), **begun_with(planned))
+        store.add_cells(planned)
     return next(iter(last.items()), None)
+
+
+def _extend(store: Store, grid: Grid, there: Sequence[Cell], planned: Sequence[Cell]) -> None:
+    """Add the cells of a grid to a file that has others."""
+    cells = merged(store, there, planned)
+    before = store.meta.get("baselines", {})
+    against = merged_baselines(grid, before, there, planned, cells)
+    models = {**begun_with(planned)["models"], **store.meta.get("models", {})}
+    store.replace_cells(cells, grid.plain(), models=models, **_compared(against))
+
+
+def _compared(against: dict[str, str]) -> dict[str, Any]:
+    """What `meta` says of baselines."""
+    one = set(against.values())
+    return {"baselines": against, "baseline": one.pop() if len(one) == 1 else None}
 
 
 def threads_of(store: Store, wanted: int | None, workers: int = 1) -> int:
@@ -158,17 +201,19 @@ def _workers(workers: int, ray: str | None, share: int, loaded: Loaded | None) -
 class _Run:
     """One run over what is pending in a store."""
 
-    def __init__(self, store: Store, progress: Report) -> None:
+    def __init__(self, store: Store, progress: Report, workers: int) -> None:
         self._store = store
         self._progress = progress
+        self._workers = workers
         self._cells = {cell.id: cell for cell in store.cells()}
+        self._remaining = Remaining(list(self._cells.values()), workers)
         self._pending = [cell for cell in self._cells.values() if cell.status == "pending"]
         self._done = 0
         self._failed = 0
 
     def all(self, pool: _Pool) -> None:
         """First what others are compared with sample by sample, then the rest."""
-        self._progress(Progress(0, len(self._pending)))
+        self._progress(Progress(0, len(self._pending), left=self._remaining.seconds()))
         first = [cell for cell in self._pending if _gives_reference(cell)]
         rest = [cell for cell in self._pending if not _gives_reference(cell)]
         self._wave(pool, first)
@@ -188,6 +233,7 @@ class _Run:
         def started(identity: str) -> None:
             running[identity] = self._cells[identity]
             self._store.start(running[identity])
+            self._remaining.started(running[identity])
             self._tell(running[identity])
 
         try:
@@ -207,23 +253,25 @@ class _Run:
     def _job(self, cell: Cell) -> Job | str:
         """What to run; or why not, where the reference that it needs is missing."""
         if not _needs_reference(cell) or _gives_reference(cell):
-            return Job(cell.id, cell.spec)
+            return Job(cell.id, cell.spec, workers=self._workers)
         same = ("model", "dtype", "task", "data")
         for other in self._store.cells():
             if _gives_reference(other) and all(other.spec[k] == cell.spec[k] for k in same):
                 if other.status != "done":
                     return "the uncompressed model failed on this task"
                 answers = {o.sample: o.answer for o in self._store.outcomes(other.id)}
-                return Job(cell.id, cell.spec, answers)
+                return Job(cell.id, cell.spec, answers, self._workers)
         return "the uncompressed model was not run on this task"
 
     def _ended(self, cell: Cell, failed: bool) -> None:
         self._done += 1
         self._failed += failed
+        self._remaining.ended(cell, failed)
         self._tell(cell)
 
     def _tell(self, cell: Cell) -> None:
-        self._progress(Progress(self._done, len(self._pending), self._failed, cell))
+        left = self._remaining.seconds()
+        self._progress(Progress(self._done, len(self._pending), self._failed, cell, left))
 
 
 def _needs_reference(cell: Cell) -> bool:

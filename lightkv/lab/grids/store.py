@@ -14,9 +14,10 @@ import json
 import os
 import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
@@ -27,12 +28,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lightkv.core.errors import file_errors
 from lightkv.core.strict import message_of
 from lightkv.lab.errors import StoreError
-from lightkv.lab.outcomes import Cell, Outcome
+from lightkv.lab.outcomes import Cell, Measured, Outcome
 
 MAGIC = b"SQLite format 3\x00"
 """How every database of SQLite begins."""
 BUSY_SECONDS = 5.0
 """To wait for a lock of SQLite's own, which is held for a transaction."""
+LOOK_SECONDS = 0.05
+"""A reader takes far less to see whether a process writes the file."""
 SCHEMA = 1
 """Version of the tables; files of another one are refused."""
 APPLICATION = 0x6C6B7662
@@ -52,8 +55,19 @@ CREATE TABLE samples (
     retention REAL NOT NULL, PRIMARY KEY (cell, sample)
 ) WITHOUT ROWID;
 """
-_CELL, _OUTCOME = ([field.name for field in fields(kind)] for kind in (Cell, Outcome))
-"""Columns of `cells`, and of `samples` without the cell."""
+_CELL, _OUTCOME, _MEASURED = (
+    [field.name for field in fields(kind) if field.name != "measured"]
+    for kind in (Cell, Outcome, Measured)
+)
+"""Columns of `cells`, and of `samples` and `measured` without the cell."""
+_TABLE_MEASURED = """
+CREATE TABLE IF NOT EXISTS measured (
+    cell TEXT PRIMARY KEY REFERENCES cells(id), first_token REAL NOT NULL, fastest REAL NOT NULL,
+    slowest REAL NOT NULL, prompts INTEGER NOT NULL, peak_bytes INTEGER NOT NULL,
+    machine TEXT NOT NULL, threads INTEGER NOT NULL, workers INTEGER NOT NULL
+) WITHOUT ROWID
+"""
+"""A table of its own, made when there is something to put in: so lightkv 0.1 reads the files too."""
 _JSON = {"factors", "spec", "versions", "tokens"}
 """Columns that hold JSON."""
 _FOUND = ("versions", "seconds", "retention", "flops", "kv_bytes", "tokens")
@@ -66,9 +80,10 @@ class Store:
 
     Attributes:
         path: of the file.
-        meta: `schema`, `grid` (as plain data), `created` (ISO time), `baseline` (name of the one
-            cell that all others are compared with, or None), `baselines` (name of each cell → name
-            of the cell that it is compared with) and `versions` of the packages.
+        meta: `schema`, `grid` (as plain data), `earlier` (the grids that it extended), `created` (ISO
+            time), `baseline` (name of the one cell that all others are compared with, or None),
+            `baselines` (name of each cell → name of the cell that it is compared with) and
+            `versions` of the packages.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: int | None) -> None:
@@ -80,7 +95,9 @@ class Store:
     # -- opening ----------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: str | Path, grid: dict[str, Any], **meta: Any) -> Store:
+    def create(
+        cls, path: str | Path, grid: dict[str, Any], *, extend: bool = False, **meta: Any
+    ) -> Store:
         """A new file, or the existing one of the same grid, for writing.
 
         Cells that a dead process left running are pending again.
@@ -88,6 +105,7 @@ class Store:
         Args:
             path: of the file.
             grid: what the cells come from, as plain data.
+            extend: take the file of another grid too, as it is; `replace_cells` adds this one's cells.
             meta: `baseline`, `baselines`, `versions`, written into a new file.
 
         Raises:
@@ -109,7 +127,7 @@ class Store:
                 store._initialise(grid, meta)
             else:
                 store._read_meta()
-                store._take_grid(grid)
+                store._take_grid(grid, extend)
                 with store._writing():
                     store._run("UPDATE cells SET status = 'pending' WHERE status = 'running'")
         except BaseException:
@@ -163,12 +181,31 @@ class Store:
     def cells(self) -> list[Cell]:
         """All cells, in the grid's order.
 
+        A reader finds cells `interrupted` that a process was running which has ended since.
+
         Raises:
             StoreError: the file cannot be read, or holds what no run writes.
         """
         with self._guard("read"):
             query = f"SELECT {', '.join(_CELL)} FROM cells ORDER BY position"
-            return [_record(Cell, _CELL, row) for row in self._connection.execute(query)]
+            cells = [_record(Cell, _CELL, row) for row in self._connection.execute(query)]
+            measured = self._measured()
+        cells = [replace(cell, measured=measured.get(cell.id)) for cell in cells]
+        running = any(cell.status == "running" for cell in cells)
+        if self._lock is None and running and not _is_written(self.path):
+            return [_interrupted(cell) if cell.status == "running" else cell for cell in cells]
+        return cells
+
+    def _measured(self) -> dict[str, Measured]:
+        """Identity of a cell → what was measured of it."""
+        if not self._has_measured():
+            return {}
+        rows = self._connection.execute(f"SELECT cell, {', '.join(_MEASURED)} FROM measured")
+        return {cell: _record(Measured, _MEASURED, values) for cell, *values in rows}
+
+    def _has_measured(self) -> bool:
+        query = "SELECT count(*) FROM sqlite_master WHERE name = 'measured'"
+        return bool(self._one(query))
 
     def outcomes(self, cell_id: str) -> list[Outcome]:
         """The outcomes of a cell, ordered by sample; none unless it is done.
@@ -181,12 +218,36 @@ class Store:
             rows = self._connection.execute(query, (cell_id,))
             return [_record(Outcome, _OUTCOME, row) for row in rows]
 
+    def grids(self) -> list[dict[str, Any]]:
+        """The grids that the cells come from, as plain data, the latest last."""
+        latest = self.meta.get("grid")
+        return [*self.meta.get("earlier", []), *([] if latest is None else [latest])]
+
+    def holds(self, grid: dict[str, Any]) -> bool:
+        """Whether cells of a grid are in the file."""
+        return _plain(grid) in self.grids()
+
     # -- writing ----------------------------------------------------------------------------------
 
     def add_cells(self, cells: Sequence[Cell]) -> None:
         """Write the cells of a new grid, all or none."""
         with self._writing():
             self._insert("cells", _CELL, [_row(cell, _CELL) for cell in cells])
+
+    def replace_cells(self, cells: Sequence[Cell], grid: dict[str, Any], **meta: Any) -> None:
+        """Put other cells in place of those that are there, all or none; outcomes stay.
+
+        Args:
+            cells: those of the file that stay, as read, and those of a grid that extends it.
+            grid: that grid, as plain data.
+            meta: entries that change with it.
+        """
+        values = {"earlier": self.grids(), "grid": _plain(grid), **meta}
+        with self._writing():
+            self._run("DELETE FROM cells")
+            self._insert("cells", _CELL, [_row(cell, _CELL) for cell in cells])
+            self._write_meta(values)
+        self.meta.update(values)
 
     def update_meta(self, **values: Any) -> None:
         """Set entries of `meta`."""
@@ -203,15 +264,20 @@ class Store:
         """Write a cell that ran, with its outcomes, in one transaction.
 
         Args:
-            cell: with `versions`, `seconds`, `retention`, `flops`, `kv_bytes` and `tokens` set.
+            cell: with `versions`, `seconds`, `retention`, `flops`, `kv_bytes`, `tokens` and `measured`
+                set.
             outcomes: of all its samples.
         """
         values_of = attrgetter(*_OUTCOME)
         rows = [(cell.id, *values_of(outcome)) for outcome in outcomes]
         found = ", ".join(f"{column} = ?" for column in _FOUND)
         with self._writing():
-            self._run("DELETE FROM samples WHERE cell = ?", cell.id)
+            self._forget(cell)
             self._insert("samples", ["cell", *_OUTCOME], rows)
+            if cell.measured is not None:
+                self._run(_TABLE_MEASURED)
+                values = attrgetter(*_MEASURED)(cell.measured)
+                self._insert("measured", ["cell", *_MEASURED], [(cell.id, *values)])
             self._run(
                 f"UPDATE cells SET status = 'done', reason = '', {found} WHERE id = ?",
                 *_row(cell, _FOUND),
@@ -228,10 +294,16 @@ class Store:
 
     def _stop(self, cell: Cell, status: str, reason: str) -> None:
         with self._writing():
-            self._run("DELETE FROM samples WHERE cell = ?", cell.id)
+            self._forget(cell)
             self._run(
                 "UPDATE cells SET status = ?, reason = ? WHERE id = ?", status, reason, cell.id
             )
+
+    def _forget(self, cell: Cell) -> None:
+        """Delete what an earlier run of a cell has left."""
+        self._run("DELETE FROM samples WHERE cell = ?", cell.id)
+        if self._has_measured():
+            self._run("DELETE FROM measured WHERE cell = ?", cell.id)
 
     # -- inside -----------------------------------------------------------------------------------
 
@@ -276,19 +348,20 @@ class Store:
             _checked("meta", _Meta, found)
             self.meta = found
 
-    def _take_grid(self, grid: dict[str, Any]) -> None:
-        """Refuse another grid, unless there are no cells of the old one yet."""
+    def _take_grid(self, grid: dict[str, Any], extend: bool) -> None:
+        """Refuse a grid that the file does not hold, unless it has no cells yet, or takes more."""
         with self._guard("read"):
             started = self._one("SELECT count(*) FROM cells") > 0
         if not started:
             self.update_meta(grid=_plain(grid))
-        if self.meta.get("grid") != _plain(grid):
-            raise _refused(
-                self.path,
-                "the file holds the results of another grid",
-                "name another file for this grid, or run the grid that began this one",
-                field="--out",
-            )
+        if extend or self.holds(grid):
+            return
+        remedy = "name another file for this grid, or run the grid that began this one"
+        if not any("search" in each for each in (*self.grids(), grid)):
+            remedy += "; --extend adds its cells to these"
+        raise _refused(
+            self.path, "the file holds the results of another grid", remedy, field="--out"
+        )
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -403,11 +476,41 @@ def _lock(path: Path) -> int | None:
     with file_errors(StoreError, "write the results file", "--out", path, remedy):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(handle, fcntl.LOCK_EX)
     except OSError as error:
         os.close(handle)
         raise _in_use(path) from error
     return handle
+
+
+def _flock(handle: int, kind: int) -> None:
+    """Lock at once, or after a moment: a reader that looks for a writer holds a lock briefly."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+    except OSError:
+        time.sleep(LOOK_SECONDS)
+        fcntl.flock(handle, kind | fcntl.LOCK_NB)
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a process holds the file for writing; True where the system knows no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def _interrupted(cell: Cell) -> Cell:
+    reason = "the process that ran it has ended; the command that began it runs it again"
+    return replace(cell, status="interrupted", reason=reason)
 
 
 def _unlock(handle: int | None) -> None:
@@ -438,6 +541,7 @@ class _Meta(BaseModel):
     model_config = ConfigDict(strict=True)
 
     grid: dict[str, Any] | None = None
+    earlier: list[dict[str, Any]] = []
     baseline: str | None = None
     baselines: dict[str, str] = {}
     versions: dict[str, str] = {}
@@ -459,7 +563,9 @@ def _record(kind: type[T], columns: Sequence[str], row: Sequence[Any]) -> T:
         _MalformedError: a value that no run writes.
     """
     given = dict(zip(columns, row, strict=True))
-    where = f"cell {given['name']!r}" if "name" in given else f"sample {given['sample']!r}"
+    where = "what was measured"
+    for what, key in (("cell", "name"), ("sample", "sample")):
+        where = f"{what} {given[key]!r}" if key in given else where
     for column in _JSON & given.keys():
         given[column] = _loads(where, column, given[column])
     return _checked(where, kind, given)

@@ -21,6 +21,7 @@ class Line:
         baseline: name of the cell it is compared with, or None.
         difference: to the baseline; None where one of the two is not done.
         holm: its McNemar's p, corrected for all tests of the file.
+        samples: that it answered.
     """
 
     cell: Cell
@@ -30,6 +31,7 @@ class Line:
     baseline: str | None = None
     difference: Difference | None = None
     holm: float | None = None
+    samples: int | None = None
 
 
 def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Line]:
@@ -67,7 +69,8 @@ def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Lin
             with suppress(ConfigError):  # other samples must not cost the whole table
                 difference = paired(outcomes(base), mine, resamples=resamples, seed=seed)
         bounds = mean_interval(mine, resamples=resamples, seed=seed)
-        lines.append(Line(cell, *bounds, base.name if base else None, difference))
+        name = base.name if base else None
+        lines.append(Line(cell, *bounds, name, difference, samples=len(mine)))
     gaps = (line.difference for line in lines)
     chances = holm([None if gap is None else gap.mcnemar_p for gap in gaps])
     return [replace(line, holm=p) for line, p in zip(lines, chances, strict=True)]

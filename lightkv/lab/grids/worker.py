@@ -10,7 +10,8 @@ from operator import attrgetter
 from typing import Any
 
 from lightkv.core.errors import LightKVError
-from lightkv.lab.outcomes import Cell, Outcome, writable
+from lightkv.lab.grids.measuring import measure
+from lightkv.lab.outcomes import Cell, Measured, Outcome, writable
 from lightkv.lab.subject import Subject, Usage, usage
 from lightkv.lab.tasks import Sample, Task, build_task
 
@@ -23,11 +24,13 @@ class Job:
         id: of the cell.
         spec: of the cell.
         reference: answers of the uncompressed model, for tasks that need them.
+        workers: processes of the run.
     """
 
     id: str
     spec: dict[str, Any]
     reference: Mapping[str, str] | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Result:
         id: of the cell.
         outcomes: of its samples, ordered by sample; empty after an error.
         usage: of its prefills; None after an error.
+        measured: what single prefills took; None after an error.
         seconds: wall time.
         versions: of what ran it.
         error: why it failed, or None.
@@ -46,6 +50,7 @@ class Result:
     id: str
     outcomes: tuple[Outcome, ...] = ()
     usage: Usage | None = None
+    measured: Measured | None = None
     seconds: float = 0.0
     versions: dict[str, str] | None = None
     error: str | None = None
@@ -79,27 +84,30 @@ class Worker:
         """Run a cell. An error becomes part of the result: it must not stop the other cells."""
         start = time.perf_counter()
         try:
-            outcomes, used = self._run(job)
+            outcomes, used, measured = self._run(job)
         except LightKVError as error:
             return Result(job.id, error=writable(str(error)), versions=versions())
         except Exception as error:  # noqa: BLE001 - out of memory, a model's own bug
             text = writable(" ".join(str(error).split())[:500])
             return Result(job.id, error=f"{type(error).__name__}: {text}", versions=versions())
         seconds = time.perf_counter() - start
-        return Result(job.id, tuple(outcomes), used, seconds, versions())
+        return Result(job.id, tuple(outcomes), used, measured, seconds, versions())
 
-    def _run(self, job: Job) -> tuple[list[Outcome], Usage]:
+    def _run(self, job: Job) -> tuple[list[Outcome], Usage, Measured]:
         import torch
 
         spec = job.spec
         subject = self.subject(spec["model"], spec["dtype"])
         task, samples = self._samples(spec["task"])
+        source = spec["pipeline"] or None
+        # Before the answers, in a session of its own: these are as if nothing had been measured.
+        measured = measure(subject, subject.prepare(source), samples, job.workers)
         torch.manual_seed(spec["seed"])
-        with subject.compressed(spec["pipeline"] or None) as session:
+        with subject.compressed(source) as session:
             found = task.evaluate(subject, samples, job.reference)
             # A byte-level tokenizer can say what no file can be written with.
             outcomes = [replace(one, answer=writable(one.answer)) for one in found]
-            return sorted(outcomes, key=attrgetter("sample")), usage(session)
+            return sorted(outcomes, key=attrgetter("sample")), usage(session), measured
 
     def _samples(self, spec: dict[str, Any]) -> tuple[Task, list[Sample]]:
         key = json.dumps(spec, sort_keys=True)
@@ -142,4 +150,5 @@ def finished(cell: Cell, result: Result) -> Cell:
         flops=result.usage.flops,
         kv_bytes=result.usage.kv_bytes,
         tokens=result.usage.tokens,
+        measured=result.measured,
     )

@@ -52,3 +52,12 @@ def full_text(setting: dict[str, str]) -> str:
 def short(text: str, most: int) -> str:
     """The text, cut to so many characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def bytes_text(count: float) -> str:
+    """Bytes with a binary unit, three digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} TiB"

@@ -155,6 +155,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
     for cell in cells:
         versions.update(cell.versions)
     created = str(study.meta.get("created", "")).replace("T", " ").split("+")[0]
+    machines = dict.fromkeys(c.measured.where for c in cells if c.measured is not None)
     found = {
         "model": ", ".join(dict.fromkeys(group.model for group in groups)),
         "task": ", ".join(dict.fromkeys(group.task for group in groups)),
@@ -163,6 +164,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
         "baseline": against if baselines else "",
         "begun": f"{created} UTC" if created else "",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "measured on": "; ".join(machines),
     }
     return [(key, value) for key, value in found.items() if value]
 
@@ -175,7 +177,11 @@ def unfinished(study: Study) -> str:
             counts[row.cell.status] = counts.get(row.cell.status, 0) + 1
     if not counts:
         return ""
-    words = {"pending": "not run yet", "running": "still running"}
+    words = {
+        "pending": "not run yet",
+        "running": "still running",
+        "interrupted": "interrupted when their process ended",
+    }
     parts = [f"{count} {words.get(status, status)}" for status, count in counts.items()]
     return (
         f"Not all of the {len(study.rows)} cells are in the figures: {', '.join(parts)}. "

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lightkv.core import yamls
-from lightkv.lab.reporting.formatting import figure_text
+from lightkv.lab.outcomes import Cell
+from lightkv.lab.reporting.formatting import bytes_text, figure_text
 from lightkv.lab.reporting.study import Row, Study
 from lightkv.lab.stats import Estimate
 
@@ -14,6 +15,10 @@ FIGURES = (
     ("retention", "Retention", "mean share of vision KV over all layers, achieved"),
     ("flops", "FLOPs", "of prefill, relative to the uncompressed model"),
     ("kv_bytes", "KV", "bytes of the cache, relative to the uncompressed model"),
+)
+MEASURED = (
+    ("First token", "seconds until the first token of one prompt: the median of several"),
+    ("Peak", "memory beyond weights and inputs while one prompt is prefilled"),
 )
 
 
@@ -25,6 +30,9 @@ def table_of(study: Study) -> Json:
     heads += [{"text": factor, "title": f"factor {factor}", "number": False} for factor in factors]
     heads.append({"text": "Status", "title": "of the cell", "number": False})
     heads += [{"text": text, "title": title, "number": True} for _, text, title in FIGURES]
+    measured = any(row.cell.measured is not None for row in study.rows)
+    if measured:
+        heads += [{"text": text, "title": title, "number": True} for text, title in MEASURED]
     heads += [
         {"text": "Score [95 %]", "title": "mean over samples", "number": True},
         {"text": "To baseline [95 %]", "title": "paired difference in score", "number": True},
@@ -38,7 +46,7 @@ def table_of(study: Study) -> Json:
     if len(statuses) > 1:
         filters.append({"name": "status", "index": 1 + len(factors), "labels": statuses})
     span = _span(study)
-    rows = [_row(study, row, list(factors), span) for row in study.rows]
+    rows = [_row(study, row, list(factors), span, measured) for row in study.rows]
     return {"heads": heads, "filters": filters, "rows": rows}
 
 
@@ -55,7 +63,9 @@ def _varying(study: Study) -> dict[str, list[str]]:
     return {f: several[f] for f in [*(f for f in several if f not in last), *last]}
 
 
-def _row(study: Study, row: Row, factors: list[str], span: tuple[float, float]) -> Json:
+def _row(
+    study: Study, row: Row, factors: list[str], span: tuple[float, float], measured: bool
+) -> Json:
     cell = row.cell
     share = row.group is None or study.groups[row.group].share
     name = cell.factors.get("cell", "") if "cell" not in factors or row.plain else ""
@@ -68,6 +78,8 @@ def _row(study: Study, row: Row, factors: list[str], span: tuple[float, float]) 
         css = "number front" if best else "number"
         title = f"on the Pareto front of score against {key}" if best else ""
         fields.append(_field(_share(value), value, css=css, title=title))
+    if measured:
+        fields += _measured(cell)
     fields += [_estimate(row.score, share), _change(row, share, span)]
     fields += [_field(_probability(p), p, css="number") for p in (row.p, row.holm)]
     return {
@@ -81,6 +93,18 @@ def _row(study: Study, row: Row, factors: list[str], span: tuple[float, float]) 
         "spec": _yaml(cell.spec),
         "pipeline": _yaml(cell.spec["pipeline"]) if cell.spec.get("pipeline") else "",
     }
+
+
+def _measured(cell: Cell) -> list[Json]:
+    """Time to the first token and peak memory, with the machine as a title."""
+    found = cell.measured
+    if found is None:
+        return [_field("", None, css="number"), _field("", None, css="number")]
+    texts = (
+        (f"{1000 * found.first_token:.3g} ms", found.first_token),
+        (bytes_text(found.peak_bytes), found.peak_bytes),
+    )
+    return [_field(text, value, css="number", title=found.where) for text, value in texts]
 
 
 def _field(
