@@ -3,7 +3,7 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const at = (id) => document.getElementById(id);
   const QUICK = 4000;  // milliseconds: what took no longer runs again by itself when a setting changes
-  const state = { picture: "", questions: [], run: 0, running: false, again: false, took: Infinity };
+  const state = { picture: "", questions: [], run: 0, running: false, again: false, took: Infinity, redraw() {} };
 
   function element(tag, properties = {}, ...children) {
     const node = Object.assign(document.createElement(tag), properties);
@@ -89,7 +89,7 @@
     if (!file) return;
     complain("");
     if (file.size > data.bytes) {
-      complain(`picture: ${file.name} is larger than ${data.bytes >> 20} MiB. Make it smaller; models see a few million pixels at most.`);
+      complain(`picture: ${file.name} is larger than ${data.bytes >> 20} MiB. make it smaller; models see a few million pixels at most.`);
       return;
     }
     const reader = new FileReader();
@@ -202,21 +202,23 @@
   const only = (column) => column.report.samples[0];
   const layersOf = (column) => only(column).vision_tokens;
 
+  const given = (write) => (value) => (value ? write(value) : "–");
+
   function span(tokens) {
     const first = tokens[0], last = tokens[tokens.length - 1];
-    return tokens.every((value) => value === first) ? `${first} in each layer` : `${first} in the first layer, ${last} in the last`;
+    return first === last ? String(first) : `${first} → ${last}`;
   }
 
   // Title; what is compared, and how it is written; or what is only written.
   const ROWS = [
     ["retention", null, (column) => column.report.retention.toFixed(3)],
-    ["vision tokens", null, (column) => span(layersOf(column))],
+    ["vision tokens, first → last layer", null, (column) => span(layersOf(column))],
     ["KV of vision tokens", (column) => column.report.vision_kv_bytes, bytes],
     ["whole KV cache", (column) => sum(only(column).kv_bytes), bytes],
     ["prefill FLOPs", (column) => column.report.flops, flops],
-    ["of them compressing", null, (column) => flops(column.report.compression_flops)],
+    ["of them compressing", null, (column) => given(flops)(column.report.compression_flops)],
     ["first token", (column) => column.report.time_to_first_token, time],
-    ["of it compressing", null, (column) => time(sum(Object.values(column.report.role_times)))],
+    ["of it compressing", null, (column) => given(time)(sum(Object.values(column.report.role_times)))],
     ["each further token", (column) => column.report.time_per_token, time],
     ["whole answer", (column) => column.seconds, time],
     ["tokens of the answer", null, (column) => String(column.new_tokens)],
@@ -250,24 +252,28 @@
     return element("div", { className: "wide" }, table);
   }
 
+  // What is said of several columns alike is said once.
   function remarks(columns) {
-    const said = columns.flatMap((column) => (column.remarks || []).map((text) => element("li", {}, `${column.strategy}: ${text}`)));
+    const of = new Map();
+    columns.forEach((column) => (column.remarks || []).forEach((text) => of.set(text, [...(of.get(text) || []), column.strategy])));
+    const said = [...of].map(([text, names]) => element("li", {}, `${[...new Set(names)].join(", ")}: ${text}`));
     return said.length ? [element("ul", { className: "remarks soft" }, ...said)] : [];
   }
 
   // -- tokens of each layer ---------------------------------------------------------------------
 
   function chart(columns, colors) {
-    const width = 760, height = 220, left = 46, bottom = 34, top = 12, right = 10;
+    const width = Math.max(280, Math.min(760, at("results").clientWidth));
+    const height = 220, left = 46, bottom = 34, top = 12, right = 10;
     const most = Math.max(...columns.map((column) => column.vision_tokens), 1);
     const layers = Math.max(...columns.map((column) => layersOf(column).length), 1);
     const x = (layer) => left + (width - left - right) * layer / layers;
     const y = (tokens) => height - bottom - (height - bottom - top) * tokens / most;
-    const picture = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "vision tokens in the cache of each layer; the table below has the numbers" });
+    const picture = drawn("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "vision tokens in the cache of each layer; the table below has the numbers" });
     [0, Math.round(most / 2), most].forEach((tokens) => picture.append(
       drawn("line", { class: "axis", x1: left, x2: width - right, y1: y(tokens), y2: y(tokens) }),
       drawn("text", { x: left - 6, y: y(tokens) + 4, "text-anchor": "end" }, String(tokens))));
-    const step = Math.ceil(layers / 16);
+    const step = Math.ceil(22 * layers / (width - left - right));
     for (let layer = 0; layer < layers; layer += step) {
       picture.append(drawn("text", { x: x(layer + 0.5), y: height - bottom + 16, "text-anchor": "middle" }, String(layer)));
     }
@@ -309,9 +315,11 @@
     const two = ["var(--a)", "var(--b)"];
     const colors = columns.map((column, number) => (sent.uncompressed ? ["var(--plain)", ...two] : two)[number]);
     const there = columns.map((column, number) => [column, colors[number]]).filter(([column]) => !column.error);
+    state.redraw = () => {};
     const nodes = [figures(columns, colors, known), ...remarks(columns)];
     if (there.length) {
       const [answered, shades] = [there.map(([column]) => column), there.map(([, color]) => color)];
+      state.redraw = () => document.querySelector("#results svg").replaceWith(chart(answered, shades));
       nodes.push(element("h2", {}, "Vision tokens in the cache of each layer"), chart(answered, shades), numbers(answered));
     }
     nodes.push(element("h2", {}, "What was merged and dropped"));
@@ -352,5 +360,6 @@
     at("drop").classList.remove("over");
     upload(event.dataTransfer.files[0]);
   });
+  addEventListener("resize", () => state.redraw());
   scene(0).finally(() => { document.body.dataset.ready = "1"; });
 })();

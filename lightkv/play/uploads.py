@@ -8,13 +8,15 @@ import io
 
 from PIL import Image
 
-from lightkv.checkpoints.pictures import REMEDY, rgb, unusable
+from lightkv.checkpoints.pictures import rgb
 from lightkv.core.errors import ConfigError
 
 BYTES = 20 << 20
 """Of a picture's file."""
 PIXELS = 50_000_000
 """Of a picture, which take four times as many bytes while it is turned into RGB."""
+SIDE = 8
+"""Pixels, at least: of less there is nothing to merge, and some processors take rows for channels."""
 ASPECT = 100
 """How many times as long as wide a picture may be: processors of grids refuse more than 200."""
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -55,12 +57,9 @@ def picture_from(data: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:  # its header only
             _check_size(*picture.size)
-            what = unusable(picture)
-            if what is not None:
-                raise ConfigError(what, field="picture", value=picture.mode, remedy=REMEDY)
             return rgb(picture)
     except Image.DecompressionBombError as error:  # Pillow's own bound, at 179 million pixels
-        raise _too_many(f"more than {PIXELS:,}") from error
+        raise _too_many(None) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise ConfigError(
             "this is not a picture that can be read",
@@ -70,6 +69,13 @@ def picture_from(data: bytes) -> Image.Image:
 
 
 def _check_size(width: int, height: int) -> None:
+    if min(width, height) < SIDE:
+        raise ConfigError(
+            f"the picture has fewer than {SIDE} pixels along a side, and nothing in it can be merged",
+            field="picture",
+            value=f"{width} × {height}",
+            remedy="choose a larger one",
+        )
     if width * height > PIXELS:
         raise _too_many(f"{width:,} × {height:,}")
     if max(width, height) > ASPECT * min(width, height):
@@ -81,7 +87,7 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _too_many(size: str) -> ConfigError:
+def _too_many(size: str | None) -> ConfigError:
     return ConfigError(
         f"the picture has more pixels than are opened ({PIXELS:,})",
         field="picture",
