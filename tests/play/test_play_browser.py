@@ -54,6 +54,11 @@ def test_from_a_scene_to_figures_and_from_mistakes_to_a_line(address, tmp_path):
                 value,
             )
 
+        def press_if_slow():
+            """Settings run by themselves only where that is quick, which a busy machine is not."""
+            if "press Compare" in driver.find_element("id", "state").text:
+                driver.find_element("id", "go").click()
+
         def complains():
             wait_for(lambda: driver.find_element("id", "error").is_displayed())
             return driver.find_element("id", "error").text
@@ -67,7 +72,7 @@ def test_from_a_scene_to_figures_and_from_mistakes_to_a_line(address, tmp_path):
         )
         driver.find_element("id", "go").click()
         ran(1)
-        assert texts("thead th") == ["uncompressed", "lightkv-plus", "fastv"]
+        assert texts("#figures thead th") == ["uncompressed", "lightkv-plus", "fastv"]
         answers = texts("td.answer")
         assert len(answers) == 3
         assert all(text.endswith("right") or "right is: " in text for text in answers)
@@ -82,6 +87,7 @@ def test_from_a_scene_to_figures_and_from_mistakes_to_a_line(address, tmp_path):
 
         # The slider runs it anew; a strategy that cannot reach the share says so in its column.
         set_value("retention", "0.08")
+        press_if_slow()
         ran(2)
         assert texts("#share") == ["0.08"]
         assert [text.split(":")[0] for text in texts("td.failed")] == ["retention = 0.08"] * 2
@@ -91,6 +97,8 @@ def test_from_a_scene_to_figures_and_from_mistakes_to_a_line(address, tmp_path):
         note = tmp_path / "note.png"
         note.write_text("no picture")
         driver.find_element("id", "file").send_keys(str(note))
+        wait_for(lambda: "note.png" in texts("#name")[0])
+        press_if_slow()
         assert "this is not a picture that can be read" in complains()
         assert driver.find_element("id", "results").get_attribute("class") == "old"
         set_value("question", "")
