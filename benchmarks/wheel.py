@@ -3,27 +3,31 @@
     python benchmarks/wheel.py [--keep FOLDER]
 
 Copies the files that git knows, builds a wheel of them, looks at what is in it and what is not,
-installs it with constraints.txt and the extras `lab`, `plot`, `report` and `search` in a new virtual
-environment, installs the example plugin there, and runs the commands outside the checkout on the
-bundled model. pip takes packages from where it is configured to. Some minutes, most of them for torch
-and for the start of each command. The exit code is 1 at the first thing that fails.
+installs it with constraints.txt and the extras `lab`, `play`, `plot`, `report` and `search` in a new
+virtual environment, installs the example plugin there, and runs the commands outside the checkout on
+the bundled model; `lightkv play` is asked for its page and interrupted. pip takes packages from where
+it is configured to. Some minutes, most of them for torch and for the start of each command. The exit
+code is 1 at the first thing that fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = "docs/examples/lightkv-outliers"
-EXTRAS = "[lab,plot,report,search]"
+EXTRAS = "[lab,play,plot,report,search]"
 PRESENT = (
     "lightkv/py.typed",
     "lightkv/demo/digits.npz",
@@ -41,6 +45,9 @@ PRESENT = (
     "lightkv/lab/reporting/page.html",
     "lightkv/lab/reporting/page.css",
     "lightkv/lab/reporting/page.js",
+    "lightkv/play/page.html",
+    "lightkv/play/page.css",
+    "lightkv/play/page.js",
 )
 GRID = """\
 task: {name: scenes, scenes: 2, kinds: [count]}
@@ -151,6 +158,26 @@ def install(folder: Path, start: float) -> Path:
     return python.parent
 
 
+def play(programs: Path, work: Path) -> str:
+    """Start the playground on a free port, ask for its page and for a scene, and interrupt it."""
+    command = [str(programs / "lightkv"), "play", "--port", "0", "--json"]
+    with subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        told = "".join(iter(server.stdout.readline, "}\n")) + "}"
+        try:
+            address = json.loads(told)["address"]
+            for path, words in (("", "lightkv play"), ("scene?model=demo&number=0", "yellow")):
+                with urllib.request.urlopen(address + path, timeout=60) as answer:
+                    if words not in answer.read().decode():
+                        sys.exit(f"no {words!r} in what lightkv play answers to /{path}")
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(60)
+    if server.returncode:
+        sys.exit(f"lightkv play ended with {server.returncode}")
+    return "lightkv play"
+
+
 def use(programs: Path, work: Path, start: float) -> None:
     """Run everything in a folder outside the checkout."""
     work.mkdir()
@@ -162,6 +189,7 @@ def use(programs: Path, work: Path, start: float) -> None:
         if words not in out:
             sys.exit(f"no {words!r} in the output of lightkv {' '.join(arguments)}:\n{out}")
         say(f"lightkv {' '.join(arguments)}", start)
+    say(play(programs, work), start)
     for name in WRITTEN:
         if not (work / name).stat().st_size:
             sys.exit(f"empty: {name}")

@@ -58,6 +58,10 @@ COMMANDS = {
         "show",
         "Draw which patches merged into one token, which were dropped, and the guidance behind it.",
     ),
+    "play": Place(
+        "play",
+        "Serve a page that asks a model about a picture under two strategies, side by side.",
+    ),
     "report": Place(
         "report",
         "Write one self-contained HTML page: quality against cost, main effects, all cells.",

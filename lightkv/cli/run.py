@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from lightkv.checkpoints.remarks import remarks
 from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, refuse
 from lightkv.cli.output import console, print_json, table
-from lightkv.cli.remarks import remarks
 from lightkv.core.errors import check_least
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from lightkv.checkpoints.answers import Answer
 from lightkv.checkpoints.pictures import open_image
 from lightkv.checkpoints.prompts import build_inputs
-from lightkv.cli.remarks import remarks
+from lightkv.checkpoints.remarks import remarks
 from lightkv.core.pipeline.pipeline import get_preset
 from lightkv.core.run.report import RunReport, SampleReport
 from lightkv.demo.scenes import prompt as demo_prompt

@@ -15,6 +15,7 @@ from lightkv.lab.pictures.data import DROPPED, IN_TEXT, FloatArray, Picture, Sho
 from lightkv.lab.pictures.views import shown_views
 
 if TYPE_CHECKING:
+    from lightkv.checkpoints.answers import Answer
     from lightkv.core.pipeline.pipeline import PipelineSource
     from lightkv.core.run.report import RunReport
     from lightkv.core.stage.cache_entries import CachedLayer
@@ -59,24 +60,48 @@ def collect(
     check_counts([*images, *videos], prompts, strategies)
     sessions = [prepare(model, s, retention=retention, trace=True) for s in strategies]
     given = [build_inputs(processor, prompt, images, model, videos) for prompt in prompts]
-    runs, views, count = [], None, 0
-    for session in sessions:
-        for prompt, inputs in zip(prompts, given, strict=True):
-            answer = generate(session, processor, inputs, max_new_tokens)
-            layout = answer.report.layout
-            if layout is None or not any(layout.original_counts):
-                raise ConfigError(
-                    "the prompt holds no vision tokens, so there is nothing to draw",
-                    field="images",
-                    value=len(images),
-                    remedy="give pictures to a model that takes them",
-                )
-            if views is None:
-                views = shown_views(layout, images, inputs, processor, model.config, videos)
-                count = layout.original_counts[0]
-            runs.append(_run(prompt, answer.text, answer.report))
-    assert views is not None
-    return Picture(name or type(model).__name__, views, tuple(runs), count)
+    answers = [
+        (prompt, generate(session, processor, inputs, max_new_tokens))
+        for session in sessions
+        for prompt, inputs in zip(prompts, given, strict=True)
+    ]
+    return drawn(answers, images, given[0], processor, model, name=name, videos=videos)
+
+
+def drawn(
+    answers: Sequence[tuple[str, Answer]],
+    images: Sequence[Any],
+    inputs: Any,
+    processor: Any,
+    model: Any,
+    *,
+    name: str | None = None,
+    videos: Sequence[Any] = (),
+) -> Picture:
+    """Who was merged into whom in answers that are there already.
+
+    Args:
+        answers: prompts, and what sessions with `trace` gave; one run of the picture each.
+        images, videos: pictures and clips of all of these prompts.
+        inputs: what the processor made of one of them.
+        processor, model: that answered.
+        name: of the model, for captions.
+
+    Raises:
+        ConfigError: prompts without vision tokens, or of other pictures.
+        SessionError: a session that kept no trace.
+    """
+    layout = answers[0][1].report.layout
+    if layout is None or not any(layout.original_counts):
+        raise ConfigError(
+            "the prompt holds no vision tokens, so there is nothing to draw",
+            field="images",
+            value=len(images),
+            remedy="give pictures to a model that takes them",
+        )
+    runs = [_run(prompt, answer.text, answer.report) for prompt, answer in answers]
+    views = shown_views(layout, images, inputs, processor, model.config, videos)
+    return Picture(name or type(model).__name__, views, tuple(runs), layout.original_counts[0])
 
 
 def check_counts(seen: Sequence[Any], prompts: Sequence[str], strategies: Sequence[Any]) -> None:

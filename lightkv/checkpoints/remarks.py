@@ -1,4 +1,4 @@
-"""What `lightkv run` says beside its figures: why nothing was compressed, and why it was not faster."""
+"""What is said beside the figures of an answer: why nothing was compressed, why it was not faster."""
 
 from __future__ import annotations
 
