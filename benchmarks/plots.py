@@ -19,10 +19,10 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
-def save(figure: Any, name: str) -> None:
+def save(figure: Any, name: str, folder: Path = IMAGES) -> None:
     """An SVG that is the same whenever the figures are."""
     figure.tight_layout()
-    figure.savefig(IMAGES / name, metadata={"Date": None})
+    figure.savefig(folder / name, metadata={"Date": None})
     plt.close(figure)
 
 
