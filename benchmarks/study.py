@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,10 @@ ORDER = (
 SECONDS = {"demo": 0.24e-3, "demo-video": 0.31e-3}
 """Model → seconds of one core for each vision token of a question, measured: 35 ms for a scene of 144
 tokens, 62 ms for a picture of 202, 142 ms for a clip of 447."""
-SHARE = 0.6
-"""Of the questions that a trial of a search is asked, as most end early."""
+SHARE = 0.5
+"""Of its questions that a trial of a search is asked on average: some cannot be built, many end early."""
+TESTED = 10
+"""Designs that a search's test asks beside those made by hand, about."""
 
 
 class TimeIsUp(KeyboardInterrupt):
@@ -75,7 +77,8 @@ class Work:
         kind: `grids` or `searches`.
         cells: without those that the grid leaves out; some cannot be built, which costs nothing.
         questions: of all cells.
-        hours: of one core.
+        hours: of one core, of a search without its test.
+        test_hours: of a search's test.
         done: cells of its results file that have ended; None where there is no file.
     """
 
@@ -84,6 +87,7 @@ class Work:
     cells: int
     questions: int
     hours: float
+    test_hours: float
     done: int | None
 
 
@@ -175,12 +179,11 @@ def _keep(out: Path, target: Path) -> None:
 def work_of(each: str, folder: Path) -> Work:
     """Cells and hours of a grid or search."""
     kind, _, name = each.partition("/")
-    count: Callable[[Path], tuple[int, int, float]] = _grid if kind == "grids" else _search
-    cells, questions, hours = count(HERE / f"{each}.yaml")
-    return Work(name, kind, cells, questions, hours, _done(folder / f"{name}.sqlite"))
+    count = _grid if kind == "grids" else _search
+    return Work(name, kind, *count(HERE / f"{each}.yaml"), _done(folder / f"{name}.sqlite"))
 
 
-def _grid(path: Path) -> tuple[int, int, float]:
+def _grid(path: Path) -> tuple[int, int, float, float]:
     grid = Grid.read(path)
     found = [one for one in expand(grid) if one.skipped is None]
     questions, seconds = 0, 0.0
@@ -189,17 +192,17 @@ def _grid(path: Path) -> tuple[int, int, float]:
         number, tokens = _asked(spec)
         questions += number * len(here)
         seconds += sum(tokens * SECONDS[one.model] for one in here)
-    return len(found), questions, seconds / 3600
+    return len(found), questions, seconds / 3600, 0.0
 
 
-def _search(path: Path) -> tuple[int, int, float]:
-    """Trials and pipelines made by hand; the test is not counted, as nobody knows what it asks."""
+def _search(path: Path) -> tuple[int, int, float, float]:
     study = SearchStudy.read(path)
     number, tokens = _asked(study.task)
     by_hand = 1 + len(study.start) * len(study.retention)
     asked = by_hand + SHARE * study.trials
-    hours = asked * tokens * SECONDS[study.model] / 3600
-    return by_hand + study.trials, round(asked * number), hours
+    hours = SECONDS[study.model] / 3600
+    tested = (by_hand + TESTED) * _asked(study.held_out)[1]
+    return by_hand + study.trials, round(asked * number), asked * tokens * hours, tested * hours
 
 
 def _asked(spec: Any) -> tuple[int, int]:
@@ -220,12 +223,14 @@ def show(work: list[Work], as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(each) for each in work], indent=1))
         return
-    print("| | | cells | done | questions | hours on one core |\n|---|---|---|---|---|---|")
+    print("| | | cells | done | questions | hours on one core | of the test |")
+    print("|---|---|---|---|---|---|---|")
     for each in work:
         done = "–" if each.done is None else str(each.done)
-        row = f"| {each.kind} | {each.name} | {each.cells} | {done} |"
-        print(f"{row} {each.questions:,} | {each.hours:.1f} |")
-    print(f"\n{sum(each.hours for each in work):.1f} hours in all")
+        row = f"| {each.kind} | {each.name} | {each.cells} | {done} | {each.questions:,} |"
+        print(f"{row} {each.hours:.1f} | {each.test_hours:.1f} |")
+    hours, test_hours = sum(each.hours for each in work), sum(each.test_hours for each in work)
+    print(f"\n{hours:.1f} hours in all, {test_hours:.1f} more for the tests of searches")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from evidence_page.figures import (
 )
 from lightkv.lab.stats import Estimate
 
+FIRST = "demo"
+"""The first model; effects on it may carry over to others."""
+
 
 def effects(
     found: Sequence[Kept], axis: str, keep: Callable[[Row], bool] = lambda row: True
@@ -32,31 +35,32 @@ def effects(
         keep: which rows of effects are shown.
     """
     seen: dict[tuple[str, str, str], dict[str, Estimate | None]] = {}
-    tasks: dict[str, None] = {}
+    tasks: dict[str, str] = {}
     for kept in found:
         for row in kept.effects:
             if row["axis"] != axis or row["average"] or not keep(row):
                 continue
-            tasks[row["task"]] = None
+            tasks[row["task"]] = row["model"]
             setting = ", ".join(json.loads(row["setting"]).values())
             key = setting, row["label"], row["retention"] or ""
             seen.setdefault(key, {})[row["task"]] = bounds(row, "difference")
-    return _side_by_side(("with", axis, "retention"), seen, list(tasks))
+    return _side_by_side(("with", axis, "retention"), seen, tasks)
 
 
 def _side_by_side(
     heads: Sequence[str],
     seen: Mapping[tuple[str, ...], Mapping[str, Estimate | None]],
-    tasks: Sequence[str],
+    tasks: Mapping[str, str],
 ) -> str:
-    """Rows of one column for each task and one that says what carries over from the first."""
-    # A setting or retention that is the same in all rows tells nothing; a label always does.
-    several = [place == 1 or len({key[place] for key in seen}) > 1 for place in range(len(heads))]
+    """A column for each task (→ its model), and one of what carries over from the first model."""
+    # A setting that is the same in all rows tells nothing; labels and retentions always do.
+    several = [place > 0 or len({key[0] for key in seen}) > 1 for place in range(len(heads))]
+    own = next((task for task, model in tasks.items() if model == FIRST), "")
+    others = [task for task, model in tasks.items() if model != FIRST]
     rows = []
     for key, here in seen.items():
         names = [part for part, some in zip(key, several, strict=True) if some]
-        first, *others = (here.get(task) for task in tasks)
-        said = {task: verdict(first, other) for task, other in zip(tasks[1:], others, strict=True)}
+        said = {task: verdict(here.get(own), here.get(task)) for task in others}
         rows.append([*names, *(text(here.get(task)) for task in tasks), _said(said)])
     shown = [head for head, some in zip(heads, several, strict=True) if some]
     return table([*shown, *tasks, "carries over?"], rows)

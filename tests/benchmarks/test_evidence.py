@@ -50,7 +50,8 @@ def kind(of, name, samples, gain, side=0.02):
 def effect(task, axis, label, change, retention="0.35", average="", **setting):
     ends = {"difference_low": change - 0.01, "difference_high": change + 0.01}
     return {
-        "task": task, "axis": axis, "label": label, "first": "first", "average": average,
+        "model": "demo" if task == "scenes" else "demo-video", "task": task,
+        "axis": axis, "label": label, "first": "first", "average": average,
         "retention": retention, "setting": json.dumps(setting), "difference": change, **ends,
     }  # fmt: skip
 
@@ -165,12 +166,17 @@ def test_effects_stand_side_by_side():
         effect("clips", "changed", "keys", 0.001, changed="x"),
     ]
     text = effects.effects([Kept({}, effects=first), Kept({}, effects=second)], "changed")
-    assert text.splitlines()[0] == "| changed | scenes | pictures | clips | carries over? |"
+    assert text.splitlines()[0] == (
+        "| changed | retention | scenes | pictures | clips | carries over? |"
+    )
     assert lines(text) == [
-        ["keys", "+5.0 [+4.0, +6.0]", "−4.0 [−5.0, −3.0]", "+0.1 [−0.9, +1.1]",
+        ["keys", "0.35", "+5.0 [+4.0, +6.0]", "−4.0 [−5.0, −3.0]", "+0.1 [−0.9, +1.1]",
          "pictures: opposite, clips: undecided"],
-        ["random", "−30.0 [−31.0, −29.0]", "−20.0 [−21.0, −19.0]", "–", "pictures: yes, clips: –"],
+        ["random", "0.35", "−30.0 [−31.0, −29.0]", "−20.0 [−21.0, −19.0]", "–",
+         "pictures: yes, clips: –"],
     ]  # fmt: skip
+    alone = effects.effects([Kept({}, effects=second)], "changed")
+    assert [row[-1] for row in lines(alone)] == ["–", "–"]  # the first model has not been asked
     rows_of = lines(effects.by_retention(Kept({}, effects=second), "changed", "clips"))
     assert rows_of == [["x", "keys", "+0.1 [−0.9, +1.1]"]]
 
