@@ -59,7 +59,7 @@ SECONDS = {"demo": 0.24e-3, "demo-video": 0.31e-3}
 """Model → seconds of one core for each vision token of a question, measured: 35 ms for a scene of 144
 tokens, 62 ms for a picture of 202, 142 ms for a clip of 447."""
 SHARE = 0.5
-"""Of its questions that a trial of a search is asked on average: some cannot be built, many end early."""
+"""Of its questions that a trial is asked on average: some cannot be built, many end early."""
 TESTED = 10
 """Designs that a search's test asks beside those made by hand, about."""
 

@@ -82,7 +82,9 @@ def levels(found: Sequence[Kept], axes: Sequence[str], retentions: Sequence[str]
         cells = Cells(kept)
         for retention in retentions:
             for cell in cells.where(retention=retention):
-                labels = tuple(cell.get(f"factor_{axis}") or "" for axis in axes)
+                labels = tuple(cell.get(f"factor_{axis}") or NOTHING for axis in axes)
+                if cell["factor_cell"]:  # outside of the axes
+                    labels = cell["factor_cell"], *labels[1:]
                 task = cell["factor_task"]
                 tasks[task] = None
                 seen.setdefault((retention, *labels), {})[task] = loss_text(cell, notes)

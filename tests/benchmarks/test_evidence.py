@@ -377,10 +377,10 @@ def test_the_order_names_files_and_others_are_refused(tmp_path, capsys):
     assert runner.pick(["schedules", "parts_video"]) == ["grids/schedules", "grids/parts_video"]
     with pytest.raises(SystemExit, match="no 'parts'"):
         runner.pick(["parts"])
-    runner.main(["--out", str(tmp_path), "--only", "positions_scenes", "--list", "--json"])
+    runner.main(["--out", str(tmp_path), "--only", "schedules", "--list", "--json"])
     [work] = json.loads(capsys.readouterr().out)
-    assert (work["cells"], work["questions"], work["done"]) == (25, 25 * 1150, None)
-    assert work["hours"] == pytest.approx(25 * 1150 * 144 * 0.24e-3 / 3600)
+    assert (work["cells"], work["questions"], work["done"]) == (49, 49 * 1151, None)
+    assert work["hours"] == pytest.approx(49 * 1151 * 144 * 0.24e-3 / 3600)
 
 
 def test_a_small_grid_from_the_runner_to_the_page(tmp_path, monkeypatch, capsys):
