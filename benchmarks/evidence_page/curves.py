@@ -122,28 +122,34 @@ def reach(found: Sequence[Kept]) -> Any:
 
 
 def fading(found: Sequence[Kept]) -> Any:
-    """Gain of guidance by the frames since the digit was seen, a panel for each method and retention."""
-    parts = [
-        (kept, cells, method, retention)
-        for kept, cells in ((kept, Cells(kept)) for kept in found)
-        for method in cells.labels("method")
-        for retention in cells.labels("retention")
-    ]
+    """Gain of guidance by the frames since the digit was seen: a column for each method, a row for each
+    retention."""
+    columns = [(kept, method) for kept in found for method in Cells(kept).labels("method")]
+    rows = list(dict.fromkeys(each for kept in found for each in Cells(kept).labels("retention")))
+    size = (1.6 + 2.8 * len(columns), 0.6 + 2.4 * len(rows))
     figure, panels = plt.subplots(
-        1, len(parts), figsize=(2.6 * len(parts), 3.4), sharey=True, squeeze=False
+        len(rows), len(columns), figsize=size, sharex=True, sharey=True, squeeze=False
     )
-    for axes, (kept, cells, method, retention) in zip(panels[0], parts, strict=True):
-        axes.axhline(0, color="black", lw=0.8, ls=":")
-        for guidance, color in zip(cells.labels("guidance")[1:], COLORS, strict=False):
-            cell = cells.one(method=method, retention=retention, guidance=guidance)
-            known = [] if cell is None else gains(kept, cell)
-            if known:
-                far, _, values = zip(*known, strict=True)
-                low, high = ([100 * getattr(v, end) for v in values] for end in ("low", "high"))
-                axes.fill_between(far, low, high, color=color, alpha=0.12, lw=0)
-                axes.plot(far, [100 * v.value for v in values], color=color, label=guidance, lw=1.4)
-        axes.set_title(f"{method}, {retention}", fontsize=9)
+    for row, retention in zip(panels, rows, strict=True):
+        row[0].set_ylabel("gain on none (points)")
+        for axes, (kept, method) in zip(row, columns, strict=True):
+            _gains(axes, kept, method, retention)
+    for axes in panels[-1]:
         axes.set_xlabel("frames since it was seen")
-    panels[0][0].set_ylabel("gain on no guidance (points)")
     panels[0][-1].legend(fontsize=7)
     return figure
+
+
+def _gains(axes: Any, kept: Kept, method: str, retention: str) -> None:
+    """One panel: a line for each kind of guidance, with its interval."""
+    cells = Cells(kept)
+    axes.axhline(0, color="black", lw=0.8, ls=":")
+    axes.set_title(f"{method}, {retention}", fontsize=9)
+    for guidance, color in zip(cells.labels("guidance")[1:], COLORS, strict=False):
+        cell = cells.one(method=method, retention=retention, guidance=guidance)
+        known = [] if cell is None else gains(kept, cell)
+        if known:
+            far, _, values = zip(*known, strict=True)
+            low, high = ([100 * getattr(v, end) for v in values] for end in ("low", "high"))
+            axes.fill_between(far, low, high, color=color, alpha=0.12, lw=0)
+            axes.plot(far, [100 * v.value for v in values], color=color, label=guidance, lw=1.4)
