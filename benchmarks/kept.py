@@ -52,13 +52,15 @@ class Kept:
         return sum(cell["status"] in statuses for cell in self.cells)
 
 
-def keep(results: Path, target: Path) -> None:
-    """Write what is kept of a results file, finished or not.
+def keep(results: Path, target: Path) -> bool:
+    """Write what is kept of a results file, finished or not; whether there is anything to keep.
 
     Raises:
         StoreError: the file cannot be read.
     """
     with Store.open(results) as store:
+        if not store.cells():  # stopped while they were planned
+            return False
         grid = store.meta["grid"]
         head = {key: store.meta.get(key) for key in ("created", "versions", "models", "threads")}
         if "search" in grid:
@@ -73,6 +75,7 @@ def keep(results: Path, target: Path) -> None:
     beside = target.with_suffix(".tmp")
     beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(target)
+    return True
 
 
 def read(path: Path) -> Kept:

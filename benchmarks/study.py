@@ -11,7 +11,8 @@ into `--kept` as text, from which `python benchmarks/evidence.py` makes docs/evi
 
 To plan a grid's cells takes minutes on one core, and nothing is kept of it before it is done. Searches
 follow one another and take no workers; `--test` asks their held-out data when all trials are done, once,
-after which a search takes no more trials.
+after which a search takes no more trials. A grid whose file or presets have changed since its results
+were begun is refused: give --out another folder, or add to them with `lightkv ablate --extend`.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.list:
         show([work_of(each, options.out) for each in chosen], options.json)
         return
+    if options.set and options.kept == KEPT:
+        parser.error("--set makes another study; give --kept another folder for its texts")
     options.out.mkdir(parents=True, exist_ok=True)
     changes = read_changes(options.set, "task.scenes=20")
     ends = time.monotonic() + 60.0 * options.minutes
@@ -166,11 +169,11 @@ def run(each: str, options: argparse.Namespace, changes: Mapping[str, Any], ends
 
 def _keep(out: Path, target: Path) -> None:
     try:
-        keep(out, target)
+        done = keep(out, target)
     except LightKVError as error:
         print(f"{out.name}: nothing to keep yet: {error}", flush=True)
     else:
-        print(f"wrote {target}", flush=True)
+        print(f"wrote {target}" if done else f"{out.name}: no cells yet", flush=True)
 
 
 # -- what there is to do --------------------------------------------------------------------------

@@ -97,9 +97,13 @@ def test_what_is_kept_is_what_the_lab_exports(tmp_path):
 
 def test_a_grid_that_has_only_begun_is_kept(tmp_path):
     made = study(clusters=4, retentions=(0.5,), unfinished=[("pending", "")] * 25)
-    keep(write(tmp_path / "one.sqlite", *made), tmp_path / "one.json")
+    assert keep(write(tmp_path / "one.sqlite", *made), tmp_path / "one.json")
     kept = read(tmp_path / "one.json")
     assert (kept.count("pending"), kept.kinds, kept.effects) == (25, [], [])
+    with Store.create(tmp_path / "two.sqlite", {"name": "planned"}):
+        pass
+    assert not keep(tmp_path / "two.sqlite", tmp_path / "two.json")
+    assert not (tmp_path / "two.json").exists()
 
 
 # -- blocks ---------------------------------------------------------------------------------------
@@ -377,6 +381,9 @@ def test_the_order_names_files_and_others_are_refused(tmp_path, capsys):
     assert runner.pick(["schedules", "parts_video"]) == ["grids/schedules", "grids/parts_video"]
     with pytest.raises(SystemExit, match="no 'parts'"):
         runner.pick(["parts"])
+    with pytest.raises(SystemExit):
+        runner.main(["--out", str(tmp_path), "--set", "task.scenes=2"])
+    assert "give --kept another folder" in capsys.readouterr().err
     runner.main(["--out", str(tmp_path), "--only", "schedules", "--list", "--json"])
     [work] = json.loads(capsys.readouterr().out)
     assert (work["cells"], work["questions"], work["done"]) == (49, 49 * 1151, None)
