@@ -20,6 +20,7 @@ from evidence_page.figures import (
 )
 from lightkv.lab.stats import Estimate
 
+VERDICTS = ("yes", "opposite", "undecided")
 FIRST = "demo"
 """The first model; effects on it may carry over to others."""
 
@@ -57,13 +58,23 @@ def _side_by_side(
     several = [place > 0 or len({key[0] for key in seen}) > 1 for place in range(len(heads))]
     own = next((task for task, model in tasks.items() if model == FIRST), "")
     others = [task for task, model in tasks.items() if model != FIRST]
-    rows = []
+    rows, words = [], list[str]()
     for key, here in seen.items():
         names = [part for part, some in zip(key, several, strict=True) if some]
         said = {task: verdict(here.get(own), here.get(task)) for task in others}
+        words += said.values()
         rows.append([*names, *(text(here.get(task)) for task in tasks), _said(said)])
     shown = [head for head, some in zip(heads, several, strict=True) if some]
-    return table([*shown, *tasks, "carries over?"], rows)
+    return f"{table([*shown, *tasks, 'carries over?'], rows)}\n\n{_counted(words)}".strip()
+
+
+def _counted(words: Sequence[str]) -> str:
+    """How many comparisons came to which verdict; "" if there are none."""
+    told = [word for word in words if word != NOTHING]
+    if not told:
+        return ""
+    counts = ", ".join(f"{told.count(word)} {word}" for word in VERDICTS)
+    return f"Of {len(told)} comparisons: {counts}."
 
 
 def _said(said: Mapping[str, str]) -> str:

@@ -179,6 +179,7 @@ def test_effects_stand_side_by_side():
         ["random", "0.35", "−30.0 [−31.0, −29.0]", "−20.0 [−21.0, −19.0]", "–",
          "pictures: yes, clips: –"],
     ]  # fmt: skip
+    assert text.endswith("Of 3 comparisons: 1 yes, 1 opposite, 1 undecided.")
     alone = effects.effects([Kept({}, effects=second)], "changed")
     assert [row[-1] for row in lines(alone)] == ["–", "–"]  # the first model has not been asked
     rows_of = lines(effects.by_retention(Kept({}, effects=second), "changed", "clips"))
