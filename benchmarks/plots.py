@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot as plt
-from scheme import BLUE, GREY, ORANGE
+from scheme import BLUE, GREY, INK, ORANGE
 from scheme import save as save_svg
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,7 +35,7 @@ def ttft(data: dict[str, Any]) -> None:
     ]
     colors = [BLUE if name.startswith("lightkv") else GREY for name in names]
     figure, axes = plt.subplots(figsize=(6.4, 4.8))
-    axes.barh(names, ratios, xerr=spread, color=colors, error_kw={"lw": 1})
+    axes.barh(names, ratios, xerr=spread, color=colors, error_kw={"lw": 1, "ecolor": INK})
     axes.scatter(
         [row["flops"] for row in found], names, marker="|", s=160, color=ORANGE, zorder=3,
         label="ideal: ratio of FLOPs",
