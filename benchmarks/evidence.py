@@ -204,23 +204,26 @@ def write(folder: Path, page: Path, draw: Draw) -> Evidence:
 
 
 def drawer(images: Path) -> Draw:
-    """Saves figures of `evidence_page.curves` as SVG."""
-    import plots
+    """Saves figures of `evidence_page.curves` as SVG, in colours that follow the page's."""
     from evidence_page import curves
-
-    plots.plt.rcParams["svg.hashsalt"] = "lightkv"
+    from scheme import save
 
     def draw(name: str, what: tuple[str, Any]) -> str:
         kind, kept = what
-        plots.save(getattr(curves, kind)(kept), f"{name}.svg", images)
-        text = {
-            "quality": "Right answers against achieved retention, by group of questions",
-            "fading": "Gain of guidance by the frames since the digit was seen",
-            "reach": "Retention that loses at most one point, by the number of vision tokens",
-        }
-        return f"![{text[kind]}](images/{name}.svg)"
+        figure = getattr(curves, kind)(kept)
+        figure.tight_layout()
+        save(figure, images / f"{name}.svg")
+        return f"![{SHOWN[kind]}](images/{name}.svg)"
 
     return draw
+
+
+SHOWN = {
+    "quality": "Right answers against achieved retention, by group of questions",
+    "fading": "Gain of guidance by the frames since the digit was seen",
+    "reach": "Retention that loses at most one point, by the number of vision tokens",
+}
+"""Function of `evidence_page.curves` → what its figure shows."""
 
 
 def _setting(**labels: str) -> Callable[[dict[str, Any]], bool]:

@@ -1,4 +1,4 @@
-"""The curves of docs/evidence.md, on white, so that a dark page can show them too (extra `plot`)."""
+"""The curves of docs/evidence.md, in colours that follow the page's (extra `plot`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from kept import Kept, Row
 from matplotlib import pyplot as plt
+from scheme import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RULE
 
 from evidence_page.figures import Cells
 from evidence_page.guidance import gains
@@ -16,8 +17,7 @@ from evidence_page.tokens import achievable
 
 DRAWN = ("lightkv", "lightkv-plus", "fastv", "random")
 """Presets that always have a colour, with the best one of the others."""
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#7f7f7f", "#cc79a7")
-GREY = "#d8d8d8"
+COLORS = (GREEN, BLUE, ORANGE, GREY, PURPLE)
 GROUPS = {
     "one digit": ("color_to_digit", "digit_to_color", "exists"),
     "all digits": ("count", "list"),
@@ -43,10 +43,10 @@ def quality(kept: Kept) -> Any:
         plain = next(
             (found[c["name"]] for c in cells.where(cell="vanilla") if c["name"] in found), 0
         )
-        axes.axhline(100 * plain, color="black", lw=0.8, ls=":")
+        axes.axhline(100 * plain, color=INK, lw=0.8, ls=":")
         for method in sorted(cells.labels("method"), key=lambda name: name in colored):
             points = _points(cells, method, found)
-            look = {"color": colored.get(method, GREY), "marker": "o", "ms": 3}
+            look = {"color": colored.get(method, RULE), "marker": "o", "ms": 3}
             if points:
                 label = method if method in colored else None
                 axes.plot(*zip(*points, strict=True), label=label, **look)
@@ -97,7 +97,8 @@ def reach(found: Sequence[Kept]) -> Any:
     sizes: set[int] = set()
     for kept, look in zip(found, ("-", "--"), strict=False):
         cells = Cells(kept)
-        for method, color in zip(cells.labels("method"), COLORS, strict=False):
+        for method in cells.labels("method"):
+            color = dict(zip(DRAWN, COLORS, strict=False)).get(method, PURPLE)
             points = [(int(task), achievable(cells, task, method)) for task in cells.tasks]
             known = [(n, [1.0 if x is None else x for x in each]) for n, each in points if each]
             if not known:
@@ -143,7 +144,7 @@ def fading(found: Sequence[Kept]) -> Any:
 def _gains(axes: Any, kept: Kept, method: str, retention: str) -> None:
     """One panel: a line for each kind of guidance, with its interval."""
     cells = Cells(kept)
-    axes.axhline(0, color="black", lw=0.8, ls=":")
+    axes.axhline(0, color=INK, lw=0.8, ls=":")
     axes.set_title(f"{method}, {retention}", fontsize=9)
     for guidance, color in zip(cells.labels("guidance")[1:], COLORS, strict=False):
         cell = cells.one(method=method, retention=retention, guidance=guidance)
