@@ -104,9 +104,11 @@ def reach(found: Sequence[Kept]) -> Any:
             if not known:
                 continue
             sizes |= {number for number, _ in known}
-            middle = [each[0] for _, each in known]
-            bars = [[a - b for a, (_, b, _) in zip(middle, (e for _, e in known), strict=True)]]
-            bars += [[c - a for a, (_, _, c) in zip(middle, (e for _, e in known), strict=True)]]
+            middle, small, large = zip(*(each for _, each in known), strict=True)
+            bars = [
+                [m - s for m, s in zip(middle, small, strict=True)],
+                [far - m for m, far in zip(middle, large, strict=True)],
+            ]
             what = kept.head["tasks"][cells.tasks[0]]["name"]
             axes.errorbar(
                 [n for n, _ in known], middle, yerr=bars, fmt="o" + look, color=color,
