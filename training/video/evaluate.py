@@ -23,19 +23,26 @@ GROUPS = {"picture": "pictures", "pair": "pairs", "clip": "clips"}
 """Name in the table → task of the lab, whose number of samples has the same name."""
 
 
-def tasks_of(count: int, seed: int) -> Iterator[tuple[str, Task]]:
+def tasks_of(groups: Sequence[str], count: int, seed: int) -> Iterator[tuple[str, Task]]:
     """The lab's tasks, with the names of their groups."""
-    for group, name in GROUPS.items():
+    for group in groups:
+        name = GROUPS[group]
         yield group, build_task({"name": name, name: count, "seed": seed})
 
 
 def evaluate(
-    model: Any, processor: Any, count: int, seed: int, strategies: Sequence[str], retention: float
+    model: Any,
+    processor: Any,
+    count: int,
+    seed: int,
+    strategies: Sequence[str],
+    retention: float,
+    groups: Sequence[str] = tuple(GROUPS),
 ) -> dict[str, dict[str, Accuracy]]:
     """Accuracy by strategy and by "group/kind", `VANILLA` first."""
     subject = Subject(model, processor)
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in (VANILLA, *strategies)}
-    for group, task in tasks_of(count, seed):
+    for group, task in tasks_of(groups, count, seed):
         samples = task.samples()
         for name, found in scores.items():
             pipeline = None if name == VANILLA else name
@@ -59,12 +66,15 @@ def main() -> None:
         "--strategies", default="random", help="presets, comma between; may be empty"
     )
     parser.add_argument("--retention", type=float, default=0.35)
+    parser.add_argument("--groups", nargs="+", choices=tuple(GROUPS), default=list(GROUPS))
     given = parser.parse_args()
     torch.manual_seed(given.seed)
     model = AutoModelForImageTextToText.from_pretrained(given.checkpoint, local_files_only=True)
     names = [name for name in given.strategies.split(",") if name]
     processor = load_processor(given.checkpoint)
-    found = evaluate(model.eval(), processor, given.samples, given.seed, names, given.retention)
+    found = evaluate(
+        model.eval(), processor, given.samples, given.seed, names, given.retention, given.groups
+    )
     print(f"| question | n | {' | '.join(found)} |")
     print("|---|---|" + "---|" * len(found))
     for kind, accuracy in found[VANILLA].items():
