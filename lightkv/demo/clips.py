@@ -42,7 +42,8 @@ MOTIONS: dict[str, tuple[int, int]] = {
     "down": (1, 0),
 }
 """Rows and columns that a digit moves by at each step."""
-_STILL_SHARE, _BRIEF_SHARE = 0.45, 0.4
+STILL_SHARE, BRIEF_SHARE = 0.45, 0.4
+"""Of digits seen for more than a step, those that stand still; of all, those seen for a single step."""
 _FRAME_NOISE = 3
 _TRIES = 40
 
@@ -89,13 +90,13 @@ class Clip:
 
 
 def random_path(
-    rng: np.random.Generator, steps: int, rows: int, cols: int
+    rng: np.random.Generator, steps: int, rows: int, cols: int, still: float, brief_share: float
 ) -> tuple[int, tuple[tuple[int, int], ...], str | None]:
     """First step, cells from there on and motion of a digit that stays inside the picture."""
-    brief = rng.random() < _BRIEF_SHARE
+    brief = rng.random() < brief_share
     length = 1 if brief else int(rng.integers(2, steps + 1))
     motion = None
-    if length > 1 and rng.random() >= _STILL_SHARE:
+    if length > 1 and rng.random() >= still:
         motion = list(MOTIONS)[int(rng.integers(len(MOTIONS)))]
         length = min(length, rows if motion in ("up", "down") else cols)
     down, right = MOTIONS[motion] if motion else (0, 0)
@@ -119,6 +120,8 @@ def compose_clip(
     cols: int,
     num_digits: int,
     bank: NDArray[np.float32] | None = None,
+    still_share: float = STILL_SHARE,
+    brief_share: float = BRIEF_SHARE,
 ) -> tuple[NDArray[np.uint8], list[ClipDigit]]:
     """Frames and digits of a clip; `bank` as in `scenes.compose`. No two digits meet in a cell."""
     still = ground(rng, rows * PATCH_SIZE, cols * PATCH_SIZE)
@@ -131,7 +134,7 @@ def compose_clip(
     placed = []
     for digit, color in zip(digits, colors, strict=True):
         for _ in range(_TRIES):
-            first, cells, motion = random_path(rng, steps, rows, cols)
+            first, cells, motion = random_path(rng, steps, rows, cols, still_share, brief_share)
             if not taken & _visits(first, cells):
                 break
         else:  # so full that chance finds no place

@@ -161,3 +161,28 @@ def test_what_is_beside_a_token_is_the_answer_of_its_spatial_question():
     assert asked > 10
     clip = see(rng, SHAPES["clip"], 5, "test", None)
     assert (packing.beside_labels(210, clip) == NO_LABEL).all()
+
+
+def test_words_that_answer_are_told_what_is_asked_for(model):
+    frame = frame_of(SHAPES["clip"], model)
+    batch = make_batch(np.random.default_rng(5), SHAPES["clip"], 4, 5, "test", frame, None, 1.0)
+    kinds = packing.kind_of_word(SHAPES["clip"])
+    told = (batch.asked != NO_LABEL).any(-1)
+    assert told.sum() > 20
+    for row, word in told.nonzero().tolist():
+        assert batch.targets[row, word] != NO_LABEL
+        start = max(at for at in SHAPES["clip"].starts if at <= word)
+        question = [VOCABULARY[i] for i in batch.text[row, start : word + 1].tolist()]
+        side, name = batch.asked[row, word].tolist()
+        assert (side != NO_LABEL) == (kinds[word] == "motion")
+        for known, index in ((packing.SIDE_WORDS, side), (packing.NAMED_WORDS, name)):
+            assert index == NO_LABEL or known[index] in question
+
+
+def test_lively_clips_have_more_digits_that_move():
+    def moving(lively):
+        rng = np.random.default_rng(6)
+        clips = (see(rng, SHAPES["clip"], 5, "test", None, lively) for _ in range(40))
+        return sum(one.motion is not None for seen in clips for one in seen.digits)
+
+    assert moving(1.0) > 1.5 * moving(0.0)

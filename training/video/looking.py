@@ -4,7 +4,8 @@ Looking: in two layers the heads that share keys must attend from the word that 
 tokens that hold the answer; one group of heads for what digits are, the other for when they are seen.
 Knowing: after the second layer a vision token knows its row, column and step, which the tower does not
 tell it; after the third, whether its digit was there before; after the fifth, which digits are left of
-it and above it in its picture.
+it and above it in its picture. After the third layer the word that answers reads as the side and the
+name that its question has: without that, motion was looked for and its direction was not.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from lightkv.demo.clips import MAX_STEPS
 from lightkv.demo.native import MAX_SIDE
 from training.deepen import placed
 from training.segments import NO_LABEL
-from training.video.packing import Batch, Frame, Looks, Shape
+from training.video.architecture import WORD_ID
+from training.video.packing import NAMED_WORDS, SIDE_WORDS, Batch, Frame, Looks, Shape
 from training.video.tower import GROUND_WEIGHT, NO_DIGIT
 from training.watching import plain_attention, watching
 
@@ -29,6 +31,8 @@ HOPS = (3, 5)
 """Layers of the shallow decoder (from 0) of the two hops: what is named, then what is asked."""
 KNOWS_PLACE, KNOWS_PAST, KNOWS_BESIDE = 1, 2, 4
 """Layers of the shallow decoder behind which vision tokens know."""
+ASKED_IDS = [[WORD_ID[word] for word in words] for words in (SIDE_WORDS, NAMED_WORDS)]
+ASKED_WEIGHT = 2.0
 ALONE_WEIGHT = 0.2
 """Of digits beside which there is none: they are many."""
 
@@ -113,6 +117,20 @@ class Knowing(nn.Module):
             some = torch.where(label == NO_DIGIT, ALONE_WEIGHT, 1.0) * (label != NO_LABEL)
             total = total + weighted(head(near), label.clamp(min=0), some)
         return total
+
+
+def asked_loss(
+    state: torch.Tensor, words: torch.Tensor, batch: Batch, frame: Frame
+) -> torch.Tensor:
+    """How badly words that answer read as what is asked for, of states ``[B, L, D]`` and embeddings."""
+    state = state[:, len(frame.prefix) :].float()
+    state = functional.rms_norm(state, state.shape[-1:])
+    total = state.new_zeros(())
+    for part, ids in enumerate(ASKED_IDS):
+        label = batch.asked[..., part]
+        logits = state @ words[ids].float().T
+        total = total + weighted(logits, label.clamp(min=0), (label != NO_LABEL).float())
+    return total
 
 
 def places(shape: Shape) -> torch.Tensor:

@@ -41,12 +41,12 @@ SEGMENTS: dict[Group, tuple[str, ...]] = {
     ),
     "clip": (
         *("color_to_digit",) * 2,
-        *("digit_to_color",) * 2,
-        *("exists",) * 2,
+        "digit_to_color",
+        "exists",
         "count",
-        *("motion",) * 2,
+        *("motion",) * 4,
         "last",
-        *("moment",) * 3,
+        *("moment",) * 4,
     ),
     "pair": ("both", "only_second", *("second_color",) * 3),
 }
@@ -77,8 +77,13 @@ _SHARE = {
 _EOS_SHARE = 0.1
 _LOOK_SHARE = {"motion": 3.0, "moment": 2.0}
 """Of kinds that are slow to be found, in the loss of looking."""
+SIDE_WORDS = (*MOTION_WORDS, "above")
+NAMED_WORDS = (*scenes.DIGIT_WORDS, *scenes.COLOR_WORDS)
+"""What questions differ in: a side, and what they name."""
 _BY_TIME = ("motion", "last", "moment")
 """Kinds that look with the second group of heads: the keys of one hold digits and colours already."""
+LIVELY = {"still_share": 0.1, "brief_share": 0.2}
+"""Clips with more motion than those that are asked about, in which 1.3 digits move in the mean."""
 PREFIX = (BOS, "user", ":")
 
 
@@ -143,6 +148,9 @@ class Batch:
     text: torch.Tensor  # [B, T] word ids
     targets: torch.Tensor  # [B, T] the word that must come next, or NO_LABEL
     weights: torch.Tensor  # [B, T] of the targets in the loss
+    asked: (
+        torch.Tensor
+    )  # [B, T, 2] of words that answer: index of the side and of the name asked for
     looks: Looks
 
 
@@ -187,12 +195,15 @@ def see(
     most: int,
     split: Split,
     bank: NDArray[np.float32] | None,
+    lively: float = 0.0,
 ) -> Seen:
-    """A random scene of at most `most` digits (in each picture of a pair) and its questions."""
+    """A random scene of at most `most` digits (in each picture of a pair) and its questions; a share
+    `lively` of clips has more motion."""
     if shape.group == "clip":
         ((steps, rows, cols),) = shape.grids
         count = crowd(rng, min(most, clips.MAX_DIGITS))
-        frames, digits = compose_clip(rng, split, steps, rows, cols, count, bank)
+        shares = LIVELY if rng.random() < lively else {}
+        frames, digits = compose_clip(rng, split, steps, rows, cols, count, bank, **shares)
         tokens = [
             [((one.first + i) * rows + row) * cols + col for i, (row, col) in enumerate(one.cells)]
             for one in digits
@@ -312,6 +323,16 @@ def beside_labels(count: int, seen: Seen) -> NDArray[np.int64]:
     return labels
 
 
+def asked_for(question: Question) -> tuple[int, int]:
+    """Which of `SIDE_WORDS` and of `NAMED_WORDS` a question has, or `NO_LABEL`."""
+    words = question.text.split()
+    found = [
+        next((known.index(word) for word in words if word in known), NO_LABEL)
+        for known in (SIDE_WORDS, NAMED_WORDS)
+    ]
+    return found[0], found[1]
+
+
 def hops(question: Question, seen: Seen) -> list[tuple[list[int] | None, list[int] | None]]:
     """The vision tokens where the words that predict the answer should look, near and far. None is
     nowhere in particular; -1 is the beginning of the sequence, where what is absent is looked for."""
@@ -353,16 +374,18 @@ def make_batch(
     split: Split,
     frame: Frame,
     bank: NDArray[np.float32] | None = None,
+    lively: float = 0.0,
 ) -> Batch:
-    """`size` packed scenes of one shape."""
+    """`size` packed scenes of one shape; `lively` as in `see`."""
     length = shape.starts[-1]
     text = np.full((size, length), WORD_ID[PAD])
     targets = np.full((size, length), NO_LABEL)
     weights = np.zeros((size, length), dtype=np.float32)
+    asked = np.full((size, length, 2), NO_LABEL)
     looks, scenes_made, labels, before, beside = Looks(), [], [], [], []
     at = [*frame.vision.tolist(), 0]  # the last one is the beginning
     for row in range(size):
-        seen = see(rng, shape, most, split, bank)
+        seen = see(rng, shape, most, split, bank, lively)
         scenes_made.append(seen)
         label, was = token_labels(shape, seen)
         labels.append(label)
@@ -378,6 +401,7 @@ def make_batch(
             targets[row, first:end] = [*answer, WORD_ID[EOS]]
             weights[row, first:end] = _SHARE.get(question.kind, 1.0)
             weights[row, end - 1] = _EOS_SHARE
+            asked[row, first] = asked_for(question)
             for word, pair in enumerate(hops(question, seen), start=first):
                 for hop, tokens in enumerate(pair):
                     if tokens is not None:
@@ -395,7 +419,7 @@ def make_batch(
             for i in range(len(shape.grids))
         ],
         *(torch.from_numpy(np.stack(arrays)) for arrays in (labels, beside, before)),
-        *(torch.from_numpy(array) for array in (text, targets, weights)),
+        *(torch.from_numpy(array) for array in (text, targets, weights, asked)),
         looks,
     )
 

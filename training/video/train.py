@@ -34,7 +34,14 @@ from training.segments import NO_LABEL
 from training.tower import cosine_with_warmup
 from training.video import tower
 from training.video.architecture import LAYERS, WIDTH, make_model, save_processor
-from training.video.looking import Knowing, looking_loss, observed
+from training.video.looking import (
+    ASKED_WEIGHT,
+    KNOWS_PAST,
+    Knowing,
+    asked_loss,
+    looking_loss,
+    observed,
+)
 from training.video.packing import (
     GROUPS,
     Batch,
@@ -61,6 +68,10 @@ KEY_KINDS: dict[Group, tuple[str, ...]] = {
     "pair": ("second_color",),
 }
 """Questions that must be mastered before more digits come."""
+LIVELY_SHARE = 0.6
+"""Of clips, those with more motion."""
+WORDS: dict[Group, float] = {"picture": 1.0, "clip": 1.5, "pair": 0.6}
+"""Positions of a group in an update, as a part of `Settings.words`."""
 PATIENCE = 250
 """Updates after which one more digit comes anyway."""
 
@@ -73,7 +84,7 @@ class Settings(RunSettings):
     deepen_at: int = 2200
     steps: int = 3000
     words: int = 3000
-    """Positions of each group in an update, vision tokens included."""
+    """Positions of a group in an update, vision tokens included; `WORDS` weighs the groups."""
     save_every: int = 50
     test_every: int = 200
 
@@ -175,9 +186,9 @@ class Trainer(Run):
         for group in GROUPS:
             shape = self.shape(group, rng)
             frame = frame_of(shape, self.model)
-            size = max(2, settings.words // frame.mask.shape[-1])
+            size = max(2, int(settings.words * WORDS[group]) // frame.mask.shape[-1])
             most = progress.most[group]
-            batch = make_batch(rng, shape, size, most, "train", frame, self.bank)
+            batch = make_batch(rng, shape, size, most, "train", frame, self.bank, LIVELY_SHARE)
             losses, accuracy = self.losses(batch, frame)
             help_share = 1 - 0.8 * progress.updates / settings.steps
             answer, look, know, read = losses
@@ -198,8 +209,10 @@ class Trainer(Run):
                 hidden = packed_forward(self.model, batch, frame, image)
             look = looking_loss(captured, batch.looks, frame)
             know = self.knowing(states, batch, frame)
+        words = self.model.get_input_embeddings().weight
+        know = know + ASKED_WEIGHT * asked_loss(states[KNOWS_PAST], words, batch, frame)
         answer, accuracy = self.answer_loss(hidden, batch)
-        read = self.reading(image, self.model.get_input_embeddings().weight, batch.labels)
+        read = self.reading(image, words, batch.labels)
         return [answer, look, know, read], accuracy
 
     def answer_loss(
