@@ -65,8 +65,13 @@ def found(named: list[Path] | None) -> dict[pythons.Version, Path]:
     """The Pythons that are named, or those that this machine has."""
     if named is None:
         return pythons.had_here(pythons.search_path())
-    known = {pythons.version_of(path): path.absolute() for path in named}
-    return {version: path for version, path in known.items() if version is not None}
+    known = {}
+    for path in named:
+        version = pythons.version_of(path)
+        if version is None:
+            sys.exit(f"--python = {path}: this is no Python with the module venv that starts")
+        known[version] = path.absolute()
+    return known
 
 
 def missing(rows: Rows, version: pythons.Version, here: bool, tried: bool, strict: bool) -> None:
@@ -80,7 +85,8 @@ def missing(rows: Rows, version: pythons.Version, here: bool, tried: bool, stric
 
 def check(folder: Path, tried: dict[pythons.Version, Path], rows: Rows) -> None:
     """Everything, in a folder of its own; what needs a thing that failed is left out."""
-    rows.add("sources", "checkout", archives.state(ROOT))
+    if told(rows, "sources", "checkout", lambda: archives.state(ROOT)) is None:
+        return
     built = told(
         rows, "built", "wheel, source archive, plugin", lambda: archives.build(ROOT, folder)
     )

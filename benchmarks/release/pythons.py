@@ -40,12 +40,13 @@ def had_here(folders: Iterable[Path]) -> dict[Version, Path]:
 
 
 def version_of(program: Path) -> Version | None:
-    """Its minor version; None where it does not start."""
+    """Its minor version; None where it does not start, or has no environments."""
     asked = [program, "-c", "import sys, venv; print(*sys.version_info[:2])"]
-    done = subprocess.run(asked, capture_output=True, text=True)
-    if done.returncode:
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=True)
+        major, minor = done.stdout.split()
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return None
-    major, minor = done.stdout.split()
     return int(major), int(minor)
 
 

@@ -68,6 +68,7 @@ def test_pythons_that_are_supported_and_had(release, tmp_path):
     assert pythons.chosen([(3, 11), (3, 12), (3, 14)], here) == here
     assert list(pythons.chosen([(3, 12), (3, 14)], here)) == [(3, 14)]
     assert pythons.chosen([(3, 12)], here) == {}
+    assert pythons.version_of(tmp_path / "none") is None
 
 
 def test_archives_are_compared_with_what_git_knows(release, tmp_path):
