@@ -264,7 +264,7 @@ def write(folder: Path, found: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; 0 if all that was asked for ran and passed."""
+    """Command line; 1 if a part failed, was cut or had no time left."""
     names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE.parent / "runs" / "gpu")

@@ -7,7 +7,7 @@
 # its own beside the machine's torch, which it leaves as it is; nothing is installed where there are no
 # wheels, so that lightkv must be there already. Then `gpu_check.py` runs the parts (its head lists them)
 # and writes gpu.md and gpu.json after each. PYTHON names the Python that has torch (python3 if unset).
-# The exit status is 0 only if all that was asked for ran and passed.
+# The exit status is 1 if a part failed, was cut or had no time left; a part that the machine lacks something for is named.
 set -euo pipefail
 started=$(date +%s)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
