@@ -9,21 +9,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
 from matplotlib import pyplot as plt
+from scheme import BLUE, GREY, INK, ORANGE
+from scheme import save as save_svg
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-BLUE, ORANGE = "#0072b2", "#d55e00"
 
 
 def save(figure: Any, name: str) -> None:
-    """An SVG that is the same whenever the figures are."""
+    """Write a figure of docs/images."""
     figure.tight_layout()
-    figure.savefig(IMAGES / name, metadata={"Date": None})
-    plt.close(figure)
+    save_svg(figure, IMAGES / name)
 
 
 def ttft(data: dict[str, Any]) -> None:
@@ -36,9 +33,9 @@ def ttft(data: dict[str, Any]) -> None:
         [row["ttft"]["ratio"] - row["ttft"]["low"] for row in found],
         [row["ttft"]["high"] - row["ttft"]["ratio"] for row in found],
     ]
-    colors = [BLUE if name.startswith("lightkv") else "#999999" for name in names]
+    colors = [BLUE if name.startswith("lightkv") else GREY for name in names]
     figure, axes = plt.subplots(figsize=(6.4, 4.8))
-    axes.barh(names, ratios, xerr=spread, color=colors, error_kw={"lw": 1})
+    axes.barh(names, ratios, xerr=spread, color=colors, error_kw={"lw": 1, "ecolor": INK})
     axes.scatter(
         [row["flops"] for row in found], names, marker="|", s=160, color=ORANGE, zorder=3,
         label="ideal: ratio of FLOPs",
@@ -69,7 +66,6 @@ def stage(data: dict[str, Any]) -> None:
 
 def main() -> None:
     """Both figures, as far as their data is there."""
-    plt.rcParams["svg.hashsalt"] = "lightkv"
     for name, draw in (("end_to_end_all", ttft), ("stage", stage)):
         path = RESULTS / f"{name}.json"
         if path.exists():

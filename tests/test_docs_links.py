@@ -17,6 +17,7 @@ PAGES = sorted(
     for page in [
         *ROOT.glob("*.md"),
         *DOCS.rglob("*.md"),
+        *DOCS.rglob("*.ipynb"),
         *(ROOT / "lightkv").rglob("*.md"),
         *(ROOT / "training").rglob("*.md"),
     ]
@@ -80,7 +81,8 @@ def test_every_page_is_in_the_navigation(made):
     written = {str(page.relative_to(DOCS)) for page in DOCS.glob("*.md")}
     assert written - set(listed) == set()
     assert set(listed) - written - set(BROUGHT.values()) - set(made) == {
-        "examples/lightkv-outliers/README.md"
+        "examples/lightkv-outliers/README.md",
+        "examples/tour.md",
     }
 
 

@@ -7,9 +7,9 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
-from lightkv_site import presets, reference
+from lightkv_site import notebooks, presets, reference
 from lightkv_site.links import resolved, rewritten, slug
-from lightkv_site.sources import BROUGHT, Places
+from lightkv_site.sources import BROUGHT, NOTEBOOK, Places
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
@@ -38,12 +38,23 @@ def on_files(files: Files, config: Any) -> Files:
         content = (Path(__file__).parent / source).read_text(encoding="utf-8")
         files.append(File.generated(config, name, content=content))
     own = [f"docs/{file.src_uri}" for file in files.documentation_pages() if not file.generated_by]
+    for path in [file.src_uri for file in files if file.src_uri.endswith(NOTEBOOK)]:
+        for name, shown in notebook_files(path).items():
+            files.append(File.generated(config, name, content=shown))
     PLACES.collect([*own, *BROUGHT])
     for path, page in (BROUGHT | PLACES.wanted).items():
         level = InclusionLevel.UNDEFINED if path in BROUGHT else InclusionLevel.NOT_IN_NAV
         content = PLACES.content(path)
         files.append(File.generated(config, page, content=content, inclusion=level))
     return files
+
+
+def notebook_files(path: str) -> dict[str, str | bytes]:
+    """File of the site → its content: the page of a notebook of docs/, and the pictures on it. Its links
+    lead to pages of docs/ only, and so need no other targets."""
+    folder, name = os.path.split(path.removesuffix(NOTEBOOK))
+    text, pictures = notebooks.page(notebooks.read(ROOT / "docs" / path), name)
+    return {f"{folder}/{file}": shown for file, shown in {f"{name}.md": text, **pictures}.items()}
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

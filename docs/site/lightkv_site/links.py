@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightkv_site import notebooks
+
 FENCE = re.compile(r"^ {0,4}(`{3,}|~{3,})")
 CODE = re.compile(r"(`+)(?:(?!`).)+?\1(?!`)")
 LINK = re.compile(r"(?<=\]\()(?P<target>[^()\s]+)(?=\))|(?<=[\s\"]src=\")(?P<source>[^\"]+)(?=\")")
@@ -40,19 +42,28 @@ class Link:
         return self.target.partition("#")[2]
 
 
+def markdown(path: Path) -> str:
+    """The Markdown of a page: a file's, or that between the code of a notebook."""
+    if path.suffix == ".ipynb":
+        return notebooks.prose(notebooks.read(path))
+    return path.read_text(encoding="utf-8")
+
+
 def slug(text: str, separator: str = "-") -> str:
     """The anchor of a heading: lower case, no punctuation, a hyphen for each space."""
     return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", separator)
 
 
 def prose(markdown: str) -> Iterator[tuple[int, str]]:
-    """Number and text of each line outside of fenced code."""
-    fence = ""
+    """Number and text of each line outside of fenced code, and of comments of several lines."""
+    fence, comment = "", False
     for number, line in enumerate(markdown.splitlines(), start=1):
         found = FENCE.match(line)
         if fence:
             closes = found and found[1].startswith(fence) and line.strip() == found[1]
             fence = "" if closes else fence
+        elif comment or line.rfind("<!--") > line.rfind("-->"):
+            comment = "-->" not in line
         elif found:
             fence = found[1]
         else:
@@ -113,10 +124,10 @@ def dead(root: Path, pages: list[str]) -> list[str]:
     texts: dict[str, list[str]] = {}
     found = []
     for page in pages:
-        markdown = (root / page).read_text(encoding="utf-8")
-        undefined = [n for n, line in prose(markdown) if DEFINITION.match(line)]
+        text = markdown(root / page)
+        undefined = [n for n, line in prose(text) if DEFINITION.match(line)]
         found += [f"{page}:{n}: write the target at the link" for n in undefined]
-        for link in links(markdown):
+        for link in links(text):
             if link.outside:
                 continue
             target = resolved(page, link.path)

@@ -26,6 +26,7 @@ LANGUAGES = {
     ".js": "js",
 }
 """Suffix of a file that is shown as text → its language."""
+NOTEBOOK = ".ipynb"
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 
 
@@ -51,6 +52,8 @@ class Places:
         where = self.root / path
         if not where.exists():
             raise FileNotFoundError(path)
+        if path.startswith(self.docs) and where.suffix == NOTEBOOK:
+            return path.removeprefix(self.docs).removesuffix(NOTEBOOK) + ".md"
         if path.startswith(self.docs) and where.is_file() and where.suffix not in LANGUAGES:
             return path.removeprefix(self.docs)
         self.wanted[path] = f"source/{path}/index.md" if where.is_dir() else f"source/{path}.md"
