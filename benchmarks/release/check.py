@@ -40,8 +40,13 @@ def main() -> None:
     here = found(options.python)
     tried = here if options.python else pythons.chosen(wanted, here)
     rows = Rows()
+    lacking = "not named by --python" if options.python else "not on this machine"
     for version in wanted:
-        missing(rows, version, version in here, version in tried, options.strict)
+        name = f"Python {pythons.text(version)}"
+        if version not in here:
+            rows.add("supported", name, f"{lacking}: NOT TRIED", ok=not options.strict)
+        elif version not in tried:
+            rows.add("supported", name, "here; not tried, because it is neither oldest nor newest")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if options.keep is None else options.keep.absolute()
         folder.mkdir(parents=True, exist_ok=options.keep is None)
@@ -72,15 +77,6 @@ def found(named: list[Path] | None) -> dict[pythons.Version, Path]:
             sys.exit(f"--python = {path}: this is no Python with the module venv that starts")
         known[version] = path.absolute()
     return known
-
-
-def missing(rows: Rows, version: pythons.Version, here: bool, tried: bool, strict: bool) -> None:
-    """Tell of a supported Python that is not tried."""
-    name = f"Python {pythons.text(version)}"
-    if not here:
-        rows.add("supported", name, "not on this machine: NOT TRIED", ok=not strict)
-    elif not tried:
-        rows.add("supported", name, "here; not tried, because it is neither oldest nor newest")
 
 
 def check(folder: Path, tried: dict[pythons.Version, Path], rows: Rows) -> None:
