@@ -32,7 +32,7 @@ from lightkv.demo import compare
 from lightkv.demo.asking import answer, batches
 from lightkv.demo.model import load
 from lightkv.demo.scenes import KINDS, held_out_scenes, score
-from lightkv.lab.grids.flat import csv_text
+from lightkv.lab.reporting.exporting import csv_text
 from lightkv.lab.stats import estimates
 
 SEED = 2026

@@ -72,7 +72,7 @@ COMMANDS = {
     ),
     "export": Place(
         "export",
-        "Write the cells or the samples of results files as CSV or JSON.",
+        "Write cells, samples, kinds of question or effects of results files as CSV or JSON.",
     ),
     "compare": Place(
         "compare",

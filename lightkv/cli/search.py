@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +49,7 @@ def search(
 ) -> None:
     """Search components, parameters and schedules: quality against FLOPs; run again, it goes on."""
     from lightkv.lab.designs.page import search_page
+    from lightkv.lab.designs.plain import plain
     from lightkv.lab.reporting.page import check_extra
 
     check_extra()  # before hours of work that end in a page
@@ -62,7 +62,7 @@ def search(
     if front is not None:
         _write_front(found, front)
     if json:
-        print_json({**_plain(found), "page": str(target)})
+        print_json({**plain(found), "page": str(target)})
         return
     _show(found)
     console().print(f"wrote {target}", soft_wrap=True)
@@ -114,25 +114,6 @@ def _bar() -> Iterator[Any]:
 
 
 # -- printing -------------------------------------------------------------------------------------
-
-
-def _plain(found: Findings) -> dict[str, Any]:
-    """What the table shows, as data."""
-    tests = {test.name: asdict(test.change) for test in found.tests}
-    designs = [
-        {
-            "name": tried.cell.name,
-            "wanted": tried.retention,
-            "retention": tried.cell.retention,
-            "flops": tried.cell.flops,
-            "on_front": tried.on_front,
-            "choices": tried.choices,
-            "change": None if tried.sure is None else asdict(tried.sure),
-            "held_out": tests.get(tried.cell.name),
-        }
-        for tried in found.chosen
-    ]
-    return {"score": found.score, "samples": found.samples, "designs": designs}
 
 
 def _show(found: Findings) -> None:

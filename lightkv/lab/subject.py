@@ -15,6 +15,7 @@ from lightkv.checkpoints.prompts import answer_ids, batch_inputs
 from lightkv.core.errors import SessionError
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.core.run.session import Session, prepare
+from lightkv.lab.encodings import Encodings
 
 if TYPE_CHECKING:
     from lightkv.core.run.report import SampleReport
@@ -46,6 +47,7 @@ class Subject:
         model, processor: as loaded.
         name: what it was loaded from.
         session: the session it runs in; None outside `compressed`.
+        encodings: what its encoder made of the pixels that it was asked about in `answering`.
     """
 
     def __init__(self, model: Any, processor: Any, name: str = "") -> None:
@@ -53,6 +55,7 @@ class Subject:
         self.processor = processor
         self.name = name
         self.session: Session | None = None
+        self.encodings = Encodings()
 
     @classmethod
     def load(
@@ -140,9 +143,16 @@ class Subject:
             session.detach()
             self.session = None
 
+    @contextmanager
+    def answering(self, session: Session) -> Iterator[Session]:
+        """As `within`, for answers and counts and not for times: what the vision encoder made of pixels
+        before is not made again. Answers are those of `within`, bit for bit."""
+        with self.within(session), self.encodings.within(session):
+            yield session
+
     def try_on(self, session: Session, samples: Sequence[Sample]) -> Usage:
         """One prefill of each sample in a prepared session, and what they cost."""
-        with self.within(session):
+        with self.answering(session):
             for sample in samples:
                 self.first_token(self.inputs([sample]))
         return usage(session)

@@ -313,3 +313,16 @@ def test_a_mask_of_one_row_is_that_of_all_rows(vision: bool) -> None:
         two = model(**inputs, attention_mask=both[1]).logits
     torch.testing.assert_close(one, two, atol=1e-6, rtol=0)
     assert (run.last.retention < 1) is vision
+
+
+def test_arguments_of_a_forward_are_read_once_for_each_class():
+    def forward(self, hidden_states, position_ids):
+        return hidden_states
+
+    one, other = tiny_llava(), nn.Linear(2, 2)
+    asking = type("Asking", (nn.Module,), {"forward": forward})()
+    assert contact.taken_by(one) is contact.taken_by(tiny_llava())
+    assert list(contact.taken_by(other)) == ["self", "input"]
+    assert contact.needs_positions(asking)
+    type(asking).forward = nn.Linear.forward  # as who patches a class: it is another forward
+    assert not contact.needs_positions(asking)

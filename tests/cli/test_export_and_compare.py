@@ -41,6 +41,11 @@ def test_export(results, tmp_path, ok, call, fails):
     assert len(json.loads(out.read_text())) == 120
     ok("export", one, results("two"), "--out", out, "--overwrite", "--json")
     assert {row["study"] for row in json.loads(out.read_text())} == {"one", "two"}
+    kinds = json.loads(ok("export", one, "--kinds", "--json"))
+    assert (len(kinds), kinds[0]["samples"]) == (5 * 6, 4)
+    effects = list(csv.DictReader(io.StringIO(ok("export", one, "--effects"))))
+    assert {row["label"] for row in effects} == {"plain", "half", "none"}
+    assert "rows of one kind" in fails("export", one, "--kinds", "--samples")
     assert "no such results file" in fails("export", tmp_path / "none.sqlite")
     assert "folder does not exist" in fails("export", one, "--out", tmp_path / "no" / "x.csv")
 

@@ -11,6 +11,7 @@ pytest.importorskip("optuna")
 from lightkv.core.errors import ConfigError
 from lightkv.lab import SearchStudy, ablate, search_designs, search_page
 from lightkv.lab.designs import drawing, run
+from lightkv.lab.designs.plain import plain
 from lightkv.lab.errors import SearchError, StoreError
 from lightkv.lab.grids.store import Store
 
@@ -99,6 +100,19 @@ def test_held_out_data_are_asked_once(searched, tmp_path, monkeypatch):
     assert {test.name for test in found.tests} == {tried.cell.name for tried in found.chosen}
     assert found.test_samples == 8
     assert all(duel.hand_made.startswith("fastv") for duel in found.duels)
+    data = json.loads(json.dumps(plain(found)))
+    assert data["trials"]["drawn"] == sum(n for key, n in data["trials"].items() if key != "drawn")
+    assert data["trials"]["drawn"] == 5
+    assert [each["held_out"]["value"] for each in data["designs"]] == [
+        next(test.change.value for test in found.tests if test.name == each["name"])
+        for each in data["designs"]
+    ]
+    assert [each["change"]["value"] for each in data["duels"]] == [
+        duel.change.value for duel in found.duels
+    ]
+    assert plain(searched[1])["duels"] == []
+    assert all(each["held_out"] is None for each in plain(searched[1])["designs"])
+    assert data["best"][0]["hand_made"] == "fastv retention=0.5"
     monkeypatch.setattr(run.Asker, "ask", lambda *args: pytest.fail("asked again"))
     again = search_designs(STUDY, out=path, test=True)
     assert again.tests == found.tests

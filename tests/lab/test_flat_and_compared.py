@@ -99,6 +99,79 @@ def test_rows_of_samples(path):
         rows(path, "cell")
 
 
+def test_the_uncompressed_model_is_compared_with_whatever_the_baseline_is(path):
+    flat = {row["name"]: row for row in rows(path)}
+    assert flat["vanilla"]["vanilla_difference"] is None
+    with Store.open(path) as store:
+        named = {cell.name: cell for cell in store.cells() if cell.status == "done"}
+        answers = {name: store.outcomes(cell.id) for name, cell in named.items()}
+        own = "mean=weighted retention=0.5"
+        store.meta["baselines"] = dict.fromkeys(named, own)
+        found = {row["name"]: row for row in rows(store)}
+    for name, some in answers.items():
+        if name != "vanilla":
+            gap = paired(answers["vanilla"], some)
+            bounds = gap.difference, gap.low, gap.high
+            assert _bounds(found[name], "vanilla") == bounds == _bounds(flat[name], "vanilla")
+        assert found[name]["clusters"] == len({outcome.cluster for outcome in some}) == 4
+        if name != own:
+            assert found[name]["difference"] == paired(answers[own], some).difference
+
+
+def _bounds(row, name):
+    return row.get(f"{name}_difference"), row[f"{name}_low"], row[f"{name}_high"]
+
+
+def test_rows_of_kinds(path):
+    found = rows(path, "kinds")
+    with Store.open(path) as store:
+        done = {c.name: store.outcomes(c.id) for c in store.cells() if c.status == "done"}
+    assert len(found) == len(done) * 6
+    assert len({tuple(row) for row in found}) == 1
+    for row in found:
+        scores = [o.score for o in done[row["name"]] if o.kind == row["kind"]]
+        base = [o.score for o in done["vanilla"] if o.kind == row["kind"]]
+        assert row["samples"] == len(scores) == 4
+        assert row["mean"] == pytest.approx(sum(scores) / 4, abs=1e-12)
+        assert row["mean_low"] <= row["mean"] <= row["mean_high"]
+        if row["name"] != "vanilla":
+            assert row["difference"] == pytest.approx((sum(scores) - sum(base)) / 4, abs=1e-12)
+
+
+TWO = {"mean": {"weighted": 0.0, "plain": 0.4}, "windows": {"on": 0.0, "off": -0.9}}
+
+
+def test_rows_of_effects(tmp_path):
+    """Simple effects are differences of two cells; means over settings are means of these."""
+    made = study(clusters=6, retentions=(0.5, 0.2), axes=TWO, unfinished=())
+    found = rows(write(tmp_path / "two.sqlite", *made), "effects")
+    score = {
+        tuple(cell.factors.get(key) for key in ("mean", "windows", "retention")): sum(
+            outcome.score for outcome in made[1][cell.id]
+        )
+        / 36
+        for cell in made[0]
+    }
+    simple = [row for row in found if row["average"] == ""]
+    assert len(simple) == 2 * 2 * 2  # two axes, each in two settings, at two retentions
+    for row in simple:
+        here = {**json.loads(row["setting"]), row["axis"]: row["label"]}
+        there = {**here, row["axis"]: row["first"]}
+        one, other = (score[x["mean"], x["windows"], row["retention"]] for x in (there, here))
+        assert row["difference"] == pytest.approx(other - one, abs=1e-12)
+        assert row["difference_low"] <= row["difference"] <= row["difference_high"]
+        assert (row["pairs"], row["samples"], row["clusters"]) == (1, 36, 6)
+    for row in found:
+        own = [s for s in simple if (s["axis"], s["label"]) == (row["axis"], row["label"])]
+        if row["average"] == "settings":
+            own = [s for s in own if s["retention"] == row["retention"]]
+        if row["average"]:
+            assert row["pairs"] == len(own)
+            mean = sum(s["difference"] for s in own) / len(own)
+            assert row["difference"] == pytest.approx(mean, abs=1e-12)
+    assert {row["average"] for row in found} == {"", "settings", "all"}
+
+
 def test_files(path, tmp_path):
     target = tmp_path / "cells.csv"
     assert export(path, target) == len(rows(path))

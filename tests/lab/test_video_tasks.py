@@ -146,7 +146,13 @@ def test_a_batch_answers_as_each_alone_and_keeps_what_it_should(subject, name, k
     chosen = task(name, 2, seed=2, kinds=kinds)
     samples = chosen.samples()
     batches = list(chosen.batches(samples))
-    assert [{s.kind for s in batch} for batch in batches] == [{kind} for kind in kinds]
+    if name == "clips":
+        lengths = [{s.tokens + len(s.question.split()) for s in batch} for batch in batches]
+        assert all(len(each) == 1 for each in lengths)
+        assert not any((subject.inputs(b)["attention_mask"] == 0).any() for b in batches)
+        assert sorted(s.id for b in batches for s in b) == sorted(s.id for s in samples)
+    else:
+        assert [{s.kind for s in batch} for batch in batches] == [{kind} for kind in kinds]
     assert all(a.tokens <= b.tokens for batch in batches for a, b in itertools.pairwise(batch))
     with subject.compressed("lightkv", 0.5, probe=samples[:1]) as session:
         found = {o.sample: o for o in chosen.evaluate(subject, samples)}

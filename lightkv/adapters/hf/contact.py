@@ -10,6 +10,7 @@ the file of that family.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -204,7 +205,13 @@ def names_of(where: str) -> tuple[tuple[str, ...], ...]:
 
 def taken_by(module: nn.Module) -> Mapping[str, Any]:
     """Arguments of a module's forward, read of its class: accelerate puts its own over an instance."""
-    return inspect.signature(type(module).forward).parameters
+    return _parameters(type(module).forward)
+
+
+@functools.lru_cache(maxsize=256)
+def _parameters(forward: Callable[..., Any]) -> Mapping[str, Any]:
+    """Arguments of a forward: every touched layer asks in every pass, and to read them takes long."""
+    return inspect.signature(forward).parameters
 
 
 def needs_positions(attention: nn.Module) -> bool:

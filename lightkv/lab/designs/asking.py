@@ -91,7 +91,7 @@ class Asker:
         torch.manual_seed(self._seed)
         outcomes: list[Outcome] = []
         why = ""
-        with self.subject.compressed(pipeline or None) as session:
+        with self.subject.answering(self.subject.prepare(pipeline or None)) as session:
             for number, samples in enumerate(self._rungs, 1):
                 found = self._task.evaluate(self.subject, samples, reference)
                 # A byte-level tokenizer can say what no file can be written with.

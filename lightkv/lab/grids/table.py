@@ -21,7 +21,9 @@ class Line:
         baseline: name of the cell it is compared with, or None.
         difference: to the baseline; None where one of the two is not done.
         holm: its McNemar's p, corrected for all tests of the file.
-        samples: that it answered.
+        samples: that it answered. `clusters`: pictures or clips that these are about.
+        vanilla: difference to the uncompressed model on the same task; None for that model itself, and
+            where it has not answered.
     """
 
     cell: Cell
@@ -32,6 +34,8 @@ class Line:
     difference: Difference | None = None
     holm: float | None = None
     samples: int | None = None
+    clusters: int | None = None
+    vanilla: Difference | None = None
 
 
 def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Line]:
@@ -46,6 +50,7 @@ def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Lin
     scipy_stats()
     cells = store.cells()
     named = {cell.name: cell for cell in cells}
+    plain = [cell for cell in cells if cell.status == "done" and not cell.spec["pipeline"]]
     against: dict[str, str] = store.meta.get("baselines", {})
     kept: dict[str, list[Outcome]] = {}
 
@@ -54,9 +59,16 @@ def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Lin
         if cell.name in kept:
             return kept[cell.name]
         found = store.outcomes(cell.id)
-        if cell.name in against.values():
+        if cell.name in against.values() or cell in plain:
             kept[cell.name] = found
         return found
+
+    def gap(base: Cell | None, cell: Cell) -> Difference | None:
+        if base is None or base.status != "done" or not comparable(base, cell):
+            return None
+        with suppress(ConfigError):  # other samples must not cost the whole table
+            return paired(outcomes(base), outcomes(cell), resamples=resamples, seed=seed)
+        return None
 
     lines = []
     for cell in cells:
@@ -64,13 +76,13 @@ def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Lin
         if cell.status != "done":
             lines.append(Line(cell, baseline=base.name if base else None))
             continue
-        mine, difference = outcomes(cell), None
-        if base is not None and base.status == "done" and comparable(base, cell):
-            with suppress(ConfigError):  # other samples must not cost the whole table
-                difference = paired(outcomes(base), mine, resamples=resamples, seed=seed)
+        mine, difference = outcomes(cell), gap(base, cell)
         bounds = mean_interval(mine, resamples=resamples, seed=seed)
         name = base.name if base else None
-        lines.append(Line(cell, *bounds, name, difference, samples=len(mine)))
+        counts = len(mine), len({outcome.cluster for outcome in mine})
+        model = next((one for one in plain if one is not cell and comparable(one, cell)), None)
+        loss = difference if model is base else gap(model, cell)
+        lines.append(Line(cell, *bounds, name, difference, None, *counts, loss))
     gaps = (line.difference for line in lines)
     chances = holm([None if gap is None else gap.mcnemar_p for gap in gaps])
     return [replace(line, holm=p) for line, p in zip(lines, chances, strict=True)]

@@ -103,7 +103,7 @@ class Worker:
         # Before the answers, in a session of its own: these are as if nothing had been measured.
         measured = measure(subject, subject.prepare(source), samples, job.workers)
         torch.manual_seed(spec["seed"])
-        with subject.compressed(source) as session:
+        with subject.answering(subject.prepare(source)) as session:
             found = task.evaluate(subject, samples, job.reference)
             # A byte-level tokenizer can say what no file can be written with.
             outcomes = [replace(one, answer=writable(one.answer)) for one in found]
@@ -112,6 +112,8 @@ class Worker:
     def _samples(self, spec: dict[str, Any]) -> tuple[Task, list[Sample]]:
         key = json.dumps(spec, sort_keys=True)
         if self._task is None or key != self._task_key:
+            if self._loaded is not None:
+                self._loaded[1].encodings.clear()
             task = build_task(spec)
             self._task, self._task_key = (task, task.samples()), key
         return self._task

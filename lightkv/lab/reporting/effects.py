@@ -18,7 +18,8 @@ class Effect:
         retention: label; None for all retentions together.
         pairs: of cells that differ in this axis only.
         change: mean over the pairs of the difference in score, with its 95 % interval; clear
-            among the effects of all axes at that retention.
+            among the effects of all axes at that retention, or among all simple effects.
+        setting: of a simple effect, which is one pair: the labels of the other axes; None of a mean.
     """
 
     axis: str
@@ -27,6 +28,7 @@ class Effect:
     retention: str | None
     pairs: int
     change: Estimate
+    setting: dict[str, str] | None = None
 
 
 def main_effects(study: Study, group: Group) -> list[Effect]:
@@ -50,6 +52,24 @@ def main_effects(study: Study, group: Group) -> list[Effect]:
     return [found[key] for key in sorted(found)]
 
 
+def simple_effects(study: Study, group: Group) -> list[Effect]:
+    """What each label of an axis does in each setting of the other axes, in the grid's order.
+
+    Where axes interact, no mean over settings tells what a change does in one of them.
+    """
+    named = [(a, label, labels[0]) for a, labels in study.axes.items() for label in labels[1:]]
+    pairs = [
+        (axis, label, first, base, row)
+        for axis, label, first in named
+        for base, row in _pairs(group, axis, first, label)
+    ]
+    changes = group.estimates([([row], [base]) for *_, base, row in pairs])
+    return [
+        Effect(axis, label, first, row.retention, 1, change, _without(row, axis))
+        for (axis, label, first, _, row), change in zip(pairs, changes, strict=True)
+    ]
+
+
 def by_weight(effects: list[Effect]) -> list[Effect]:
     """The effects over all retentions, the largest first."""
     overall = [effect for effect in effects if effect.retention is None]
@@ -69,6 +89,10 @@ def _pairs(group: Group, axis: str, first: str, label: str) -> Iterator[tuple[Ro
             base = rest.get(_others(row, axis))
             if base is not None:
                 yield base, row
+
+
+def _without(row: Row, axis: str) -> dict[str, str]:
+    return {name: label for name, label in row.setting.items() if name != axis}
 
 
 def _others(row: Row, axis: str) -> frozenset[tuple[str, str]]:

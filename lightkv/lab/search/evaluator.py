@@ -101,7 +101,7 @@ class Evaluator:
         torch.manual_seed(self.seed)
         # Without the reports of the rungs before, which nobody reads here.
         again = self.subject.prepare(self._sessions[key].pipeline.spec)
-        with self.subject.within(again):
+        with self.subject.answering(again):
             found = list(self.task.evaluate(self.subject, samples, reference))
         self.answered += 0 if spec is None else len(found)
         return found

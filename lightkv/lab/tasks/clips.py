@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import ClassVar, Literal
 
@@ -20,6 +21,7 @@ from lightkv.demo.clips import (
 )
 from lightkv.demo.digits import Split
 from lightkv.demo.scenes import PATCH_SIZE
+from lightkv.lab.outcomes import Sample
 from lightkv.lab.tasks.digits import Asked, Digits, by_kind
 
 
@@ -54,6 +56,16 @@ class Clips(Digits):
     @property
     def number(self) -> int:
         return self.clips
+
+    def batches(self, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+        """Prompts of one length together, whatever they ask: nothing is padded. Padding needs masks, and
+        those of hundreds of tokens cost layers this small as much as what they compute."""
+        like: dict[int, list[Sample]] = {}
+        for sample in samples:
+            like.setdefault(sample.tokens + len(sample.question.split()), []).append(sample)
+        for length in sorted(like):
+            for start in range(0, len(like[length]), self.batch_size):
+                yield like[length][start : start + self.batch_size]
 
     def numbered(self, index: int) -> Asked:
         size = None
