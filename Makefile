@@ -6,7 +6,7 @@ LMMS_VENV ?= .venv-lmms
 VLLM_VENV ?= .venv-vllm
 OLDEST ?= .venv-compat-oldest
 NEWEST ?= .venv-compat-newest
-# Arguments for `make demo`, `make train`, `make lmms-eval` and `make vllm`: make demo ARGS="--retention 0.35"
+# Arguments for `make demo`, `make train`, `make release-check`, `make lmms-eval` and `make vllm`: make demo ARGS="--retention 0.35"
 ARGS ?=
 # Processes of `make test`, each with one thread.
 JOBS ?= 2
@@ -25,7 +25,7 @@ LMMS := $(LMMS_VENV)/.installed
 VLLM := $(VLLM_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: demo test families lint format compat compat-pinned newest browser docs ray train wheel lmms-eval vllm clean help
+.PHONY: demo test families lint format compat compat-pinned newest browser docs ray train release-check lmms-eval vllm clean help
 
 demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
@@ -72,8 +72,8 @@ ray: $(DEV)  ## Ray, for the tests of grids on a cluster
 train: $(DEV)  ## train the demo model anew into runs/train
 	@$(BIN)/python -m training.train --out runs/train $(ARGS)
 
-wheel: $(VENV)/bin/python  ## the wheel in a fresh environment, every command run
-	@$(BIN)/python benchmarks/wheel.py
+release-check: $(VENV)/bin/python  ## wheel and source archive, checked and tried on the oldest and newest Python here
+	@$(BIN)/python benchmarks/release/check.py $(ARGS)
 
 lmms-eval: $(LMMS)  ## lightkv inside lmms-eval, in an environment of its own (7 GB)
 	@$(LMMS_VENV)/bin/python -m pytest tests/lmms

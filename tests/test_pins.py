@@ -34,8 +34,11 @@ def test_the_supported_range_is_the_one_that_is_tested():
 
 
 def test_the_version_is_said_alike_everywhere():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    """The changelog is asked when a release is checked: until then it has unreleased changes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert project["version"] == lightkv.__version__ == citation["version"]
-    assert project["license"] == citation["license"]
-    assert project["urls"]["Paper"] == citation["preferred-citation"]["url"]
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"] == {"version": {"attr": "lightkv.__version__"}}
+    assert lightkv.__version__ == citation["version"]
+    assert project["project"]["license"] == citation["license"]
+    assert project["project"]["urls"]["Paper"] == citation["preferred-citation"]["url"]

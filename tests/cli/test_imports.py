@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 
 import lightkv
 from lightkv.cli import lazy
+from lightkv.cli.collector import ALLOCATIONS, rare_collections
 from lightkv.cli.lazy import COMMANDS
 
 WATCH = """
@@ -64,6 +67,24 @@ def test_help_and_version_need_nothing_heavy(seen):
 def test_the_list_says_what_the_command_says(name):
     """Lines of the list are written down, so that it needs no command; they are the commands' own."""
     assert lazy.load(name).help.partition("\n")[0] == COMMANDS[name].help
+
+
+def test_a_command_that_mostly_imports_looks_for_garbage_rarely(monkeypatch, ok):
+    before, inside = gc.get_threshold(), []
+    describe = importlib.import_module("lightkv.checkpoints.describe")
+    known = describe.describe
+    monkeypatch.setattr(
+        describe, "describe", lambda *given: inside.append(gc.get_threshold()) or known(*given)
+    )
+    ok("plan", "llava-v1.5-7b", "--json")
+    assert inside == [(ALLOCATIONS, *before[1:])]
+    assert gc.get_threshold() == before
+    gc.set_threshold(0, *before[1:])
+    try:
+        with rare_collections():
+            assert gc.get_threshold()[0] == 0  # who switched it off keeps it off
+    finally:
+        gc.set_threshold(*before)
 
 
 def test_short_help_everywhere(ok):

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from lightkv.cli.collector import rare_collections
 from lightkv.cli.options import Json, Retention, refuse
 from lightkv.cli.output import console, print_json
 from lightkv.cli.plan.defaults import BLOCK_SIZE, RANGE, SHARE, WEIGHT_BYTES
 from lightkv.core.errors import check_least
 
 
+@rare_collections()
 def plan(
     model: Annotated[
         str,
