@@ -14,7 +14,7 @@ from lightkv.demo.model import load
 from lightkv.lab import Subject, build_task
 from lightkv.lab.grids.cells import probe_of
 
-SAMPLES = {"pictures": 24, "pairs": 24, "clips": 24}
+SAMPLES = {"pictures": 16, "pairs": 24, "clips": 10}
 FLOOR = {"pictures": 0.8, "pairs": 0.85, "clips": 0.8}
 """Of all questions of a task together; the model card has the accuracies of many samples."""
 

@@ -81,8 +81,8 @@ class Settings(RunSettings):
     """Everything that a run depends on."""
 
     tower_steps: int = 6000
-    deepen_at: int = 2200
-    steps: int = 3000
+    deepen_at: int = 2300
+    steps: int = 3300
     words: int = 3000
     """Positions of a group in an update, vision tokens included; `WORDS` weighs the groups."""
     save_every: int = 50
