@@ -109,7 +109,7 @@ def test_a_beaten_trial_is_asked_no_more(monkeypatch):
     subject = SimpleNamespace(
         prepare=lambda *args, **options: None,
         try_on=lambda *args: cost,
-        compressed=lambda pipeline: nullcontext(),
+        answering=lambda session: nullcontext(),
     )
     task = SimpleNamespace(evaluate=lambda subject, some, reference: answers(some))
     monkeypatch.setattr(asking, "usage", lambda session: cost)
