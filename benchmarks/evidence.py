@@ -57,6 +57,19 @@ class Evidence:
         missing = [f"`{name}`" for name in names if not self._answered(name)]
         return f"Not run yet: {', '.join(missing)}." if missing else ""
 
+    def _together(
+        self,
+        names: Sequence[str],
+        told: Callable[[list[Kept]], str],
+        file: str = "",
+        curves: str = "",
+    ) -> str:
+        """What is told of several grids at once, below their curves where they have some."""
+        found = self.some(*names)
+        parts = [self.draw(file, (curves, found))] if found and curves else []
+        parts += [told(found)] if found else []
+        return _joined(*parts, self.waits(*names))
+
     # -- blocks -----------------------------------------------------------------------------------
 
     def state(self) -> str:
@@ -145,9 +158,7 @@ class Evidence:
     def positions(self) -> str:
         """Positions of tokens that stand for several."""
         names = "positions_scenes", "positions_video"
-        found = self.some(*names)
-        parts = [effects.effects(found, "positions")] if found else []
-        return _joined(*parts, self.waits(*names))
+        return self._together(names, lambda found: effects.effects(found, "positions"))
 
     def windows(self) -> str:
         """Windows over space and time."""
@@ -159,20 +170,12 @@ class Evidence:
     def guidance(self) -> str:
         """Guidance and the frames since a digit was seen."""
         names = "guidance_time", "guidance_time_dropping"
-        found = self.some(*names)
-        parts = []
-        if found:
-            parts += [self.draw("evidence-guidance", ("fading", found)), guidance.guidance(found)]
-        return _joined(*parts, self.waits(*names))
+        return self._together(names, guidance.guidance, "evidence-guidance", "fading")
 
     def tokens(self) -> str:
         """Achievable retention by size."""
         names = "tokens_pictures", "tokens_clips"
-        found = self.some(*names)
-        parts = []
-        if found:
-            parts += [self.draw("evidence-tokens", ("reach", found)), tokens.tokens(found)]
-        return _joined(*parts, self.waits(*names))
+        return self._together(names, tokens.tokens, "evidence-tokens", "reach")
 
     def searches(self) -> str:
         """What was searched for."""

@@ -35,7 +35,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write cells, samples, kinds of question or effects of results files as CSV or JSON."""
-    from lightkv.lab.reporting.exporting import check_new, csv_text, json_text, rows
+    from lightkv.lab.reporting.exporting import csv_text, json_text, rows
     from lightkv.lab.reporting.exporting import export as write
 
     what = _what(samples=samples, kinds=kinds, effects=effects)
@@ -44,7 +44,6 @@ def export(
         typer.echo(json_text(found) if json else csv_text(found), nl=False)
         return
     check_writable(str(out), "--out")
-    check_new(out, overwrite)
     number = write(results, out, what, overwrite=overwrite, json=json or None)
     notes().print(f"wrote {number} {what} to {out}", soft_wrap=True)
 

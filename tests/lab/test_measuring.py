@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightkv.lab.grids import measuring
+from lightkv.lab.grids.cells import first_about
 from lightkv.lab.grids.measuring import measure
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import build_task
@@ -41,8 +42,7 @@ def test_what_a_prefill_takes(subject, samples, monkeypatch):
     assert size < whole.peak_bytes < min(8 * size, weights)
 
 
-def test_the_first_question_of_each_of_a_few_pictures(samples, monkeypatch):
-    monkeypatch.setattr(measuring, "PROMPTS", 2)
-    found = measuring._prompts(samples)
+def test_the_first_question_of_each_of_a_few_pictures(samples):
+    found = first_about(samples, 2)
     assert [sample.cluster for sample in found] == ["000000", "000001"]
     assert found[0] is samples[0]

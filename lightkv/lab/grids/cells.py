@@ -116,15 +116,20 @@ class _Planner:
         return self.tasks[key]
 
 
-def probe_of(samples: Sequence[Sample]) -> list[Sample]:
-    """The first sample, and those about the next few pictures or clips that have other sizes."""
+def first_about(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """The first sample about each of the first `most` pictures or clips."""
     first: dict[str, Sample] = {}
     for sample in samples:
         first.setdefault(sample.cluster, sample)
-        if len(first) == PROBE_FROM:
+        if len(first) == most:
             break
+    return list(first.values())
+
+
+def probe_of(samples: Sequence[Sample]) -> list[Sample]:
+    """The first sample, and those about the next few pictures or clips that have other sizes."""
     found: dict[Any, Sample] = {}
-    for sample in first.values():
+    for sample in first_about(samples, PROBE_FROM):
         found.setdefault(sample.seen().sizes, sample)
     return list(found.values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from json import dumps as to_json
 from typing import Any
 
@@ -11,11 +11,10 @@ from lightkv.lab.errors import StoreError
 from lightkv.lab.grids.cells import repeats
 from lightkv.lab.grids.store import Store
 from lightkv.lab.grids.table import Line, summary
-from lightkv.lab.outcomes import Cell
+from lightkv.lab.outcomes import Cell, Measured
 
 Row = dict[str, Any]
-_MEASURED = ("first_token", "fastest", "slowest", "prompts", "peak_bytes", "machine", "threads")
-_MEASURED = (*_MEASURED, "workers")
+_MEASURED = tuple(field.name for field in fields(Measured))
 _DIFFERENCE = ("difference", "low", "high", "wins", "losses", "mcnemar_p")
 
 
@@ -51,7 +50,7 @@ def cell_rows(store: Store, factors: Sequence[str]) -> Iterator[Row]:
         ConfigError: scipy is not installed.
     """
     twins = repeats(store.cells())
-    for line in summary(store):
+    for line in summary(store, losses=True):
         cell = line.cell
         twin = twins.get(cell.id)
         yield {

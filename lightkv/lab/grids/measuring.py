@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightkv.core.run.session import Session
+from lightkv.lab.grids.cells import first_about
 from lightkv.lab.live_bytes import LiveBytes
 from lightkv.lab.outcomes import Measured, Sample
 from lightkv.lab.subject import Subject
@@ -32,7 +33,7 @@ def measure(
     """
     import torch
 
-    inputs = [subject.inputs([sample]) for sample in _prompts(samples)]
+    inputs = [subject.inputs([sample]) for sample in first_about(samples, PROMPTS)]
     longest = max(inputs, key=lambda each: each["input_ids"].shape[-1])
     with subject.within(session):
         subject.first_token(longest)
@@ -48,16 +49,6 @@ def measure(
         threads=torch.get_num_threads(),
         workers=workers,
     )
-
-
-def _prompts(samples: Sequence[Sample]) -> list[Sample]:
-    """The first question about each of the first pictures."""
-    first: dict[str, Sample] = {}
-    for sample in samples:
-        first.setdefault(sample.cluster, sample)
-        if len(first) == PROMPTS:
-            break
-    return list(first.values())
 
 
 def _seconds(subject: Subject, inputs: Any) -> float:

@@ -22,8 +22,8 @@ class Line:
         difference: to the baseline; None where one of the two is not done.
         holm: its McNemar's p, corrected for all tests of the file.
         samples: that it answered. `clusters`: pictures or clips that these are about.
-        vanilla: difference to the uncompressed model on the same task; None for that model itself, and
-            where it has not answered.
+        vanilla: difference to the uncompressed model on the same task; None for that model itself, where
+            it has not answered, and where `summary` was not asked for losses.
     """
 
     cell: Cell
@@ -38,10 +38,17 @@ class Line:
     vanilla: Difference | None = None
 
 
-def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Line]:
+def summary(
+    store: Store, *, losses: bool = False, resamples: int = 10_000, seed: int = 0
+) -> list[Line]:
     """All cells of a results file, in order, with paired statistics against their baselines.
 
     There is no difference where the two cells had other samples.
+
+    Args:
+        store: with the cells.
+        losses: fill `vanilla` of lines, which takes as long again where the baseline is another cell.
+        resamples, seed: of the bootstrap.
 
     Raises:
         StoreError: the file cannot be read.
@@ -80,8 +87,10 @@ def summary(store: Store, *, resamples: int = 10_000, seed: int = 0) -> list[Lin
         bounds = mean_interval(mine, resamples=resamples, seed=seed)
         name = base.name if base else None
         counts = len(mine), len({outcome.cluster for outcome in mine})
-        model = next((one for one in plain if one is not cell and comparable(one, cell)), None)
-        loss = difference if model is base else gap(model, cell)
+        loss = None
+        if losses:
+            model = next((one for one in plain if one is not cell and comparable(one, cell)), None)
+            loss = difference if model is base else gap(model, cell)
         lines.append(Line(cell, *bounds, name, difference, None, *counts, loss))
     gaps = (line.difference for line in lines)
     chances = holm([None if gap is None else gap.mcnemar_p for gap in gaps])
