@@ -237,3 +237,17 @@ def test_depths_that_cannot_work_are_refused(changes, field):
     with pytest.raises(ConfigError) as caught:
         Recipe(retention=0.5, **changes).schedule(10)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"after_layer": 2, "depths": (0.0, 0.5)}, "schedule.depths"),
+        ({"after_layer": 2, "ratios": (0.5,)}, "schedule.ratios"),
+        ({"ratios": (0.5, 0.5)}, "schedule.ratios"),
+    ],
+)
+def test_a_recipe_whose_fields_exclude_each_other_is_refused(fields, named):
+    with pytest.raises(ConfigError) as error:
+        Recipe(retention=0.5, **fields).schedule(12)
+    assert error.value.field == named

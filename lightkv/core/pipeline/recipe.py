@@ -150,11 +150,19 @@ class Recipe(Strict):
                 remedy="add site: cache, or leave scope out",
             )
         if self.after_layer is not None:
+            self._refuse_beside_a_single_stage()
             return Schedule.single(num_layers, self.retention, self.after_layer, window)
         if self.depths is not None:
             ratios = self.ratios or (self.ratio,) * len(self.depths)
             return Schedule.at_depths(
                 num_layers, self.retention, self.depths, ratios, self.windows, allowed=allowed
+            )
+        if self.ratios is not None:
+            raise ConfigError(
+                "a ratio for each stage needs the stages' depths",
+                field="schedule.ratios",
+                value=self.ratios,
+                remedy="add depths, one for each ratio, or give one ratio",
             )
         # A model that leaves fewer places than there are windows gets the first of these.
         windows = list(self.windows[: len(allowed)] or self.windows)
@@ -172,3 +180,14 @@ class Recipe(Strict):
                 if not windows or len(windows) >= len(allowed) or not 0 < self.retention <= 1:
                     raise
                 windows.append(windows[-1])
+
+    def _refuse_beside_a_single_stage(self) -> None:
+        """Raise where the recipe names a single stage and also what makes several."""
+        for other in ("depths", "ratios"):
+            if getattr(self, other) is not None:
+                raise ConfigError(
+                    f"after_layer makes a single stage, and {other} make several",
+                    field=f"schedule.{other}",
+                    value=getattr(self, other),
+                    remedy="leave one of them out: null takes away what a base pipeline has",
+                )
