@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lightkv import Recipe, Schedule, StageSpec, VisionLayout
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import Pipeline
+from lightkv.core.pipeline.solver import TOLERANCE
 from lightkv.core.stage.stage import Stage
 
 
@@ -245,9 +246,36 @@ def test_depths_that_cannot_work_are_refused(changes, field):
         ({"after_layer": 2, "depths": (0.0, 0.5)}, "schedule.depths"),
         ({"after_layer": 2, "ratios": (0.5,)}, "schedule.ratios"),
         ({"ratios": (0.5, 0.5)}, "schedule.ratios"),
+        ({"solve": "first"}, "schedule.solve"),
     ],
 )
 def test_a_recipe_whose_fields_exclude_each_other_is_refused(fields, named):
     with pytest.raises(ConfigError) as error:
         Recipe(retention=0.5, **fields).schedule(12)
     assert error.value.field == named
+
+
+@given(
+    num_layers=st.integers(4, 48),
+    retention=st.floats(0.02, 0.99),
+    ratios=st.lists(st.floats(0.1, 0.8), min_size=1, max_size=5),
+)
+def test_the_first_ratio_alone_is_solved_as_far_as_it_reaches(num_layers, retention, ratios):
+    depths = tuple(place / num_layers for place in range(min(len(ratios), num_layers - 1)))
+    ratios = tuple(ratios[: len(depths)])
+    recipe = Recipe(retention=retention, depths=depths, ratios=ratios, solve="first")
+    placed = recipe.schedule(num_layers)
+    assert placed.retention(num_layers) == pytest.approx(retention, abs=TOLERANCE)
+    found = [stage.ratio for stage in placed.stages]
+    as_given = found[1:] == pytest.approx(ratios[1:])
+    first_is_whole = found[0] == 0.0 and all(
+        new <= old + 1e-9 for new, old in zip(found[1:], ratios[1:], strict=True)
+    )
+    assert as_given or first_is_whole
+
+
+def test_what_few_tokens_keep_in_late_layers_does_not_shrink_with_the_retention():
+    recipe = {"depths": (0.0, 0.33, 0.67), "ratios": (0.5, 0.5, 0.5)}
+    for wanted, first in ((0.4, 0.685), (0.1, 0.171)):
+        stages = Recipe(retention=wanted, solve="first", **recipe).schedule(12).stages
+        assert [1 - stage.ratio for stage in stages] == pytest.approx([first, 0.5, 0.5], abs=1e-3)

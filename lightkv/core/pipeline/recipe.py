@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError, field_validator
 
@@ -30,10 +30,13 @@ class Recipe(Strict):
         ratio: removed share of each stage.
         after_layer: a single stage after this many layers, with its ratio solved, instead.
         depths: stages after these shares of the depth instead, such as (0.25, 0.5, 0.75). What they
-            keep is then raised to one common power that meets `retention`. A first one of 0 stands
-            before the decoder.
-        ratios: with `depths`, the removed share of each stage that the power starts from; `ratio`
+            keep is then solved to meet `retention`. A first one of 0 stands before the decoder.
+        ratios: with `depths`, the removed share of each stage that solving starts from; `ratio`
             for all if None.
+        solve: with `depths`, what meets `retention`. `power`: what the stages keep is raised to one
+            common power. `first`: what the first stage keeps is solved, and the others keep their
+            ratios, so that few tokens do not become none in late layers; where these alone remove
+            too much, the first removes nothing and the others are raised.
         overrides: role → component that replaces the pipeline's, one entry for each stage; the last
             is repeated where there are more stages.
         site: `cache`: a single stage on the cache of every layer, with its ratio solved, instead.
@@ -46,6 +49,7 @@ class Recipe(Strict):
     after_layer: int | None = None
     depths: tuple[float, ...] | None = None
     ratios: tuple[float, ...] | None = None
+    solve: Literal["power", "first"] = "power"
     overrides: tuple[dict[str, Any], ...] = ()
     site: Site = "layers"
     scope: Scope = "vision"
@@ -149,20 +153,19 @@ class Recipe(Strict):
                 value=self.scope,
                 remedy="add site: cache, or leave scope out",
             )
+        self._check_what_depths_need()
         if self.after_layer is not None:
-            self._refuse_beside_a_single_stage()
             return Schedule.single(num_layers, self.retention, self.after_layer, window)
         if self.depths is not None:
             ratios = self.ratios or (self.ratio,) * len(self.depths)
             return Schedule.at_depths(
-                num_layers, self.retention, self.depths, ratios, self.windows, allowed=allowed
-            )
-        if self.ratios is not None:
-            raise ConfigError(
-                "a ratio for each stage needs the stages' depths",
-                field="schedule.ratios",
-                value=self.ratios,
-                remedy="add depths, one for each ratio, or give one ratio",
+                num_layers,
+                self.retention,
+                self.depths,
+                ratios,
+                self.windows,
+                allowed=allowed,
+                solve=self.solve,
             )
         # A model that leaves fewer places than there are windows gets the first of these.
         windows = list(self.windows[: len(allowed)] or self.windows)
@@ -181,13 +184,22 @@ class Recipe(Strict):
                     raise
                 windows.append(windows[-1])
 
-    def _refuse_beside_a_single_stage(self) -> None:
-        """Raise where the recipe names a single stage and also what makes several."""
-        for other in ("depths", "ratios"):
-            if getattr(self, other) is not None:
+    def _check_what_depths_need(self) -> None:
+        """Raise where the recipe has what excludes depths, or what means nothing without them."""
+        if self.depths is not None:
+            if self.after_layer is not None:
                 raise ConfigError(
-                    f"after_layer makes a single stage, and {other} make several",
-                    field=f"schedule.{other}",
-                    value=getattr(self, other),
+                    "after_layer makes a single stage, and depths make several",
+                    field="schedule.depths",
+                    value=self.depths,
                     remedy="leave one of them out: null takes away what a base pipeline has",
+                )
+            return
+        for name, unset in (("ratios", None), ("solve", "power")):
+            if getattr(self, name) != unset:
+                raise ConfigError(
+                    f"{name} tells what stages at given depths remove, and there are none",
+                    field=f"schedule.{name}",
+                    value=getattr(self, name),
+                    remedy=f"add depths, or leave {name} out",
                 )

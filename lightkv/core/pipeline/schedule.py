@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lightkv.core.contracts import WindowSpec
 from lightkv.core.errors import ConfigError
@@ -17,6 +17,7 @@ from lightkv.core.modality import in_order, most_removed, named, removed, share_
 from lightkv.core.needs import Needs
 from lightkv.core.pipeline.places import Places, listed_places, nearest_place
 from lightkv.core.pipeline.solver import (
+    SOLVERS,
     TOLERANCE,
     Surcharge,
     check_depths,
@@ -316,13 +317,15 @@ class Schedule:
         windows: Sequence[WindowSpec] = (None,),
         min_layer: int = 1,
         allowed: Sequence[int] | None = None,
+        solve: Literal["power", "first"] = "power",
     ) -> Schedule:
         """Stages at fixed shares of the depth, whose kept shares follow from the retention.
 
         Stage i stands after round(depths[i] · num_layers) layers, or at the nearest place that is
         `allowed` (by default all from `min_layer` on) and later than the stage before; what finds none
-        is left out. It keeps (1 − ratios[i])^t. One power t for all meets the retention; t = 1, the
-        ratios as they are, where these are within half a point of it.
+        is left out. Ratios that are within half a point of the retention are taken as they are. Else
+        `solve` says what changes: `power`, stage i keeps (1 − ratios[i])^t, with one t for all;
+        `first`, the first ratio alone, as long as the others do not remove too much by themselves.
 
         Raises:
             ConfigError: depths that do not increase, or the layers before the first stage alone
@@ -348,7 +351,7 @@ class Schedule:
                 value=retention,
                 remedy="use a retention above it, or earlier depths in the recipe",
             )
-        solved = solve_power(num_layers, retention, layers, ratios[: len(layers)])
+        solved = SOLVERS[solve](num_layers, retention, layers, ratios[: len(layers)])
         sides = [windows[min(i, len(windows) - 1)] if windows else None for i in range(len(layers))]
         return cls(
             {"after_layer": layer, "windows": side, "ratio": share}

@@ -80,7 +80,7 @@ def check_depths(depths: Sequence[float], ratios: Sequence[float]) -> None:
 
 
 MOST_REMOVED = 0.999
-"""Largest removed share of a stage that `solve_power` gives."""
+"""Largest removed share of a stage that a solver gives."""
 
 
 def solve_power(
@@ -103,6 +103,27 @@ def solve_power(
         else:
             high = middle
     return raised(high)
+
+
+def solve_first(
+    num_layers: int, retention: float, layers: Sequence[int], ratios: Sequence[float]
+) -> list[float]:
+    """Removed shares of which the first is solved and the others stay as they are.
+
+    Where the others alone remove too much, the first stage removes nothing, and what they keep is
+    raised to one power.
+    """
+    if abs(stack(layers, ratios, num_layers) - retention) <= TOLERANCE:
+        return list(ratios)
+    later, before = list(ratios[1:]), layers[0] / num_layers
+    without = stack(layers, [0.0, *later], num_layers)
+    if without <= retention:
+        return [0.0, *solve_power(num_layers, retention, layers[1:], later)]
+    return [min(MOST_REMOVED, 1.0 - (retention - before) / (without - before)), *later]
+
+
+SOLVERS = {"power": solve_power, "first": solve_first}
+"""Ways to meet a retention with stages at given layers."""
 
 
 def solve(
