@@ -35,6 +35,7 @@ METHODS = (
     "lightkv",
     "lightkv_release",
     "lightkv_plus",
+    "lightkv_lean",
     "fastv",
     "pitome",
     "tofu",

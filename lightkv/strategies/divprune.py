@@ -18,16 +18,28 @@ from lightkv.strategies.components.similarity import EXCLUDED, SIMILARITY_ELEMEN
 
 
 class FarthestFirst(Matcher):
-    """Keeps a farthest-first choice of tokens by cosine distance; drops the rest.
+    """Keeps a farthest-first choice of tokens by cosine distance, and drops or merges the rest.
 
     Lower index first among equals. Needs no importances; a running minimum makes it O(kN).
+
+    Attributes:
+        join: every other token flows into the kept one that it is most like, the one chosen first among
+            equals. So no token is farther from what stands for it than the last choice was from those
+            before it. False: they are dropped, as DivPrune does.
     """
 
     name = "farthest-first"
     source = "DivPrune, arXiv 2503.02175, section 3 (max-min diversity)"
+    join: bool = False
+
+    @property
+    def drops(self) -> bool:  # type: ignore[override]
+        return not self.join
 
     def keep(self, population: int, ratio: float) -> int:
-        return rounded_keep(population, ratio, "round")
+        kept = rounded_keep(population, ratio, "round")
+        # What joins needs a token to flow into.
+        return max(kept, min(1, population)) if self.join else kept
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         features, keep = unit_runs(inputs.tokens.detach()), inputs.keep
@@ -35,12 +47,17 @@ class FarthestFirst(Matcher):
         chosen = torch.full((groups, keep), 0, dtype=torch.long, device=features.device)
         farness = nearest_other(features)
         taken = torch.zeros_like(farness, dtype=torch.bool)
+        nearest = torch.zeros_like(farness, dtype=torch.long)
         for number in range(keep):
             token = first_largest(farness.masked_fill(taken, -torch.inf))
             chosen[:, number] = token
             taken = taken.scatter(1, token[:, None], True)
             distance = 1.0 - _cosine(rows(features, token[:, None]), features)[:, 0]
-            farness = distance if number == 0 else torch.minimum(farness, distance)
+            nearer = (distance < farness) | (number == 0)
+            nearest = torch.where(nearer, token[:, None], nearest)
+            farness = torch.where(nearer, distance, farness)
+        if self.join:
+            return nearest.scatter(1, chosen, chosen)
         return kept_only(chosen, population)
 
 

@@ -60,7 +60,7 @@ def vispruner(seed, important=0.5, step=8):
 # -- DivPrune ----------------------------------------------------------------------------------
 
 
-def divprune(seed):
+def divprune(seed, join=False):
     rng, layout, encoder, ratio = drawn(seed)
 
     def reference(tokens):
@@ -71,9 +71,19 @@ def divprune(seed):
             others = chosen or range(n)
             value = [min(far[i][j] for j in others if j != i or chosen) for i in range(n)]
             chosen.append(by_score(value, [i for i in range(n) if i not in chosen])[0])
-        return {i: tokens[i] for i in chosen}
+        if not join:
+            return {i: tokens[i] for i in chosen}
+        groups = {i: [tokens[i]] for i in chosen}
+        for i in set(range(n)) - set(chosen):
+            groups[min(chosen, key=lambda c: far[i][c])].append(tokens[i])
+        return {i: np.mean(group, axis=0) for i, group in groups.items()}
 
-    roles = {"partitioner": {"name": "whole", "scope": "image"}, "matcher": "farthest-first"}
+    roles = {
+        "partitioner": {"name": "whole", "scope": "image"},
+        "scorer": "uniform",
+        "matcher": {"name": "farthest-first", "join": join},
+        "aggregator": "weighted-mean" if join else "drop",
+    }
     return compare(rng, layout, encoder, ratio, roles, reference)
 
 
@@ -304,6 +314,7 @@ REFERENCES = {
     "vispruner": vispruner,
     "vispruner, important: 0.2, step: 3": lambda seed: vispruner(seed, 0.2, 3),
     "divprune": divprune,
+    "divprune, the rest joins": lambda seed: divprune(seed, join=True),
     "visionzip": visionzip,
     "visionzip, combine: mean": lambda seed: visionzip(seed, "mean"),
     "visionzip, contextual: 0.5": lambda seed: visionzip(seed, "sum", 0.5),

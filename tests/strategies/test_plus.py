@@ -1,4 +1,4 @@
-"""lightkv-plus and the parts around it, through the public suite."""
+"""lightkv-plus, lightkv-lean and the parts around them, through the public suite."""
 
 import pytest
 from references import DIFFERENCES
@@ -22,6 +22,30 @@ class TestLaterStages(StrategySuite):
         "matcher": {"name": "guided", "split": "importance"},
         "aggregator": "weighted-mean",
     }
+
+
+class TestLeanFirstStage(StrategySuite):
+    """Centres that are far apart, and no guidance."""
+
+    preset = {
+        "partitioner": {"name": "windows", "frames": 1, "population": 128, "clamp": True},
+        "scorer": "uniform",
+        "matcher": {"name": "farthest-first", "join": True},
+        "aggregator": "weighted-mean",
+    }
+    temporal = True
+
+
+class TestLeanLaterStages(StrategySuite):
+    """The same, weighted by the prompt's attention, over frames."""
+
+    preset = {
+        "partitioner": {"name": "windows", "frames": 8, "population": 16, "clamp": True},
+        "scorer": "causal-attention",
+        "matcher": {"name": "farthest-first", "join": True},
+        "aggregator": "weighted-mean",
+    }
+    temporal = True
 
 
 class TestAdaptive(StrategySuite):
@@ -51,4 +75,19 @@ def test_roles_change_after_the_first_stage(retention):
     assert {(s.partitioner.name, s.matcher.split) for s in later} == {("whole", "importance")}
     assert abs(pipeline.retention - retention) < 0.005
     again = Pipeline.build(PipelineSpec.from_yaml(pipeline.to_yaml()), 32)
+    assert again.stages == pipeline.stages
+
+
+@pytest.mark.parametrize(("retention", "first"), [(0.35, 0.757), (0.2, 0.432), (0.1, 0.216)])
+def test_lean_keeps_the_shares_of_later_stages(retention, first):
+    pipeline = Pipeline.build("lightkv-lean", 12, retention=retention)
+    assert [placed.spec.after_layer for placed in pipeline.stages] == [0, 2, 4, 6, 8]
+    kept = [1 - placed.spec.ratio for placed in pipeline.stages]
+    assert kept == pytest.approx([first, 0.7, 0.7, 0.6, 0.5], abs=0.002)
+    assert [placed.stage.scorer.name for placed in pipeline.stages] == [
+        "uniform",
+        *["causal-attention"] * 4,
+    ]
+    assert abs(pipeline.retention - retention) < 0.005
+    again = Pipeline.build(PipelineSpec.from_yaml(pipeline.to_yaml()), 12)
     assert again.stages == pipeline.stages
