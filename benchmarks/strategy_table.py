@@ -30,6 +30,7 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "lightkv": ("no", "no"),
     "lightkv-release": ("no", "no"),
     "lightkv-plus": ("–", "–"),
+    "lightkv-lean": ("–", "–"),
     "fastv": ("no", "no"),
     "tome": ("no code", "no code"),
     "pitome": ("yes (ViT)", "n/a (ViT)"),
@@ -60,7 +61,10 @@ PUBLISHED: dict[str, tuple[str, str]] = {
     "random": ("–", "–"),
 }
 """Preset → batches of several rows, FlashAttention in the decoder, as published."""
-OTHER = {"lightkv-plus": ("guided", "guided, split by importance")}
+OTHER = {
+    "lightkv-plus": ("guided", "guided, split by importance"),
+    "lightkv-lean": ("divprune, the rest joins",),
+}
 """References under another name than the preset's."""
 
 

@@ -25,7 +25,7 @@ from lightkv.demo.asking import Sample, answer, batches
 from lightkv.demo.scenes import GRID, KINDS, Kind, Question, Scene, score
 
 VANILLA = "vanilla"
-STRATEGIES = ("lightkv", "lightkv-plus", "fastv", "tome", "random")
+STRATEGIES = ("lightkv", "lightkv-plus", "lightkv-lean", "fastv", "random")
 RETENTION = 0.55
 BATCH_SIZE = 20
 _Z = 1.959964  # two-sided 95 % of the normal distribution

@@ -30,7 +30,7 @@ def test_table_has_all_strategies(ok, bundled):
 
 def test_table_turns_where_the_terminal_is_narrow():
     accuracy = {kind: Accuracy.of([1.0, 0.0]) for kind in KINDS}
-    names = ("vanilla", "lightkv", "lightkv-plus", "fastv", "tome", "random")
+    names = ("vanilla", "lightkv", "lightkv-plus", "lightkv-lean", "fastv", "random")
     rows = [Row(name, None, [], dict(accuracy), 0.5, 1e6, 1e9, 1.5, 0.5, 4) for name in names]
     for width in (80, 120):
         out = Console(width=width, file=io.StringIO())
