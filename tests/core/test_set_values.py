@@ -61,8 +61,8 @@ def test_a_grid_with_other_values(tmp_path):
         Grid.read(path, {"seds": 1})
 
 
-def set_in(name, **places):
-    spec = get_preset(name)
+def set_in(preset, /, **places):
+    spec = get_preset(preset)
     values = {place.replace("__", "."): value for place, value in places.items()}
     return spec.updated(**spec.parts_with(values, "--set"))
 
