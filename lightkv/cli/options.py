@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lightkv.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightkv.core.pipeline.pipeline import PipelineSpec
 
 Model = Annotated[
     str, typer.Option(help="A checkpoint directory, a hub id, or demo for the bundled model.")
@@ -51,6 +54,15 @@ Changes = Annotated[
         help="A value of the file to run with instead, in YAML, as task.scenes=20; repeatable.",
     ),
 ]
+PipelineChanges = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="A value of the pipeline to run with instead, in YAML, as matcher.metric=keys; "
+        "repeatable.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -77,6 +89,57 @@ def read_changes(texts: Sequence[str], example: str) -> dict[str, Any]:
             what = f"the value is no YAML ({error})"
             raise ConfigError(what, field=f"--set {key}", value=value) from error
     return found
+
+
+def chosen(
+    strategy: str | Path,
+    texts: Sequence[str] | None,
+    retention: Mapping[str, object] | None = None,
+    stages: Mapping[str, object] | None = None,
+) -> PipelineSpec:
+    """The strategy that is named, with the values of `--set`; each of its components can be built.
+
+    Args:
+        strategy: a preset's name, or the path of a pipeline file.
+        texts: of `--set`, `KEY=VALUE`.
+        retention: other options that say the retention → their values, None where not given.
+        stages: those that say the whole schedule.
+
+    Raises:
+        ConfigError: no such strategy, place or component; a value that another option says too.
+    """
+    from lightkv.core.pipeline.pipeline import resolve_spec
+
+    spec, given = resolve_spec(strategy), read_places(texts)
+    refuse_twice(given, retention, stages)
+    if given:
+        spec = spec.updated(**spec.parts_with(given, "--set"))
+    spec.check_components()
+    return spec
+
+
+def read_places(texts: Sequence[str] | None) -> dict[str, Any]:
+    """Place of a pipeline → value, of `--set`."""
+    return read_changes(texts or (), "matcher.metric=keys")
+
+
+def refuse_twice(
+    places: Mapping[str, Any],
+    retention: Mapping[str, object] | None = None,
+    stages: Mapping[str, object] | None = None,
+) -> None:
+    """Refuse options that say what `--set` says, as `chosen` takes them.
+
+    Raises:
+        ConfigError: one of them is given.
+    """
+    for place, value in places.items():
+        part, key = (*place.split("."), "")[:2]
+        whole = part == "schedule" and isinstance(value, Mapping) and "retention" in value
+        if part == "retention" or key == "retention" or whole:
+            refuse(retention or {}, "--set says it already", beside=f"--set {place}")
+        if part in ("retention", "schedule"):
+            refuse(stages or {}, "--set says it already", beside=f"--set {place}")
 
 
 def refuse(

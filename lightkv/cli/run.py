@@ -9,7 +9,17 @@ import typer
 from rich.table import Table
 
 from lightkv.checkpoints.remarks import remarks
-from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, refuse
+from lightkv.cli.options import (
+    Device,
+    Dtype,
+    Images,
+    Json,
+    Model,
+    PipelineChanges,
+    Retention,
+    chosen,
+    refuse,
+)
 from lightkv.cli.output import console, print_json, table
 from lightkv.core.errors import check_least
 
@@ -25,6 +35,7 @@ def run(
     strategy: Annotated[str | None, typer.Option(help="A preset [lightkv].")] = None,
     retention: Retention = None,
     pipeline: Annotated[Path | None, typer.Option(help="A YAML file instead of a preset.")] = None,
+    changes: PipelineChanges = None,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many tokens.")] = 100,
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the uncompressed model too.")
@@ -38,14 +49,14 @@ def run(
     from lightkv.checkpoints.load import load_model
     from lightkv.checkpoints.pictures import open_image
     from lightkv.checkpoints.prompts import build_inputs
-    from lightkv.core.pipeline.pipeline import resolve_spec
     from lightkv.core.run.session import prepare
 
     if strategy is not None and pipeline is not None:
         what = "a pipeline file is a strategy already"
         refuse({"--pipeline": str(pipeline)}, what, beside="--strategy")
     check_least("--max-new-tokens", max_new_tokens)
-    spec = resolve_spec(pipeline if pipeline is not None else strategy or "lightkv")
+    source = pipeline if pipeline is not None else strategy or "lightkv"
+    spec = chosen(source, changes, {"--retention": retention})
     pictures = [open_image(path) for path in image or []]
     loaded, processor = load_model(model, dtype, device)
     session = prepare(loaded, spec, retention=retention, profile=True)
@@ -58,15 +69,22 @@ def run(
         vanilla = generate(plain, processor, inputs, max_new_tokens)
         generate(session, processor, inputs, 1)  # likewise: its stages are planned once
     answer = generate(session, processor, inputs, max_new_tokens)
-    told = remarks(answer, vanilla, default="" if retention is not None else _named(spec, pipeline))
+    default = "" if retention is not None else _owner_of_the_schedule(spec, source)
+    told = remarks(answer, vanilla, default=default)
     if json:
         print_json({**_data(model, answer, vanilla), "remarks": told})
     else:
         _show(answer, vanilla, told)
 
 
-def _named(spec: PipelineSpec, pipeline: Path | None) -> str:
-    return f"the preset {spec.name!r}" if pipeline is None else "the pipeline file"
+def _owner_of_the_schedule(spec: PipelineSpec, source: str | Path) -> str:
+    """What the retention was taken from, "" where `--set` says how the stages stand."""
+    from lightkv.core.pipeline.pipeline import resolve_spec
+
+    named = resolve_spec(source)
+    if spec.schedule != named.schedule:
+        return ""
+    return "the pipeline file" if isinstance(source, Path) else f"the preset {named.name!r}"
 
 
 # -- printing -------------------------------------------------------------------------------------

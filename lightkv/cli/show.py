@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lightkv.cli.options import Device, Dtype, Images, Json, Model, Retention, refuse
+from lightkv.cli.options import (
+    Device,
+    Dtype,
+    Images,
+    Json,
+    Model,
+    PipelineChanges,
+    Retention,
+    chosen,
+    refuse,
+)
 from lightkv.cli.output import console, print_json
 from lightkv.core.errors import ConfigError
 
@@ -39,6 +49,7 @@ def show(
         list[str] | None, typer.Option(help="A preset or pipeline file [lightkv]; up to two.")
     ] = None,
     retention: Retention = None,
+    changes: PipelineChanges = None,
     out: Annotated[
         list[Path] | None, typer.Option(help="A .png or .html file [show.html]; repeatable.")
     ] = None,
@@ -58,7 +69,7 @@ def show(
         model,
         images,
         prompt,
-        strategy or ["lightkv"],
+        [chosen(each, changes, {"--retention": retention}) for each in strategy or ["lightkv"]],
         videos=videos,
         retention=retention,
         out=targets,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lightkv.cli.options import Json, Retention, read_changes, refuse
+from lightkv.cli.options import Json, PipelineChanges, Retention, read_places, refuse, refuse_twice
 from lightkv.cli.output import print_json
 from lightkv.core.errors import ConfigError, ModelError
 
@@ -22,14 +22,7 @@ def vllm_args(
         typer.Option("--pipeline", "--strategy", help="A preset or a pipeline file."),
     ] = "lightkv",
     retention: Retention = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="A change of the pipeline, the value in YAML, as positions=keep; repeatable.",
-        ),
-    ] = None,
+    changes: PipelineChanges = None,
     config: Annotated[
         bool,
         typer.Option("--yaml", help="Print a file for vllm serve --config, the model included."),
@@ -38,13 +31,15 @@ def vllm_args(
 ) -> None:
     """Print the flags of `vllm serve` that make a model compress, after checking them."""
     from lightkv.checkpoints.load import quiet_libraries
+    from lightkv.core.pipeline.pipeline import resolve_spec
     from lightkv.integrations.vllm.engine_args import engine_args
     from lightkv.integrations.vllm.flags import serve_config
 
     quiet_libraries()
-    given = read_changes(changes or (), "positions=keep")
+    places = read_places(changes)
+    given: dict[str, Any] = {**resolve_spec(pipeline).parts_with(places, "--set")} if places else {}
     if retention is not None:
-        refuse({"--set": given.get("retention")}, "it says it already", beside="--retention")
+        refuse_twice(places, {"--retention": retention})
         given["retention"] = retention
     if pipeline.endswith((".yaml", ".yml")):
         # The engine may be started in another folder.

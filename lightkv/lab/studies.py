@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, check_known
+from lightkv.core.set_values import overridden
 from lightkv.core.strict import Plain, message_of
 from lightkv.lab.outcomes import has_surrogates
-from lightkv.lab.overrides import overridden
 
 
 class Study(Plain):

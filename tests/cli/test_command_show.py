@@ -42,6 +42,15 @@ def test_a_scene_two_strategies_and_the_default_file(ok_json, bundled, tmp_path,
     assert (tmp_path / "show.html").is_file()
 
 
+def test_single_values_of_both_strategies(ok_json, fails, bundled, tmp_path):
+    args = ("show", "--scene", 0, "--prompt", "what digit is red ?", "--max-new-tokens", 2)
+    args += ("--out", tmp_path / "x.png", "--strategy", "lightkv", "--strategy", "tome", "--json")
+    found = ok_json(*args, "--set", "schedule.retention=0.4", "--set", "name=both")
+    assert [run["strategy"] for run in found["runs"]] == ["both", "both"]
+    assert all(run["retention"] == pytest.approx(0.4, abs=0.03) for run in found["runs"])
+    assert "Did you mean 'matcher'" in fails(*args, "--set", "mather=top-k")
+
+
 def test_a_scene_without_a_question_names_some(fails):
     text = fails("show", "--scene", 0)
     assert '--prompt "list all digits"' in text

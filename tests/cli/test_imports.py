@@ -87,6 +87,22 @@ def test_a_command_that_mostly_imports_looks_for_garbage_rarely(monkeypatch, ok)
         gc.set_threshold(*before)
 
 
+def test_a_command_that_mostly_imports_ends_without_a_last_look():
+    """Python looks for garbage when a process ends, of which a thousand modules have hardly any."""
+    watch = """
+import atexit, gc, sys
+from lightkv.cli import main
+atexit.register(lambda: print(gc.get_freeze_count() > 0, file=sys.stderr))  # runs after later ones
+main()
+"""
+    for name, frozen in (("plan", "True"), ("strategies", "False")):
+        arguments = [name, "llava-v1.5-7b", "--json"] if name == "plan" else [name, "--json"]
+        run = [sys.executable, "-c", watch, *arguments]
+        done = subprocess.run(run, capture_output=True, text=True, check=True)
+        assert json.loads(done.stdout)
+        assert done.stderr.splitlines()[-1] == frozen
+
+
 def test_short_help_everywhere(ok):
     assert ok("-h") == ok("--help")
     assert ok("convert", "-h") == ok("convert", "--help")

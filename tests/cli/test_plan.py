@@ -106,6 +106,23 @@ def test_default_schedule_meets_the_retention(ok_json):
         assert found["retention"] == pytest.approx(0.4 + 0.6 * separators, abs=0.02)
 
 
+def test_single_values_of_the_pipeline(ok_json, fails):
+    args = ("plan", "llava-v1.5-7b", "--json")
+    found = ok_json(*args, "--set", "schedule.retention=0.4", "--set", "schedule.windows=[6, 3]")
+    assert found["retention"] == ok_json(*args, "--retention", 0.4)["retention"]
+    assert [stage["windows"] for stage in found["schedule"]][:2] == [6, 3]
+    listed = ok_json(*args, "--layers", "12,18", "--set", "matcher=random-bipartite")
+    assert [stage["after_layer"] for stage in listed["schedule"]] == [12, 18]
+    for given in (("--retention", 0.5), ("--layers", "12"), ("--published",)):
+        found = fails(*args, *given, "--set", "schedule={retention: 0.4}")
+        assert "--set says it already" in found
+    ok_json(*args, "--retention", 0.5, "--set", "schedule.ratio=0.4")
+    assert "'ratio'" in fails(*args, "--set", "schedule.ratoi=0.4")
+    swept = (*args, "--sweep", "--range", "0.5:0.6:0.1", "--strategy", "tome,fastv")
+    assert len(ok_json(*swept, "--set", "name=x")["points"]) == 4
+    assert "--set says it already" in fails(*swept, "--set", "schedule.retention=0.4")
+
+
 def test_preset_windows_fill_in(ok_json):
     found = ok_json("plan", "llava-v1.5-7b", "--layers", "8,12,16,20", "--json")
     assert [stage["windows"] for stage in found["schedule"]] == [4, 2, 1, 1]

@@ -61,6 +61,28 @@ def test_pipeline_file_and_several_pictures(ok_json, bundled, picture, tmp_path)
     assert data["report"]["samples"][0]["vision_tokens"][0] == 2 * 144
 
 
+def test_single_values_of_the_pipeline(ok_json, fails, bundled, picture, monkeypatch, tmp_path):
+    args = ("run", "--model", "demo", "--image", picture, *ASK, *SHORT, "--json")
+    by_keys = ("--set", "matcher.metric=keys", "--set", "name=by keys")
+    data = ok_json(*args, *by_keys)
+    assert data["report"]["strategy"] == "by keys"
+    assert "default of the preset 'lightkv'" in data["remarks"][0]
+    file = tmp_path / "mine.yaml"
+    file.write_text("base: lightkv\nmatcher: {metric: keys}\n")
+    same = ok_json(*args, "--pipeline", file)["report"]
+    assert same["samples"] == data["report"]["samples"]
+    data = ok_json(*args, "--set", "schedule.retention=0.4")
+    assert data["report"]["asked_retention"] == 0.4
+    assert data["remarks"] == []
+    # Mistakes show before the model is loaded.
+    monkeypatch.setattr("lightkv.checkpoints.load.load_model", None)
+    assert "parameters are: metric" in fails(*args, "--set", "matcher.metrc=keys")
+    assert "Did you mean 'matcher'" in fails(*args, "--set", "mather.metric=keys")
+    assert "KEY=VALUE" in fails(*args, "--set", "matcher.metric")
+    twice = fails(*args, "--retention", 0.5, "--set", "schedule.retention=0.4")
+    assert "leave one of --set schedule.retention and --retention out" in twice
+
+
 def test_without_pictures_nothing_is_compressed(ok_json, bundled):
     data = ok_json("run", "--model", "demo", *ASK, *SHORT, "--json")
     assert data["report"]["retention"] == 1.0

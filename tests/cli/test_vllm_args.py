@@ -47,6 +47,15 @@ def test_the_file_holds_what_llm_is_given(ok, bundled):
     assert yaml.safe_load(text) == expected
 
 
+def test_single_values_are_those_of_the_pipeline(ok_json, bundled):
+    places = ("--set", "positions.name=keep", "--set", "schedule.ratio=0.4")
+    found = ok_json("vllm-args", "demo", "--pipeline", "tome", *places, "--json")
+    found = found["additional_config"]["lightkv"]
+    assert found["positions"] == {"name": "keep"}
+    assert found["schedule"]["ratio"] == 0.4
+    assert set(found) == {"pipeline", "positions", "schedule"}
+
+
 def test_json_is_what_llm_is_given(ok_json, fails, bundled):
     assert ok_json("vllm-args", "demo", "--json") == engine_args(str(bundled), "lightkv")
     assert "--yaml" in fails("vllm-args", "demo", "--json", "--yaml")
@@ -101,7 +110,9 @@ def test_flags_of_any_plain_data():
         (("--pipeline", "nope.yaml"), "nope.yaml"),
         (("--retention", 0.05), "reach retentions from"),
         (("--retention", "nan"), "retention is a share"),
-        (("--retention", 0.4, "--set", "retention=0.5"), "leave one of --retention and --set out"),
+        (("--retention", 0.4, "--set", "retention=0.5"), "one of --set retention and --retention"),
+        (("--retention", 0.4, "--set", "schedule.retention=0.5"), "--set says it already"),
+        (("--set", "matcher.metrc=keys"), "metric"),
         (("--set", "positions"), "KEY=VALUE"),
         (("--set", "positions=keep", "--set", "positions=keep"), "twice"),
         (("--set", "positions={"), "no YAML"),

@@ -11,7 +11,7 @@ from lightkv.core.errors import ConfigError, UnknownNameError
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.lab.errors import GridError
 from lightkv.lab.grids.cells import baselines, plan_cells, repeats, seeded
-from lightkv.lab.grids.changes import base_data, changed, spec_data
+from lightkv.lab.grids.changes import base_data, changed
 from lightkv.lab.grids.expand import expand
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
@@ -337,7 +337,7 @@ def test_seeds_reach_components_that_take_one():
 def test_pipelines_written_out_come_back(preset):
     from lightkv.core.pipeline.pipeline import resolve_spec
 
-    assert PipelineSpec.parse(spec_data(resolve_spec(preset))) == resolve_spec(preset)
+    assert PipelineSpec.parse(resolve_spec(preset).to_data()) == resolve_spec(preset)
 
 
 @given(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lightkv.cli.collector import rare_collections
-from lightkv.cli.options import Json, Retention, refuse
+from lightkv.cli.options import Json, PipelineChanges, Retention, chosen, refuse
 from lightkv.cli.output import console, print_json
 from lightkv.cli.plan.defaults import BLOCK_SIZE, RANGE, SHARE, WEIGHT_BYTES
 from lightkv.core.errors import check_least
@@ -27,6 +27,7 @@ def plan(
         str, typer.Option(help="A preset or a pipeline file; several for --sweep.")
     ] = "lightkv",
     retention: Retention = None,
+    changes: PipelineChanges = None,
     layers: Annotated[
         str | None, typer.Option(help="Compress after so many layers, as 15,23,31.")
     ] = None,
@@ -125,15 +126,19 @@ def plan(
         fixed |= {"--engine": engine, "--gpu": gpu}
         refuse(fixed, "a sweep solves a schedule for each retention", beside="--sweep")
         points = retentions_of(RANGE if sweep_range is None else sweep_range)
-        sweep_command(described, layout, strategy, points, new_tokens, plot, json)
+        names = [name.strip() for name in strategy.split(",")]
+        solved = {"--sweep": True}
+        specs = {name: chosen(name, changes, solved) for name in names}
+        sweep_command(described, layout, specs, points, new_tokens, plot, json)
         return
     alone = {"--range": sweep_range, "--plot": plot}
     refuse(alone, "it belongs to a sweep", remedy="add --sweep")
     if published:
         refuse(stages, "the published operating point fixes the schedule", beside="--published")
         layers, windows = published_stages(described)
+    listed = {"--published": published or None, "--layers": layers}
     pipeline = build_pipeline(
-        strategy,
+        chosen(strategy, changes, {"--retention": retention}, listed),
         shape.num_layers,
         retention,
         layers,

@@ -13,7 +13,7 @@ from lightkv.cli.options import refuse
 from lightkv.cli.plan.trace import config_of
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.errors import ConfigError, check_least
-from lightkv.core.pipeline.pipeline import Pipeline, resolve_spec
+from lightkv.core.pipeline.pipeline import Pipeline, PipelineSource, PipelineSpec, resolve_spec
 from lightkv.core.pipeline.places import Places
 from lightkv.integrations.vllm.schedules import serving_pipeline
 
@@ -97,7 +97,7 @@ def _view(text: str) -> ViewSize:
 
 
 def build_pipeline(
-    strategy: str,
+    strategy: PipelineSource,
     num_layers: int,
     retention: float | dict[str, float] | None,
     layers: str | None = None,
@@ -135,7 +135,7 @@ def build_pipeline(
 
 
 def _stages(
-    spec: Any, layers: str, windows: str | None, ratios: str | None
+    spec: PipelineSpec, layers: str, windows: str | None, ratios: str | None
 ) -> list[dict[str, Any]]:
     """Plain stages; windows that are not given are those of the preset."""
     after = _numbers("--layers", layers, int)

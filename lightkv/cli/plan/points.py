@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,10 @@ from lightkv.cli.plan.refusals import check_served
 from lightkv.core.cost.counting import Savings, count_savings
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import VisionLayout
-from lightkv.core.pipeline.pipeline import resolve_spec
 
 if TYPE_CHECKING:
     from lightkv.checkpoints.published import Description
+    from lightkv.core.pipeline.pipeline import PipelineSpec
 
 MOST_POINTS = 200
 
@@ -84,25 +84,22 @@ class Point:
 def count_points(
     described: Description,
     layout: VisionLayout,
-    strategies: Sequence[str],
+    strategies: Mapping[str, PipelineSpec],
     retentions: Sequence[float],
     new_tokens: int,
 ) -> list[Point]:
-    """Every strategy at every retention.
+    """Every strategy, under its name, at every retention.
 
     Raises:
-        ConfigError: a strategy that no retention of the range suits; one that does not exist.
+        ConfigError: a strategy that no retention of the range suits.
         ModelError: a strategy that the model's adapter refuses.
     """
     shape, points = described.shape, []
-    for strategy in strategies:
-        resolve_spec(strategy)  # a name that does not exist is no point out of reach
+    for strategy, spec in strategies.items():
         reached, refused = False, None
         for wanted in retentions:
             try:
-                pipeline = build_pipeline(
-                    strategy, shape.num_layers, wanted, places=described.places
-                )
+                pipeline = build_pipeline(spec, shape.num_layers, wanted, places=described.places)
                 if not reached:
                     check_served(described, pipeline, layout)
                 savings = count_savings(pipeline, shape, layout, new_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -14,12 +14,13 @@ from lightkv.core.layout import VisionLayout
 
 if TYPE_CHECKING:
     from lightkv.checkpoints.published import Description
+    from lightkv.core.pipeline.pipeline import PipelineSpec
 
 
 def sweep_command(
     described: Description,
     layout: VisionLayout,
-    strategies: str,
+    strategies: Mapping[str, PipelineSpec],
     retentions: Sequence[float],
     new_tokens: int,
     plot: str | None,
@@ -32,8 +33,7 @@ def sweep_command(
     """
     if plot is not None:
         check_plot(plot)
-    names = [name.strip() for name in strategies.split(",")]
-    points = count_points(described, layout, names, retentions, new_tokens)
+    points = count_points(described, layout, strategies, retentions, new_tokens)
     if plot is not None:
         draw_sweep(described.name, points, plot)
     if json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -10,20 +11,22 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import yaml
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from lightkv.core import yamls
-from lightkv.core.contracts import Component, PositionPolicy, window_sides
-from lightkv.core.errors import ConfigError, nearest
+from lightkv.core.contracts import ROLES, Component, PositionPolicy, window_sides
+from lightkv.core.errors import ConfigError, check_known, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.modality import Share
 from lightkv.core.needs import Needs, Source, needs_from
+from lightkv.core.pipeline.changes import PIPELINE_KEYS, changed
 from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.pipeline.places import Places
 from lightkv.core.pipeline.recipe import Recipe
 from lightkv.core.pipeline.schedule import Schedule
 from lightkv.core.pipeline.stage_spec import StageSpec, read_stage
 from lightkv.core.plugins import build_component, get_preset, registry
+from lightkv.core.set_values import overridden
 from lightkv.core.stage.stage import STAGE_ROLES, Stage
 from lightkv.core.strict import Strict, check_plain
 
@@ -70,22 +73,54 @@ class PipelineSpec(Strict):
         """Role → component spec of a stage."""
         return {role: getattr(self, role) for role in STAGE_ROLES}
 
-    @classmethod
-    def parse(cls, data: Any, where: str = "pipeline") -> PipelineSpec:
-        """From plain data (a loaded YAML file).
+    def check_components(self) -> None:
+        """Build the component of each role once: a misspelt one should not wait for a model.
 
         Raises:
-            ConfigError: an unknown key, a missing one or a value of the wrong kind.
+            ConfigError: an unknown component or parameter, or a value that it does not take.
+        """
+        for role in ROLES:
+            if getattr(self, role) is not None:
+                build_component(role, getattr(self, role))
+
+    @classmethod
+    def parse(
+        cls,
+        data: Any,
+        where: str = "pipeline",
+        *,
+        folder: Path | None = None,
+        files: tuple[Path, ...] = (),
+    ) -> PipelineSpec:
+        """From plain data (a loaded YAML file).
+
+        With a `base` the data say what is changed of another pipeline. What they do not say is that
+        pipeline's, apart from its name and source.
+
+        Args:
+            data: a mapping.
+            where: what errors call it.
+            folder: that the path of a base is relative to; the working directory if None.
+            files: that are being read, each for the one before it.
+
+        Raises:
+            ConfigError: an unknown key, a missing one or a value of the wrong kind; a base that there
+                is not, or that is the file itself.
         """
         if not isinstance(data, dict):
             raise ConfigError(
                 "a pipeline is a mapping of roles to components",
                 field=where,
                 value=type(data).__name__,
-                remedy=f"its keys are: {', '.join(cls.model_fields)}",
+                remedy=f"its keys are: base, {', '.join(cls.model_fields)}",
             )
         check_plain(data, where)
+        for key in data:
+            what = "a pipeline has no such key"
+            check_known(ConfigError, what, where, key, ("base", *cls.model_fields))
         try:
+            if "base" in data:
+                data = _on_its_base(data, folder, files)
             if isinstance(schedule := data.get("schedule"), list | tuple):
                 stages = tuple(read_stage(i, stage) for i, stage in enumerate(schedule))
                 data = {**data, "schedule": stages}
@@ -116,8 +151,12 @@ class PipelineSpec(Strict):
         return cls.parse(data, where)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> PipelineSpec:
-        """From a YAML file."""
+    def from_file(cls, path: str | Path, *, files: tuple[Path, ...] = ()) -> PipelineSpec:
+        """From a YAML file; `files` are those that name it as their base, by way of one another.
+
+        Raises:
+            ConfigError: no file, not YAML, with the line, or as `parse`.
+        """
         try:
             data = yamls.read(path)
         except (OSError, ValueError) as error:
@@ -129,7 +168,19 @@ class PipelineSpec(Strict):
             ) from error
         except yaml.YAMLError as error:
             raise _not_yaml(error, "pipeline file", str(path)) from error
-        return cls.parse(data, str(path))
+        place = Path(os.path.realpath(path))
+        if place in files or len(files) >= MOST_BASES:
+            raise ConfigError(
+                "the file is its own base"
+                if place in files
+                else f"more than {MOST_BASES} files, each the base of the one before",
+                field="base",
+                value=str(path),
+                remedy="let the last of the files name a preset",
+            )
+        return cls.parse(
+            data, str(path), folder=Path(path).absolute().parent, files=(*files, place)
+        )
 
     def to_yaml(self) -> str:
         """YAML that gives this spec back."""
@@ -148,6 +199,41 @@ class PipelineSpec(Strict):
                 s.model_dump(mode="json", exclude_defaults=True) for s in self.schedule
             ]
         return yamls.dump(data)
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data without defaults, which `parse` reads back."""
+        data: dict[str, Any] = yaml.safe_load(self.to_yaml())
+        if isinstance(self.schedule, Recipe):
+            given = self.schedule.model_dump(mode="json", exclude_defaults=True)
+            data["schedule"] = {"retention": self.schedule.retention, **given}
+        return data
+
+    @classmethod
+    def _refused(cls, error: ValidationError) -> ConfigError:
+        found = super()._refused(error)
+        if found.field == "base":
+            found.remedy = "PipelineSpec.parse and lightkv.compress take {'base': …, …}"
+        return found
+
+    def parts_with(self, values: Mapping[str, Any], where: str = "pipeline") -> Changes:
+        """Its parts with other values at some places, as `updated` and `lightkv.compress` take them.
+
+            spec.updated(**spec.parts_with({"matcher.metric": "keys", "schedule.ratio": 0.4}))
+
+        Args:
+            values: place → value, as for `lightkv.core.set_values.overridden`; `retention` is a place.
+            where: what errors call it.
+
+        Raises:
+            ConfigError: a place that there is not.
+        """
+        named = list(dict.fromkeys(place.partition(".")[0] for place in values))
+        for part in named:
+            what = "a pipeline has no such part"
+            check_known(ConfigError, what, where, part, Changes.__annotations__)
+        data = {"retention": None, **self.model_dump(mode="json")}
+        data = overridden(data, values, ConfigError, where)
+        return {part: data[part] for part in named}  # type: ignore[return-value]
 
     def updated(self, **changes: Unpack[Changes]) -> PipelineSpec:
         """A copy with another retention, roles or schedule; see `lightkv.compress` for the keywords.
@@ -178,8 +264,28 @@ class PipelineSpec(Strict):
         return self.parse(data)
 
 
+MOST_BASES = 10
+"""Files that are read for one pipeline, each the base of the one before."""
 PipelineSource = PipelineSpec | str | Path | dict[str, Any]
 """A spec, the name of a preset, the path of a YAML file, or plain data."""
+
+
+def _on_its_base(
+    data: dict[str, Any], folder: Path | None, files: tuple[Path, ...]
+) -> dict[str, Any]:
+    """The data of a pipeline that names a base, written out."""
+    base = data["base"]
+    if not isinstance(base, PipelineSpec | str | Path | dict):
+        raise ConfigError(
+            "a base is the name of a preset, the path of a YAML file, or a pipeline",
+            field="base",
+            value=base,
+            remedy="such as `base: NAME`; `lightkv strategies` lists the presets",
+        )
+    plain = resolve_spec(base, folder, files).to_data()
+    del plain["name"], plain["source"]  # what is changed is neither that preset nor of its paper
+    own = {key: value for key, value in data.items() if key not in ("base", *PIPELINE_KEYS)}
+    return {**changed(plain, data), **own}
 
 
 def _plain(value: Any) -> Any:
@@ -415,14 +521,26 @@ def searched_places(spec: PipelineSpec, num_layers: int, places: Places) -> tupl
     return found
 
 
-def resolve_spec(source: PipelineSource) -> PipelineSpec:
-    """A spec from a spec, preset name, YAML path or plain data."""
+def resolve_spec(
+    source: PipelineSource, folder: Path | None = None, files: tuple[Path, ...] = ()
+) -> PipelineSpec:
+    """A spec from a spec, preset name, YAML path or plain data.
+
+    Args:
+        source: one of these.
+        folder: that paths are relative to; the working directory if None.
+        files: as for `PipelineSpec.parse`.
+
+    Raises:
+        UnknownNameError: no preset of that name.
+        ConfigError: a file or data that are no pipeline.
+    """
     if isinstance(source, PipelineSpec):
         return source
     if not isinstance(source, (str, Path)):
-        return PipelineSpec.parse(source)
+        return PipelineSpec.parse(source, folder=folder, files=files)
     if isinstance(source, Path) or source.endswith((".yaml", ".yml")):
-        return PipelineSpec.from_file(source)
+        return PipelineSpec.from_file((folder or Path()) / source, files=files)
     preset = get_preset(source)
     if not isinstance(preset, PipelineSpec):
         raise registry().refuse("preset", source)

@@ -209,9 +209,10 @@ def compress(
 
     Args:
         model: a supported model.
-        pipeline: a preset's name, a spec, a path to a YAML file or plain data. The next ten replace
-            parts of it, which otherwise stay as they are (`...`); a component is given as itself, as
-            its name or as `{"name": …, parameter: value}`.
+        pipeline: a preset's name, a spec, a path to a YAML file or plain data, which may change another
+            pipeline: `{"base": "lightkv", "matcher": {"metric": "keys"}}`. The next ten replace parts
+            of it, which otherwise stay as they are (`...`); a component is given as itself, as its name
+            or as `{"name": …, parameter: value}`.
         retention: mean over all layers of the share of vision tokens in the KV cache, in (0, 1]; or
             modality → that of its tokens, `{"image": 0.5, "audio": 0.7}`. Modalities that are not named
             are left as they are.

@@ -10,7 +10,6 @@ from typing import Any
 
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.lab.grids.cells import probe_of
-from lightkv.lab.grids.changes import spec_data
 from lightkv.lab.outcomes import Outcome, Sample, writable
 from lightkv.lab.subject import Subject, Usage, usage
 from lightkv.lab.tasks import Task
@@ -61,7 +60,7 @@ class Asker:
         """
         spec = PipelineSpec.parse(pipeline)
         session = self.subject.prepare(spec, retention, probe=self._probe)
-        return spec_data(session.pipeline.spec)
+        return session.pipeline.spec.to_data()
 
     def price(self, pipeline: dict[str, Any]) -> Usage:
         """What a pipeline costs on the probe, before it answers anything; measured once."""

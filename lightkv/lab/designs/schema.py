@@ -22,10 +22,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from lightkv.core.errors import check_known
+from lightkv.core.pipeline.changes import PIPELINE_KEYS
 from lightkv.core.strict import Seed, check_plain, is_number
 from lightkv.lab.designs.space import Choice, open_values
 from lightkv.lab.errors import SearchError
-from lightkv.lab.grids.changes import PIPELINE_KEYS, base_data
+from lightkv.lab.grids.changes import base_data
 from lightkv.lab.grids.schema import VANILLA, placed
 from lightkv.lab.studies import Study
 from lightkv.lab.tasks import build_task

@@ -13,7 +13,6 @@ from lightkv.core.errors import LightKVError, UnknownNameError, nearest
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.core.plugins import build_component
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids.changes import spec_data
 from lightkv.lab.grids.expand import Combination, expand
 from lightkv.lab.grids.schema import VANILLA, Grid
 from lightkv.lab.outcomes import Cell, comparable
@@ -106,7 +105,7 @@ class _Planner:
             equalise=self.grid.equalise == "achieved",
         )
         self.subject.try_on(session, probe)
-        return spec_data(session.pipeline.spec)
+        return session.pipeline.spec.to_data()
 
     def _task(self, spec: dict[str, Any]) -> tuple[Task, str, list[Sample]]:
         key = json.dumps(spec, sort_keys=True)

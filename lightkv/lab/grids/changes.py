@@ -6,56 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightkv.core.contracts import ROLES
 from lightkv.core.errors import check_known
-from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.core.pipeline import changes
+from lightkv.core.pipeline.changes import PIPELINE_KEYS
+from lightkv.core.pipeline.pipeline import resolve_spec
 from lightkv.core.strict import LEAST_SEED, MOST_SEED
 from lightkv.lab.errors import GridError
 
-PIPELINE_KEYS = (*ROLES, "proportional", "schedule")
 CHANGES = ("base", *PIPELINE_KEYS, "retention", "model", "task", "seed")
 """What a label of an axis, or an explicit cell, may set."""
 
 
 def changed(pipeline: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """A pipeline with what a label changes.
-
-    A component without `name` changes parameters of the one that is there; so does a schedule that
-    is a mapping.
-    """
-    result = dict(pipeline)
-    if "base" in change:
-        result = base_data(change["base"])
-    for key in PIPELINE_KEYS:
-        if key not in change:
-            continue
-        old, new = result.get(key), change[key]
-        partial = isinstance(new, Mapping) and (key == "schedule" or "name" not in new)
-        if partial and isinstance(old, Mapping):
-            new = {**old, **new}
-        elif partial and key in ROLES and isinstance(old, str):
-            new = {"name": old, **new}
-        result[key] = new
-    return result
+    """A pipeline with what a label changes, of its `base` where it names one."""
+    return changes.changed(base_data(change["base"]) if "base" in change else pipeline, change)
 
 
 def base_data(source: Any, folder: Path | None = None) -> dict[str, Any]:
     """A pipeline written out as plain data."""
-    if isinstance(source, str) and source.endswith((".yaml", ".yml")):
-        source = (folder or Path()) / source
-    spec = resolve_spec(source)
-    return spec_data(spec)
-
-
-def spec_data(spec: PipelineSpec) -> dict[str, Any]:
-    """A pipeline as plain data without its defaults."""
-    data: dict[str, Any] = yaml.safe_load(spec.to_yaml())
-    if isinstance(spec.schedule, Recipe):
-        given = spec.schedule.model_dump(mode="json", exclude_defaults=True)
-        data["schedule"] = {"retention": spec.schedule.retention, **given}
-    return data
+    return resolve_spec(source, folder).to_data()
 
 
 def label_text(value: Any) -> str:

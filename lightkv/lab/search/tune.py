@@ -15,7 +15,6 @@ from lightkv.core.errors import ConfigError, LightKVWarning, check_known, check_
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
 from lightkv.lab.errors import TaskError
 from lightkv.lab.grids.cells import seeded
-from lightkv.lab.grids.changes import spec_data
 from lightkv.lab.search.candidates import candidates
 from lightkv.lab.search.evaluator import Evaluator, Report
 from lightkv.lab.search.loss_bounds import growing
@@ -148,7 +147,7 @@ def _specs(strategy: str | Sequence[str], seed: int) -> dict[str, PipelineSpec]:
                 value=name,
                 remedy="give its schedule as a recipe (retention, windows, ratio)",
             )
-    return {name: PipelineSpec.parse(seeded(spec_data(spec), seed)) for name, spec in found.items()}
+    return {name: PipelineSpec.parse(seeded(spec.to_data(), seed)) for name, spec in found.items()}
 
 
 # -- what a user says in short ---------------------------------------------------------------------

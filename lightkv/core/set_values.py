@@ -1,4 +1,4 @@
-"""Single values of a study, set from outside of its file: `task.scenes` → 20."""
+"""Single values of plain data, set from outside: `task.scenes` → 20, `matcher.metric` → keys."""
 
 from __future__ import annotations
 
