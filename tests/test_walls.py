@@ -92,6 +92,7 @@ def counts_floats(node):
 
 WAITS = {
     ("step.py", "counts"),  # how many survive under a dynamic budget
+    ("checks.py", "check_survivors"),  # of a window that broke the contract, for an error
     # For the report, of vision tokens where text takes part.
     ("cache_entries.py", "counts_by_modality"),
     ("layout.py", "_check_view"),  # NumPy, for an error

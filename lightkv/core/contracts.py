@@ -509,8 +509,12 @@ class Matcher(Component, ABC):
         return False
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
-        """`[G]` survivors of each window, at most `inputs.keep`; asked if `dynamic`."""
-        raise NotImplementedError
+        """`[G]` survivors of each window, 0 to `inputs.keep`; asked if `dynamic`."""
+        raise ConfigError(
+            "its budget is dynamic, and `count` does not say how many tokens survive",
+            field=f"matcher {self.name!r}",
+            remedy="override count(inputs) to return [G] whole numbers, one for each window",
+        )
 
     def keep(self, population: int, ratio: float) -> int:
         """How many of `population` tokens survive when the share `ratio` is to go."""

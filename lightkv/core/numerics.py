@@ -15,9 +15,14 @@ import torch
 from lightkv.core.errors import NumericError
 
 
+def has_values(tensor: torch.Tensor) -> bool:
+    """Whether there is something to read: not on the meta device, nor in torch's fake mode."""
+    return not tensor.is_meta and getattr(tensor, "fake_mode", None) is None
+
+
 def check_finite(name: str, tensor: torch.Tensor | None) -> None:
-    """Raise `NumericError` if a tensor holds NaN or infinity (skipped on the meta device)."""
-    if tensor is None or tensor.is_meta or bool(torch.isfinite(tensor).all()):
+    """Raise `NumericError` if a tensor holds NaN or infinity (skipped where none has values)."""
+    if tensor is None or not has_values(tensor) or bool(torch.isfinite(tensor).all()):
         return
     bad = tensor[~torch.isfinite(tensor)]
     raise NumericError(

@@ -67,7 +67,7 @@ class TileBudget(Matcher):
         return vision.cls_attention(self.layer).sum(dim=1, keepdim=True)
 
     def count(self, inputs: MatchInput) -> torch.Tensor:
-        return self._granted(inputs).sum(dim=1)
+        return self._granted(inputs).sum(dim=1).clamp(max=inputs.keep)
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         assert inputs.score is not None

@@ -73,15 +73,32 @@ class PipelineSpec(Strict):
         """Role → component spec of a stage."""
         return {role: getattr(self, role) for role in STAGE_ROLES}
 
+    @property
+    def overrides(self) -> tuple[dict[str, Any], ...]:
+        """Role → component that replaces the pipeline's, an entry for each stage that has its own.
+
+        Later stages take the last entry again, of which there is at least one.
+        """
+        stages = self.schedule
+        if isinstance(stages, Recipe):
+            return stages.overrides or ({},)
+        found = [stage.overrides for stage in stages] or [{}]
+        while len(found) > 1 and found[-1] == found[-2]:
+            found.pop()
+        return tuple(found)
+
     def check_components(self) -> None:
-        """Build the component of each role once: a misspelt one should not wait for a model.
+        """Build the components of every stage once: a misspelt one should not wait for a model.
 
         Raises:
-            ConfigError: an unknown component or parameter, or a value that it does not take.
+            ConfigError: an unknown component or parameter, a value that it does not take, or components
+                that cannot work together.
         """
         for role in ROLES:
             if getattr(self, role) is not None:
                 build_component(role, getattr(self, role))
+        for overrides in self.overrides:
+            Stage.from_roles({**self.roles(), **overrides}, ratio=0.0, windows=None)
 
     @classmethod
     def parse(

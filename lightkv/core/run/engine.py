@@ -33,7 +33,9 @@ class Engine:
         profile: measure times (synchronises a GPU around each role).
         trace: keep assignments and importances with each report (`RunReport.provenance`).
         check_finite: stop with `NumericError` when a stage meets NaN or infinity (reads a value on
-            the host at each stage). Off, a NaN goes where it would have gone without compression.
+            the host at each stage). Off, a NaN goes where it would have gone without compression. What
+            components return is held against the contract of their role in every prefill; the values of
+            it on a CPU always, elsewhere with this and in the first prefill.
         heads: the processes that share the attention heads, this one alone by default.
         reports: takes the report of each run.
         plans: how many plans are kept; a server of many lengths wants more.
@@ -96,6 +98,7 @@ class Engine:
             self.heads,
             self.profiler,
             self.check_finite,
+            first=self.runs == 0,
         )
         self.runs += 1
         return prefill

@@ -24,6 +24,7 @@ from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.run.profile import Profiler
 from lightkv.core.run.record import PassRecord, StageRecord
 from lightkv.core.stage.cache_entries import CachedLayer, CacheWork, reads_in_call
+from lightkv.core.stage.checks import Checks, blamed
 from lightkv.core.stage.plan import StagePlan
 from lightkv.core.stage.stage import Readings, reads_attention, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
@@ -45,6 +46,8 @@ class Prefill:
         heads: the processes that share the attention heads.
         profiler: times the work of each role.
         check_finite: stop with `NumericError` when a stage meets NaN or infinity.
+        first: whether it is the first of the session, where what components return is looked at even if
+            the host waits for that.
         kept: `[B, N′]` original position of each current position, None before the first stage.
         positions: `[A, B, N′]` rotary positions, None while every token keeps its own.
         vision: the encoder's view of the tokens, where a stage needs it.
@@ -60,6 +63,7 @@ class Prefill:
     heads: HeadGroup
     profiler: Profiler
     check_finite: bool = False
+    first: bool = False
     kept: torch.Tensor | None = None
     positions: torch.Tensor | None = None
     size: torch.Tensor | None = None
@@ -75,6 +79,11 @@ class Prefill:
 
     def __post_init__(self) -> None:
         self.first_layout = self.layout
+
+    @property
+    def checks(self) -> Checks:
+        """Which values of what components return are looked at."""
+        return Checks(waits=self.check_finite or self.first, finite=self.check_finite)
 
     def read_embeddings(self, hidden_states: torch.Tensor) -> None:
         """Show `[B, N, D]`, what enters the decoder, to the scorers that asked for it."""
@@ -92,7 +101,8 @@ class Prefill:
                 # Stages mostly share one scorer, whose start is the same for all of them.
                 state = next((s for other, s in made if other == scorer), None)
                 if state is None:
-                    state = scorer.read_embeddings(given)
+                    with blamed(scorer, "read_embeddings"):
+                        state = scorer.read_embeddings(given)
                     made.append((scorer, state))
                 self._states[number] = state
 
@@ -155,7 +165,7 @@ class Prefill:
             plans.append(self.plan(placed, layout, device, turn))
             return plans[-1]
 
-        work = CacheWork(placed.rounds, plan, self.heads, self.profiler.timer)
+        work = CacheWork(placed.rounds, plan, self.heads, self.profiler.timer, self.checks)
         depth = self.pipeline.num_layers
         context = StageContext(layer + 1, placed.number, self.run, depth, 0.0, layer)
         sizes = self._entry_sizes(source, device)
@@ -224,6 +234,7 @@ class Prefill:
             ),
             timer=self.profiler.timer,
             heads=self.heads,
+            checks=self.checks,
         )
         self._move_positions(result)
         self._advance(after_layer, placed, plan, result)

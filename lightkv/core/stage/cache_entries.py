@@ -21,9 +21,10 @@ from lightkv.core.layout import SampleLayout, View, VisionLayout
 from lightkv.core.modality import MODALITIES, most_removed
 from lightkv.core.needs import Need, Needs
 from lightkv.core.prompt import prompt_index
+from lightkv.core.stage.checks import Checks
 from lightkv.core.stage.plan import StagePlan
 from lightkv.core.stage.stage import Readings, Stage, Timer, attention_needs, no_timer
-from lightkv.core.stage.step import run_stage
+from lightkv.core.stage.step import NO_WAIT, run_stage
 
 Scope = Literal["vision", "all"]
 """Which cache entries take part: those of vision tokens, or text as well."""
@@ -125,12 +126,14 @@ class CacheWork:
     Attributes:
         rounds: the stages to run, one after the other.
         plan: (round, layout) → its plan on the right device.
+        checks: which values of what components return are looked at.
     """
 
     rounds: Sequence[Stage]
     plan: Callable[[int, VisionLayout], StagePlan]
     heads: HeadGroup
     timer: Timer = no_timer
+    checks: Checks = NO_WAIT
 
     def run(
         self,
@@ -174,6 +177,7 @@ class CacheWork:
                 context=replace(context, round=number, ratio=most_removed(stage.ratio)),
                 timer=self.timer,
                 heads=self.heads,
+                checks=self.checks,
             )
             tokens, layout, size = result.hidden_states, result.layout, result.size
             readings = _gathered(readings, result.kept)

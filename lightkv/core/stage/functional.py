@@ -13,6 +13,7 @@ from lightkv.core.needs import Need
 from lightkv.core.numerics import check_finite as _check_finite
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import prompt_index
+from lightkv.core.stage.checks import Checks, blamed
 from lightkv.core.stage.stage import Readings, Stage, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
 
@@ -49,13 +50,15 @@ def compress_stage(
         vision: the encoder's view of the tokens, for components that read it.
         embeddings: `[B, N, D]` what entered the decoder, for scorers that start there;
             `hidden_states` if None.
-        check_finite: refuse NaN and infinity (reads one value on the host). With False they spread
-            to the slots that they flow into and nowhere else.
+        check_finite: refuse NaN and infinity, in importances too (reads values on the host). With False
+            they spread to the slots that they flow into and nowhere else. Then what components return is
+            looked at on a CPU only: survivors that are too many or too few, importances below 0.
 
     Raises:
         LayoutError: spans that do not fit the sequence.
-        ConfigError: attention that the stage needs was not given or has the wrong shape.
-        NumericError: NaN or infinite values.
+        ConfigError: attention that the stage needs was not given or has the wrong shape, or a component
+            returned what its role does not allow.
+        NumericError: NaN or infinite values, or importances below 0.
     """
     if hidden_states.dim() != 3 or hidden_states.shape[0] != layout.batch_size:
         raise LayoutError(
@@ -83,8 +86,8 @@ def compress_stage(
             remedy="give one number for each vision token, sample after sample",
         )
     view = _attention_view(layout, hidden_states, attention_logits, query, key, last_row, scaling)
-    with exact():
-        if stage.scorer is not None and reads_embeddings(stage.scorer):
+    if stage.scorer is not None and reads_embeddings(stage.scorer):
+        with exact(), blamed(stage.scorer, "read_embeddings"):
             view.from_embeddings = stage.scorer.read_embeddings(
                 EmbeddingsInput.of(hidden_states if embeddings is None else embeddings, layout)
             )
@@ -94,7 +97,14 @@ def compress_stage(
         _check_finite("metric", readings.matcher_attention)
     plan = stage.plan(layout).to(hidden_states.device)
     return run_stage(
-        hidden_states, layout, stage, plan, readings=readings, size=size, context=context
+        hidden_states,
+        layout,
+        stage,
+        plan,
+        readings=readings,
+        size=size,
+        context=context,
+        checks=Checks(waits=check_finite, finite=check_finite),
     )
 
 

@@ -109,7 +109,8 @@ def plan_stage(
         partitioner: splits each sample.
         windows: the schedule's `windows` entry.
         keep: population of a window and its modality → survivors.
-        counts: survivors of some windows by their number, where a dynamic budget decided.
+        counts: survivors of some windows by their number, where a dynamic budget decided; at most
+            what `keep` says.
         ratio: of the stage; where it names modalities, others stay as they are.
 
     Raises:
@@ -131,7 +132,7 @@ def plan_stage(
         dtype=np.int64,
     )
     for window, kept in (counts or {}).items():
-        keeps[window] = min(max(kept, 0), int(keeps[window]))
+        keeps[window] = kept
     extents = _extents(layout, partitions, rank, populations.size)
     kinds = shown if isinstance(ratio, Mapping) else None
     buckets, passing = _bucket(populations, keeps, kinds, extents)

@@ -13,10 +13,12 @@ import torch
 from lightkv.core.attention import AttentionView
 from lightkv.core.contracts import (
     Aggregator,
+    AttentionScorer,
     Component,
     Matcher,
     Partitioner,
     Scorer,
+    StageContext,
     WindowSpec,
     wrong_windows,
 )
@@ -28,6 +30,7 @@ from lightkv.core.needs import Need, Needs, Source, check_needs, listed, needs_f
 from lightkv.core.numerics import as_here, exact
 from lightkv.core.plugins import build_component, get_preset
 from lightkv.core.sizes import Flops, StageSizes
+from lightkv.core.stage.checks import blamed, check_returned
 from lightkv.core.stage.plan import StagePlan, plan_stage
 from lightkv.core.strict import python_values
 from lightkv.core.transfer import all_to_device
@@ -263,22 +266,51 @@ class Readings:
             )
         in_space = stage.aggregator.space == "vision"
         project = as_here(vision.project) if in_space else None
+        found: dict[str, Any] = {}
         with exact():
-            return replace(
-                self,
-                scorer_encoder=stage.scorer.read_encoder(vision) if stage.scorer else None,
-                matcher_encoder=stage.matcher.read_encoder(vision),
-                aggregator_encoder=stage.aggregator.read_encoder(vision),
-                features=vision.features() if in_space else None,
-                project=project,
-            )
+            for component in stage.components:
+                with blamed(component, "read_encoder"):
+                    found[f"{component.role}_encoder"] = component.read_encoder(vision)
+            features = vision.features() if in_space else None
+        return replace(self, features=features, project=project, **found)
+
+    def check(self, stage: Stage, layout: VisionLayout, context: StageContext) -> None:
+        """Refuse readings that do not fit the layout of the hidden states.
+
+        Raises:
+            ConfigError: with the component, the stage, and both shapes.
+        """
+        positions = (layout.batch_size, layout.length)
+        original = (sum(layout.original_counts),)
+        for component in stage.components:
+            for source, sides, letters in (
+                ("attention", positions, "[B, N"),
+                ("encoder", original, "[V₀"),
+            ):
+                value = getattr(self, f"{component.role}_{source}", None)
+                if value is None:
+                    continue
+                # A scorer that wraps others brings the numbers of each of them side by side.
+                plain = source == "attention" and isinstance(component, AttentionScorer)
+                more = 0 if plain else max(0, value.dim() - len(sides))
+                check_returned(
+                    component,
+                    f"read_{source}",
+                    value,
+                    wanted=letters + ", M" * more + "]",
+                    shape=(*sides, *[None] * more),
+                    device=value.device,
+                    context=context,
+                    kind=None,
+                )
 
 
 def _read(component: Scorer | Matcher, attention: AttentionView) -> torch.Tensor | None:
     """What a component reads off the attention call, over the heads of all processes."""
     heads = attention.heads
     before = heads.reductions
-    values = component.read_attention(attention)
+    with blamed(component, "read_attention"):
+        values = component.read_attention(attention)
     if heads.size > 1 and heads.reductions == before:
         raise ConfigError(
             f"the model's heads are spread over {heads.size} processes, and this component reads "

@@ -30,6 +30,17 @@ from lightkv.core.layout import TokenIndex, VisionLayout
 from lightkv.core.modality import most_removed, removed
 from lightkv.core.numerics import exact
 from lightkv.core.prompt import given_prompt
+from lightkv.core.stage.checks import (
+    Checks,
+    blamed,
+    check_counts,
+    check_importances,
+    check_merged,
+    check_returned,
+    check_score,
+    check_survivors,
+    check_targets,
+)
 from lightkv.core.stage.plan import Bucket, StagePlan
 from lightkv.core.stage.stage import Readings, Stage, Timer, no_timer
 
@@ -55,6 +66,9 @@ class StageResult:
     score: torch.Tensor | None
 
 
+NO_WAIT = Checks()
+
+
 @exact()
 def run_stage(
     hidden_states: torch.Tensor,
@@ -67,6 +81,7 @@ def run_stage(
     context: StageContext | None = None,
     timer: Timer = no_timer,
     heads: HeadGroup | None = None,
+    checks: Checks = NO_WAIT,
 ) -> StageResult:
     """Compress the vision tokens of a batch by one stage.
 
@@ -81,17 +96,25 @@ def run_stage(
         context: where the stage runs.
         timer: called with a role's name around its work.
         heads: the processes that must decide alike, this one alone by default.
+        checks: which values of what components return are looked at; those on the host by default.
+
+    Raises:
+        ConfigError: a component returned what its role does not allow.
+        NumericError: importances below 0 or, where asked for, NaN and infinity.
     """
     group = heads or HeadGroup()
     device = hidden_states.device
     index = layout.token_index(device)
     context = context or StageContext(ratio=most_removed(stage.ratio))
     readings = readings or Readings()
+    readings.check(stage, layout, context)
     if size is None:
         size = torch.ones(index.flat.numel(), dtype=torch.float32, device=device)
     size = size.float()
     with timer("scoring"):
         score = _score(hidden_states, layout, index, stage, plan, readings, size, context)
+        if score is not None and stage.scorer is not None:
+            check_importances(stage.scorer, score, context, checks)
     around = None
     if stage.matcher.needs_surroundings:
         around = Surroundings(
@@ -109,6 +132,8 @@ def run_stage(
         work = replace(work, plan=plan)
     with timer("matching"):
         targets = group.agree([work.targets(bucket, stage.matcher) for bucket in plan.buckets])
+        for bucket, target in zip(plan.buckets, targets, strict=True):
+            check_survivors(stage.matcher, target, bucket.keep, bucket.windows, context, checks)
         matches = [work.match(*pair) for pair in zip(plan.buckets, targets, strict=True)]
     with timer("aggregation"):
         return work.finish(layout, matches, stage.aggregator)
@@ -139,7 +164,10 @@ def _score(
         plan.counts_before,
         layout,
     )
-    return stage.scorer.score(inputs)
+    with blamed(stage.scorer, "score", context):
+        score = stage.scorer.score(inputs)
+    check_score(stage.scorer, score, index.flat.numel(), hidden_states.device, context)
+    return score
 
 
 @dataclass(frozen=True)
@@ -217,8 +245,7 @@ class _StageWork:
         for bucket in self.plan.buckets:
             tokens = self.order[bucket.gather]
             parts = [
-                matcher.count(self._match_input(tokens[block], bucket))
-                for block in self._blocks(bucket)
+                self._counted(matcher, tokens[block], bucket) for block in self._blocks(bucket)
             ]
             asked.append(torch.cat(parts))
         for bucket, counts in zip(self.plan.buckets, group.agree(asked), strict=True):
@@ -229,15 +256,41 @@ class _StageWork:
                     field="matcher",
                     remedy="give it a fixed budget to count with",
                 )
-            found.update(zip(bucket.windows.tolist(), counts.tolist(), strict=True))
+            told = counts.tolist()
+            check_counts(matcher, told, bucket.keep, bucket.population, self.context)
+            found.update(zip(bucket.windows.tolist(), told, strict=True))
         return found
+
+    def _counted(self, matcher: Matcher, tokens: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+        """`[G]` what the matcher counts in windows whose tokens are `[G, n]`."""
+        with blamed(matcher, "count", self.context):
+            counts = matcher.count(self._match_input(tokens, bucket))
+        check_returned(
+            matcher,
+            "count",
+            counts,
+            wanted="[G]",
+            shape=tokens.shape[:1],
+            device=self.rows.device,
+            context=self.context,
+            kind="whole numbers",
+            remedy="return the survivors of each window, from 0 to inputs.keep",
+        )
+        return counts
 
     def targets(self, bucket: Bucket, matcher: Matcher) -> torch.Tensor:
         """`[G, n]` what the matcher says of the windows of a bucket."""
         tokens = self.order[bucket.gather]
         blocks = self._blocks(bucket)
-        inputs = (self._match_input(tokens[block], bucket) for block in blocks)
-        return torch.cat([matcher.match(each) for each in inputs])
+        return torch.cat([self._matched(matcher, tokens[block], bucket) for block in blocks])
+
+    def _matched(self, matcher: Matcher, tokens: torch.Tensor, bucket: Bucket) -> torch.Tensor:
+        """`[G, n]` what the matcher says of windows whose tokens are `[G, n]`."""
+        with blamed(matcher, "match", self.context):
+            target = matcher.match(self._match_input(tokens, bucket))
+        shape = (tokens.shape[0], bucket.population)
+        check_targets(matcher, target, shape, self.rows.device, self.context)
+        return target
 
     def match(self, bucket: Bucket, target: torch.Tensor) -> _Match:
         tokens = self.order[bucket.gather]
@@ -277,19 +330,22 @@ class _StageWork:
         tokens = match.tokens[block]
         origin = self.index.origin[tokens]
         seen, features = self.readings.aggregator_encoder, self.readings.features
-        flat = self.index.flat[tokens]
-        merged = aggregator.merge(
-            MergeInput(
-                tokens=_rows(self.rows, flat) if features is None else features[origin],
-                target=match.target[block],
-                survivors=match.survivors[block],
-                score=None if self.score is None else self.score[tokens],
-                size=self.size[tokens],
-                context=self._context(match.bucket),
-                from_encoder=None if seen is None else seen[origin],
-                cells=self._cells(origin, match.bucket),
-            )
+        flat, bucket = self.index.flat[tokens], match.bucket
+        inputs = MergeInput(
+            tokens=_rows(self.rows, flat) if features is None else features[origin],
+            target=match.target[block],
+            survivors=match.survivors[block],
+            score=None if self.score is None else self.score[tokens],
+            size=self.size[tokens],
+            context=self._context(bucket),
+            from_encoder=None if seen is None else seen[origin],
+            cells=self._cells(origin, bucket),
         )
+        with blamed(aggregator, "merge", self.context):
+            merged = aggregator.merge(inputs)
+        width, device = inputs.tokens.shape[-1], self.rows.device
+        shape = (tokens.shape[0], bucket.population)
+        check_merged(aggregator, merged, shape, bucket.keep, width, device, self.context)
         if merged.tokens is None or self.readings.project is None:
             return merged
         return replace(merged, tokens=self.readings.project(merged.tokens))

@@ -21,6 +21,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
 from lightkv.core.sizes import Flops, StageSizes
+from lightkv.core.stage.checks import blamed, check_targets
 from lightkv.strategies.components.selection import descending
 
 ComponentSpec = str | dict[str, Any]
@@ -57,6 +58,15 @@ class MatcherWrapper(Matcher):
 
     def keep(self, population: int, ratio: float) -> int:
         return self.inner.keep(population, ratio)
+
+    def targets(self, inputs: MatchInput) -> torch.Tensor:
+        """`[G, n]` what the inner matcher says."""
+        with blamed(self.inner, "match"):
+            target = self.inner.match(inputs)
+        windows, population, _ = inputs.tokens.shape
+        device = inputs.tokens.device
+        check_targets(self.inner, target, (windows, population), device, inputs.context)
+        return target
 
     def least(self, population: int) -> int:
         """Survivors that the inner matcher leaves of a window at least."""
@@ -101,7 +111,7 @@ class Protect(MatcherWrapper):
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         free = self._free(inputs)
-        inside = self.inner.match(self._without(inputs, free))
+        inside = self.targets(self._without(inputs, free))
         target = torch.where(inside >= 0, free.gather(1, inside.clamp(min=0)), -1)
         places = torch.arange(inputs.tokens.shape[1], device=free.device)
         return places.expand(free.shape[0], -1).scatter(1, free, target)
@@ -178,7 +188,7 @@ class Gather(MatcherWrapper):
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
         assert inputs.score is not None
-        target = self.inner.match(replace(inputs, keep=inputs.keep - 1))
+        target = self.targets(replace(inputs, keep=inputs.keep - 1))
         gone = target < 0
         among = inputs.score.float().masked_fill(~gone, -torch.inf)
         summary = descending(among)[:, :1]

@@ -21,6 +21,7 @@ from lightkv.core.errors import ConfigError
 from lightkv.core.needs import Needs
 from lightkv.core.plugins import build_component, checked_spec
 from lightkv.core.sizes import Flops, StageSizes
+from lightkv.core.stage.checks import blamed, check_score
 from lightkv.core.stage.stage import reads_attention, reads_embeddings, reads_encoder
 from lightkv.strategies.components.magnitude import power_of_two
 from lightkv.strategies.components.matcher_wrappers import ComponentSpec
@@ -86,7 +87,7 @@ class ScorerWrapper(Scorer):
         attention = self._apart(inputs.from_attention, reads_attention, -1)
         encoder = self._apart(inputs.from_encoder, reads_encoder, -1)
         scores = [
-            scorer.score(replace(inputs, from_attention=one, from_encoder=other)).float()
+            _score(scorer, replace(inputs, from_attention=one, from_encoder=other))
             for scorer, one, other in zip(self.inner, attention, encoder, strict=True)
         ]
         return self.mix(scores, inputs)
@@ -124,6 +125,14 @@ class ScorerWrapper(Scorer):
         for part, count in zip(parts, counts, strict=True):
             found.append(None if count == 0 else part.squeeze(dim) if count == 1 else part)
         return found
+
+
+def _score(scorer: Scorer, inputs: ScoreInput) -> torch.Tensor:
+    """`[V]` importances of an inner scorer."""
+    with blamed(scorer, "score"):
+        score = scorer.score(inputs)
+    check_score(scorer, score, inputs.vision.numel(), inputs.hidden_states.device, inputs.context)
+    return score.float()
 
 
 def _tensors(scorer: Scorer, which: Which) -> int:
