@@ -172,12 +172,17 @@ def _seed_of(layer: int | float) -> int:
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of a chain with what went in and what came out."""
+    """A stage of a chain with what went in and what came out.
+
+    Attributes:
+        number: of the stage in the chain, from 0.
+    """
 
     stage: Stage
     hidden: torch.Tensor
     layout: VisionLayout
     result: StageResult
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,23 +204,28 @@ class Chain:
         size, vision = None, SyntheticVision(hidden, layout)
         for number, stage in enumerate(stages):
             query, key = attention(hidden)
-            result = compress_stage(
-                hidden,
-                layout,
-                stage,
-                query=query,
-                key=key,
-                size=size,
-                vision=vision,
-                context=StageContext(
-                    after_layer=number + 1,
-                    stage=number,
-                    run=run,
-                    num_layers=len(stages) + 1,
-                    ratio=most_removed(stage.ratio),
-                ),
+            context = StageContext(
+                after_layer=number + 1,
+                stage=number,
+                run=run,
+                num_layers=len(stages) + 1,
+                ratio=most_removed(stage.ratio),
             )
-            steps.append(Step(stage, hidden, layout, result))
+            try:
+                result = compress_stage(
+                    hidden,
+                    layout,
+                    stage,
+                    query=query,
+                    key=key,
+                    size=size,
+                    vision=vision,
+                    context=context,
+                )
+            except Exception as error:
+                error.add_note(f"Stage {number} of the chain (from 0) has {described(stage)}.")
+                raise
+            steps.append(Step(stage, hidden, layout, result, number))
             hidden, layout, size = result.hidden_states, result.layout, result.size
         return cls(tuple(steps))
 
@@ -224,19 +234,41 @@ class Chain:
         return self.steps[-1].result
 
 
+def described(stage: Stage) -> str:
+    """The components of a stage, for people."""
+    parts = (stage.partitioner, *stage.components)
+    return ", ".join(f"{part.role} {part.name!r}" for part in parts)
+
+
 def stages_of(
-    spec: PipelineSpec, windows: Sequence[WindowSpec], ratio: Share, **overrides: object
+    spec: PipelineSpec, windows: Sequence[WindowSpec], ratio: Share, **changes: object
 ) -> tuple[Stage, ...]:
-    """One stage of the spec's components for each entry of `windows`."""
-    roles = {**spec.roles(), **overrides}
-    return tuple(Stage.from_roles(roles, ratio=ratio, windows=window) for window in windows)
+    """A stage for each entry of `windows`, with the components that the spec has for that stage.
+
+    `changes` replace roles in all of them.
+    """
+    own, last = spec.overrides, len(spec.overrides) - 1
+    return tuple(
+        Stage.from_roles(
+            {**spec.roles(), **own[min(number, last)], **changes}, ratio=ratio, windows=window
+        )
+        for number, window in enumerate(windows)
+    )
+
+
+def windowed_stages(spec: PipelineSpec, count: int) -> tuple[bool, ...]:
+    """For each of `count` stages whether the preset's own schedule says how many windows it has."""
+    entries = spec.schedule
+    listed = entries.windows if isinstance(entries, Recipe) else [e.windows for e in entries]
+    said = [window is not None for window in listed] or [False]
+    return tuple(said[min(number, len(said) - 1)] for number in range(count))
 
 
 def takes_windows(spec: PipelineSpec) -> bool:
-    """Whether the preset's own schedule says how many windows a stage has."""
+    """Whether the preset's own schedule says how many windows its first stage has, or a later one."""
     entries = spec.schedule
-    listed = entries.windows if isinstance(entries, Recipe) else [e.windows for e in entries]
-    return any(window is not None for window in listed)
+    count = len(entries.windows if isinstance(entries, Recipe) else entries)
+    return any(windowed_stages(spec, max(1, count)))
 
 
 # Strategies are made once: hypothesis checks each new one, which takes longer than to draw from it.
@@ -337,7 +369,7 @@ def cases(
     draw: st.DrawFn,
     *,
     windows: Sequence[WindowSpec] | None = None,
-    windowed: bool = True,
+    windowed: bool | Sequence[bool] = True,
     temporal: bool = False,
     max_ratio: float = 0.5,
     stages: int = 2,
@@ -347,10 +379,10 @@ def cases(
 
     Args:
         windows: fixed entries of the stages instead of drawn ones.
-        windowed: whether the stages take a number of windows.
+        windowed: whether the stages take a number of windows, or for each of them whether it does.
         temporal: whether windows over time are drawn too.
         max_ratio: largest share that a stage may remove; it is drawn itself now and then.
-        stages: stages in the chain.
+        stages: stages in the chain, unless `windowed` has an entry for each.
         modalities: what the prompts may show; with several, shares may be those of some of them.
     """
     kinds = tuple(modalities)
@@ -359,7 +391,8 @@ def cases(
         (grid, name) for row in rows for grid, name in zip(row.grids, row.modalities, strict=True)
     ]
     if windows is None:
-        windows = draw(_windows(shown, windowed, temporal, stages))
+        takes = (windowed,) * stages if isinstance(windowed, bool) else tuple(windowed)
+        windows = draw(_windows(shown, takes, temporal))
     # Shares are first of all those of what is there.
     present = {name for _, name in shown}
     kinds = tuple(sorted(kinds, key=lambda kind: kind not in present))
@@ -371,19 +404,20 @@ def cases(
 def _windows(
     draw: st.DrawFn,
     shown: list[tuple[tuple[int, int, int, bool], str]],
-    windowed: bool,
+    windowed: tuple[bool, ...],
     temporal: bool,
-    stages: int,
 ) -> tuple[WindowSpec, ...]:
-    """Windows per side that fit every grid and never grow."""
-    if not windowed:
-        return (None,) * stages
+    """Windows per side that fit every grid and never grow, None where a stage takes none."""
+    if not any(windowed):
+        return (None,) * len(windowed)
+    stages = len(windowed)
     sides = (grid[0] if name == "audio" else min(grid[1:3]) for grid, name in shown)
     spaces = _falling(draw, min([4, *sides]), stages)
-    if not temporal or not draw(st.booleans()):
-        return tuple(spaces)
-    times = _falling(draw, min([2, *(grid[0] for grid, _ in shown)]), stages)
-    return tuple({"space": space, "time": time} for space, time in zip(spaces, times, strict=True))
+    drawn: Sequence[WindowSpec] = spaces
+    if temporal and draw(st.booleans()):
+        times = _falling(draw, min([2, *(grid[0] for grid, _ in shown)]), stages)
+        drawn = [{"space": s, "time": t} for s, t in zip(spaces, times, strict=True)]
+    return tuple(each if takes else None for each, takes in zip(drawn, windowed, strict=True))
 
 
 def _falling(draw: Callable[[st.SearchStrategy[int]], int], first: int, count: int) -> list[int]:

@@ -16,31 +16,28 @@ from dataclasses import replace
 from functools import reduce, wraps
 from typing import Any, ClassVar
 
-import numpy as np
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightkv.core.assignment import Assignment
-from lightkv.core.contracts import PROTECTED, WindowSpec
-from lightkv.core.errors import ConfigError
+from lightkv.core.contracts import WindowSpec
+from lightkv.core.errors import ConfigError, LightKVError
 from lightkv.core.layout import VisionLayout
-from lightkv.core.modality import MODALITIES, removed
+from lightkv.core.modality import MODALITIES
 from lightkv.core.pipeline.pipeline import PipelineSpec, resolve_spec
-from lightkv.core.stage.partitions import partition_of
 from lightkv.core.stage.stage import Stage
 from lightkv.core.stage.step import StageResult
 from lightkv.testing.cases import (
     Case,
     Chain,
     SampleShape,
-    Step,
     cases,
     rows_of,
     stages_of,
-    takes_windows,
+    windowed_stages,
 )
+from lightkv.testing.laws import broken, check_row, check_same, check_step, require, vision_of
 
 OTHER_WINDOWS = (
     "The suite chose the windows of the stages. If the partitioner takes others, name them in the class "
@@ -48,6 +45,14 @@ OTHER_WINDOWS = (
     "`windows = (4, 2, 1)`, or `(None,)` for none. `temporal = True` draws windows over time as well."
 )
 """What the author of a test reads below an error about windows."""
+
+NO_VALUES = (
+    "The stage runs on the meta device here, where no tensor has a value. What failed is an operation "
+    "that reads values, or whose shape depends on them: boolean-mask indexing, nonzero, unique, "
+    ".item(), .tolist(). On a GPU it waits for the device. See the Rules of "
+    "docs/writing-a-strategy.md for what is allowed; what torch advises above does not help."
+)
+"""What the author of a component reads below an error on the meta device."""
 
 
 def law(test: Callable[..., None]) -> Callable[..., None]:
@@ -78,7 +83,8 @@ class StrategySuite:
         preset: what is tested.
         windows: `windows` entry of each stage; None draws ones that fit the grids.
         temporal: whether the partitioner takes `{space: …, time: …}`.
-        stages: stages in a chain where windows are drawn.
+        stages: stages in a chain where windows are drawn; as many as the preset has components of
+            their own for (`overrides`) if that is more.
         modalities: what it compresses; prompts and ratios are drawn of these.
         tolerance: largest difference where order of summation may differ.
     """
@@ -97,15 +103,18 @@ class StrategySuite:
         return resolve_spec(self.preset)
 
     def case(self, data: st.DataObject) -> Case:
-        """A batch that suits the preset."""
-        probe = stages_of(self.spec, [1], 0.0)[0]
+        """A batch that suits the preset, with windows for every stage that has components of its own."""
+        own = len(self.spec.overrides)
+        count, windows = max(self.stages, own), self.windows
+        if windows:
+            windows = (*windows, *[windows[-1]] * (own - len(windows)))
+        probes = stages_of(self.spec, (None,) * count, 0.0)
         return data.draw(
             cases(
-                windows=self.windows,
-                windowed=takes_windows(self.spec),
+                windows=windows,
+                windowed=windowed_stages(self.spec, count),
                 temporal=self.temporal,
-                max_ratio=probe.matcher.max_ratio,
-                stages=self.stages,
+                max_ratio=min(probe.matcher.max_ratio for probe in probes),
                 modalities=self.modalities,
             )
         )
@@ -133,33 +142,29 @@ class StrategySuite:
         """
         case = self.case(data)
         case = replace(case, shapes=case.shapes[:2])
-        if any(stage.matcher.dynamic for stage in self.stages_for(case)):
-            check_dynamic_is_refused(self.stages_for(case), case)
+        stages, hidden, layout = self.stages_for(case), case.hidden().to("meta"), case.layout()
+        real = Chain.run(stages, case.hidden(), layout)
+        dynamic = next((n for n, s in enumerate(stages) if s.matcher.dynamic), None)
+        if dynamic is not None:
+            check_dynamic_is_refused(real, hidden, dynamic)
             return
-        real = self.chain(case)
-        ghost = Chain.run(self.stages_for(case), case.hidden().to("meta"), case.layout())
-        for one, other in zip(real.steps, ghost.steps, strict=True):
-            assert other.result.hidden_states.is_meta
-            assert one.result.hidden_states.shape == other.result.hidden_states.shape
-            assert one.result.layout.key == other.result.layout.key
-            assert one.result.size.shape == other.result.size.shape
+        for one, other in zip(
+            real.steps, without_values(stages, hidden, layout).steps, strict=True
+        ):
+            mine, theirs = one.result, other.result
+            shapes = [(r.hidden_states.shape, r.size.shape, r.layout.key) for r in (mine, theirs)]
+            what = f"on the meta device it gives shapes {shapes[1][:2]}"
+            require(shapes[0] == shapes[1], one, None, what, f"{shapes[0][:2]}, and equal layouts")
+            what = f"it gives tensors on {theirs.hidden_states.device} for those on meta"
+            require(theirs.hidden_states.is_meta, one, "aggregator", what, "tensors on meta")
 
     @law
     def test_samples_do_not_see_each_other(self, data: st.DataObject) -> None:
         case = self.case(data)
-        batch = self.chain(case).last
-        for row, shape in enumerate(case.shapes):
-            alone = Chain.run(self.stages_for(case), case.hidden(row), case.single(row)).last
-            mine = batch.hidden_states[row, batch.layout.pads[row] :]
-            assert alone.hidden_states.shape[1] == mine.shape[0], shape
-            torch.testing.assert_close(
-                mine, alone.hidden_states[0], atol=self.tolerance, rtol=self.tolerance
-            )
-            chosen = batch.layout.token_index(mine.device).origin
-            first = sum(batch.layout.original_counts[:row])
-            here = rows_of(batch.layout.vision_counts) == row
-            own = alone.layout.token_index(mine.device).origin
-            assert torch.equal(chosen[torch.from_numpy(here)] - first, own)
+        batch = self.chain(case)
+        for row in range(len(case.shapes)):
+            alone = Chain.run(self.stages_for(case), case.hidden(row), case.single(row))
+            check_row(batch.steps, alone.steps, row, self.tolerance)
 
     @law
     def test_repeats_exactly_and_changes_no_input(self, data: st.DataObject) -> None:
@@ -167,52 +172,74 @@ class StrategySuite:
         hidden, layout = case.hidden(), case.layout()
         before = hidden.clone(), layout.key
         torch.manual_seed(1)
-        first = Chain.run(self.stages_for(case), hidden, layout).last
-        assert torch.equal(hidden, before[0])
-        assert layout.key == before[1]
+        first = Chain.run(self.stages_for(case), hidden, layout)
+        step = first.steps[0]
+        what, wanted = (
+            "the hidden states that went in were changed",
+            "inputs are never changed in place",
+        )
+        require(torch.equal(hidden, before[0]), step, None, what, wanted)
+        require(layout.key == before[1], step, None, "the layout was changed", wanted)
         torch.manual_seed(2)
-        second = self.chain(case).last
-        assert torch.equal(first.hidden_states, second.hidden_states)
-        assert torch.equal(first.assignment.slot, second.assignment.slot)
+        for pair in zip(first.steps, self.chain(case).steps, strict=True):
+            check_same(*pair, "in a second run, after torch.manual_seed")
 
     @law
     def test_ratio_zero_is_the_identity(self, data: st.DataObject) -> None:
         case = self.case(data)
         hidden, layout = case.hidden(), case.layout()
-        last = Chain.run(stages_of(self.spec, case.windows, 0.0), hidden, layout).last
-        assert torch.equal(last.hidden_states, hidden)
-        assert last.layout.vision_counts == layout.vision_counts
-        assert torch.equal(last.assignment.slot, torch.arange(last.assignment.slot.numel()))
+        for step in Chain.run(stages_of(self.spec, case.windows, 0.0), hidden, layout).steps:
+            counts, slot = step.result.layout.vision_counts, step.result.assignment.slot
+            what = f"at ratio 0 rows keep {counts} tokens"
+            require(
+                counts == layout.vision_counts, step, "matcher", what, f"{layout.vision_counts}"
+            )
+            same = torch.equal(slot, torch.arange(slot.numel()))
+            require(same, step, "matcher", "at ratio 0 tokens flow", "all stay where they are")
+            same = torch.equal(step.result.hidden_states, hidden)
+            require(same, step, "aggregator", "at ratio 0 tokens change", "all stay as they are")
 
     @law
     def test_provenance_composes(self, data: st.DataObject) -> None:
         chain = self.chain(self.case(data))
-        first, last = chain.steps[0], chain.steps[-1].result
+        first, end, last = chain.steps[0], chain.steps[-1], chain.steps[-1].result
         whole = reduce(Assignment.then, (step.result.assignment for step in chain.steps))
-        assert whole.token_counts == first.layout.vision_counts
-        assert whole.slot_counts == last.layout.vision_counts
-        index = last.layout.token_index(whole.slot.device)
-        assert torch.equal(whole.survivor, index.origin)
+        counts = whole.token_counts, whole.slot_counts
+        wanted = first.layout.vision_counts, last.layout.vision_counts
+        require(counts == wanted, end, None, f"all stages lead from {counts}", f"{wanted}")
+        origin = last.layout.token_index(whole.slot.device).origin
+        what = f"all stages leave tokens {whole.survivor.tolist()}"
+        require(torch.equal(whole.survivor, origin), end, "matcher", what, f"{origin.tolist()}")
         # Sizes count the tokens that a survivor holds; a dropped token leaves the count.
-        torch.testing.assert_close(whole.group_sizes(), last.size)
+        sizes = whole.group_sizes()
+        what = f"survivors hold {last.size.tolist()} tokens"
+        require(torch.allclose(sizes, last.size), end, "matcher", what, f"{sizes.tolist()}")
         if all(step.stage.aggregator.convex for step in chain.steps):
-            made = whole.merged(_vision(first.hidden, first.layout))
-            found = _vision(last.hidden_states, last.layout).float()
+            made = whole.merged(vision_of(first.hidden, first.layout))
+            found = vision_of(last.hidden_states, last.layout).float()
             tolerance = self.tolerance * len(chain.steps)
-            torch.testing.assert_close(made, found, atol=tolerance, rtol=tolerance)
+            same = torch.allclose(made, found, atol=tolerance, rtol=tolerance)
+            what = f"tokens are {_apart(made, found)} from the sums that all stages together say"
+            require(same, end, "aggregator", what, f"at most {tolerance:g}, since `convex` is true")
 
     @law
     def test_half_precision_and_gradients(self, data: st.DataObject) -> None:
         case = self.case(data)
         for dtype in (torch.bfloat16, torch.float16):
-            low = Chain.run(self.stages_for(case), case.hidden().to(dtype), case.layout()).last
-            assert low.hidden_states.dtype == dtype
-            assert bool(torch.isfinite(low.hidden_states).all())
+            low = Chain.run(self.stages_for(case), case.hidden().to(dtype), case.layout())
+            for step in low.steps:
+                found = step.result.hidden_states
+                require(found.dtype == dtype, step, None, f"tokens of {found.dtype}", f"{dtype}")
+                finite = bool(torch.isfinite(found).all())
+                require(finite, step, "aggregator", f"NaN or infinity in {dtype}", "finite tokens")
         hidden = case.hidden().requires_grad_()
-        last = Chain.run(self.stages_for(case), hidden, case.layout()).last
-        torch.autograd.backward(last.hidden_states.square().sum())
-        assert hidden.grad is not None
-        assert bool(torch.isfinite(hidden.grad).all())
+        chain = Chain.run(self.stages_for(case), hidden, case.layout())
+        torch.autograd.backward(chain.last.hidden_states.square().sum())
+        end = chain.steps[-1]
+        if hidden.grad is None:
+            broken(end, "aggregator", "no gradient reaches the hidden states", "finite gradients")
+        finite = bool(torch.isfinite(hidden.grad).all())
+        require(finite, end, "aggregator", "gradients are NaN or infinite", "finite gradients")
 
     def test_yaml_reproduces_it(self) -> None:
         spec = self.spec
@@ -231,11 +258,17 @@ class OrderFreeSuite(StrategySuite):
         case = shuffled_freely(self.case(data))
         hidden, layout = case.hidden(), case.layout()
         shuffled = shuffle(hidden, layout, data.draw(st.integers(0, 1000)))
-        one = Chain.run(self.stages_for(case), hidden, layout).last
-        other = Chain.run(self.stages_for(case), shuffled, layout).last
-        assert one.layout.vision_counts == other.layout.vision_counts
-        for first, second in zip(_survivors(one), _survivors(other), strict=True):
-            torch.testing.assert_close(first, second, atol=self.tolerance, rtol=self.tolerance)
+        one = Chain.run(self.stages_for(case), hidden, layout)
+        other = Chain.run(self.stages_for(case), shuffled, layout)
+        wanted = "the same, since an OrderFreeSuite is for methods that choose by value alone"
+        for mine, theirs in zip(one.steps, other.steps, strict=True):
+            pairs = zip(_survivors(mine.result), _survivors(theirs.result), strict=True)
+            for row, (first, second) in enumerate(pairs):
+                same = first.shape == second.shape and torch.allclose(
+                    first, second, atol=self.tolerance, rtol=self.tolerance
+                )
+                what = f"shuffling the tokens of each image changes who survives of row {row}"
+                require(same, mine, "matcher", what, wanted)
 
 
 def check_strategy(
@@ -249,181 +282,45 @@ def check_strategy(
     return chain
 
 
-# -- one step at a time -----------------------------------------------------------------------
+def _apart(made: torch.Tensor, found: torch.Tensor) -> str:
+    """The largest difference, for people."""
+    return f"{float((made - found).abs().max()):.3g}" if made.numel() else "0"
 
 
-def check_step(step: Step, tolerance: float = 1e-5) -> None:
-    """Every law that a step can be held against by itself."""
-    check_budget(step)
-    check_assignment(step)
-    if step.stage.aggregator.convex:
-        check_convexity(step, tolerance)
-    check_text(step)
-    check_last(step)
-    check_order(step)
-    check_layout(step)
+# -- where no tensor has a value --------------------------------------------------------------
 
 
-def _vision(hidden: torch.Tensor, layout: Any) -> torch.Tensor:
-    flat = layout.token_index(hidden.device).flat
-    return hidden.reshape(-1, hidden.shape[-1])[flat]
+def without_values(stages: Sequence[Stage], hidden: torch.Tensor, layout: VisionLayout) -> Chain:
+    """The chain on the meta device; what fails there has a note that says why."""
+    try:
+        return Chain.run(stages, hidden, layout)
+    except LightKVError:
+        raise
+    except Exception as error:
+        error.add_note(NO_VALUES)
+        raise
 
 
-def check_dynamic_is_refused(stages: Sequence[Stage], case: Case) -> None:
-    """On the meta device a dynamic budget raises `ConfigError`, if a stage has anything to do."""
-    if not any(stage.plan(case.layout()).removes for stage in stages[:1]):
-        return
-    with pytest.raises(ConfigError, match="meta device"):
-        Chain.run(stages, case.hidden().to("meta"), case.layout())
+def check_dynamic_is_refused(real: Chain, hidden: torch.Tensor, number: int) -> None:
+    """On the meta device a dynamic budget raises `ConfigError`, if its stage has anything to do.
 
-
-def window_labels(step: Step) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
-    """Window of each current token of each row, from the partitioner and the tokens' origins."""
-    out, origin = [], step.layout.token_index(torch.device("cpu")).origin.numpy()
-    rows = rows_of(step.layout.vision_counts)
-    first = np.concatenate([[0], np.cumsum(step.layout.original_counts)])
-    for row in range(step.layout.batch_size):
-        stage = step.stage
-        part = partition_of(step.layout, row, stage.partitioner, stage.windows, stage.ratio)
-        own = origin[rows == row] - first[row]
-        out.append(part.label if part.by == "rank" else part.label[own])
-    return out
-
-
-def modality_of_tokens(step: Step) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """`[V]` place in `MODALITIES` of each current token, from its origin."""
-    origin = step.layout.token_index(torch.device("cpu")).origin.numpy()
-    table = [np.zeros(0, np.int64), *(s.tokens.modality for s in step.layout.samples)]
-    found: np.ndarray[Any, np.dtype[np.int64]] = np.concatenate(table)[origin]
-    return found
-
-
-def check_budget(step: Step) -> None:
-    """Every window keeps what `Matcher.keep` says, or at most that under a dynamic budget.
-
-    Protected tokens all stay, and no window holds tokens of two modalities.
+    Args:
+        real: the chain on numbers.
+        hidden: `[B, N, D]` of its beginning on the meta device.
+        number: of the first stage with such a budget.
     """
-    survivor = step.result.assignment.survivor.cpu().numpy()
-    shown = modality_of_tokens(step)
-    rows = rows_of(step.layout.vision_counts)
-    starts = np.concatenate([[0], np.cumsum(step.layout.vision_counts)])
-    for row, label in enumerate(window_labels(step)):
-        alive = label[survivor[rows[survivor] == row] - starts[row]]
-        kinds = shown[starts[row] : starts[row + 1]]
-        for window in np.unique(label):
-            population, kept = int((label == window).sum()), int((alive == window).sum())
-            if window == PROTECTED:
-                assert kept == population, f"row {row}: a protected token went"
-                continue
-            (kind,) = set(kinds[label == window].tolist())
-            share = removed(step.stage.ratio, MODALITIES[kind])
-            budget = step.stage.matcher.keep(population, share)
-            wanted = min(kept, budget) if step.stage.matcher.dynamic else budget
-            assert kept == wanted, f"row {row}, window {window}: {kept} of {population}"
-
-
-def check_assignment(step: Step) -> None:
-    """Each token is in one slot of its own window or dropped; each slot holds its survivor."""
-    given = step.result.assignment
-    slot, survivor = given.slot.cpu(), given.survivor.cpu()
-    slots = survivor.numel()
-    assert given.token_counts == step.layout.vision_counts
-    assert given.slot_counts == step.result.layout.vision_counts
-    assert sum(given.token_counts) == slot.numel()
-    assert sum(given.slot_counts) == slots
-    assert bool(((slot >= -1) & (slot < slots)).all())
-    assert torch.equal(slot[survivor], torch.arange(slots))
-    assert bool((given.weight >= 0).all())
-    assert bool((given.weight[slot < 0] == 0).all())
-    rows = torch.from_numpy(rows_of(given.token_counts))
-    labels = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *window_labels(step)]))
-    held = slot >= 0
-    into = survivor[slot[held]]
-    assert torch.equal(rows[held], rows[into]), "a token flowed into another sample"
-    assert torch.equal(labels[held], labels[into]), "a token flowed into another window"
-    fixed = torch.nonzero(labels == PROTECTED).flatten()
-    assert torch.equal(survivor[slot[fixed]], fixed), "a protected token was touched"
-    assert int(given.group_sizes().sum()) + int((slot < 0).sum()) == slot.numel()
-
-
-def check_convexity(step: Step, tolerance: float) -> None:
-    """Survivors are the weighted sums that the assignment says, and weights of a slot add up to 1."""
-    given = step.result.assignment
-    total = given.pooled(given.weight)
-    torch.testing.assert_close(total, torch.ones_like(total), atol=tolerance, rtol=0)
-    found = _vision(step.result.hidden_states, step.result.layout).float()
-    made = given.merged(_vision(step.hidden, step.layout))
-    torch.testing.assert_close(found, made, atol=tolerance, rtol=tolerance)
-
-
-def check_text(step: Step) -> None:
-    """Text tokens are bitwise the same, in the same order, and none is lost."""
-    after = step.result.layout
-    assert after.text_counts == step.layout.text_counts
-    before_text = step.layout.token_index(step.hidden.device).text
-    after_text = after.token_index(step.hidden.device).text
-    width = step.hidden.shape[-1]
-    old = step.hidden.reshape(-1, width)[before_text]
-    new = step.result.hidden_states.reshape(-1, width)[after_text]
-    assert torch.equal(old, new)
-
-
-def check_last(step: Step) -> None:
-    """The last position of every row is bitwise the same, still last, and nothing flowed into it."""
-    before, after = step.hidden, step.result.hidden_states
-    assert torch.equal(after[:, -1], before[:, -1])
-    assert bool((step.result.kept[:, -1] == before.shape[1] - 1).all())
-    held = step.result.assignment.group_sizes().cpu()
-    place = torch.from_numpy(np.cumsum(step.result.layout.vision_counts)) - 1
-    for row, sample in enumerate(step.layout.samples):
-        if step.layout.original_counts[row] and sample.positions[-1] == _original_end(step, row):
-            assert held[place[row]] == 1, f"row {row}: its last token took others in"
-
-
-def _original_end(step: Step, row: int) -> int:
-    """The last position of a row before any stage: what is not vision now was none then."""
-    layout = step.layout
-    return layout.samples[row].pad + layout.text_counts[row] + layout.original_counts[row] - 1
-
-
-def check_order(step: Step) -> None:
-    """Survivors stay in raster order, and so does the whole sequence."""
-    survivor, index = step.result.assignment.survivor, step.result.layout.token_index
-    device = survivor.device
-    assert bool((survivor.diff() > 0).all())
-    assert bool((index(device).origin.diff() > 0).all())
-    assert bool((index(device).flat.diff() > 0).all())
-    valid = step.result.layout.valid_mask(device)
-    for row in range(valid.shape[0]):
-        kept = step.result.kept[row][valid[row]]
-        assert bool((kept.diff() > 0).all())
-
-
-def check_layout(step: Step) -> None:
-    """Counts, padding, places and length of the new layout fit the tensor and each other."""
-    result, after = step.result, step.result.layout
-    batch, length, _ = result.hidden_states.shape
-    assert (batch, length) == (after.batch_size, after.length)
-    real = [t + v for t, v in zip(after.text_counts, after.vision_counts, strict=True)]
-    assert length == max(real)
-    assert after.pads == tuple(length - n for n in real)
-    after_step = replace(step, layout=after)
-    own = np.split(modality_of_tokens(after_step), np.cumsum(after.vision_counts)[:-1])
-    for counts, kinds in zip(after.counts_by_modality, own, strict=True):
-        assert all(n == (kinds == MODALITIES.index(m)).sum() for m, n in counts.items())
-    mask = after.vision_mask(result.hidden_states.device)
-    assert tuple(mask.sum(dim=1).tolist()) == after.vision_counts
-    assert not bool((mask & ~after.valid_mask(mask.device)).any())
-    index = after.token_index(mask.device)
-    together = torch.cat([index.flat, index.text]).sort().values
-    places = torch.nonzero(after.valid_mask(mask.device).flatten()).flatten()
-    assert torch.equal(together, places)
-    # `kept` leads back to where each token stood.
-    old = step.layout.token_index(mask.device)
-    offsets = torch.arange(batch, device=mask.device)[:, None] * step.layout.length
-    came_from = (result.kept + offsets).flatten()
-    assert torch.equal(came_from[index.text], old.text)
-    assert torch.equal(came_from[index.flat], old.flat[result.assignment.survivor])
+    step = real.steps[number]
+    if not step.stage.plan(step.layout).removes:
+        return
+    stages = [step.stage for step in real.steps[: number + 1]]
+    try:
+        without_values(stages, hidden, real.steps[0].layout)
+    except ConfigError as error:
+        what = f"on the meta device its dynamic budget fails with {error}"
+        require("meta device" in str(error), step, "matcher", what, "an error of that device")
+        return
+    what = "its budget is dynamic, and it runs on the meta device"
+    broken(step, "matcher", what, "a budget from values, which are not there")
 
 
 # -- places that do not matter ---------------------------------------------------------------

@@ -11,7 +11,7 @@ from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.core.plugins import build_component, registry
 from lightkv.testing import StrategySuite, cases
 from lightkv.testing.cases import Chain
-from lightkv.testing.strategies import (
+from lightkv.testing.laws import (
     check_assignment,
     check_budget,
     check_convexity,
