@@ -12,10 +12,11 @@ from rich.table import Table
 
 from lightkv.cli.options import Json
 from lightkv.cli.output import console, print_json
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, LightKVError
 
 if TYPE_CHECKING:
     from lightkv.core.contracts import Component
+    from lightkv.core.hookspecs import Preset
     from lightkv.core.needs import Needs
     from lightkv.core.plugins import Registry
 
@@ -26,7 +27,10 @@ def strategies(
     ] = False,
     json: Json = False,
 ) -> None:
-    """List presets, components and adapters, with their source and the package they come from."""
+    """List presets, components and adapters, with their source and the package they come from.
+
+    Beside a preset whose components cannot be built stands why.
+    """
     from lightkv.core import plugins
 
     with warnings.catch_warnings():
@@ -58,8 +62,9 @@ def listing(registry: Registry) -> dict[str, Any]:
             "source": entry.value.source,
             "retention": getattr(getattr(entry.value, "schedule", None), "retention", None),
             "yaml": entry.value.to_yaml(),
+            "error": _error(entry.value),
         }
-        for name, entry in registry.presets.items()
+        for name, entry in list(registry.presets.items())
     ]
     adapters = [
         {"name": name, "package": entry.package, "models": entry.value.models}
@@ -67,6 +72,20 @@ def listing(registry: Registry) -> dict[str, Any]:
     ]
     failed = [{"plugin": error.field, "error": str(error)} for error in registry.failures]
     return {"presets": presets, "components": components, "adapters": adapters, "failed": failed}
+
+
+def _error(preset: Preset) -> str | None:
+    """Why the components of a preset cannot be built, None if they can.
+
+    Presets may name components of plugins that are loaded later, so nobody asks before all are there.
+    """
+    from lightkv.core.pipeline.pipeline import resolve_spec
+
+    try:
+        resolve_spec(preset.name).check_components()
+    except LightKVError as error:
+        return str(error)
+    return None
 
 
 def _requires(cls: type[Component]) -> Needs:
@@ -104,7 +123,11 @@ def _type(schema: dict[str, Any]) -> str:
 def _show(data: dict[str, Any], verbose: bool) -> None:
     out = console()
     presets = [{**row, "retention": _share(row["retention"])} for row in data["presets"]]
-    out.print(_table("Presets", presets, ("name", "retention", "source", "package")))
+    columns: tuple[str, ...] = ("name", "retention", "source", "package")
+    if any(row["error"] for row in presets):
+        presets = [{**row, "cannot run": row["error"] or ""} for row in presets]
+        columns = ("name", "cannot run", *columns[1:])
+    out.print(_table("Presets", presets, columns))
     components = [{**row, "requires": ", ".join(row["requires"])} for row in data["components"]]
     columns = ("role", "name", "requires", "source", "package")
     out.print(_table("Components", components, columns))

@@ -10,7 +10,7 @@ import pytest
 
 from lightkv.cli import errors
 from lightkv.core import plugins
-from lightkv.core.pipeline.pipeline import PipelineSpec
+from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.core.plugins import Registry, registry
 
 
@@ -62,6 +62,27 @@ def test_failed_plugins_are_listed(ok, ok_json, monkeypatch):
     assert "failed: " in text
     assert "lightkv-release" in text
     assert registry() is not filled
+
+
+def test_a_preset_whose_components_are_missing_says_so_beside_its_name(ok, ok_json, monkeypatch):
+    class Mine:
+        @plugins.hookspecs.hookimpl
+        def lightkv_presets(self, register):
+            later = Recipe(depths=(0.2, 0.5), overrides=({}, {"scorer": "last-tokn"}))
+            register(PipelineSpec(name="first", matcher="top-kk"))
+            register(PipelineSpec(name="second", scorer="size", matcher="top-k", schedule=later))
+
+    filled = Registry()
+    filled.load_entry_points()
+    filled.register(Mine(), name="mine", package="strange-package")
+    monkeypatch.setattr(plugins, "registry", lambda: filled)
+    errors = {row["name"]: row["error"] for row in ok_json("strategies", "--json")["presets"]}
+    assert "matcher = 'top-kk': there is no matcher of that name" in errors.pop("first")
+    assert "Did you mean 'last-token'?" in errors.pop("second")
+    assert set(errors.values()) == {None}
+    text = ok("strategies")
+    assert "cannot run" in text
+    assert "top-kk" in text
 
 
 def test_bare_command_prints_help(ok):

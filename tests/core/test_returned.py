@@ -10,6 +10,9 @@ from lightkv.core.contracts import (
     AttentionScorer,
     Matcher,
     Merged,
+    Partition,
+    Partitioner,
+    PositionPolicy,
     Scorer,
     StageContext,
     VisionScorer,
@@ -203,6 +206,46 @@ def test_readings_fit_the_layout():
         run({"scorer": Wide()}, last_row=row)
     with pytest.raises(ConfigError, match=r"'seen' returned shape \[31\].*\[V₀\] = \[32\]"):
         run({"scorer": Seen()}, vision=object())
+
+
+@pytest.mark.parametrize(
+    ("of", "words"),
+    [
+        (lambda tokens: None, "a NoneType with labels of type NoneType"),
+        (lambda tokens: tokens.view, "a ndarray with labels of type NoneType"),
+        (lambda tokens: Partition(torch.zeros(16)), "a Partition with labels of type Tensor"),
+        (lambda tokens: Partition(tokens.view[:-1]), r"labels of shape \[15\]"),
+        (lambda tokens: Partition(tokens.view[:-1], by="rank"), r"labels of shape \[15\]"),
+        (lambda tokens: Partition(tokens.view * 0.5), "labels of float64"),
+    ],
+)
+def test_a_partition_has_a_label_for_each_token(of, words):
+    class Mine(Partitioner):
+        name = "mine"
+
+        def partition(self, sample, groups, windows):
+            return of(sample.tokens)
+
+    with pytest.raises(ConfigError, match=f"partitioner 'mine' returned {words}.* 16 tokens"):
+        run({"partitioner": Mine()})
+
+
+def test_positions_have_the_shape_of_the_new_sequence():
+    class Mine(PositionPolicy):
+        name = "mine"
+
+        def positions(self, inputs):
+            return inputs.positions[:, :, :-1]
+
+    pipeline = Pipeline.build(
+        "fastv", 2, schedule=[{"after_layer": 1, "ratio": 0.5}], scorer="size"
+    )
+    object.__setattr__(pipeline, "positions", Mine())
+    prefill = Engine(pipeline, DecoderShape(2, 8, 2, 2, 4, 8, 8)).begin(LAYOUT.with_length(20))
+    prefill.positions = torch.arange(20).expand(1, 2, -1)
+    words = r"stage 0: positions 'mine' returned shape \[1, 2, 19\].*\[A, B, N′\] = \[1, 2, 12\]"
+    with pytest.raises(ConfigError, match=words):
+        prefill.apply(1, HIDDEN)
 
 
 def test_what_wrappers_hold_is_named_too():

@@ -24,7 +24,7 @@ from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.run.profile import Profiler
 from lightkv.core.run.record import PassRecord, StageRecord
 from lightkv.core.stage.cache_entries import CachedLayer, CacheWork, reads_in_call
-from lightkv.core.stage.checks import Checks, blamed
+from lightkv.core.stage.checks import Checks, blamed, check_returned
 from lightkv.core.stage.plan import StagePlan
 from lightkv.core.stage.stage import Readings, reads_attention, reads_embeddings
 from lightkv.core.stage.step import StageResult, run_stage
@@ -221,7 +221,8 @@ class Prefill:
             check_finite("hidden_states", hidden_states)
             check_finite("guidance", readings.scorer_attention)
         self._follow(device)
-        depth = self.pipeline.num_layers
+        depth, ratio = self.pipeline.num_layers, most_removed(stage.ratio)
+        context = StageContext(after_layer, placed.number, self.run, depth, ratio)
         result = run_stage(
             hidden_states,
             self.layout,
@@ -229,14 +230,12 @@ class Prefill:
             plan,
             readings=readings.with_encoder(stage, self.vision).to(device),
             size=self.size,
-            context=StageContext(
-                after_layer, placed.number, self.run, depth, most_removed(stage.ratio)
-            ),
+            context=context,
             timer=self.profiler.timer,
             heads=self.heads,
             checks=self.checks,
         )
-        self._move_positions(result)
+        self._move_positions(result, context)
         self._advance(after_layer, placed, plan, result)
         return result.hidden_states
 
@@ -247,25 +246,37 @@ class Prefill:
             if tensor is not None and tensor.device != device:
                 setattr(self, name, tensor.to(device))
 
-    def _move_positions(self, result: StageResult) -> None:
+    def _move_positions(self, result: StageResult, context: StageContext) -> None:
         """Apply the position policy; positions stay None under a policy that keeps them."""
         if self.positions is None:
             return
         device = result.hidden_states.device
         before, after = self.layout.token_index(device), result.layout.token_index(device)
         kept, axes = result.kept, self.positions.shape[0]
-        moved = self.pipeline.positions.positions(
-            PositionInput(
-                positions=self.positions,
-                kept=kept,
-                pads=result.layout.pad_counts(device),
-                old_pads=self.layout.pad_counts(device),
-                vision=after.flat,
-                slot=result.assignment.slot,
-                share=result.assignment.weight,
-                before=before.flat,
-            )
+        inputs = PositionInput(
+            positions=self.positions,
+            kept=kept,
+            pads=result.layout.pad_counts(device),
+            old_pads=self.layout.pad_counts(device),
+            vision=after.flat,
+            slot=result.assignment.slot,
+            share=result.assignment.weight,
+            before=before.flat,
         )
+        policy = self.pipeline.positions
+        with blamed(policy, "positions", context):
+            moved = policy.positions(inputs)
+        if moved is not None:
+            check_returned(
+                policy,
+                "positions",
+                moved,
+                wanted="[A, B, N′]",
+                shape=(axes, *kept.shape),
+                device=device,
+                context=context,
+                kind=None,
+            )
         own, shrunk = self.positions.gather(2, kept.expand(axes, -1, -1)), result.assignment.shrunk
         if moved is not None and not all(shrunk):
             # Alone, a row of which the stage removes nothing would not be touched at all.

@@ -16,6 +16,7 @@ from lightkv.core.contracts import PROTECTED, Partition, Partitioner, WindowSpec
 from lightkv.core.errors import ConfigError
 from lightkv.core.layout import Bands, Groups, IntArray, SampleLayout, VisionLayout
 from lightkv.core.modality import MODALITIES, removed
+from lightkv.core.stage.checks import blamed
 
 
 def partition_of(
@@ -38,7 +39,8 @@ def partition_of(
         ratio: of the stage; where it names modalities, all others stand outside all windows.
 
     Raises:
-        ConfigError: windows that do not fit, or whose populations would depend on values.
+        ConfigError: windows that do not fit, or whose populations would depend on values; what is no
+            partition of the row.
     """
     sample, groups = layout.samples[row], layout.groups[row]
     asked = [
@@ -47,13 +49,40 @@ def partition_of(
         if not isinstance(ratio, Mapping) or removed(ratio, name) > 0
     ]
     if len(sample.modalities) == len(asked) < 2:
-        part = partitioner.partition(sample, groups, windows)
+        part = _asked(partitioner, sample, groups, windows)
     else:
         parts = {
-            name: partitioner.partition(*_alone(sample, groups, name), windows) for name in asked
+            name: _asked(partitioner, *_alone(sample, groups, name), windows) for name in asked
         }
         part = _joined(sample, groups, parts)
     return _without_last(part, groups) if layout.pinned[row] and part.label.size else part
+
+
+def _asked(
+    partitioner: Partitioner, sample: SampleLayout, groups: Groups, windows: WindowSpec
+) -> Partition:
+    """What a partitioner says of a sample, held against the contract of its role."""
+    with blamed(partitioner, "partition"):
+        part = partitioner.partition(sample, groups, windows)
+    current = int(groups.population.sum())
+    count = current if getattr(part, "by", None) == "rank" else sample.tokens.view.size
+    label = getattr(part, "label", None)
+    found = None
+    if not isinstance(part, Partition) or not isinstance(label, np.ndarray):
+        found = f"a {type(part).__name__} with labels of type {type(label).__name__}"
+    elif label.shape != (count,):
+        found = f"labels of shape {list(label.shape)}"
+    elif not np.issubdtype(label.dtype, np.integer):
+        found = f"labels of {label.dtype}"
+    if found is not None:
+        raise ConfigError(
+            f"partitioner {partitioner.name!r} returned {found}, and `partition` returns "
+            f"Partition(label), with a whole number for each of {count} tokens",
+            field="partitioner",
+            remedy="label every original token of sample.tokens once, or with by='rank' every current "
+            "one; PROTECTED stands for tokens that stay",
+        )
+    return part
 
 
 def modality_of_labels(sample: SampleLayout, groups: Groups, part: Partition) -> IntArray:

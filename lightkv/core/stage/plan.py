@@ -238,11 +238,11 @@ def _number_windows(
     """`[V₀]` or `[V]` windows numbered over the batch; per sample their populations and labels."""
     ranks, populations, labels = [np.zeros(0, dtype=np.int64)], [], []
     offset = 0
-    for row, (groups, part) in enumerate(zip(layout.groups, partitions, strict=True)):
+    for groups, part in zip(layout.groups, partitions, strict=True):
         unique, number = np.unique(part.label, return_inverse=True)
         number = number.astype(np.int64)
         ranks.append(number + offset)
-        populations.append(_populations(row, groups, part, number, unique.size))
+        populations.append(_populations(groups, part, number, unique.size))
         labels.append(unique)
         offset += unique.size
     return np.concatenate(ranks), populations, labels
@@ -259,18 +259,9 @@ def _modality_of_windows(
     return shown
 
 
-def _populations(
-    row: int, groups: Groups, part: Partition, number: IntArray, count: int
-) -> IntArray:
+def _populations(groups: Groups, part: Partition, number: IntArray, count: int) -> IntArray:
     """`[count]` current tokens in each window of a sample."""
     if part.by == "rank":
-        expected = int(groups.population.sum())
-        if part.label.size != expected:
-            raise ConfigError(
-                f"{part.label.size} labels for {expected} tokens of sample {row}",
-                field="partitioner",
-                remedy="label every current token once",
-            )
         return np.bincount(number, minlength=count).astype(np.int64)
     window = groups.owners(number)
     if np.any(window[groups.label] != number):
