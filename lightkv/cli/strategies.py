@@ -51,7 +51,7 @@ def listing(registry: Registry) -> dict[str, Any]:
             "package": entry.package,
             "source": entry.value.source,
             "requires": sorted(map(str, _requires(entry.value))),
-            "parameters": _parameters(entry.value),
+            "parameters": parameters_of(entry.value),
         }
         for (role, name), entry in registry.components.items()
     ]
@@ -96,7 +96,8 @@ def _requires(cls: type[Component]) -> Needs:
         return cls.requires
 
 
-def _parameters(cls: type[Component]) -> list[dict[str, Any]]:
+def parameters_of(cls: type[Component]) -> list[dict[str, Any]]:
+    """Name, type and default of each parameter of a component."""
     schema = cls.model_json_schema().get("properties", {})
     return [
         {

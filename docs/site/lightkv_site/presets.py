@@ -169,15 +169,20 @@ def _component(role: str, name: str, cls: type, row: dict[str, Any]) -> list[str
     if row["source"]:
         facts.append(f"Source: {row['source']}.")
     lines += [" ".join(facts), ""] if facts else []
-    if row["parameters"]:
-        lines += ["| parameter | type | default | meaning |", "|---|---|---|---|"]
-        for each in row["parameters"]:
-            default = "required" if each["required"] else f"`{each['default']}`"
-            kind = ", ".join(f"`{part}`" for part in each["type"].split(" | "))
-            meaning = meanings.get(each["name"], "").replace("|", "\\|")
-            lines.append(f"| `{each['name']}` | {kind} | {default} | {meaning} |")
-        lines.append("")
-    return lines
+    return lines + parameter_table(row["parameters"], meanings)
+
+
+def parameter_table(parameters: list[dict[str, Any]], meanings: dict[str, str]) -> list[str]:
+    """What a component takes, with types and defaults; no lines where it takes nothing."""
+    if not parameters:
+        return []
+    lines = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
+    for each in parameters:
+        default = "required" if each["required"] else f"`{each['default']}`"
+        kind = ", ".join(f"`{part}`" for part in each["type"].split(" | "))
+        meaning = meanings.get(each["name"], "").replace("|", "\\|")
+        lines.append(f"| `{each['name']}` | {kind} | {default} | {meaning} |")
+    return [*lines, ""]
 
 
 def described(docstring: str) -> tuple[str, dict[str, str]]:

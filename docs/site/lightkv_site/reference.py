@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from lightkv.cli.strategies import parameters_of
+from lightkv.core.contracts import Component
+from lightkv_site.presets import described, parameter_table
 
 INDEX = "reference/index.md"
 UNGROUPED = "Others"
@@ -80,7 +85,17 @@ def _page(module: str, about: str, shown: set[str]) -> str:
         for name in fresh:
             lines += [f"::: {_origin(module, name)}", "    options:", f"      heading: {name}"]
             lines += [f"      toc_label: {name}", f"      heading_level: {3 if title else 2}", ""]
+            lines += _parameters(getattr(importlib.import_module(module), name))
     return "\n".join(lines)
+
+
+def _parameters(value: object) -> list[str]:
+    """What a component class takes: pydantic fields, whose defaults its docstring does not say."""
+    if not isinstance(value, type) or not issubclass(value, Component):
+        return []
+    meanings = described(inspect.cleandoc(value.__doc__ or ""))[1]
+    table = parameter_table(parameters_of(value), meanings)
+    return [f"Parameters of `{value.__name__}`:", "", *table] if table else []
 
 
 def _origin(module: str, name: str) -> str:
