@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+from lightkv.core import yamls
+from lightkv.core.contracts import ROLES
 from lightkv.lab.designs.findings import Duel, Findings
+from lightkv.lab.grids.unreached import unreached
 from lightkv.lab.stats import Estimate
 
 SURE = 0.05
@@ -35,7 +38,26 @@ def sentences(found: Findings) -> list[str]:
         lines.append(f"Choices that went with the score: {', '.join(named)}.")
     elif found.effects:
         lines.append("No choice went with the score more than chance would have it.")
-    return lines
+    return [*lines, *_unreached(found)]
+
+
+def _unreached(found: Findings) -> list[str]:
+    """Stages whose overrides keep a component, although the space varies its role."""
+    space = found.study["space"]
+    if "overrides" in yamls.dump(space):  # then the space says what they are
+        return []
+    texts: dict[str, list[str]] = {}
+    for tried in found.tried:
+        pipeline = tried.cell.spec["pipeline"]
+        varied = {role: pipeline.get(role) for role in ROLES if role in space}
+        text = unreached(pipeline, [varied]) if tried.drawn else ""
+        if text:
+            texts.setdefault(text, []).append(tried.cell.name)
+    return [
+        f"In {names[0]}{f' and {len(names) - 1} others' if names[1:] else ''} {text}, which the space "
+        "does not vary."
+        for text, names in texts.items()
+    ]
 
 
 def test_sentences(found: Findings) -> list[str]:

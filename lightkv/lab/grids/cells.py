@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +13,9 @@ from lightkv.core.errors import LightKVError, UnknownNameError, nearest
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.core.plugins import build_component
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids.changes import spec_data
+from lightkv.lab.grids.changes import over_overrides, spec_data
 from lightkv.lab.grids.expand import Combination, expand
+from lightkv.lab.grids.normal import normal_form
 from lightkv.lab.grids.schema import VANILLA, Grid
 from lightkv.lab.outcomes import Cell, comparable
 from lightkv.lab.subject import Subject
@@ -135,10 +136,20 @@ def probe_of(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def seeded(pipeline: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The pipeline with `seed` in every component that takes one and does not set it."""
-    result = dict(pipeline)
+    """The pipeline with `seed` in every component that takes one and does not set it, also in those
+    of the overrides of its schedule.
+
+    Raises:
+        ConfigError: a component that cannot be built.
+    """
+    return over_overrides({**pipeline, **_seeded(pipeline, seed)}, lambda own: _seeded(own, seed))
+
+
+def _seeded(roles: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What is there of a pipeline's keys, or of overrides, its components with `seed`."""
+    result = dict(roles)
     for role in ROLES:
-        given = pipeline.get(role)
+        given = roles.get(role)
         if given is None:
             continue
         data = {"name": given} if isinstance(given, str) else dict(given)
@@ -284,8 +295,6 @@ def repeats(cells: Sequence[Cell]) -> dict[str, Cell]:
 
 
 def computation(cell: Cell) -> str:
-    """Equal for cells that compute the same. The name of a pipeline decides nothing."""
-    what = {key: cell.spec.get(key) for key in ("model", "task", "data", "pipeline")}
-    pipeline = what["pipeline"] or {}
-    what["pipeline"] = {k: v for k, v in pipeline.items() if k not in ("name", "source")}
-    return cell_id(what)
+    """Equal for cells that compute the same, however it is written: see `normal_form`."""
+    what = {key: cell.spec.get(key) for key in ("model", "task", "data")}
+    return cell_id({**what, "pipeline": normal_form(cell.spec.get("pipeline") or {})})

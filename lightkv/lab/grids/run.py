@@ -17,6 +17,7 @@ from lightkv.lab.grids.remaining import Remaining
 from lightkv.lab.grids.resume import begun_with, check_unchanged
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
+from lightkv.lab.grids.unreached import remarks
 from lightkv.lab.grids.worker import Job, Loaded, Result, Worker, finished, versions
 from lightkv.lab.outcomes import Cell
 from lightkv.lab.subject import Subject
@@ -145,7 +146,8 @@ def _plan(store: Store, grid: Grid, retry_failed: bool) -> Loaded | None:
     else:
         against = baselines(grid, planned)
         # Cells come last: a file without any was stopped in here and is planned anew.
-        store.update_meta(**_compared(against), **begun_with(planned))
+        told = remarks(grid, planned)
+        store.update_meta(**_compared(against), **begun_with(planned), remarks=told)
         store.add_cells(planned)
     return next(iter(last.items()), None)
 
@@ -156,7 +158,8 @@ def _extend(store: Store, grid: Grid, there: Sequence[Cell], planned: Sequence[C
     before = store.meta.get("baselines", {})
     against = merged_baselines(grid, before, there, planned, cells)
     models = {**begun_with(planned)["models"], **store.meta.get("models", {})}
-    store.replace_cells(cells, grid.plain(), models=models, **_compared(against))
+    told = {**store.meta.get("remarks", {}), **remarks(grid, planned)}
+    store.replace_cells(cells, grid.plain(), models=models, remarks=told, **_compared(against))
 
 
 def _compared(against: dict[str, str]) -> dict[str, Any]:
