@@ -1,6 +1,7 @@
 """Grids: what they say, what they may not say, and the cells that follow."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +13,9 @@ from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.lab.errors import GridError
 from lightkv.lab.grids.cells import baselines, computation, plan_cells, repeats, seeded
 from lightkv.lab.grids.changes import base_data, changed, spec_data
+from lightkv.lab.grids.checks import check_combinations
 from lightkv.lab.grids.expand import expand
+from lightkv.lab.grids.run import ablate
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
 from lightkv.lab.grids.unreached import remarks, unreached
@@ -217,6 +220,15 @@ def test_large_seeds_are_seeds(subject):
         ({"seeds": [0, 2**64]}, r"seeds = .*from -2\*\*63 to 2\*\*64 - 1"),
         ({"cells": [{"name": "x", "scorer": 5}]}, "scorer = 5: a component is a name"),
         ({"axes": {"g": {"a": {"retention": "much"}}}}, "a retention is a number"),
+        ({"axes": {"g": {"a": {"retention": float("nan")}}}}, "a retention is a number above 0"),
+        (
+            {"cells": [{"name": "x", "retention": -0.5}]},
+            r"cells\[0\], retention = -0.5: a retention",
+        ),
+        ({"retention": 55}, "retention = 55.0?: a retention is .*0.55 for 55 %"),
+        ({"retention": [0.5, 0]}, "a retention is a number above 0"),
+        ({"retention": [float("nan")]}, "retention"),
+        ({"task": {"name": "scenes", "scenes": 0}}, "scenes = 0"),
         ({"axes": {"g": {"a": {"model": 5}}}}, "a model is a text"),
         ({"base": {"scorer": 5}}, "scorer"),
         ({"cells": [{"name": "x", "schedule": {True: 1}}]}, "a parameter is a text.*quotes"),
@@ -302,6 +314,41 @@ def test_slips_of_the_pen_are_not_findings(subject):
         plan(grid, subject)
     with pytest.raises(GridError, match="two cells have the same name"):
         plan({"task": SCENES, "cells": [{"name": "vanilla", "base": "fastv"}]}, subject)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scorer": "unifrom"}, "Did you mean 'uniform'"),
+        ({"matcher": {"metrik": "keys"}}, "a=x retention=0.5: matcher 'bipartite', metrik"),
+        ({"schedule": {"ratio": 55}}, "ratio = 55"),
+        ({"schedule": {"ratio": -0.5}}, "ratio = -0.5"),
+        ({"schedule": {"ratio": float("nan")}}, "ratio"),
+        ({"schedule": {"ratio": "0.5"}}, "ratio = '0.5'"),
+        ({"schedule": {"retention": 55}}, "retention = 55"),
+        ({"schedule": {"windows": [0]}}, "windows = 0"),
+        ({"schedule": {"after_layer": -1}}, "after_layer = -1"),
+        ({"schedule": {"depths": [25, 50]}}, "depths"),
+        ({"schedule": {"overrides": [{"macher": "top-k"}]}}, "Did you mean 'matcher'"),
+        ({"schedule": [{"after_layer": 2, "ratio": 1.5}]}, "ratio = 1.5"),
+        ({"schedule": [{"after_layer": 2, "ratio": 0.5, "overrides": {"scorer": "x"}}]}, "scorer"),
+    ],
+)
+def test_what_is_right_for_no_method_leaves_no_file(tmp_path, change, message):
+    out = tmp_path / "r.sqlite"
+    grid = {"task": SCENES, "retention": 0.5, "axes": {"a": {"x": change}}}
+    with pytest.raises(ConfigError, match=message):
+        ablate(grid, out=out)
+    assert list(tmp_path.iterdir()) == []
+    # Unless the grid leaves it out.
+    check_combinations(Grid.parse({**grid, "skip": [{"where": {"a": "x"}}]}))
+
+
+def test_a_grid_of_which_only_the_uncompressed_model_runs_leaves_no_file(tmp_path):
+    out = tmp_path / "r.sqlite"
+    with pytest.raises(GridError, match="no compressed cell of the grid can run; the first: "):
+        ablate({"task": SCENES, "retention": 0.001}, out=out)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_relative_tasks_run_the_uncompressed_model():
@@ -489,7 +536,6 @@ def test_the_product_is_complete(sizes, retentions, seeds, vanilla):
 
 def test_the_four_parts_grid():
     """The grid of the benchmark reads, and is the whole factorial design."""
-    from pathlib import Path
 
     grid = Grid.read(Path(__file__).parents[2] / "benchmarks" / "grids" / "four_parts.yaml")
     assert len(expand(grid)) == 1 + 2 * 3 * 2 * 2 * 3

@@ -6,6 +6,7 @@ import re
 
 from lightkv.core import yamls
 from lightkv.core.contracts import ROLES
+from lightkv.lab.designs.effects import ENOUGH
 from lightkv.lab.designs.findings import Duel, Findings
 from lightkv.lab.grids.unreached import unreached
 from lightkv.lab.stats import Estimate
@@ -33,11 +34,19 @@ def sentences(found: Findings) -> list[str]:
                 f"; the best one made by hand is {made.cell.name}, with {found.points(made.change)}"
             )
         lines.append(f"{text}.")
-    named = [e.path for e in found.effects if e.p <= SURE]
+    enough = [effect for effect in found.effects if effect.enough]
+    named = [effect.path for effect in enough if effect.p <= SURE]
     if named:
         lines.append(f"Choices that went with the score: {', '.join(named)}.")
-    elif found.effects:
+    elif enough:
         lines.append("No choice went with the score more than chance would have it.")
+    few = [effect.path for effect in found.effects if not effect.enough]
+    if few:
+        lines.append(
+            f"Fewer than {ENOUGH} trials are too few to say whether these mattered: {', '.join(few)}. A "
+            "choice of three options that does nothing has a share of more than 21 % in one of twenty "
+            "searches of 20 trials, and of more than 54 % in one of twenty of 8."
+        )
     return [*lines, *_unreached(found)]
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lightkv.core.contracts import ROLES
-from lightkv.core.errors import LightKVError, UnknownNameError, nearest
+from lightkv.core.errors import ConfigError, LightKVError, UnknownNameError, nearest
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.core.plugins import build_component
 from lightkv.lab.errors import GridError
@@ -52,13 +52,27 @@ def plan_cells(grid: Grid, load: Load, there: Sequence[Cell] = ()) -> list[Cell]
         del planner  # one model in memory at a time
     found = without_repeats([cells[number] for number in range(len(cells))], there)
     _check_names(found)
-    if not there and all(cell.status == "skipped" for cell in found):
-        raise GridError(
-            f"no cell of the grid can run; the first: {found[0].reason}",
-            field="grid",
-            remedy="change what its reason names",
-        )
+    if not there:
+        _check_some_run(found, {c.name for c in combinations if c.skipped is not None})
     return found
+
+
+def _check_some_run(cells: Sequence[Cell], left_out: set[str]) -> None:
+    """Refuse a grid without cells that run, and one that leaves only the uncompressed model to run
+    although it asks for others.
+
+    Args:
+        cells: of the grid.
+        left_out: names of those that a rule of the grid skips.
+    """
+    compressed = [c for c in cells if c.spec["pipeline"] and c.name not in left_out]
+    for some, what in ((cells, "cell"), (compressed, "compressed cell")):
+        if some and all(cell.status == "skipped" for cell in some):
+            raise GridError(
+                f"no {what} of the grid can run; the first: {some[0].reason}",
+                field="grid",
+                remedy="change what its reason names",
+            )
 
 
 class _Planner:
@@ -73,7 +87,11 @@ class _Planner:
         task, fingerprint, probe = self._task(combination.task)
         pipeline, reason = combination.pipeline, combination.skipped
         if pipeline is not None:
-            pipeline = seeded(pipeline, combination.seed)
+            try:
+                pipeline = seeded(pipeline, combination.seed)
+            except ConfigError:
+                if reason is None:  # a combination that makes no sense may be left out
+                    raise
         if pipeline is not None and reason is None:
             try:
                 pipeline = self._build(pipeline, combination.retention, probe)

@@ -1,4 +1,4 @@
-"""A pipeline in the one form that all ways to write it down share: what it computes, not what it says."""
+"""A pipeline in the one form that all ways to write it down share: what it computes."""
 
 from __future__ import annotations
 

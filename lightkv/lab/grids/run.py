@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightkv.core.errors import check_least
+from lightkv.core.errors import LightKVError, check_least
 from lightkv.lab.errors import GridError
 from lightkv.lab.grids.cells import baselines, plan_cells
+from lightkv.lab.grids.checks import check_combinations
 from lightkv.lab.grids.extend import check_labels, merged, merged_baselines
 from lightkv.lab.grids.pools import Here, Pool, Started
 from lightkv.lab.grids.remaining import Remaining
@@ -93,8 +94,13 @@ def ablate(
     grid = _read(grid, changes)
     check_least("--workers", workers)
     check_least("--threads", threads)
+    check_combinations(grid)
     with Store.create(out, grid.plain(), extend=extend, versions=versions()) as store:
-        loaded = _plan(store, grid, retry_failed)
+        try:
+            loaded = _plan(store, grid, retry_failed)
+        except LightKVError:
+            store.remove_if_empty()  # what cannot be run leaves nothing behind
+            raise
         share = threads_of(store, threads, workers)
         if workers > 1 or ray is not None:
             loaded = None  # each worker loads its own

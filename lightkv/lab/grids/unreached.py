@@ -1,4 +1,4 @@
-"""Stages that a change of a role does not reach, because their overrides keep a component of their own."""
+"""Stages that a change of a role does not reach: their overrides keep a component of their own."""
 
 from __future__ import annotations
 
