@@ -99,7 +99,8 @@ def ablate(
         try:
             loaded = _plan(store, grid, retry_failed)
         except LightKVError:
-            store.remove_if_empty()  # what cannot be run leaves nothing behind
+            if not store.cells():  # what cannot be run leaves nothing behind
+                store.path.unlink(missing_ok=True)
             raise
         share = threads_of(store, threads, workers)
         if workers > 1 or ray is not None:

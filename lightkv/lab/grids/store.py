@@ -249,13 +249,6 @@ class Store:
             self._write_meta(values)
         self.meta.update(values)
 
-    def remove_if_empty(self) -> None:
-        """Take the file away if no grid has put cells into it; nothing else can be done with it then."""
-        with self._guard("read"):
-            empty = self._one("SELECT count(*) FROM cells") == 0
-        if empty:
-            self.path.unlink(missing_ok=True)
-
     def update_meta(self, **values: Any) -> None:
         """Set entries of `meta`."""
         with self._writing():
