@@ -143,6 +143,7 @@ def _plain(line: Line) -> dict[str, Any]:
         **{name: getattr(line, name) for name in ("mean", "low", "high", "baseline")},
         "difference": difference,
         "holm": line.holm,
+        "remark": line.remark or None,
         "measured": None if cell.measured is None else asdict(cell.measured),
     }
 
@@ -161,6 +162,9 @@ def _show(lines: Sequence[Line]) -> None:
         if line.cell.status != "done":
             reason = f": {line.cell.reason}" if line.cell.reason else ""
             out.print(f"{line.cell.name} {line.cell.status}{reason}")
+    for text in dict.fromkeys(line.remark for line in lines if line.remark):
+        names = [line.cell.name for line in lines if line.remark == text]
+        out.print(f"Remark on {', '.join(names)}: {text}.")
     out.print(_explanation(lines), style="dim")
     if measured:
         out.print(_machines(lines), style="dim")

@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from lightkv.lab.grids.comparing import Comparison, Pair
 
 
+FOUND = {"spec": "spec", "computation": "computation", "labels": "labels", "named": "--to"}
+UNPAIRED = (
+    "Unpaired: the task was drawn with another seed, so the two means are of other samples, and their "
+    "difference holds what these differ by; its interval is made of those of both means. Whether an "
+    "effect repeats is told by its differences to the baseline, which are paired in each study: "
+    "`lightkv export` writes those of both files."
+)
+
+
 def compare(
     results: Annotated[list[Path], typer.Argument(help="Results files; the first is the base.")],
     to: Annotated[
@@ -40,6 +49,8 @@ def _plain(found: Comparison) -> dict[str, Any]:
             "study": pair.study,
             "cell": pair.cell.name,
             "base": pair.base.name,
+            "found": pair.found,
+            "paired": pair.alike is not None,
             "same": pair.same,
             "difference": asdict(pair.difference),
             "alike": pair.alike,
@@ -65,8 +76,8 @@ def _measured(pair: Pair) -> dict[str, Any] | None:
 
 def _show(found: Comparison) -> None:
     out = console()
-    heads = ("study", "cell", "base", "cell", "difference [95 %]", "p", "p, Holm", "alike", "first")
-    made = table(*heads, left=2, compact=True)
+    heads = ("study", "cell", "found by", "base", "cell", "difference [95 %]", "p", "p, Holm")
+    made = table(*heads, "alike", "first", left=3, compact=True)
     for pair in found.pairs:
         made.add_row(*_row(pair))
     out.print(made)
@@ -78,9 +89,12 @@ def _show(found: Comparison) -> None:
         f"Mean scores of the cell of {found.studies[0]} (base) and of the cell itself, in %, "
         "log-probabilities as they are; differences paired by sample, with intervals of 95 % each (BCa "
         "over pictures); p is McNemar's, and beside it corrected after Holm for all tests of the table. "
+        "Found by: what the two cells have in common. "
         "Alike: share of samples with the same answer. First: time to first token, relative to base.",
         style="dim",
     )
+    if any(pair.alike is None for pair in found.pairs):
+        out.print(UNPAIRED, style="dim")
 
 
 def _row(pair: Pair) -> list[str]:
@@ -96,14 +110,15 @@ def _row(pair: Pair) -> list[str]:
     first = ""
     if cell.measured is not None and base.measured is not None:
         first = f"× {cell.measured.first_token / base.measured.first_token:.2f}"
-    alike = f"{pair.alike / gap.n:.3f}"
-    return [pair.study, name, *means, f"{middle} [{low}, {high}]", *chances, alike, first]
+    alike = "" if pair.alike is None else f"{pair.alike / gap.n:.3f}"
+    found = f"{FOUND[pair.found]}{'' if pair.alike is not None else ', unpaired'}"
+    return [pair.study, name, found, *means, f"{middle} [{low}, {high}]", *chances, alike, first]
 
 
 def _remarks(pairs: Sequence[Pair]) -> list[str]:
     """Whether cells of one spec answered alike."""
     same = [pair for pair in pairs if pair.same]
-    other = [pair.cell.name for pair in same if pair.alike < pair.difference.n]
+    other = [pair.cell.name for pair in same if pair.alike != pair.difference.n]
     if not same:
         return []
     if other:

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,24 +28,56 @@ from rich.text import Text
 
 from lightkv.core.errors import ConfigError, file_errors
 
-NARROWEST = 110
-"""Columns for tables where standard output is no terminal (a file, a pipe)."""
+PROSE = 110
+"""Columns that sentences are wrapped to where nobody looks at a terminal (a file, a pipe)."""
+WIDEST = 240
+"""Columns of a table there, more only where a word would be broken: a row of figures is one line."""
+_ONE_LINE = 10_000
 
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 
+class _WideConsole(Console):
+    """A console without a terminal: tables are as wide as what is in them, sentences are wrapped."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As of every console."""
+        if all(isinstance(each, str) for each in objects) and not options.get("soft_wrap"):
+            options = {"width": PROSE, **options}
+        tables = [each for each in objects if isinstance(each, Table)]
+        self.width = max([WIDEST, *map(self._least, tables)])
+        super().print(*objects, **options)
+
+    def _least(self, table: Table) -> int:
+        """Columns in which no word of a table is broken, and no cell that must not be wrapped."""
+
+        def measured(*parts: Any) -> tuple[int, int]:
+            unlimited = self.options.update(width=_ONE_LINE)
+            found = [Measurement.get(self, unlimited, part) for part in parts if part]
+            return tuple(max((each[end] for each in found), default=0) for end in (0, 1))
+
+        whole = (measured(c.header, *c.cells) for c in table.columns if c.no_wrap)
+        return measured(table)[0] + sum(most - least for least, most in whole)
+
+
 def console() -> Console:
-    """Standard output; wide enough for the tables where nobody can resize it.
+    """Standard output. Without a terminal (a file, a pipe) it is as wide as each table needs, whatever
+    `COLUMNS` says.
 
     Names, paths and answers are printed as they are: `[red]`, `[/]` and `:smile:` are no markup.
     """
     found = Console(**_AS_IT_IS, soft_wrap=False)
-    return found if found.is_terminal else Console(**_AS_IT_IS, width=NARROWEST)
+    if found.file.isatty():
+        return found
+    return _WideConsole(**_AS_IT_IS, width=WIDEST)
 
 
 def notes() -> Console:
     """Standard error, for progress and remarks, so that standard output stays parseable."""
-    return Console(**_AS_IT_IS, stderr=True)
+    found = Console(**_AS_IT_IS, stderr=True)
+    if found.file.isatty():
+        return found
+    return Console(**_AS_IT_IS, stderr=True, width=_ONE_LINE)
 
 
 def table(*heads: str, left: int = 1, compact: bool = False) -> Table:

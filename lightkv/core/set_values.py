@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightkv.core.errors import ConfigError, check_known
 
+WriteOut = Callable[[str, str], dict[str, Any]]
+"""(key, name that stands under it) → what the name stands for, so that a place may lead into it."""
 
-def overridden(data: Any, changes: Mapping[str, Any], error: type[ConfigError], field: str) -> Any:
+
+def named(key: str, name: str) -> dict[str, Any]:
+    """A component or a task that is given by its name alone."""
+    return {"name": name}
+
+
+def overridden(
+    data: Any,
+    changes: Mapping[str, Any],
+    error: type[ConfigError],
+    field: str,
+    write_out: WriteOut = named,
+) -> Any:
     """Plain data with other values at some places.
 
     Args:
         data: a mapping, as read from a file; it is left as it is.
         changes: place → value. A place is keys with dots between them, numbers in lists; a key may have
-            dots itself. On the way to a parameter a name stands for `{name: …}`. A last key may be new.
+            dots itself. On the way to a parameter a name is written out. A last key may be new.
         error: its class.
         field: that errors name.
+        write_out: what a name stands for; by default `{name: …}`.
 
     Raises:
         ConfigError: as `error`, a place that there is not.
     """
     data = copy.deepcopy(data)
     for place, value in changes.items():
-        _set(data, place, place, value, error, field)
+        _set(data, place, place, value, error, field, write_out)
     return data
 
 
 def _set(
-    data: Any, place: str, rest: str, value: Any, error: type[ConfigError], field: str
+    data: Any,
+    place: str,
+    rest: str,
+    value: Any,
+    error: type[ConfigError],
+    field: str,
+    write_out: WriteOut,
 ) -> None:
     """Set what is at `rest` of a part; `place` is the whole, for errors."""
     if isinstance(data, list):
@@ -51,10 +72,10 @@ def _set(
     if isinstance(data, dict) and key not in data:
         check_known(error, "there is nothing of that name to go into", field, key, map(_text, data))
     if isinstance(data[key], str):
-        data[key] = {"name": data[key]}
+        data[key] = write_out(_text(key), data[key])
     elif data[key] is None:
         data[key] = {}
-    _set(data[key], place, behind, value, error, field)
+    _set(data[key], place, behind, value, error, field, write_out)
 
 
 def _key(data: dict[Any, Any], rest: str) -> tuple[Any, str]:

@@ -158,6 +158,25 @@ def comparable(one: Cell, other: Cell) -> bool:
     return all(one.spec.get(key) == other.spec.get(key) for key in ("model", "task", "data"))
 
 
+def repeats_with_another_seed(one: Cell, other: Cell) -> bool:
+    """Whether two cells asked the same model the same kinds of questions about other pictures: nothing
+    but the seed that draws these differs. A search asks parts of its data only, so its cells do not."""
+    tasks = [cell.spec.get("task") for cell in (one, other)]
+    return (
+        all(one.spec.get(key) == other.spec.get(key) for key in ("model", "data"))
+        and not any("part" in cell.spec for cell in (one, other))
+        and tasks[0] != tasks[1]
+        and _without_seed(tasks[0]) == _without_seed(tasks[1])
+    )
+
+
+def _without_seed(task: Any) -> Any:
+    """A task, and the task that it is made of, without what draws its samples."""
+    if not isinstance(task, dict):
+        return task
+    return {key: _without_seed(value) for key, value in task.items() if key != "seed"}
+
+
 def has_surrogates(text: str) -> bool:
     """Whether a text holds halves of surrogate pairs, which no file can be written with."""
     return writable(text) != text

@@ -54,16 +54,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """Another cell minus the baseline, on the same samples.
+    """Another cell minus the baseline, on the same samples, or on independent ones (`unpaired`).
 
     Attributes:
-        n: samples.
+        n: samples, of the other cell.
         mean_base, mean_other: plain means over them.
         difference: other minus base.
         low, high: 95 % interval of it, see `estimates`.
-        wins, losses: samples on which the other scores higher, lower.
+        wins, losses: samples on which the other scores higher, lower; None where there are no pairs.
         mcnemar_p: two-sided, exact: whether as many samples turn wholly right as stop being so; a
-            score counts as wholly right at 1. None where scores leave 0 to 1 (log-probabilities).
+            score counts as wholly right at 1. None where scores leave 0 to 1 (log-probabilities), and
+            where there are no pairs.
     """
 
     n: int
@@ -73,8 +74,8 @@ class Difference:
     low: float
     high: float
     mcnemar_p: float | None
-    wins: int
-    losses: int
+    wins: int | None
+    losses: int | None
 
 
 def scipy_stats() -> Any:
@@ -121,6 +122,36 @@ def paired(
         mcnemar_p=mcnemar_of(before, after),
         wins=int((change > 0).sum()),
         losses=int((change < 0).sum()),
+    )
+
+
+def unpaired(
+    base: Sequence[Outcome],
+    other: Sequence[Outcome],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Difference:
+    """The difference between two means of independent samples, such as scenes of two seeds.
+
+    Its interval is made of those of the two means, by squares of their distances (MOVER: Zou and
+    Donner, Statistics in Medicine 27, 2008). There are no pairs, so there are no wins, losses and test.
+
+    Raises:
+        ConfigError: no outcomes; scipy is not installed.
+    """
+    before, now = (mean_interval(each, resamples=resamples, seed=seed) for each in (base, other))
+    (first, first_low, first_high), (second, second_low, second_high) = before, now
+    return Difference(
+        n=len(other),
+        mean_base=first,
+        mean_other=second,
+        difference=second - first,
+        low=second - first - math.hypot(second - second_low, first_high - first),
+        high=second - first + math.hypot(second_high - second, first - first_low),
+        mcnemar_p=None,
+        wins=None,
+        losses=None,
     )
 
 

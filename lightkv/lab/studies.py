@@ -12,9 +12,12 @@ from pydantic import ValidationError
 
 from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, check_known
-from lightkv.core.set_values import overridden
+from lightkv.core.set_values import named, overridden
 from lightkv.core.strict import Plain, message_of
 from lightkv.lab.outcomes import has_surrogates
+
+DEFAULTS = {"task": "scenes", "base": "lightkv"}
+"""Keys whose values have parts, and the names that stand there where a study does not give them."""
 
 
 class Study(Plain):
@@ -84,9 +87,21 @@ class Study(Plain):
                 value=str(path),
                 remedy=f"give a YAML file; {cls.page} shows one",
             ) from error
-        if changes:
-            data = overridden(data, changes, cls.error, f"{cls.noun}, --set")
-        return cls.parse(data, path.absolute().parent)
+        folder = path.absolute().parent
+        if changes and isinstance(data, dict):
+            below = {place.partition(".")[0] for place in changes if "." in place}
+            data = {**{key: name for key, name in DEFAULTS.items() if key in below}, **data}
+
+            def write_out(key: str, name: str) -> dict[str, Any]:
+                return cls.written_out(key, name, folder)
+
+            data = overridden(data, changes, cls.error, f"{cls.noun}, --set", write_out)
+        return cls.parse(data, folder)
+
+    @classmethod
+    def written_out(cls, key: str, name: str, folder: Path) -> dict[str, Any]:
+        """What a name under a key stands for, where a change leads into it."""
+        return named(key, name)
 
     @classmethod
     def normal_form(cls, data: dict[str, Any], folder: Path | None) -> dict[str, Any]:

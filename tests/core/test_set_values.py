@@ -107,3 +107,42 @@ def test_a_part_that_is_set_to_what_it_is_changes_nothing(name, data):
 def test_values_that_a_pipeline_has_not(place, what):
     with pytest.raises(ConfigError, match=what):
         set_in("lightkv", **{place: 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "reached"),
+    [
+        ({"base": "lightkv"}, "base.matcher.metric", ("base", "matcher")),
+        ({}, "base.matcher.metric", ("base", "matcher")),
+        ({"base": "mine.yaml"}, "base.matcher.metric", ("base", "matcher")),
+        (
+            {"base": {"scorer": "size", "matcher": "bipartite"}},
+            "base.matcher.metric",
+            ("base", "matcher"),
+        ),
+        (
+            {"cells": [{"name": "a", "base": "tome"}]},
+            "cells.0.base.matcher.metric",
+            ("cells", 0, "base", "matcher"),
+        ),
+    ],
+)
+def test_a_place_may_lead_into_what_a_name_stands_for(tmp_path, given, place, reached):
+    (tmp_path / "mine.yaml").write_text("{name: mine, scorer: size, matcher: bipartite}")
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump({"retention": 0.5, **given}))
+    found = Grid.read(path, {place: "keys"}).plain()
+    for key in reached:
+        found = found[key]
+    assert found == {"name": "bipartite", "metric": "keys"}
+
+
+def test_names_that_are_not_given_stand_there_by_default(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("retention: 0.5")
+    assert Grid.read(path, {"task.scenes": 3}).task["scenes"]["scenes"] == 3
+    changed = Grid.read(path, {"base.schedule.windows": [2]})
+    assert changed.base["schedule"] == {"retention": 0.55, "windows": [2]}
+    assert {**changed.base, "schedule": 0} == {**Grid.read(path).base, "schedule": 0}
+    with pytest.raises(GridError, match="Did you mean 'matcher'"):
+        Grid.read(path, {"base.matchr.metric": "keys"})

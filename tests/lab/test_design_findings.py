@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from lightkv.lab.designs import asking
-from lightkv.lab.designs.effects import SHUFFLES, Trial, effects_of
+from lightkv.lab.designs.effects import ENOUGH, SHUFFLES, Trial, effects_of
 from lightkv.lab.designs.findings import strongest_rival, worth
 from lightkv.lab.designs.pruning import Rule
+from lightkv.lab.designs.sentences import SURE, sentences
 from lightkv.lab.outcomes import Cell, Outcome, Sample
 from lightkv.lab.search.loss_bounds import growing
 from lightkv.lab.subject import Usage
@@ -74,6 +75,35 @@ def test_few_trials_or_a_choice_that_never_changed_say_nothing():
     trials = [Trial("r", {"x": "ab"[k % 2], "same": "a"}, float(k)) for k in range(5)]
     assert effects_of(trials) == []
     assert effects_of([]) == []
+
+
+def test_what_few_trials_say_is_called_too_little():
+    def found(number):
+        trials = [Trial("r", {"x": "ab"[k % 2]}, k % 2 + 0.1 * k / number) for k in range(number)]
+        [effect] = effects_of(trials)
+        return effect
+
+    def told(effect):
+        made = SimpleNamespace(
+            share=True, score=0.9, retentions=[], effects=(effect,), tried=(), study={"space": {}}
+        )
+        made.points = lambda value, **_: f"{value}"
+        return " ".join(sentences(made))
+
+    few, enough = found(ENOUGH - 1), found(ENOUGH)
+    assert few.p <= SURE
+    assert not few.enough
+    assert "Fewer than 20 trials are too few to say whether these mattered: x." in told(few)
+    assert "went with the score" not in told(few)
+    assert enough.enough
+    assert "Choices that went with the score: x." in told(enough)
+
+
+@pytest.mark.parametrize(("trials", "share"), [(20, 0.21), (8, 0.54)])
+def test_what_chance_gives_with_few_trials(trials, share):
+    """The 95 % quantile of ω² of a choice of three options that does nothing, as the page says it."""
+    f = pytest.importorskip("scipy.stats").f.ppf(0.95, 2, trials - 3)
+    assert 2 * (f - 1) / (2 * (f - 1) + trials) == pytest.approx(share, abs=0.006)
 
 
 def test_a_part_of_the_samples_is_compared_with_the_same_part():

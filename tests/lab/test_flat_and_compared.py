@@ -23,7 +23,7 @@ from lightkv.lab import (
 )
 from lightkv.lab.errors import StoreError
 from lightkv.lab.search.loss_bounds import margin
-from lightkv.lab.stats import TAIL
+from lightkv.lab.stats import TAIL, mean_interval, unpaired
 
 SMALL = {"mean": {"weighted": 0.0, "plain": 0.05, "half": 0.1, "none": 0.2}}
 MEASURED = Measured(0.02, 0.01, 0.03, 5, 4096, "a machine", 2)
@@ -246,6 +246,55 @@ def test_cells_of_other_specs_are_matched_by_what_they_compute_then_by_labels(pa
     assert len(result.pairs) == 2
     assert not any(pair.same for pair in result.pairs)
     assert result.pairs[0].base.name == result.pairs[0].cell.name == "vanilla"
+
+
+def real(cell, **more):
+    """The cell with a pipeline that can be built, another one for each position."""
+    stage = {"after_layer": 1 + cell.position, "ratio": 0.5}
+    pipeline = {"scorer": "size", "matcher": "top-k", "schedule": [stage], **more}
+    return replace(cell, spec={**cell.spec, "pipeline": pipeline if cell.position else {}})
+
+
+def test_how_a_pair_was_found_and_what_is_no_pair(tmp_path):
+    def moved(cell):
+        if cell.position == 0:
+            return cell
+        more = ({"positions": {"name": "keep"}}, {"positions": "renumber"}, {"aggregator": "drop"})
+        found = real(cell, **more[min(cell.position, 3) - 1])
+        task = {**cell.spec["task"], **({"seed": 7} if cell.position >= 3 else {})}
+        label = {"note": "x"} if cell.position == 1 else {}
+        return replace(
+            found,
+            id=f"other{cell.position}",
+            name=f"other {cell.position}",
+            factors={**cell.factors, **label},
+            spec={**found.spec, "task": task},
+        )
+
+    base = other(tmp_path, "first", change=real)
+    pairs = compare([base, other(tmp_path, change=moved)]).pairs
+    assert [pair.found for pair in pairs[:4]] == ["spec", "computation", "labels", "computation"]
+    assert [pair.base.position for pair in pairs] == [0, 1, 2, 3, 4]
+    assert [pair.alike is None for pair in pairs] == [False, False, False, True, True]
+    loose = pairs[3].difference
+    assert (loose.mcnemar_p, loose.wins, loose.losses, pairs[3].holm) == (None,) * 4
+    with Store.open(base) as store:
+        assert loose.mean_base == mean_interval(store.outcomes(pairs[3].base.id))[0]
+    assert {
+        pair.found for pair in compare([base, other(tmp_path, "three")], to="vanilla").pairs
+    } == {"named"}
+
+
+def test_the_interval_of_two_independent_means(tmp_path):
+    with Store.open(other(tmp_path)) as store:
+        before, now = (store.outcomes(cell.id) for cell in store.cells()[1:3])
+    loose = unpaired(before, now)
+    assert loose.difference == pytest.approx(paired(before, now).difference)
+    (a, a_low, a_high), (b, b_low, b_high) = mean_interval(before), mean_interval(now)
+    assert loose.low == pytest.approx(b - a - ((b - b_low) ** 2 + (a_high - a) ** 2) ** 0.5)
+    assert loose.high == pytest.approx(b - a + ((b_high - b) ** 2 + (a - a_low) ** 2) ** 0.5)
+    with pytest.raises(ConfigError, match="no outcomes"):
+        unpaired(before, [])
 
 
 def test_all_cells_to_one(path, tmp_path):

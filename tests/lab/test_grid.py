@@ -1,6 +1,7 @@
 """Grids: what they say, what they may not say, and the cells that follow."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,11 +11,15 @@ from hypothesis import strategies as st
 from lightkv.core.errors import ConfigError, UnknownNameError
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids.cells import baselines, plan_cells, repeats, seeded
+from lightkv.lab.grids.cells import baselines, computation, plan_cells, repeats, seeded
 from lightkv.lab.grids.changes import base_data, changed
+from lightkv.lab.grids.checks import check_combinations
 from lightkv.lab.grids.expand import expand
+from lightkv.lab.grids.run import ablate
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
+from lightkv.lab.grids.unreached import remarks, unreached
+from lightkv.lab.outcomes import Cell
 from lightkv.lab.subject import Subject
 
 SCENES = {"name": "scenes", "scenes": 1, "kinds": ["count"]}
@@ -215,6 +220,15 @@ def test_large_seeds_are_seeds(subject):
         ({"seeds": [0, 2**64]}, r"seeds = .*from -2\*\*63 to 2\*\*64 - 1"),
         ({"cells": [{"name": "x", "scorer": 5}]}, "scorer = 5: a component is a name"),
         ({"axes": {"g": {"a": {"retention": "much"}}}}, "a retention is a number"),
+        ({"axes": {"g": {"a": {"retention": float("nan")}}}}, "a retention is a number above 0"),
+        (
+            {"cells": [{"name": "x", "retention": -0.5}]},
+            r"cells\[0\], retention = -0.5: a retention",
+        ),
+        ({"retention": 55}, "retention = 55.0?: a retention is .*0.55 for 55 %"),
+        ({"retention": [0.5, 0]}, "a retention is a number above 0"),
+        ({"retention": [float("nan")]}, "retention"),
+        ({"task": {"name": "scenes", "scenes": 0}}, "scenes = 0"),
         ({"axes": {"g": {"a": {"model": 5}}}}, "a model is a text"),
         ({"base": {"scorer": 5}}, "scorer"),
         ({"cells": [{"name": "x", "schedule": {True: 1}}]}, "a parameter is a text.*quotes"),
@@ -302,6 +316,41 @@ def test_slips_of_the_pen_are_not_findings(subject):
         plan({"task": SCENES, "cells": [{"name": "vanilla", "base": "fastv"}]}, subject)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scorer": "unifrom"}, "Did you mean 'uniform'"),
+        ({"matcher": {"metrik": "keys"}}, "a=x retention=0.5: matcher 'bipartite', metrik"),
+        ({"schedule": {"ratio": 55}}, "ratio = 55"),
+        ({"schedule": {"ratio": -0.5}}, "ratio = -0.5"),
+        ({"schedule": {"ratio": float("nan")}}, "ratio"),
+        ({"schedule": {"ratio": "0.5"}}, "ratio = '0.5'"),
+        ({"schedule": {"retention": 55}}, "retention = 55"),
+        ({"schedule": {"windows": [0]}}, "windows = 0"),
+        ({"schedule": {"after_layer": -1}}, "after_layer = -1"),
+        ({"schedule": {"depths": [25, 50]}}, "depths"),
+        ({"schedule": {"overrides": [{"macher": "top-k"}]}}, "Did you mean 'matcher'"),
+        ({"schedule": [{"after_layer": 2, "ratio": 1.5}]}, "ratio = 1.5"),
+        ({"schedule": [{"after_layer": 2, "ratio": 0.5, "overrides": {"scorer": "x"}}]}, "scorer"),
+    ],
+)
+def test_what_is_right_for_no_method_leaves_no_file(tmp_path, change, message):
+    out = tmp_path / "r.sqlite"
+    grid = {"task": SCENES, "retention": 0.5, "axes": {"a": {"x": change}}}
+    with pytest.raises(ConfigError, match=message):
+        ablate(grid, out=out)
+    assert list(tmp_path.iterdir()) == []
+    # Unless the grid leaves it out.
+    check_combinations(Grid.parse({**grid, "skip": [{"where": {"a": "x"}}]}))
+
+
+def test_a_grid_of_which_only_the_uncompressed_model_runs_leaves_no_file(tmp_path):
+    out = tmp_path / "r.sqlite"
+    with pytest.raises(GridError, match="no compressed cell of the grid can run; the first: "):
+        ablate({"task": SCENES, "retention": 0.001}, out=out)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_relative_tasks_run_the_uncompressed_model():
     grid = Grid.parse({"task": {"name": "agreement", "of": SCENES}, "vanilla": False})
     assert [c.name for c in expand(grid)] == ["vanilla", "grid"]
@@ -322,7 +371,127 @@ def test_changes_of_a_part_keep_the_rest():
     assert base == base_data("lightkv")  # nothing was changed in place
 
 
+LATER = {"partitioner": "whole", "matcher": {"name": "guided", "split": "importance"}}
+LISTED = [
+    {"after_layer": 2, "ratio": 0.5},
+    {"after_layer": 4, "ratio": 0.5, "overrides": {"matcher": "guided", "scorer": "noise"}},
+]
+
+
+def test_parameters_reach_the_same_component_in_overrides():
+    base = base_data("lightkv-plus")
+    assert base["schedule"]["overrides"] == [{}, LATER]
+    much = changed(base, {"matcher": {"protect": 0.2}})
+    assert much["matcher"] == {"name": "guided", "protect": 0.2}
+    reached = {**LATER, "matcher": {**LATER["matcher"], "protect": 0.2}}
+    assert much["schedule"]["overrides"] == [{}, reached]
+    assert base == base_data("lightkv-plus")  # nothing was changed in place
+    # The windows' budget is no parameter of the partitioner of the later stages.
+    assert changed(base, {"partitioner": {"budget": "window"}})["schedule"] == base["schedule"]
+    # A component by its name replaces the pipeline's only.
+    assert changed(base, {"matcher": "bipartite"})["schedule"] == base["schedule"]
+    listed = changed({**base, "schedule": LISTED}, {"matcher": {"protect": 0.2}})["schedule"]
+    assert listed[0] == LISTED[0]
+    assert listed[1]["overrides"] == {
+        "matcher": {"name": "guided", "protect": 0.2},
+        "scorer": "noise",
+    }
+    both = changed(
+        base, {"schedule": {"overrides": [{"matcher": "guided"}]}, "matcher": {"protect": 0.2}}
+    )
+    assert both["schedule"]["overrides"] == [{"matcher": {"name": "guided", "protect": 0.2}}]
+
+
+@pytest.mark.parametrize(
+    ("change", "remark"),
+    [
+        ({"matcher": {"protect": 0.2}}, ""),
+        ({"partitioner": "whole"}, ""),
+        ({"scorer": "noise"}, ""),
+        ({"matcher": "bipartite", "schedule": {"overrides": []}}, ""),
+        ({"matcher": "bipartite"}, "stage 2 and later keep their own matcher (guided)"),
+        (
+            {"matcher": {"name": "guided", "protect": 0.2}},
+            "stage 2 and later keep their own matcher (guided)",
+        ),
+        (
+            {"partitioner": {"budget": "window"}},
+            "stage 2 and later keep their own partitioner (whole)",
+        ),
+    ],
+)
+def test_stages_that_a_label_does_not_reach_are_named(change, remark):
+    pipeline = changed(base_data("lightkv-plus"), change)
+    assert unreached(pipeline, [change]).removeprefix("the overrides of ") == remark
+    # What a later base replaces changes nothing.
+    assert unreached(base_data("lightkv-plus"), [change, {"base": "lightkv-plus"}]) == ""
+
+
+def test_cells_carry_what_a_label_does_not_reach(subject):
+    grid = Grid.parse(
+        {
+            "task": SCENES,
+            "base": "lightkv-plus",
+            "retention": 0.5,
+            "axes": {"matcher": {"own": {}, "plain": {"matcher": "bipartite"}}},
+        }
+    )
+    cells = plan_cells(grid, lambda model, dtype: subject)
+    plain = next(cell for cell in cells if "plain" in cell.name)
+    own = [n for n, s in enumerate(plain.spec["pipeline"]["schedule"], 1) if "overrides" in s]
+    assert remarks(grid, cells) == {
+        plain.id: f"the overrides of stages {', '.join(map(str, own))} keep their own matcher (guided)"
+    }
+
+
+def cell_of(pipeline):
+    return Cell("x", 0, "x", {}, {"model": "demo", "task": SCENES, "pipeline": pipeline})
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"name": "another", "matcher": "guided"},
+        {"matcher": {"name": "guided", "split": "alternate", "metric": "hidden"}},
+        {"positions": {"name": "keep"}, "proportional": False, "aggregator": "drop"},
+        {
+            "schedule": [
+                {**LISTED[0], "site": "layers", "overrides": {}},
+                {**LISTED[1], "overrides": {"scorer": "size"}},
+            ]
+        },
+        {"schedule": [LISTED[0], {**LISTED[1], "overrides": {"matcher": {"name": "guided"}}}]},
+        {"schedule": [LISTED[0], {k: v for k, v in LISTED[1].items() if k != "overrides"}]},
+    ],
+)
+def test_what_is_written_out_computes_the_same(other):
+    schedule = [LISTED[0], {**LISTED[1], "overrides": {"matcher": "guided"}}]
+    base = {"scorer": "size", "matcher": {"name": "guided"}, "schedule": schedule}
+    assert computation(cell_of({**base, **other})) == computation(cell_of(base))
+    assert computation(cell_of({**base, "proportional": True})) != computation(cell_of(base))
+    assert computation(cell_of({**base, "matcher": "top-k"})) != computation(cell_of(base))
+
+
+def test_what_cannot_be_built_computes_what_it_says():
+    gone = {"scorer": "of-a-plugin", "matcher": "top-k", "schedule": LISTED}
+    assert computation(cell_of(gone)) == computation(cell_of({**gone, "name": "y"}))
+    assert computation(cell_of(gone)) != computation(cell_of({**gone, "scorer": "another"}))
+
+
+def test_a_default_that_is_written_out_is_a_repeat(subject):
+    labels = {"none": {}, "hidden": {"matcher": {"metric": "hidden"}}}
+    cells = plan({"task": SCENES, "retention": 0.5, "axes": {"metric": labels}}, subject)
+    assert [cell.status for cell in cells] == ["pending", "pending", "skipped"]
+    assert cells[2].reason == "computes the same as 'metric=none retention=0.5'"
+
+
 def test_seeds_reach_components_that_take_one():
+    again = seeded({"matcher": "guided", "schedule": LISTED}, 3)["schedule"]
+    assert again[1]["overrides"] == {"matcher": "guided", "scorer": {"name": "noise", "seed": 3}}
+    assert again[0] == LISTED[0]
+    recipe = {"overrides": [{}, {"scorer": "noise"}]}
+    found = seeded({"matcher": "guided", "schedule": recipe}, 3)["schedule"]["overrides"]
+    assert found == [{}, {"scorer": {"name": "noise", "seed": 3}}]
     data = seeded({"scorer": "noise", "matcher": "random-bipartite", "aggregator": "drop"}, 3)
     assert data["scorer"] == {"name": "noise", "seed": 3}
     assert data["matcher"] == {"name": "random-bipartite", "seed": 3}
@@ -367,7 +536,6 @@ def test_the_product_is_complete(sizes, retentions, seeds, vanilla):
 
 def test_the_four_parts_grid():
     """The grid of the benchmark reads, and is the whole factorial design."""
-    from pathlib import Path
 
     grid = Grid.read(Path(__file__).parents[2] / "benchmarks" / "grids" / "four_parts.yaml")
     assert len(expand(grid)) == 1 + 2 * 3 * 2 * 2 * 3

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lightkv.lab.designs.schema import SearchStudy
+from lightkv.lab.grids.checks import check_combinations
 from lightkv.lab.grids.expand import expand
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.tasks import build_task
@@ -23,6 +24,7 @@ def test_a_grid_can_be_read_and_says_how_it_is_run(path):
     some = grid.model_copy(update={"retention": grid.retention and grid.retention[:1]})
     names = [one.name for one in expand(some)]
     assert len(set(names)) == len(names) > 1
+    check_combinations(some)
     assert f"lightkv ablate benchmarks/grids/{path.name} --out " in path.read_text()
     for spec in grid.tasks().values():
         assert spec.get("split") is None  # what is reported is of test scans

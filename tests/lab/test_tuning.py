@@ -237,6 +237,20 @@ def test_too_few_pictures_are_refused_before_the_model_is_asked(subject):
     assert steps == []
 
 
+@pytest.mark.parametrize("pictures", [3, 20])
+def test_little_data_are_told_before_a_model_is_loaded(monkeypatch, pictures):
+    monkeypatch.setattr(Subject, "load", None)
+    with pytest.raises(NotShownError, match=rf"of {pictures} pictures not even a loss of 0"):
+        tune("demo", f"scenes:{pictures}", max_drop="2%")
+    with pytest.raises(NotShownError, match="about 23 pictures or more"):  # not (3 + 1) / 0.3
+        tune("demo", "scenes:3", max_drop="30%")
+    task = {"name": "perplexity", "of": {"name": "scenes", "scenes": 3}}
+    with pytest.raises(
+        NotShownError, match=r"data = 3: log-probabilities have no limit.*20 pictures"
+    ):
+        tune("demo", task, max_drop=0.5)
+
+
 def test_a_schedule_that_is_asked_for_must_reach_something(subject):
     with pytest.raises(ConfigError, match="schedule = 'ratio 7'"):
         tune(subject, COUNTS, max_drop="40%", schedules=["ratio: 7"])

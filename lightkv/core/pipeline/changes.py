@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightkv.core.contracts import ROLES
@@ -14,18 +14,74 @@ PIPELINE_KEYS = (*ROLES, "proportional", "schedule")
 def changed(pipeline: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """A pipeline with what a change says of it; other keys of the change are left alone.
 
-    A component without `name` changes parameters of the one that is there; so does a schedule that
-    is a mapping.
+    A component without `name` changes parameters of the one that is there, and of the same one where
+    the schedule overrides the role; a schedule that is a mapping changes keys of the one that is there.
     """
     result = dict(pipeline)
-    for key in PIPELINE_KEYS:
+    if "schedule" in change:  # first, so that parameters reach the overrides that it brings
+        old, new = result.get("schedule"), change["schedule"]
+        if isinstance(new, Mapping) and isinstance(old, Mapping):
+            new = {**old, **new}
+        result["schedule"] = new
+    for key in (*ROLES, "proportional"):
         if key not in change:
             continue
-        old, new = result.get(key), change[key]
-        partial = isinstance(new, Mapping) and (key == "schedule" or "name" not in new)
-        if partial and isinstance(old, Mapping):
-            new = {**old, **new}
-        elif partial and key in ROLES and isinstance(old, str):
-            new = {"name": old, **new}
-        result[key] = new
+        if key in ROLES and is_partial(change[key]) and name_of(result.get(key)) is not None:
+            result = _with_parameters(result, key, change[key])
+        else:
+            result[key] = change[key]
     return result
+
+
+def is_partial(component: Any) -> bool:
+    """Whether it gives parameters of a component that is there, and no component."""
+    return isinstance(component, Mapping) and "name" not in component
+
+
+def name_of(component: Any) -> str | None:
+    """The name of a component as plain data; None where it has none."""
+    found = component.get("name") if isinstance(component, Mapping) else component
+    return found if isinstance(found, str) else None
+
+
+def overrides_of(schedule: Any) -> list[Any]:
+    """The overrides of a schedule: of each of its stages, or as its recipe lists them."""
+    if isinstance(schedule, Mapping):
+        found = schedule.get("overrides")
+    else:
+        stages = schedule if isinstance(schedule, list | tuple) else ()
+        found = [each.get("overrides") if isinstance(each, Mapping) else None for each in stages]
+    return list(found) if isinstance(found, list | tuple) else []
+
+
+def over_overrides(
+    pipeline: Mapping[str, Any], change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A pipeline with other overrides in its schedule: what `change` makes of each that is not empty."""
+    found, schedule = dict(pipeline), pipeline.get("schedule")
+    listed = overrides_of(schedule)
+    other = [dict(change(each)) if isinstance(each, Mapping) and each else each for each in listed]
+    if other == listed:
+        return found
+    if isinstance(schedule, Mapping):
+        found["schedule"] = {**schedule, "overrides": other}
+    else:
+        stages = zip(schedule or (), other, strict=True)
+        found["schedule"] = [{**stage, "overrides": own} if own else stage for stage, own in stages]
+    return found
+
+
+def _with_parameters(
+    pipeline: dict[str, Any], role: str, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A pipeline with other parameters in its component of a role, and in the overrides of that name."""
+    name = name_of(pipeline.get(role))
+
+    def merged(roles: Mapping[str, Any]) -> dict[str, Any]:
+        own = roles.get(role)
+        if name is None or name_of(own) != name:
+            return dict(roles)
+        full = own if isinstance(own, Mapping) else {"name": own}
+        return {**roles, role: {**full, **parameters}}
+
+    return over_overrides(merged(pipeline), merged)

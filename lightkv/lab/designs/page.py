@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightkv.core import yamls
+from lightkv.lab.designs.effects import ENOUGH
 from lightkv.lab.designs.findings import Findings, Tried, findings
 from lightkv.lab.designs.plots import plots
 from lightkv.lab.designs.sentences import name_of, sentences, test_sentences
@@ -127,6 +128,7 @@ def _effect(found: Findings, number: int) -> dict[str, Any]:
     return {
         "path": effect.path,
         "trials": effect.trials,
+        "few": "" if effect.enough else f"fewer than {ENOUGH}: too few",
         "share": f"{100.0 * effect.share:.0f} %",
         "p": "<0.01" if effect.p < 0.01 else f"{effect.p:.2f}",
         "levels": [

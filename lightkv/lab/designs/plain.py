@@ -32,7 +32,7 @@ def plain(found: Findings) -> dict[str, Any]:
             }
             for label in found.retentions
         ],
-        "effects": [asdict(effect) for effect in found.effects],
+        "effects": [{**asdict(effect), "enough": effect.enough} for effect in found.effects],
         "test_samples": found.test_samples,
         "test_clusters": found.test_clusters,
         "test_begun": tested.get("begun"),

@@ -67,7 +67,7 @@ def effects_plot(found: Findings) -> Json:
         "orientation": "h",
         "x": [100.0 * effect.share for effect in shown],
         "y": list(range(len(shown))),
-        "marker": {"color": [PALETTE[0] if e.p <= SURE else "#BBBBBB" for e in shown]},
+        "marker": {"color": [PALETTE[0] if e.enough and e.p <= SURE else "#BBBBBB" for e in shown]},
         "text": [f"{100.0 * effect.share:.0f} %" for effect in shown],
         "hovertext": [
             f"{html.escape(effect.path)}: {effect.trials} trials, p {effect.p:.3f}"

@@ -26,9 +26,9 @@ from lightkv.core.pipeline.changes import PIPELINE_KEYS
 from lightkv.core.strict import Seed, check_plain, is_number
 from lightkv.lab.designs.space import Choice, open_values
 from lightkv.lab.errors import SearchError
-from lightkv.lab.grids.changes import base_data
+from lightkv.lab.grids.changes import base_data, written_out
 from lightkv.lab.grids.schema import VANILLA, placed
-from lightkv.lab.studies import Study
+from lightkv.lab.studies import DEFAULTS, Study
 from lightkv.lab.tasks import build_task
 
 MAY_VARY = ("base", *PIPELINE_KEYS)
@@ -88,6 +88,11 @@ class SearchStudy(Study):
         check_plain(data, cls.noun)
         return _normal_form(data, folder)
 
+    @classmethod
+    def written_out(cls, key: str, name: str, folder: Path) -> dict[str, Any]:
+        """A preset or a pipeline file as `base`; else a name stands for `{name: …}`."""
+        return written_out(key, name, folder)
+
     def identity(self) -> dict[str, Any]:
         """What a results file must have been begun with to go on with this study."""
         kept = {key: value for key, value in self.plain().items() if key not in GOES_ON}
@@ -117,11 +122,11 @@ class SearchStudy(Study):
 
 
 def _normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
-    data["task"] = build_task(placed(data.get("task", "scenes"), folder)).spec()
+    data["task"] = build_task(placed(data.get("task", DEFAULTS["task"]), folder)).spec()
     held_out = data.get("held_out")
     if held_out is not None and not is_number(held_out):
         data["held_out"] = build_task(placed(held_out, folder)).spec()
-    data["base"] = base_data(data.get("base", "lightkv"), folder)
+    data["base"] = base_data(data.get("base", DEFAULTS["base"]), folder)
     if is_number(data.get("retention")):
         data["retention"] = [data["retention"]]
     space = data.get("space")

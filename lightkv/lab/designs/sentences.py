@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 
+from lightkv.core import yamls
+from lightkv.core.contracts import ROLES
+from lightkv.lab.designs.effects import ENOUGH
 from lightkv.lab.designs.findings import Duel, Findings
+from lightkv.lab.grids.unreached import unreached
 from lightkv.lab.stats import Estimate
 
 SURE = 0.05
@@ -30,12 +34,39 @@ def sentences(found: Findings) -> list[str]:
                 f"; the best one made by hand is {made.cell.name}, with {found.points(made.change)}"
             )
         lines.append(f"{text}.")
-    named = [e.path for e in found.effects if e.p <= SURE]
+    enough = [effect for effect in found.effects if effect.enough]
+    named = [effect.path for effect in enough if effect.p <= SURE]
     if named:
         lines.append(f"Choices that went with the score: {', '.join(named)}.")
-    elif found.effects:
+    elif enough:
         lines.append("No choice went with the score more than chance would have it.")
-    return lines
+    few = [effect.path for effect in found.effects if not effect.enough]
+    if few:
+        lines.append(
+            f"Fewer than {ENOUGH} trials are too few to say whether these mattered: {', '.join(few)}. A "
+            "choice of three options that does nothing has a share of more than 21 % in one of twenty "
+            "searches of 20 trials, and of more than 54 % in one of twenty of 8."
+        )
+    return [*lines, *_unreached(found)]
+
+
+def _unreached(found: Findings) -> list[str]:
+    """Stages whose overrides keep a component, although the space varies its role."""
+    space = found.study["space"]
+    if "overrides" in yamls.dump(space):  # then the space says what they are
+        return []
+    texts: dict[str, list[str]] = {}
+    for tried in found.tried:
+        pipeline = tried.cell.spec["pipeline"]
+        varied = {role: pipeline.get(role) for role in ROLES if role in space}
+        text = unreached(pipeline, [varied]) if tried.drawn else ""
+        if text:
+            texts.setdefault(text, []).append(tried.cell.name)
+    return [
+        f"In {names[0]}{f' and {len(names) - 1} others' if names[1:] else ''} {text}, which the space "
+        "does not vary."
+        for text, names in texts.items()
+    ]
 
 
 def test_sentences(found: Findings) -> list[str]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lightkv.core.contracts import ROLES
-from lightkv.core.errors import LightKVError, UnknownNameError, nearest
+from lightkv.core.errors import ConfigError, LightKVError, UnknownNameError, nearest
+from lightkv.core.pipeline.changes import over_overrides
 from lightkv.core.pipeline.pipeline import PipelineSpec
 from lightkv.core.plugins import build_component
 from lightkv.lab.errors import GridError
 from lightkv.lab.grids.expand import Combination, expand
+from lightkv.lab.grids.normal import normal_form
 from lightkv.lab.grids.schema import VANILLA, Grid
 from lightkv.lab.outcomes import Cell, comparable
 from lightkv.lab.subject import Subject
@@ -50,13 +52,27 @@ def plan_cells(grid: Grid, load: Load, there: Sequence[Cell] = ()) -> list[Cell]
         del planner  # one model in memory at a time
     found = without_repeats([cells[number] for number in range(len(cells))], there)
     _check_names(found)
-    if not there and all(cell.status == "skipped" for cell in found):
-        raise GridError(
-            f"no cell of the grid can run; the first: {found[0].reason}",
-            field="grid",
-            remedy="change what its reason names",
-        )
+    if not there:
+        _check_some_run(found, {c.name for c in combinations if c.skipped is not None})
     return found
+
+
+def _check_some_run(cells: Sequence[Cell], left_out: set[str]) -> None:
+    """Refuse a grid without cells that run, and one that leaves only the uncompressed model to run
+    although it asks for others.
+
+    Args:
+        cells: of the grid.
+        left_out: names of those that a rule of the grid skips.
+    """
+    compressed = [c for c in cells if c.spec["pipeline"] and c.name not in left_out]
+    for some, what in ((cells, "cell"), (compressed, "compressed cell")):
+        if some and all(cell.status == "skipped" for cell in some):
+            raise GridError(
+                f"no {what} of the grid can run; the first: {some[0].reason}",
+                field="grid",
+                remedy="change what its reason names",
+            )
 
 
 class _Planner:
@@ -71,7 +87,11 @@ class _Planner:
         task, fingerprint, probe = self._task(combination.task)
         pipeline, reason = combination.pipeline, combination.skipped
         if pipeline is not None:
-            pipeline = seeded(pipeline, combination.seed)
+            try:
+                pipeline = seeded(pipeline, combination.seed)
+            except ConfigError:
+                if reason is None:  # a combination that makes no sense may be left out
+                    raise
         if pipeline is not None and reason is None:
             try:
                 pipeline = self._build(pipeline, combination.retention, probe)
@@ -134,10 +154,20 @@ def probe_of(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def seeded(pipeline: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The pipeline with `seed` in every component that takes one and does not set it."""
-    result = dict(pipeline)
+    """The pipeline with `seed` in every component that takes one and does not set it, also in those
+    of the overrides of its schedule.
+
+    Raises:
+        ConfigError: a component that cannot be built.
+    """
+    return over_overrides({**pipeline, **_seeded(pipeline, seed)}, lambda own: _seeded(own, seed))
+
+
+def _seeded(roles: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """What is there of a pipeline's keys, or of overrides, its components with `seed`."""
+    result = dict(roles)
     for role in ROLES:
-        given = pipeline.get(role)
+        given = roles.get(role)
         if given is None:
             continue
         data = {"name": given} if isinstance(given, str) else dict(given)
@@ -283,8 +313,6 @@ def repeats(cells: Sequence[Cell]) -> dict[str, Cell]:
 
 
 def computation(cell: Cell) -> str:
-    """Equal for cells that compute the same. The name of a pipeline decides nothing."""
-    what = {key: cell.spec.get(key) for key in ("model", "task", "data", "pipeline")}
-    pipeline = what["pipeline"] or {}
-    what["pipeline"] = {k: v for k, v in pipeline.items() if k not in ("name", "source")}
-    return cell_id(what)
+    """Equal for cells that compute the same, however it is written: see `normal_form`."""
+    what = {key: cell.spec.get(key) for key in ("model", "task", "data")}
+    return cell_id({**what, "pipeline": normal_form(cell.spec.get("pipeline") or {})})

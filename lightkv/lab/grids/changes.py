@@ -11,7 +11,8 @@ from lightkv.core.errors import check_known
 from lightkv.core.pipeline import changes
 from lightkv.core.pipeline.changes import PIPELINE_KEYS
 from lightkv.core.pipeline.pipeline import resolve_spec
-from lightkv.core.strict import LEAST_SEED, MOST_SEED
+from lightkv.core.set_values import named
+from lightkv.core.strict import LEAST_SEED, MOST_SEED, is_number
 from lightkv.lab.errors import GridError
 
 CHANGES = ("base", *PIPELINE_KEYS, "retention", "model", "task", "seed")
@@ -26,6 +27,11 @@ def changed(pipeline: dict[str, Any], change: Mapping[str, Any]) -> dict[str, An
 def base_data(source: Any, folder: Path | None = None) -> dict[str, Any]:
     """A pipeline written out as plain data."""
     return resolve_spec(source, folder).to_data()
+
+
+def written_out(key: str, name: str, folder: Path | None = None) -> dict[str, Any]:
+    """What a name in a study stands for: a preset or a pipeline file as `base`, else `{name: …}`."""
+    return base_data(name, folder) if key == "base" else named(key, name)
 
 
 def label_text(value: Any) -> str:
@@ -53,9 +59,10 @@ def _check_values(where: str, change: Mapping[str, Any]) -> None:
     """Refuse kinds of values that would fail later, where no one knows the key any more."""
     if "seed" in change:
         check_seed(f"{where}, seed", change["seed"])
+    if change.get("retention") is not None:
+        check_retention(f"{where}, retention", change["retention"])
     kinds: dict[str, tuple[Any, str]] = {
         **dict.fromkeys(ROLES, (str | Mapping | None, "a component is a name or a mapping")),
-        "retention": (int | float | None, "a retention is a number"),
         "model": (str, "a model is a text"),
     }
     for key, value in change.items():
@@ -72,6 +79,17 @@ def _check_values(where: str, change: Mapping[str, Any]) -> None:
                     value=inner,
                     remedy="put it in quotes: YAML reads on and off as truth values",
                 )
+
+
+def check_retention(where: str, retention: Any) -> None:
+    """Refuse what is no share of the cache for any method, before it skips all of its cells."""
+    if not is_number(retention) or not 0.0 < retention <= 1.0:
+        raise GridError(
+            "a retention is a number above 0 and at most 1",
+            field=where,
+            value=retention,
+            remedy="write 0.55 for 55 %",
+        )
 
 
 def check_seed(where: str, seed: Any) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from lightkv.core.errors import ConfigError, check_known
 from lightkv.lab.errors import StoreError
-from lightkv.lab.grids.cells import computation
 from lightkv.lab.grids.differing import difference
 from lightkv.lab.grids.flat import studies
+from lightkv.lab.grids.normal import normal_form
 from lightkv.lab.grids.store import Store
-from lightkv.lab.outcomes import Cell, Outcome, comparable
-from lightkv.lab.stats import Difference, holm, paired, scipy_stats
+from lightkv.lab.outcomes import Cell, Outcome, comparable, repeats_with_another_seed
+from lightkv.lab.stats import Difference, holm, paired, scipy_stats, unpaired
+
+How = Literal["spec", "computation", "labels", "named"]
+"""How the base of a cell was found: the same spec, the same computation, the same labels, or by `to`."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,20 @@ class Pair:
     Attributes:
         study: name of the cell's file.
         cell, base: of that file, and of the first one.
+        found: how the base was found.
         same: whether nothing in their specs differs: other answers then come of versions or machines.
-        difference: of the cell to its base, paired by sample.
-        alike: samples with the same answer, word by word.
+        difference: of the cell to its base, paired by sample; of two means where the samples are others.
+        alike: samples with the same answer, word by word; None where the samples are others.
         holm: McNemar's p, corrected for all tests of the comparison.
     """
 
     study: str
     cell: Cell
     base: Cell
+    found: How
     same: bool
     difference: Difference
-    alike: int
+    alike: int | None
     holm: float | None = None
 
 
@@ -62,7 +67,8 @@ def compare(results: Sequence[Store | str | Path], *, to: str | None = None) -> 
 
     A cell is compared with the cell of the first file that has the same spec; else with the one that
     computes the same; else with the one that has the same labels. Both have the model, the task and the
-    data in common: only then are there pairs of samples.
+    data in common: then samples are pairs. Where the first file has no such cell, one whose task is
+    drawn with another seed alone is its base: then the difference is that of two independent means.
 
     Args:
         results: two files or more, as paths or open stores.
@@ -118,18 +124,16 @@ class _Bases:
             )
             self._to = next(cell for cell in cells if cell.name == to)
 
-    def of(self, cell: Cell) -> Cell | None:
-        """What a cell is compared with."""
-        if self._to is not None:
-            return self._to if comparable(self._to, cell) else None
-        near = [base for base in self._cells if comparable(base, cell)]
-        same = computation(cell)
-        tests: tuple[Any, ...] = (
-            lambda base: base.id == cell.id,
-            lambda base: computation(base) == same,
-            lambda base: base.factors == cell.factors,
-        )
-        return next((base for test in tests for base in near if test(base)), None)
+    def of(self, cell: Cell) -> tuple[Cell, How] | None:
+        """What a cell is compared with, and how that was found; of the same samples if there is one."""
+        for alike in (comparable, repeats_with_another_seed):
+            near = [base for base in self._cells if alike(base, cell)]
+            if self._to is not None and self._to in near:
+                return self._to, "named"
+            found = None if self._to is not None else _nearest(near, cell)
+            if found is not None:
+                return found
+        return None
 
     def outcomes(self, base: Cell) -> list[Outcome]:
         """Of a cell of the first file, read once."""
@@ -138,19 +142,33 @@ class _Bases:
         return self._kept[base.id]
 
 
+def _nearest(near: Sequence[Cell], cell: Cell) -> tuple[Cell, How] | None:
+    """Of cells of the same model and task the one that is most like a cell, and how."""
+    same = normal_form(cell.spec["pipeline"])
+    tests: tuple[tuple[How, Callable[[Cell], bool]], ...] = (
+        ("spec", lambda base: base.id == cell.id),
+        ("computation", lambda base: bool(normal_form(base.spec["pipeline"]) == same)),
+        ("labels", lambda base: base.factors == cell.factors),
+    )
+    return next(((base, how) for how, test in tests for base in near if test(base)), None)
+
+
 def _pairs(
     name: str, store: Store, cells: Sequence[Cell], bases: _Bases, own: bool
 ) -> Iterator[Pair]:
     for cell in cells:
-        base = bases.of(cell)
+        base, how = bases.of(cell) or (None, "named")
         if base is None or (own and base.id == cell.id):
             continue
         before, now = bases.outcomes(base), store.outcomes(cell.id)
+        if not comparable(base, cell):
+            yield Pair(name, cell, base, how, False, unpaired(before, now), None)
+            continue
         answers = {outcome.sample: outcome.answer for outcome in before}
         if answers.keys() != {outcome.sample for outcome in now}:
             continue  # a search ends some cells early
         alike = sum(answers[outcome.sample] == outcome.answer for outcome in now)
-        yield Pair(name, cell, base, base.spec == cell.spec, paired(before, now), alike)
+        yield Pair(name, cell, base, how, base.spec == cell.spec, paired(before, now), alike)
 
 
 def _alone(
@@ -206,5 +224,6 @@ def _nothing(stores: Sequence[Store], done: Sequence[Sequence[Cell]]) -> StoreEr
         f"the studies have no cells that can be compared: {why}",
         field="results",
         value=", ".join(str(store.path) for store in stores),
-        remedy="give studies of the same model, task and data; --to names a cell to compare all with",
+        remedy="give studies of the same model, task and data (another seed of the task will do); --to "
+        "names a cell to compare all with",
     )

@@ -25,6 +25,7 @@ class Combination:
         pipeline: as plain data; None for the uncompressed model.
         retention: wanted; None leaves the pipeline's.
         skipped: why the grid leaves it out, or None.
+        changes: that its labels, or its explicit cell, make of the base, in order.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Combination:
     pipeline: dict[str, Any] | None
     retention: float | None
     skipped: str | None
+    changes: tuple[dict[str, Any], ...] = ()
 
 
 def expand(grid: Grid) -> list[Combination]:
@@ -137,6 +139,7 @@ class _Expansion:
             pipeline=pipeline,
             retention=plain.get("retention"),
             skipped=self._skipped(factors),
+            changes=tuple(changes),
         )
 
     def _skipped(self, factors: dict[str, str]) -> str | None:

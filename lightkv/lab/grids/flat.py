@@ -58,6 +58,7 @@ def cell_rows(store: Store, factors: Sequence[str]) -> Iterator[Row]:
             "status": cell.status,
             "reason": cell.reason,
             "repeats": None if twin is None else twin.name,
+            "remark": line.remark or None,
             "model": cell.spec.get("model"),
             "dtype": cell.spec.get("dtype"),
             "task": _json(cell.spec.get("task")),

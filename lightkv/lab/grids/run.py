@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from lightkv.core.errors import check_least
+from lightkv.core.errors import LightKVError, check_least
 from lightkv.lab.errors import GridError
 from lightkv.lab.grids.cells import baselines, plan_cells
+from lightkv.lab.grids.checks import check_combinations
 from lightkv.lab.grids.extend import check_labels, merged, merged_baselines
 from lightkv.lab.grids.pools import Here, Pool, Started
 from lightkv.lab.grids.remaining import Remaining
 from lightkv.lab.grids.resume import begun_with, check_unchanged
 from lightkv.lab.grids.schema import Grid
 from lightkv.lab.grids.store import Store
+from lightkv.lab.grids.unreached import remarks
 from lightkv.lab.grids.worker import Job, Loaded, Result, Worker, finished, versions
 from lightkv.lab.outcomes import Cell
 from lightkv.lab.subject import Subject
@@ -92,8 +94,14 @@ def ablate(
     grid = _read(grid, changes)
     check_least("--workers", workers)
     check_least("--threads", threads)
+    check_combinations(grid)
     with Store.create(out, grid.plain(), extend=extend, versions=versions()) as store:
-        loaded = _plan(store, grid, retry_failed)
+        try:
+            loaded = _plan(store, grid, retry_failed)
+        except LightKVError:
+            if not store.cells():  # what cannot be run leaves nothing behind
+                store.path.unlink(missing_ok=True)
+            raise
         share = threads_of(store, threads, workers)
         if workers > 1 or ray is not None:
             loaded = None  # each worker loads its own
@@ -145,7 +153,8 @@ def _plan(store: Store, grid: Grid, retry_failed: bool) -> Loaded | None:
     else:
         against = baselines(grid, planned)
         # Cells come last: a file without any was stopped in here and is planned anew.
-        store.update_meta(**_compared(against), **begun_with(planned))
+        told = remarks(grid, planned)
+        store.update_meta(**_compared(against), **begun_with(planned), remarks=told)
         store.add_cells(planned)
     return next(iter(last.items()), None)
 
@@ -156,7 +165,8 @@ def _extend(store: Store, grid: Grid, there: Sequence[Cell], planned: Sequence[C
     before = store.meta.get("baselines", {})
     against = merged_baselines(grid, before, there, planned, cells)
     models = {**begun_with(planned)["models"], **store.meta.get("models", {})}
-    store.replace_cells(cells, grid.plain(), models=models, **_compared(against))
+    told = {**store.meta.get("remarks", {}), **remarks(grid, planned)}
+    store.replace_cells(cells, grid.plain(), models=models, remarks=told, **_compared(against))
 
 
 def _compared(against: dict[str, str]) -> dict[str, Any]:

@@ -27,8 +27,15 @@ from pydantic import Field, field_validator
 from lightkv.core.errors import check_known
 from lightkv.core.strict import Plain, Seed
 from lightkv.lab.errors import GridError
-from lightkv.lab.grids.changes import CHANGES, base_data, check_change, label_text
-from lightkv.lab.studies import Study
+from lightkv.lab.grids.changes import (
+    CHANGES,
+    base_data,
+    check_change,
+    check_retention,
+    label_text,
+    written_out,
+)
+from lightkv.lab.studies import DEFAULTS, Study
 from lightkv.lab.tasks import build_task
 
 VANILLA = "vanilla"
@@ -111,6 +118,11 @@ class Grid(Study):
         """Short forms written out: one model, one task, a preset's name, one retention."""
         return _normal_form(data, folder)
 
+    @classmethod
+    def written_out(cls, key: str, name: str, folder: Path) -> dict[str, Any]:
+        """A preset or a pipeline file as `base`; else a name stands for `{name: …}`."""
+        return written_out(key, name, folder)
+
     # -- checks -----------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -118,6 +130,8 @@ class Grid(Study):
         for key, values in (("seeds", self.seeds), ("retention", self.retention)):
             if values is not None and not values:
                 raise _empty_product(key)
+        for retention in self.retention or ():
+            check_retention("retention", retention)
         for axis, labels in self.axes.items():
             if axis in RESERVED:
                 raise GridError(
@@ -208,11 +222,11 @@ def _normal_form(data: dict[str, Any], folder: Path | None) -> dict[str, Any]:
     data["model"] = _labelled("model", data.get("model", "demo"), str, lambda m: Path(m).name or m)
     data["task"] = _labelled(
         "task",
-        data.get("task", "scenes"),
+        data.get("task", DEFAULTS["task"]),
         lambda t: build_task(placed(t, folder)).spec(),
         lambda t: t["name"],
     )
-    data["base"] = base_data(data.get("base", "lightkv"), folder)
+    data["base"] = base_data(data.get("base", DEFAULTS["base"]), folder)
     if isinstance(data.get("retention"), int | float):
         data["retention"] = [data["retention"]]
     axes = data.get("axes") or {}

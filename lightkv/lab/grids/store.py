@@ -82,8 +82,8 @@ class Store:
         path: of the file.
         meta: `schema`, `grid` (as plain data), `earlier` (the grids that it extended), `created` (ISO
             time), `baseline` (name of the one cell that all others are compared with, or None),
-            `baselines` (name of each cell → name of the cell that it is compared with) and
-            `versions` of the packages.
+            `baselines` (name of each cell → name of the cell that it is compared with), `remarks`
+            (identity of a cell → what a reader has to know of it) and `versions` of the packages.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: int | None) -> None:
@@ -544,6 +544,7 @@ class _Meta(BaseModel):
     earlier: list[dict[str, Any]] = []
     baseline: str | None = None
     baselines: dict[str, str] = {}
+    remarks: dict[str, str] = {}
     versions: dict[str, str] = {}
     models: dict[str, str] = {}
     created: str | None = None

@@ -24,6 +24,7 @@ class Line:
         samples: that it answered. `clusters`: pictures or clips that these are about.
         vanilla: difference to the uncompressed model on the same task; None for that model itself, where
             it has not answered, and where `summary` was not asked for losses.
+        remark: what a reader has to know of the cell, such as stages that a label does not reach.
     """
 
     cell: Cell
@@ -36,6 +37,7 @@ class Line:
     samples: int | None = None
     clusters: int | None = None
     vanilla: Difference | None = None
+    remark: str = ""
 
 
 def summary(
@@ -94,4 +96,8 @@ def summary(
         lines.append(Line(cell, *bounds, name, difference, None, *counts, loss))
     gaps = (line.difference for line in lines)
     chances = holm([None if gap is None else gap.mcnemar_p for gap in gaps])
-    return [replace(line, holm=p) for line, p in zip(lines, chances, strict=True)]
+    told: dict[str, str] = store.meta.get("remarks", {})
+    return [
+        replace(line, holm=p, remark=told.get(line.cell.id, ""))
+        for line, p in zip(lines, chances, strict=True)
+    ]

@@ -82,12 +82,14 @@ def _row(
         fields += _measured(cell)
     fields += [_estimate(row.score, share), _change(row, share, span)]
     fields += [_field(_probability(p), p, css="number") for p in (row.p, row.holm)]
+    remark = study.meta.get("remarks", {}).get(cell.id, "")
     return {
         "number": cell.position,
         "name": cell.name,
         "status": cell.status,
         "reason": cell.reason,
-        "text": " ".join([cell.name, *cell.factors.values(), cell.status, cell.reason]),
+        "remark": remark,
+        "text": " ".join([cell.name, *cell.factors.values(), cell.status, cell.reason, remark]),
         "fields": fields,
         "made": _made(row),
         "spec": _yaml(cell.spec),

@@ -19,7 +19,7 @@ from lightkv.lab.search.candidates import candidates
 from lightkv.lab.search.evaluator import Evaluator, Report
 from lightkv.lab.search.loss_bounds import growing
 from lightkv.lab.search.result import Tuned, check_out, write
-from lightkv.lab.search.tuner import Tuner
+from lightkv.lab.search.tuner import Tuner, check_samples, error_of_one
 from lightkv.lab.stats import scipy_stats
 from lightkv.lab.subject import Subject
 from lightkv.lab.tasks import Task, build_task
@@ -87,7 +87,8 @@ def tune(
     Raises:
         ConfigError: numbers that make no sense, data that cannot be used, a strategy whose schedule
             is explicit; scipy is not installed.
-        NotShownError: no retention of the range passes; nothing is written.
+        NotShownError: no retention of the range passes, or none could with so few pictures (before a
+            model is loaded); nothing is written.
         LightKVError: the model cannot be loaded, or a strategy cannot work on it.
     """
     drop = share(max_drop, "max_drop", 0.0, 1.0, "1% or 0.01")
@@ -105,6 +106,9 @@ def tune(
     rungs = growing(chosen.samples(), seed, samples)
     if not rungs or not rungs[0]:
         raise ConfigError("the data hold no samples", field="data", value=str(data))
+    alpha = error_of_one(sure, len(points), tried)
+    everything = [sample for rung in rungs for sample in rung]
+    check_samples(everything, alpha, drop, accuracy=chosen.accuracy, seed=seed)
     subject = (
         model if isinstance(model, Subject) else Subject.load(model, dtype=dtype, device=device)
     )

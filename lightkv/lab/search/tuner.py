@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightkv.core.errors import ConfigError
 from lightkv.core.pipeline.pipeline import PipelineSpec
@@ -15,14 +15,16 @@ from lightkv.lab.search.evaluator import Evaluator
 from lightkv.lab.search.loss_bounds import margin, surest
 from lightkv.lab.search.result import Trial, Tuned
 from lightkv.lab.search.smallest import Found, Race, Standing, Verdict, most_points, search
-from lightkv.lab.stats import paired
-from lightkv.lab.tasks import Task
+from lightkv.lab.stats import FEWEST_UNBOUNDED, paired
+from lightkv.lab.tasks import Sample, Task
 
 STEERING = 0.1
 """Probability of error of a bound on part of the samples. These only steer the search: what they say
 wrongly costs evaluations, since the answer and the retention below it are judged on all samples."""
 
 
+PLENTY = 50
+"""Pictures of which it is known how a bound falls with their number."""
 SUFFIX = "-tuned"
 """Behind the name of a strategy whose stages were found."""
 
@@ -33,6 +35,48 @@ class Answer:
 
     candidate: Candidate
     retention: float
+
+
+def error_of_one(confidence: float, points: int, tried: Sequence[list[Candidate]]) -> float:
+    """Probability of error of one decision. Bonferroni over everything that could be accepted wrongly:
+    which retentions are tried is decided by the same data."""
+    return (1.0 - confidence) / (points * sum(map(len, tried)))
+
+
+def check_samples(
+    samples: Sequence[Sample], alpha: float, max_drop: float, *, accuracy: bool, seed: int
+) -> None:
+    """Where not even a compression that loses nothing can pass, asking the model is for nothing.
+
+    Raises:
+        NotShownError: with how many pictures it takes.
+    """
+    pictures = len({sample.cluster for sample in samples})
+    few = "allow a larger drop, or give more samples: about {} pictures or more; fewer retentions"
+    few += " (--range, --step) and schedules (--schedule own) help a little"
+    if not accuracy and pictures < FEWEST_UNBOUNDED:
+        raise NotShownError(
+            f"log-probabilities have no limit, so {pictures} pictures show nothing of what they lose",
+            field="data",
+            value=pictures,
+            remedy=f"give {FEWEST_UNBOUNDED} pictures or more",
+        )
+    if not accuracy:
+        return
+    seen = surest(samples, alpha, seed=seed)
+    if seen.verdict(max_drop) == "accepted":
+        return
+    many = surest([replace(samples[0], id=f"{k}", cluster=f"{k}") for k in range(PLENTY)], alpha)
+    # The bound falls with the pictures and the extra one; of very few it is all that can be lost.
+    open_ = max(-each.low * (each.clusters + 1) for each in (seen, many))
+    need = math.ceil(open_ / max_drop) - 1
+    raise NotShownError(
+        f"on {seen.samples} samples of {seen.clusters} pictures not even a loss of 0 is shown to be "
+        f"below the threshold: it could be {-seen.low:.4f}",
+        field="max_drop",
+        value=max_drop,
+        remedy=few.format(need),
+    )
 
 
 @dataclass(eq=False)
@@ -51,9 +95,7 @@ class Tuner:
         points = len(self.points)
         self.budget = min(points, self.budget or most_points(points))
         self.number = sum(map(len, self.tried))
-        # Bonferroni over everything that could be accepted wrongly: which retentions are tried is
-        # decided by the same data.
-        self.alpha = (1.0 - self.confidence) / (points * self.number)
+        self.alpha = error_of_one(self.confidence, points, self.tried)
         self.trials: dict[tuple[str, float], Trial] = {}
         self.reasons: dict[tuple[str, float], str | None] = {}
         self.remarks: list[str] = []
@@ -67,7 +109,6 @@ class Tuner:
 
         Raises:
             ConfigError: a strategy, or a schedule asked for, that reaches no retention of the range.
-            NotShownError: too few samples to show anything.
         """
         for each in (each for some in self.tried for each in some):
             for point in self.points:
@@ -76,8 +117,6 @@ class Tuner:
             self._check_reach(some, "strategy", some[0].strategy)
             for each in some[1:] if asked else ():
                 self._check_reach([each], "schedule", each.schedule)
-        if self.evaluator.task.accuracy:
-            self._check_samples()
 
     def _check_reach(self, some: Sequence[Candidate], field: str, value: str) -> None:
         if not any(self._here(some, point) for point in self.points):
@@ -92,22 +131,6 @@ class Tuner:
     def _here(self, some: Sequence[Candidate], point: float) -> list[Candidate]:
         """Those that reach a retention."""
         return [each for each in some if self.reasons[each.name, point] is None]
-
-    def _check_samples(self) -> None:
-        """Where not even a compression that loses nothing can pass, asking the model is for nothing."""
-        samples = [sample for rung in self.evaluator.rungs for sample in rung]
-        seen = surest(samples, self.alpha, seed=self.evaluator.seed)
-        if seen.verdict(self.max_drop) == "accepted":
-            return
-        need = math.ceil(-seen.low / self.max_drop * (seen.clusters + 1))
-        raise NotShownError(
-            f"on {seen.samples} samples of {seen.clusters} pictures not even a loss of 0 is shown to be "
-            f"below the threshold: it could be {-seen.low:.4f}",
-            field="max_drop",
-            value=self.max_drop,
-            remedy=f"allow a larger drop, or give more samples: about {need} pictures or more; fewer "
-            "retentions (--range, --step) and schedules (--schedule own) help a little",
-        )
 
     def best(self) -> Tuned:
         """The strategy that passes at the smallest retention, with the schedule that does."""
