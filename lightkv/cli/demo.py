@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from lightkv.cli.options import Json
+from lightkv.cli.options import Json, read_share
 from lightkv.cli.output import (
     bytes_text,
     check_writable,
@@ -41,7 +41,12 @@ HEADS = {
 
 def demo(
     retention: Annotated[
-        float, typer.Option(help="Mean share of vision KV over all layers, in (0, 1].")
+        Any,
+        typer.Option(
+            parser=read_share,
+            metavar="SHARE",
+            help="Mean share of vision KV over all layers, in (0, 1], as 0.55 or 55%.",
+        ),
     ] = 0.55,
     samples: Annotated[
         int, typer.Option(help="Scenes, each with up to 6 questions; 1000 for full figures.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +49,13 @@ def test_full_retention_answers_as_vanilla(ok_json, bundled, picture):
     args = ("run", "--model", "demo", "--image", picture, *ASK, "--max-new-tokens", 12)
     data = ok_json(*args, "--retention", 1, "--compare", "--json")
     assert data["same_answer"]
+
+
+def test_percent_is_a_retention(ok_json, bundled, picture):
+    args = ("run", "--model", "demo", "--image", picture, *ASK, *SHORT, "--json")
+    for text in ("60%", "image=60%"):
+        report = ok_json(*args, "--retention", text)["report"]
+        assert report["retention"] == ok_json(*args, "--retention", 0.6)["report"]["retention"]
 
 
 def test_pipeline_file_and_several_pictures(ok_json, bundled, picture, tmp_path):
@@ -175,7 +183,10 @@ def test_a_directory_that_is_no_checkpoint(fails, checkpoint, picture, tmp_path,
         (("--strategy", "tomme"), ("Did you mean 'tome'",)),
         (("--retention", "2"), ("retention = 2",)),
         (("--retention", "0.001"), ("reach retentions from",)),
-        (("--pipeline", "none.yaml"), ("none.yaml",)),
+        (("--pipeline", "none.yaml"), ("none.yaml", "(No such file or directory)", "a preset")),
+        (("--retention", "5 apples"), ("neither a number such as 0.55 or 55%",)),
+        (("--retention", "155%"), ("retention = 1.55",)),
+        (("--image", Path(__file__).parent), ("it is a folder", "a file of it")),
         (("--pipeline", "a.yaml", "--strategy", "tome"), ("leave one",)),
         (("--dtype", "int3"), ("bfloat16",)),
         (("--device", "nowhere"), ("--device",)),
