@@ -33,6 +33,8 @@ def remarks(answer: Answer, vanilla: Answer | None, default: str = "") -> list[s
             f"Retention {report.asked_retention:g} is the default of {default}; --retention asks for "
             "another."
         )
+    if report.shift is not None:
+        found.append(f"{report.shift[0].upper()}{report.shift[1:]}.")
     if vanilla is not None:
         found += _slower(answer, vanilla)
     return found

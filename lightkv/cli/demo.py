@@ -207,7 +207,9 @@ def explanation(rows: Sequence[Row], facts: dict[str, Any]) -> str:
         "right answers (of right items for lists), below it the difference to vanilla in points; "
         f"each is uncertain by up to ± {100 * max(halves):.0f} points (95 %). KV and FLOPs are "
         f"per question and exact; TTFT is the median over {vanilla.batches} batches of up to "
-        f"{facts['batch_size']} questions; × is the share of vanilla's. Schedules are set so that "
+        f"{facts['batch_size']} questions, and its × is the median "
+        "of the ratios to vanilla of each batch, which differs from the ratio of the medians as batches "
+        "differ in length; every other × is the share of vanilla's. Schedules are set so that "
         f"the achieved retention comes as near to {facts['retention']:g} as whole tokens allow."
     ]
     if others:
