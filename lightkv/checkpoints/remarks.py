@@ -48,6 +48,9 @@ def remarks(
 def _slower(answer: Answer, compared: Compared) -> Iterator[str]:
     """Why times are longer than those of the uncompressed model, where every run of it was shorter."""
     times = compared.times
+    if min(len(compared.vanilla), len(compared.compressed)) < 2:
+        yield "One run of each was timed, so a difference of times may be chance."
+        return
     longer = {label: pair for label, pair in times.items() if pair[1].low > pair[0].high}
     if "first token" in longer:
         yield _first_token(answer.report, *longer["first token"])
