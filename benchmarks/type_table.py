@@ -18,7 +18,7 @@ from report import fill
 
 from lightkv.adapters import FAMILIES
 from lightkv.adapters.hf.family import Family
-from lightkv.checkpoints.model_types import OUTCOMES, TypeRow, counts, type_rows
+from lightkv.checkpoints.model_types import OUTCOMES, TypeRow, counts, summary, type_rows
 
 LAST = ("auto", "generic")
 """Adapters of no family."""
@@ -53,7 +53,7 @@ def types(rows: Iterable[TypeRow]) -> str:
     """How many types work in which way; those without a family; those that are refused, by reason."""
     rows = list(rows)
     found = counts(rows)
-    lines = [f"Of {len(rows)} multimodal types of transformers {transformers.__version__}:", ""]
+    lines = [summary(found, transformers.__version__), ""]
     lines += [f"- {found[outcome]} {OUTCOMES[outcome]}" for outcome in OUTCOMES if found[outcome]]
     guessed = [row for row in rows if row.outcome == "auto"]
     if guessed:

@@ -3,28 +3,44 @@
 import asyncio
 import io
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Query, Request
 from fastapi.responses import StreamingResponse
-from PIL import Image
-from transformers import AsyncTextIteratorStreamer, AutoModelForImageTextToText, AutoProcessor
+from PIL import Image, UnidentifiedImageError
+from transformers import AsyncTextIteratorStreamer
 
 import lightkv
-from lightkv.checkpoints.bundled import checkpoint_path
+from lightkv.checkpoints.load import load_model
 from lightkv.checkpoints.pictures import rgb
 
-MODEL = os.environ.get("MODEL") or checkpoint_path()  # your checkpoint's folder, or the bundled one
-DEVICE, RETENTION = os.environ.get("DEVICE", "cpu"), float(os.environ.get("RETENTION", "0.55"))
-WORKERS, WAITING = int(os.environ.get("WORKERS", "1")), int(os.environ.get("WAITING", "16"))
-BYTES, PIXELS, ASPECT, TOKENS = 4 << 20, 2 << 20, 8, 256  # limits of a picture and an answer
 
-model = AutoModelForImageTextToText.from_pretrained(MODEL, dtype="auto").eval().to(DEVICE)
-processor = AutoProcessor.from_pretrained(MODEL)
-session = lightkv.attach(model, "lightkv", retention=RETENTION)
-workers, places = ThreadPoolExecutor(WORKERS), set()
+def setting(name, default, kind):  # of the environment
+    text = os.environ.get(name)
+    try:
+        return kind(text) if text else default
+    except ValueError:
+        sys.exit(f"error: {name}={text} is no number, such as {kind(1)}")
+
+
+MODEL, DEVICE = (
+    setting("MODEL", "demo", str),
+    setting("DEVICE", "cpu", str),
+)  # demo: the bundled one
+STRATEGY, RETENTION = setting("STRATEGY", "lightkv", str), setting("RETENTION", None, float)
+WORKERS, WAITING = setting("WORKERS", 1, int), setting("WAITING", 16, int)
+BYTES, PIXELS = setting("BYTES", 4 << 20, int), setting("PIXELS", 2 << 20, int)  # of a picture
+ASPECT, TOKENS = setting("ASPECT", 8, int), setting("TOKENS", 256, int)  # its sides; of an answer
+
+try:
+    model, processor = load_model(MODEL, "auto", DEVICE)
+    session = lightkv.attach(model, STRATEGY, retention=RETENTION)
+    workers, places = ThreadPoolExecutor(WORKERS), set()
+except (lightkv.LightKVError, ValueError) as error:
+    sys.exit(f"error: {error}")
 
 
 @asynccontextmanager
@@ -47,6 +63,10 @@ def read(body, prompt):
         how = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
         chat = [{"role": "user", "content": content}]
         return processor.apply_chat_template(chat, tokenize=True, **how)
+    except UnidentifiedImageError:
+        what = f"the body has {len(body):,} bytes, first {body[:8]!r}, and is no JPEG, PNG or WebP"
+        hint = "send the picture's file as it is, with curl by --data-binary @FILE"
+        raise HTTPException(400, f"the request cannot be read: {what}; {hint}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise HTTPException(400, f"the request cannot be read: {error}") from error
 

@@ -1,8 +1,10 @@
-"""Greedy answers: of a batch, and one under a session, timed."""
+"""Greedy answers: of a batch, one under a session, timed, and several of two sessions in turns."""
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +47,78 @@ def generate(session: Any, processor: Any, inputs: Any, max_new_tokens: int) -> 
     new = tokens[0, inputs["input_ids"].shape[1] :]
     text = processor.tokenizer.decode(new, skip_special_tokens=True).strip()
     return Answer(text, int(new.numel()), seconds, session.last)
+
+
+RUNS = 3
+"""Of each session that is compared: the fewest that have a median and a spread."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Seconds of several runs: their median, the shortest and the longest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Spread:
+        """Of at least one run."""
+        return cls(statistics.median(seconds), min(seconds), max(seconds))
+
+    def overlaps(self, other: Spread) -> bool:
+        """Whether some time may belong to both, so that their order may be chance."""
+        return self.low <= other.high and other.low <= self.high
+
+
+TIMES: dict[str, Callable[[Answer], float | None]] = {
+    "first token": lambda answer: answer.report.time_to_first_token,
+    "each further token": lambda answer: answer.report.time_per_token,
+    "whole answer": lambda answer: answer.seconds,
+}
+"""What is timed of an answer."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Answers to one prompt without compression and with it, as many of each, run in turns."""
+
+    vanilla: tuple[Answer, ...]
+    compressed: tuple[Answer, ...]
+
+    @property
+    def times(self) -> dict[str, tuple[Spread, Spread]]:
+        """Of each of `TIMES` that both have: without compression, and with it."""
+        found = {}
+        for label, timed in TIMES.items():
+            sides = [[timed(answer) for answer in side] for side in (self.vanilla, self.compressed)]
+            old, new = ([seconds for seconds in side if seconds] for side in sides)
+            if old and new:
+                found[label] = Spread.of(old), Spread.of(new)
+        return found
+
+
+def typical(answers: Sequence[Answer]) -> Answer:
+    """The one in the middle by the time to its first token."""
+    ranked = sorted(answers, key=lambda answer: answer.report.time_to_first_token or 0.0)
+    return ranked[len(ranked) // 2]
+
+
+def in_turns(
+    plain: Any, session: Any, processor: Any, inputs: Any, max_new_tokens: int
+) -> Compared:
+    """`RUNS` answers of a session without stages and of another one, in turns, timed.
+
+    Each runs once before that, for a token: the first pass of all is slow, and stages are planned in it.
+    """
+    for each in (plain, session):
+        generate(each, processor, inputs, 1)
+    pairs = [
+        [generate(each, processor, inputs, max_new_tokens) for each in (plain, session)]
+        for _ in range(RUNS)
+    ]
+    vanilla, compressed = zip(*pairs, strict=True)
+    return Compared(vanilla, compressed)
 
 
 def greedy(model: Any, processor: Any, inputs: Any, max_new_tokens: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
+from lightkv.checkpoints.library_errors import brief, import_problem
 from lightkv.checkpoints.published import DESCRIPTIONS, Description
 from lightkv.core.cost.counting import ViewSize
 from lightkv.core.errors import ModelError, check_known
@@ -82,7 +83,7 @@ def read_config(path: str | Path) -> Any:
         remedy = "give the config.json of a model that this transformers version knows"
         if not local:
             remedy = "give a directory, or an id that the hub knows and this machine can reach"
-        raise ModelError(
+        raise import_problem(error, "model", str(path)) or ModelError(
             f"there is no config that transformers can read ({brief(error)})",
             field="model",
             value=str(path),
@@ -102,7 +103,7 @@ def find_on_meta(config: Any) -> tuple[Adapter, torch.nn.Module]:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     except Exception as error:  # sizes that do not fit, packages that are missing, text models
-        raise ModelError(
+        raise import_problem(error, "model") or ModelError(
             f"no image-text model can be made of a config of type {config.model_type!r} "
             f"({brief(error, 120)})",
             field="model",
@@ -197,10 +198,3 @@ def no_checkpoint(path: Path, missing: list[str]) -> ModelError:
         remedy="give a folder written by save_pretrained of both model and processor, "
         f"or one of {', '.join(FOLDERS)} for a bundled model",
     )
-
-
-def brief(error: BaseException, limit: int = 200) -> str:
-    """The first sentence of an error that may be a page long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = text.split(". ")[0].rstrip(".")
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from lightkv.checkpoints.bundled import FOLDERS, VIDEO, checkpoint_path
-from lightkv.checkpoints.describe import brief, find_on_meta, no_checkpoint, read_config
+from lightkv.checkpoints.bundled import FOLDERS, checkpoint_path
+from lightkv.checkpoints.describe import find_on_meta, no_checkpoint, read_config
+from lightkv.checkpoints.library_errors import brief, import_problem
+from lightkv.checkpoints.processors import read_processor
 from lightkv.core.errors import ConfigError, ModelError, check_known
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*")
@@ -108,26 +110,10 @@ def _from_pretrained(path: str | Path, dtype: str, device: torch.device) -> tupl
         )
         processor = read_processor(path)
     except Exception as error:  # libraries report a bad checkpoint in every possible way
-        raise ModelError(
+        raise import_problem(error, "--model", str(path)) or ModelError(
             f"transformers cannot load the checkpoint ({brief(error)})",
             field="--model",
             value=str(path),
             remedy="give a folder written by save_pretrained of both model and processor",
         ) from error
     return model.eval().to(device), processor
-
-
-def read_processor(path: str | Path) -> Any:
-    """The processor of a checkpoint directory (a `Path`) or of a hub id.
-
-    That of the bundled model of clips is built without torchvision, which its video class would need.
-    """
-    if path == FOLDERS[VIDEO]:
-        from lightkv.checkpoints.clip_processor import load_processor
-
-        return load_processor(FOLDERS[VIDEO])
-    from transformers import AutoProcessor
-
-    return AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-        path, local_files_only=isinstance(path, Path), trust_remote_code=False
-    )

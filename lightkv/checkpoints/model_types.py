@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightkv.core.errors import ModelError, check_known
@@ -70,3 +70,17 @@ def counts(rows: Sequence[TypeRow]) -> dict[str, int]:
     """Outcome → how many types, those of `OUTCOMES` in their order."""
     found = Counter(row.outcome for row in rows)
     return {outcome: found[outcome] for outcome in OUTCOMES}
+
+
+def summary(found: Mapping[str, int], release: str) -> str:
+    """How many types there are, and how many of them a family serves, up to a colon.
+
+    Args:
+        found: of `counts`, for all types that are listed.
+        release: of transformers.
+    """
+    served = found[GRID] + found[STRIP]
+    return (
+        f"Of {sum(found.values())} multimodal types of transformers {release}, {served} have a family "
+        "that serves them:"
+    )

@@ -62,11 +62,12 @@ def open_image(path: Path, field: str = "--image") -> Image.Image:
             remedy="make it smaller; models see a few million pixels at most",
         ) from error
     except (OSError, ValueError, SyntaxError) as error:
-        missing = isinstance(error, FileNotFoundError)
-        what = "there is no such file" if missing else "not a picture that Pillow can read"
-        raise ConfigError(
-            what, field=field, value=str(path), remedy="give a PNG or JPEG file"
-        ) from error
+        what, remedy = "not a picture that Pillow can read", "give a PNG or JPEG file"
+        if isinstance(error, FileNotFoundError):
+            what = "there is no such file"
+        elif path.is_dir():
+            what, remedy = "it is a folder", f"give a file of it, and {field} again for another one"
+        raise ConfigError(what, field=field, value=str(path), remedy=remedy) from error
 
 
 def _upright(picture: Image.Image) -> Any:

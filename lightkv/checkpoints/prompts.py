@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightkv.checkpoints.library_errors import fitting_torchvision
 from lightkv.checkpoints.positions import check_length
+from lightkv.checkpoints.processors import without_clips
 from lightkv.checkpoints.seen import Seen
 from lightkv.core.errors import ModelError
 
@@ -107,6 +109,13 @@ def batch_inputs(processor: Any, questions: Sequence[str], seen: Sequence[Seen],
 
 
 def _check_clips(processor: Any, clips: Sequence[Any]) -> None:
+    if clips and without_clips(processor):
+        raise ModelError(
+            "transformers makes the model's video processor with torchvision alone, and there is none",
+            field="--video",
+            value=type(processor).__name__,
+            remedy=f"{fitting_torchvision()}, or give frames as pictures",
+        )
     if clips and getattr(processor, "video_processor", None) is None:
         raise ModelError(
             "the model's processor takes no clips",

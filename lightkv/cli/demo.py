@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from lightkv.cli.options import Json
+from lightkv.cli.options import Json, read_share
 from lightkv.cli.output import (
     bytes_text,
     check_writable,
@@ -41,7 +41,12 @@ HEADS = {
 
 def demo(
     retention: Annotated[
-        float, typer.Option(help="Mean share of vision KV over all layers, in (0, 1].")
+        Any,
+        typer.Option(
+            parser=read_share,
+            metavar="SHARE",
+            help="Mean share of vision KV over all layers, in (0, 1], as 0.55 or 55%.",
+        ),
     ] = 0.55,
     samples: Annotated[
         int, typer.Option(help="Scenes, each with up to 6 questions; 1000 for full figures.")
@@ -202,7 +207,9 @@ def explanation(rows: Sequence[Row], facts: dict[str, Any]) -> str:
         "right answers (of right items for lists), below it the difference to vanilla in points; "
         f"each is uncertain by up to ± {100 * max(halves):.0f} points (95 %). KV and FLOPs are "
         f"per question and exact; TTFT is the median over {vanilla.batches} batches of up to "
-        f"{facts['batch_size']} questions; × is the share of vanilla's. Schedules are set so that "
+        f"{facts['batch_size']} questions, and its × is the median "
+        "of the ratios to vanilla of each batch, which differs from the ratio of the medians as batches "
+        "differ in length; every other × is the share of vanilla's. Schedules are set so that "
         f"the achieved retention comes as near to {facts['retention']:g} as whole tokens allow."
     ]
     if others:

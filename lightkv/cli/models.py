@@ -59,7 +59,7 @@ def _plain(row: Any) -> dict[str, Any]:
 
 
 def _show(data: dict[str, Any]) -> None:
-    from lightkv.checkpoints.model_types import OUTCOMES
+    from lightkv.checkpoints.model_types import OUTCOMES, summary
 
     out = console()
     types = data["types"]
@@ -80,7 +80,7 @@ def _show(data: dict[str, Any]) -> None:
     for shown in (works, found, refused):
         if shown.row_count:
             out.print(shown)
-    out.print(f"{len(types)} of the multimodal types of transformers {data['transformers']}:")
+    out.print(summary(data["counts"], data["transformers"]))
     for outcome, count in data["counts"].items():
         if count:
             out.print(f"{count:4} {OUTCOMES[outcome]}")

@@ -20,19 +20,37 @@ Images = Annotated[list[Path] | None, typer.Option(help="A picture; repeatable."
 
 
 def read_retention(text: str) -> float | dict[str, float]:
-    """A number, or `image=0.5,audio=0.7`.
+    """A number, percent, or such of each modality: `0.55`, `55%`, `image=0.5,audio=0.7`.
 
     Raises:
         typer.BadParameter: neither.
     """
+    from lightkv.core.strict import read_number
+
     try:
         if "=" not in text:
-            return float(text)
+            return read_number(text)
         pairs = (part.split("=") for part in text.split(","))
-        return {name.strip(): float(share) for name, share in pairs}
+        return {name.strip(): read_number(share) for name, share in pairs}
     except ValueError:
-        message = f"{text!r} is neither a number nor such as image=0.5,audio=0.7"
+        message = (
+            f"{text!r} is neither a number such as 0.55 or 55% nor such as image=0.5,audio=0.7"
+        )
         raise typer.BadParameter(message) from None
+
+
+def read_share(text: str | float) -> float:
+    """A number or percent: `0.55`, `55%`; defaults come as they are.
+
+    Raises:
+        typer.BadParameter: neither.
+    """
+    from lightkv.core.strict import read_number
+
+    try:
+        return read_number(str(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number such as 0.55 or 55%") from None
 
 
 Retention = Annotated[
@@ -41,7 +59,7 @@ Retention = Annotated[
         parser=read_retention,
         metavar="SHARE",
         help="Mean share of vision KV over all layers [the strategy's own, 0.55 of lightkv; "
-        "`lightkv strategies` lists them], or image=0.5,audio=0.7.",
+        "`lightkv strategies` lists them], as 0.55 or 55%, or image=0.5,audio=0.7.",
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]

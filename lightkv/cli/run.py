@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ from lightkv.cli.output import console, print_json, table
 from lightkv.core.errors import check_least
 
 if TYPE_CHECKING:
-    from lightkv.checkpoints.answers import Answer
+    from lightkv.checkpoints.answers import Answer, Compared, Spread
     from lightkv.core.pipeline.pipeline import PipelineSpec
 
 
@@ -38,14 +39,16 @@ def run(
     changes: PipelineChanges = None,
     max_new_tokens: Annotated[int, typer.Option(help="At most so many tokens.")] = 100,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Run the uncompressed model too.")
+        bool,
+        typer.Option("--compare", help="Run the uncompressed model too: each 3 times, in turns."),
     ] = False,
     dtype: Dtype = "auto",
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Answer a prompt about pictures with compressed vision tokens; print what that saved."""
-    from lightkv.checkpoints.answers import generate
+    from lightkv.checkpoints.answers import generate, in_turns, typical
+    from lightkv.checkpoints.bundled import FOLDERS
     from lightkv.checkpoints.load import load_model
     from lightkv.checkpoints.pictures import open_image
     from lightkv.checkpoints.prompts import build_inputs
@@ -61,20 +64,20 @@ def run(
     loaded, processor = load_model(model, dtype, device)
     session = prepare(loaded, spec, retention=retention, profile=True)
     inputs = build_inputs(processor, prompt, pictures, loaded)
-    vanilla = None
+    compared = None
     if compare:
         empty = spec.model_copy(update={"name": "vanilla", "schedule": ()})
         plain = prepare(loaded, empty, profile=True)
-        generate(plain, processor, inputs, 1)  # the first pass of all is slow; it counts for none
-        vanilla = generate(plain, processor, inputs, max_new_tokens)
-        generate(session, processor, inputs, 1)  # likewise: its stages are planned once
-    answer = generate(session, processor, inputs, max_new_tokens)
-    default = "" if retention is not None else _owner_of_the_schedule(spec, source)
-    told = remarks(answer, vanilla, default=default)
-    if json:
-        print_json({**_data(model, answer, vanilla), "remarks": told})
+        compared = in_turns(plain, session, processor, inputs, max_new_tokens)
+        answer = typical(compared.compressed)
     else:
-        _show(answer, vanilla, told)
+        answer = generate(session, processor, inputs, max_new_tokens)
+    default = "" if retention is not None else _owner_of_the_schedule(spec, source)
+    told = remarks(answer, compared, default, bundled=bool(pictures) and model in FOLDERS)
+    if json:
+        print_json({**_data(model, answer, compared), "remarks": told})
+    else:
+        _show(answer, compared, told)
 
 
 def _owner_of_the_schedule(spec: PipelineSpec, source: str | Path) -> str:
@@ -90,38 +93,47 @@ def _owner_of_the_schedule(spec: PipelineSpec, source: str | Path) -> str:
 # -- printing -------------------------------------------------------------------------------------
 
 
-def _data(model: str, answer: Answer, vanilla: Answer | None) -> dict[str, Any]:
+def _data(model: str, answer: Answer, compared: Compared | None) -> dict[str, Any]:
     data = {"model": model, **answer.to_dict()}
-    if vanilla is not None:
+    if compared is not None:
+        vanilla = _vanilla(compared)
         data["vanilla"] = vanilla.to_dict()
         data["same_answer"] = vanilla.text == answer.text
+        data["times"] = {
+            label: {"vanilla": asdict(old), "compressed": asdict(new), "overlap": old.overlaps(new)}
+            for label, (old, new) in compared.times.items()
+        }
+        data["runs"] = len(compared.vanilla)
     return data
 
 
-def _show(answer: Answer, vanilla: Answer | None, told: list[str]) -> None:
+def _vanilla(compared: Compared) -> Answer:
+    from lightkv.checkpoints.answers import typical
+
+    return typical(compared.vanilla)
+
+
+def _show(answer: Answer, compared: Compared | None, told: list[str]) -> None:
     out = console()
     out.print(answer.text)
-    if vanilla is not None:
+    if compared is not None:
+        vanilla = _vanilla(compared)
         same = "the same answer" if vanilla.text == answer.text else vanilla.text
         out.print(f"vanilla: {same}")
     out.print(answer.report.table())
-    if vanilla is not None:
-        out.print(_times(vanilla, answer))
+    if compared is not None:
+        out.print(_times(compared))
     for remark in told:
         out.print(remark, style="dim")
 
 
-def _times(vanilla: Answer, answer: Answer) -> Table:
-    found = table("milliseconds", "vanilla", "compressed", "ratio")
-    for label, old, new in (
-        (
-            "first token",
-            vanilla.report.time_to_first_token,
-            answer.report.time_to_first_token,
-        ),
-        ("each further token", vanilla.report.time_per_token, answer.report.time_per_token),
-        ("whole answer", vanilla.seconds, answer.seconds),
-    ):
-        if old and new:
-            found.add_row(label, f"{1e3 * old:.1f}", f"{1e3 * new:.1f}", f"{new / old:.2f}")
+def _times(compared: Compared) -> Table:
+    head = f"milliseconds, median of {len(compared.vanilla)} runs in turns (range)"
+    found = table(head, "vanilla", "compressed", "ratio")
+    for label, (old, new) in compared.times.items():
+        found.add_row(label, _range(old), _range(new), f"{new.median / old.median:.2f}")
     return found
+
+
+def _range(spread: Spread) -> str:
+    return f"{1e3 * spread.median:.1f} ({1e3 * spread.low:.1f}–{1e3 * spread.high:.1f})"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lightkv.cli.options import Json, PipelineChanges, Retention, read_places, refuse, refuse_twice
-from lightkv.cli.output import print_json
+from lightkv.cli.output import notes, print_json
 from lightkv.core.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from lightkv.core.pipeline.pipeline import Pipeline
 
 
 def vllm_args(
@@ -23,6 +26,13 @@ def vllm_args(
     ] = "lightkv",
     retention: Retention = None,
     changes: PipelineChanges = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WIDTHxHEIGHT",
+            help="A picture of a request: say on standard error which step it needs; repeatable.",
+        ),
+    ] = None,
     config: Annotated[
         bool,
         typer.Option("--yaml", help="Print a file for vllm serve --config, the model included."),
@@ -45,13 +55,15 @@ def vllm_args(
         # The engine may be started in another folder.
         pipeline = str(Path(pipeline).expanduser().absolute())
     source = _source(model)
-    _check(source, pipeline, given)
+    built = _check(source, pipeline, given)
+    told = _step(model, built, image)
     arguments = engine_args(str(source), pipeline, **given)
     if json:
         refuse({"--yaml": config or None}, "it is another form of the same", beside="--json")
         print_json(arguments)
-        return
-    typer.echo(serve_config(arguments) if config else _line(arguments), nl=not config)
+    else:
+        typer.echo(serve_config(arguments) if config else _line(arguments), nl=not config)
+    notes().print(told, soft_wrap=True)  # on standard error: the line can be substituted
 
 
 def _source(model: str) -> Path | str:
@@ -73,7 +85,24 @@ def _source(model: str) -> Path | str:
     return model
 
 
-def _check(source: Path | str, pipeline: str, changes: dict[str, Any]) -> None:
+def _step(source: str, pipeline: Pipeline, image: list[str] | None) -> str:
+    """What vLLM has to be told of the length of a step, which nobody can know without the pictures."""
+    if not image:
+        return (
+            "remark: one step has to compute all pictures of a prompt. --image WIDTHxHEIGHT tells which "
+            "--max-num-batched-tokens they need."
+        )
+    from lightkv.checkpoints.describe import describe
+    from lightkv.checkpoints.published import TEXT_TOKENS
+    from lightkv.cli.plan.blocks import smallest_step
+    from lightkv.cli.plan.options import choose_views
+    from lightkv.core.cost.counting import prompt_layout
+
+    views = choose_views(describe(source), None, None, image)
+    return f"remark: {smallest_step(pipeline, prompt_layout(views, TEXT_TOKENS))[1]}"
+
+
+def _check(source: Path | str, pipeline: str, changes: dict[str, Any]) -> Pipeline:
     """Build what the engine would run, so that mistakes show here and not in its log.
 
     Raises:
@@ -86,7 +115,7 @@ def _check(source: Path | str, pipeline: str, changes: dict[str, Any]) -> None:
 
     options = read_options({KEY: {"pipeline": pipeline, **changes}})
     assert options is not None
-    pipeline_of(options, read_config(source), field="--pipeline")
+    return pipeline_of(options, read_config(source), field="--pipeline")
 
 
 def _line(arguments: dict[str, Any]) -> str:

@@ -101,18 +101,19 @@ def file_errors(
     try:
         yield
     except errors as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise kind(
-            f"cannot {doing} ({reason})", field=field, value=str(path), remedy=remedy
+            f"cannot {doing} ({reason[:300]})", field=field, value=str(path), remedy=remedy
         ) from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`"did you mean 'tome'? "` or nothing; used in the remedy of unknown names."""
+    """`"did you mean 'tome'? "` or nothing, in capitals or not; for the remedy of unknown names."""
     if len(name) > LONGEST_NAME:
         return ""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"Did you mean {close[0]!r}? " if close else ""
+    written = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name.casefold(), list(written), n=1, cutoff=0.5)
+    return f"Did you mean {written[close[0]]!r}? " if close else ""
 
 
 def check_known(

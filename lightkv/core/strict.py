@@ -148,6 +148,16 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def read_number(text: str) -> float:
+    """A number as a user writes it: `0.55` or `55%`.
+
+    Raises:
+        ValueError: neither.
+    """
+    text = text.strip()
+    return float(text[:-1]) / 100.0 if text.endswith("%") else float(text)
+
+
 def is_whole(value: object) -> TypeGuard[int]:
     """Whether it is a whole number of Python or NumPy, and no truth value."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -31,7 +31,7 @@ def load(
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from lightkv.checkpoints.load import read_processor
+    from lightkv.checkpoints.processors import read_processor
 
     check_known(ModelError, "no bundled model has this name", "name", name, NAMES)
     path = checkpoint_path(NAMES[name])

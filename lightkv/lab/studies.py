@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from lightkv.core import yamls
-from lightkv.core.errors import ConfigError, check_known
+from lightkv.core.errors import ConfigError, check_known, file_errors
 from lightkv.core.set_values import named, overridden
 from lightkv.core.strict import Plain, message_of
 from lightkv.lab.outcomes import has_surrogates
@@ -78,15 +78,10 @@ class Study(Plain):
             ConfigError: what `parse` refuses; as `error`, no such file, not YAML, a key twice.
         """
         path = Path(path)
-        try:
+        remedy = f"give a YAML file; {cls.page} shows one"
+        bad = (OSError, ValueError, yaml.YAMLError)
+        with file_errors(cls.error, f"read the {cls.noun}", cls.noun, path, remedy, bad):
             data = yamls.read(path)
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise cls.error(
-                f"cannot read the {cls.noun} ({' '.join(str(error).split())[:300]})",
-                field=cls.noun,
-                value=str(path),
-                remedy=f"give a YAML file; {cls.page} shows one",
-            ) from error
         folder = path.absolute().parent
         if changes and isinstance(data, dict):
             below = {place.partition(".")[0] for place in changes if "." in place}

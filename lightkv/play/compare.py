@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightkv.checkpoints.answers import Answer, generate
+from lightkv.checkpoints.answers import Answer, Compared, generate
 from lightkv.checkpoints.prompts import build_inputs
 from lightkv.checkpoints.remarks import remarks
 from lightkv.core.errors import LightKVError
@@ -79,7 +79,7 @@ def _answer(
 def _column(strategy: str, answer: Answer | str, plain: Answer | None) -> dict[str, Any]:
     if isinstance(answer, str):
         return {"strategy": strategy, "error": answer}
-    said = [] if plain is None else remarks(answer, plain)
+    said = [] if plain is None else remarks(answer, Compared((plain,), (answer,)))
     if answer.report.gap is not None:
         said.insert(0, f"{answer.report.gap}.")
     return {

@@ -10,14 +10,35 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import type_table
 
-from lightkv.checkpoints.model_types import OUTCOMES, TypeRow, counts
+from lightkv.checkpoints.model_types import OUTCOMES, TypeRow, counts, summary
 from lightkv.core.run.refusal import Standing
 
-PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
 
 
 def test_the_page_lists_the_adapters():
     assert PAGE.split("<!-- ADAPTERS -->")[1].strip() == type_table.adapters()
+
+
+def test_every_page_has_the_count_of_the_list():
+    """Types with a family, as `lightkv models` counts them, wherever their number is told."""
+    told = PAGE.split("<!-- TYPES -->")[1].strip()
+    counted = {
+        outcome: int(found[1])
+        if (found := re.search(rf"^- (\d+) {re.escape(words)}$", told, re.M))
+        else 0
+        for outcome, words in OUTCOMES.items()
+    }
+    release = re.search(r"types of transformers ([\d.]+), ", told)
+    assert release is not None
+    assert told.splitlines()[0] == summary(counted, release[1])
+    series = ".".join(release[1].split(".")[:2])
+    for page in (ROOT / "README.md", ROOT / "docs" / "index.md"):
+        said = re.findall(
+            rf"(\d+) types of transformers {re.escape(series)}\b", page.read_text("utf-8")
+        )
+        assert said == [str(counted["grid"] + counted["strip"])], page
 
 
 def test_one_type(ok, ok_json):

@@ -229,3 +229,7 @@ def test_bad_configs(fails, tmp_path):
     assert "JSON" in fails("plan", tmp_path / "broken.json")
     (tmp_path / "strange.json").write_text(json.dumps({"model_type": "nosuch"}))
     assert "nosuch" in fails("plan", tmp_path / "strange.json")
+
+
+def test_a_name_in_other_letters_is_the_nearest(fails):
+    assert "Did you mean 'llava-next-13b'?" in fails("plan", "LLaVA-NeXT-13B")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaConfig
 
-from lightkv.checkpoints.answers import Answer
+from lightkv.checkpoints.answers import Answer, Compared, Spread, typical
 from lightkv.checkpoints.pictures import open_image
 from lightkv.checkpoints.prompts import build_inputs
 from lightkv.checkpoints.remarks import remarks
@@ -35,6 +38,7 @@ def test_compare_shows_both(ok, ok_json, bundled, picture):
     text = ok(*args)
     assert "vanilla:" in text
     assert "whole answer" in text
+    assert "median of 3 runs in turns" in " ".join(text.split())
     data = ok_json(*args, "--strategy", "tome", "--retention", 0.6, "--json")
     assert data["report"]["strategy"] == "tome"
     assert data["report"]["retention"] == pytest.approx(0.6, abs=0.02)
@@ -42,12 +46,23 @@ def test_compare_shows_both(ok, ok_json, bundled, picture):
     assert data["vanilla"]["report"]["strategy"] == "vanilla"
     assert data["same_answer"] == (data["answer"] == data["vanilla"]["answer"])
     assert data["new_tokens"] <= 3
+    assert data["runs"] == 3
+    for pair in data["times"].values():
+        for side in ("vanilla", "compressed"):
+            assert 0 < pair[side]["low"] <= pair[side]["median"] <= pair[side]["high"]
 
 
 def test_full_retention_answers_as_vanilla(ok_json, bundled, picture):
     args = ("run", "--model", "demo", "--image", picture, *ASK, "--max-new-tokens", 12)
     data = ok_json(*args, "--retention", 1, "--compare", "--json")
     assert data["same_answer"]
+
+
+def test_percent_is_a_retention(ok_json, bundled, picture):
+    args = ("run", "--model", "demo", "--image", picture, *ASK, *SHORT, "--json")
+    for text in ("60%", "image=60%"):
+        report = ok_json(*args, "--retention", text)["report"]
+        assert report["retention"] == ok_json(*args, "--retention", 0.6)["report"]["retention"]
 
 
 def test_pipeline_file_and_several_pictures(ok_json, bundled, picture, tmp_path):
@@ -109,23 +124,61 @@ def timed(first, token, tokens=5, seconds=1.0, vision=100, **roles):
     return Answer("x", tokens, seconds, report)
 
 
+def beside(vanilla, compressed):
+    return Compared(tuple(vanilla), tuple(compressed))
+
+
 def test_why_it_was_slower():
-    vanilla = timed(0.1, 0.010)
-    slow = timed(0.13, 0.012, matching=0.04, scoring=0.01)
-    first, later, chance = remarks(slow, vanilla)
-    assert "took 130.0 ms instead of 100.0 ms: the stages took 50.0 ms (matching 40.0 ms" in first
+    vanilla = [timed(t, 0.010) for t in (0.09, 0.1, 0.11)]
+    slow = [timed(t, 0.012, matching=0.04, scoring=0.01) for t in (0.12, 0.13, 0.14)]
+    first, later, unclear = remarks(typical(slow), beside(vanilla, slow))
+    assert "took 130.0 ms instead of 100.0 ms, medians" in first
+    assert "the stages took 50.0 ms (matching 40.0 ms" in first
     assert "saved only 20.0 ms. Of the FLOPs of this prompt of 120 tokens 60 % are left" in first
-    assert later.startswith("Each further token took longer")
-    assert "chance" in chance
-    assert "were not faster" in remarks(timed(0.2, 0.010, matching=0.05), vanilla)[0]
-    assert remarks(timed(0.08, 0.010), vanilla) == []
-    (longer,) = remarks(timed(0.08, 0.010, tokens=9, seconds=2.0), vanilla)
-    assert "has 9 tokens and the uncompressed one 5" in longer
-    blind = remarks(timed(0.13, 0.010, vision=0), vanilla, default="the preset 'lightkv'")
-    assert "no picture" in blind[0]
-    assert "nothing was compressed" in blind[1]
+    assert later.startswith("Each further token took longer in every run. Likely causes")
+    assert unclear.startswith("Of whole answer the times of 3 runs of each overlap")
+    slower = 2 * [timed(0.2, 0.010, matching=0.05)]
+    assert "were not faster" in remarks(slower[0], beside(vanilla, slower))[0]
+    longer = 2 * [timed(0.08, 0.009, tokens=9, seconds=2.0)]
+    (told,) = remarks(longer[0], beside(vanilla, longer))
+    assert "has 9 tokens and the uncompressed one 5" in told
+    faster = 2 * [timed(0.08, 0.009, seconds=0.9)]
+    assert remarks(faster[0], beside(vanilla, faster)) == []
+    (once,) = remarks(slower[0], beside(vanilla[:1], slower[:1]))
+    assert once.startswith("One run of each was timed")
+    blind = 2 * [timed(0.13, 0.009, vision=0, seconds=0.9)]
+    told = remarks(blind[0], beside(vanilla, blind), default="the preset 'lightkv'")
+    assert "no picture" in told[0]
+    assert "nothing was compressed" in told[1]
     (default,) = remarks(timed(0.08, 0.010), None, default="the preset 'hired'")
     assert default.startswith("Retention 0.5 is the default of the preset 'hired'")
+
+
+def test_no_cause_is_told_of_times_that_may_be_chance():
+    """Eight times as long, and one run of the uncompressed model was as slow."""
+    vanilla = [timed(t, 0.010) for t in (0.1, 0.1, 0.9)]
+    noisy = [timed(t, 0.010, matching=0.01) for t in (0.8, 0.83, 0.85)]
+    (told,) = remarks(typical(noisy), beside(vanilla, noisy))
+    assert told == (
+        "Of first token, each further token, whole answer the times of 3 runs of each overlap, so their "
+        "difference may be chance."
+    )
+
+
+@given(a=st.lists(st.floats(1e-3, 1e3), min_size=1), b=st.lists(st.floats(1e-3, 1e3), min_size=1))
+def test_spreads(a, b):
+    one, two = Spread.of(a), Spread.of(b)
+    assert one.low <= one.median <= one.high
+    assert one.overlaps(one)
+    apart = all(x < y for x in a for y in b) or all(x > y for x in a for y in b)
+    assert one.overlaps(two) == two.overlaps(one) == (not apart)
+
+
+def test_the_bundled_model_says_what_it_knows(ok_json, bundled, checkpoint, picture):
+    args = ("--image", picture, *ASK, *SHORT, "--json")
+    assert "handwritten digits" in ok_json("run", "--model", "demo", *args)["remarks"][0]
+    told = ok_json("run", "--model", checkpoint, *args)["remarks"]
+    assert not any("handwritten" in each for each in told)
 
 
 def test_dtype(ok_json, bundled, picture):
@@ -197,7 +250,10 @@ def test_a_directory_that_is_no_checkpoint(fails, checkpoint, picture, tmp_path,
         (("--strategy", "tomme"), ("Did you mean 'tome'",)),
         (("--retention", "2"), ("retention = 2",)),
         (("--retention", "0.001"), ("reach retentions from",)),
-        (("--pipeline", "none.yaml"), ("none.yaml",)),
+        (("--pipeline", "none.yaml"), ("none.yaml", "(No such file or directory)", "a preset")),
+        (("--retention", "5 apples"), ("neither a number such as 0.55 or 55%",)),
+        (("--retention", "155%"), ("retention = 1.55",)),
+        (("--image", Path(__file__).parent), ("it is a folder", "a file of it")),
         (("--pipeline", "a.yaml", "--strategy", "tome"), ("leave one",)),
         (("--dtype", "int3"), ("bfloat16",)),
         (("--device", "nowhere"), ("--device",)),

@@ -61,6 +61,20 @@ def test_json_is_what_llm_is_given(ok_json, fails, bundled):
     assert "--yaml" in fails("vllm-args", "demo", "--json", "--yaml")
 
 
+@pytest.mark.parametrize(("strategy", "step"), [("lightkv", 144 + 75), ("tome", 144 + 1)])
+def test_the_step_that_a_picture_needs(call, ok_json, bundled, strategy, step):
+    """Standard error has it, the line stays what it is, and `plan` counts the same."""
+    args = ("vllm-args", "demo", "--strategy", strategy)
+    told = call(*args, "--image", "96x96")
+    assert told.exit_code == 0
+    assert f"--max-num-batched-tokens {step} or more" in told.stderr
+    plain = call(*args)
+    assert plain.stdout == told.stdout
+    assert "--image WIDTHxHEIGHT" in plain.stderr
+    plan = ok_json("plan", "demo", "--strategy", strategy, "--engine", "vllm", "--json")
+    assert plan["engine"]["max_num_batched_tokens"] == step
+
+
 def test_a_pipeline_file_is_found_from_any_folder(ok, bundled, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(get_preset("tome").to_yaml())
     monkeypatch.chdir(tmp_path)

@@ -18,7 +18,7 @@ from lightkv import LightKVWarning, Pipeline, VisionLayout
 from lightkv.core.cost.flops import DecoderShape
 from lightkv.core.errors import ConfigError
 from lightkv.core.run.engine import Engine
-from lightkv.core.run.report import MOST_GAP, gap_text
+from lightkv.core.run.report import LEAST_SHIFT, MOST_GAP, gap_text
 from lightkv.core.run.reports import KEPT, TRACED, Reports
 
 LAYERS = 6
@@ -73,6 +73,27 @@ def test_a_gap_is_said_from_five_points_on(achieved, planned, asked):
         assert f"retention {achieved:.3f} where {wanted:.3f} was" in text
         assert ("planned" if asked is None else "asked for") in text
         assert ("rounded down" in text) == (achieved < wanted)
+
+
+@given(achieved=st.floats(0, 1), planned=st.floats(0, 1))
+def test_a_smaller_gap_is_told_beside_the_figure(achieved, planned):
+    text = gap_text(achieved, planned, None, LEAST_SHIFT)
+    assert (text is not None) == (abs(achieved - planned) > LEAST_SHIFT)
+
+
+def test_whole_tokens_are_why(model):
+    """Windows of nine tokens leave five, not four and a half."""
+    stages = [{"after_layer": 2, "ratio": 0.5, "windows": 4}]
+    with session(model, (1, 12, 12), preset="lightkv", schedule=stages) as run:
+        ask(model, 150)
+    report = run.last
+    assert report.gap is None
+    assert LEAST_SHIFT < report.retention - report.planned_retention < MOST_GAP
+    assert "only whole ones are removed" in report.shift
+    with session(model, (1, 2, 2), preset="lightkv", retention=0.6, gap_warning=False) as run:
+        ask(model, 8)
+    assert run.last.gap is not None
+    assert run.last.shift is None
 
 
 def warned(record):

@@ -34,6 +34,10 @@ PATIENCE = 60
 WAITING = 2
 
 QUESTION = "list all digits"
+SETTINGS = [
+    *("MODEL", "DEVICE", "STRATEGY", "RETENTION", "WORKERS", "WAITING"),
+    *("BYTES", "PIXELS", "ASPECT", "TOKENS"),
+]
 
 
 def module(name: str, **settings: str) -> ModuleType:
@@ -41,7 +45,7 @@ def module(name: str, **settings: str) -> ModuleType:
     code = next(s.code for s in snippets(PAGE, "python") if s.marked("file") == SOURCE)
     made = ModuleType(name)
     with pytest.MonkeyPatch.context() as patch:
-        for key in ("MODEL", "DEVICE", "RETENTION", "WORKERS"):
+        for key in SETTINGS:
             patch.delenv(key, raising=False)
         for key, value in settings.items():
             patch.setenv(key, value)
@@ -377,6 +381,60 @@ def test_a_checkpoint_and_a_retention_of_your_own(tmp_path: Any, picture: bytes)
         assert made.model.name_or_path == str(tmp_path)
     finally:
         running.stop()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"RETENTION": "55"}, "retention = 55"),
+        ({"RETENTION": "half"}, "RETENTION=half is no number"),
+        ({"STRATEGY": "tomme"}, "Did you mean 'tome'?"),
+        ({"MODEL": "./nowhere"}, "no such directory"),
+        ({"WORKERS": "0"}, "must be greater than 0"),
+        ({"PIXELS": "2M"}, "PIXELS=2M is no number"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_line(settings: dict[str, str], says: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        module("refused", **settings)
+    line = str(caught.value)
+    assert line.startswith("error: ")
+    assert says in line
+    assert "\n" not in line
+
+
+def test_an_uncompressed_server_answers_as_the_model_does(picture: bytes) -> None:
+    from lightkv.demo.model import load
+
+    made = module("plain", RETENTION="1")
+    running = Running(made)
+    try:
+        inputs, (model, processor) = made.read(picture, QUESTION), load()
+        with torch.no_grad():
+            out = model.generate(**inputs, max_new_tokens=64, do_sample=False)
+        new = out[0, inputs["input_ids"].shape[1] :]
+        wanted = processor.tokenizer.decode(new, skip_special_tokens=True)  # type: ignore[attr-defined]
+        assert running.ask(picture) == (200, wanted)
+        assert running.health()["retention"] == 1.0
+        assert running.health()["kv_bytes_saved"] == 0
+    finally:
+        running.stop()
+
+
+def test_another_strategy_and_another_limit(picture: bytes) -> None:
+    made = module("other", STRATEGY="fastv", PIXELS="5000")
+    assert made.session.pipeline.spec.name == "fastv"
+    with pytest.raises(made.HTTPException, match="at most 5,000 pixels"):
+        made.read(picture, QUESTION)
+    made.session.detach()
+
+
+def test_what_came_instead_of_a_picture_is_said(served: Running) -> None:
+    status, text = served.ask(b"scene.png")
+    assert status == 400
+    assert "9 bytes" in text
+    assert "scene.pn" in text
+    assert "--data-binary @FILE" in text
 
 
 @pytest.mark.parametrize("workers", [4])

@@ -14,7 +14,7 @@ from lightkv.core.errors import ConfigError, check_least
 from lightkv.core.layout import VisionLayout
 from lightkv.core.pipeline.pipeline import Pipeline
 from lightkv.integrations.vllm.blocks import BlockSavings, RequestBlocks, count_blocks
-from lightkv.integrations.vllm.plan import check_pipeline
+from lightkv.integrations.vllm.plan import ServingPlan, check_pipeline
 
 GIB = 2**30
 
@@ -51,9 +51,30 @@ def blocks_of(
     return count_blocks(pipeline, shape, layout, block_size=block_size, new_tokens=new_tokens)
 
 
-def blocks_data(counted: BlockSavings, kv_gib: float | None) -> dict[str, Any]:
-    """Plain data."""
-    found = {"name": "vllm", **counted.to_dict()}
+def smallest_step(pipeline: Pipeline, layout: VisionLayout) -> tuple[int, str]:
+    """The smallest `--max-num-batched-tokens` that serves a prompt, and a sentence about it.
+
+    Args:
+        pipeline: built for the engine.
+        layout: of the prompt, the text behind the pictures.
+    """
+    plan, (sample,) = ServingPlan(pipeline), layout.samples
+    step = plan.piece(sample, layout.length)
+    text = layout.length - int(sample.positions.size)
+    part = (
+        f"the whole prompt, {text:,} tokens of text included"
+        if plan.reads_text
+        else "the pictures and the token behind them; text in front of them adds to it"
+    )
+    return (
+        step,
+        f"One step has to compute {part}: serve with --max-num-batched-tokens {step} or more.",
+    )
+
+
+def blocks_data(counted: BlockSavings, kv_gib: float | None, step: int) -> dict[str, Any]:
+    """Plain data; `step` is that of `smallest_step`."""
+    found = {"name": "vllm", **counted.to_dict(), "max_num_batched_tokens": step}
     if kv_gib is not None:
         budget = int(kv_gib * GIB)
         found["kv_gib"] = kv_gib
@@ -62,11 +83,12 @@ def blocks_data(counted: BlockSavings, kv_gib: float | None) -> dict[str, Any]:
     return found
 
 
-def show_blocks(counted: BlockSavings, kv_gib: float | None) -> None:
-    """Print the groups of layers, and what a request takes."""
+def show_blocks(counted: BlockSavings, kv_gib: float | None, told: str) -> None:
+    """Print the groups of layers, what a request takes, and what `smallest_step` tells."""
     out = console()
     out.print(_segments(counted.compressed))
     out.print(_totals(counted, kv_gib))
+    out.print(told)
     out.print(
         f"In vLLM, with blocks of {counted.compressed.block_size} tokens in one pool for all groups, "
         "which have equal numbers of layers (padding layers take room for nothing). Blocks are those "

@@ -100,7 +100,14 @@ def plan(
     from lightkv.checkpoints.describe import describe, is_hub_id
     from lightkv.checkpoints.load import quiet_libraries
     from lightkv.checkpoints.published import TEXT_TOKENS
-    from lightkv.cli.plan.blocks import GIB, blocks_data, blocks_of, check_engine, show_blocks
+    from lightkv.cli.plan.blocks import (
+        GIB,
+        blocks_data,
+        blocks_of,
+        check_engine,
+        show_blocks,
+        smallest_step,
+    )
     from lightkv.cli.plan.gpu import check_gpu, fit, show_fit
     from lightkv.cli.plan.options import build_pipeline, choose_views, published_stages
     from lightkv.cli.plan.points import retentions_of
@@ -159,7 +166,8 @@ def plan(
     if json:
         data = plan_data(model, pipeline, views, dtype_bytes, savings, compared)
         if blocks is not None:
-            data["engine"] = blocks_data(blocks, kv_gib)
+            step, _ = smallest_step(pipeline, layout)
+            data["engine"] = blocks_data(blocks, kv_gib, step)
         if held is not None:
             data["gpu"] = held.to_dict()
         print_json(data)
@@ -168,7 +176,7 @@ def plan(
     if held is not None:
         show_fit(held, described, new_tokens)
     if blocks is not None:
-        show_blocks(blocks, kv_gib)
+        show_blocks(blocks, kv_gib, smallest_step(pipeline, layout)[1])
     if published and described.published is not None:
         console().print(f"Schedule: {described.published.source}.", style="dim")
     if compared is not None:

@@ -12,7 +12,7 @@ from lightkv.cli.output import bytes_text, console, flops_text, table
 from lightkv.cli.plan.trace import Comparison
 from lightkv.core.cost.counting import Savings, ViewSize
 from lightkv.core.pipeline.pipeline import Pipeline
-from lightkv.core.run.report import gap_of
+from lightkv.core.run.report import LEAST_SHIFT, gap_of
 
 
 def plan_data(
@@ -55,7 +55,7 @@ def show_plan(
         shares = (f"{name} {share:.3f}" for name, share in savings.retentions.items())
         out.print(f"of each modality: {', '.join(shares)}")
     planned = pipeline.retentions or pipeline.retention
-    gap = gap_of(savings.retention, savings.retentions, planned, pipeline.asked)
+    gap = gap_of(savings.retention, savings.retentions, planned, pipeline.asked, LEAST_SHIFT)
     if gap is not None and not pipeline.counts_text:
         out.print(f"{gap}.")
     if savings.estimate:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from lightkv.checkpoints.describe import brief, find_on_meta, text_on_meta
+from lightkv.checkpoints.describe import find_on_meta, text_on_meta
+from lightkv.checkpoints.library_errors import brief
 from lightkv.checkpoints.load import quiet_libraries
 from lightkv.checkpoints.published import Description
 from lightkv.core.cost.counting import Cost, count_savings

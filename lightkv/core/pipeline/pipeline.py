@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from lightkv.core import yamls
 from lightkv.core.contracts import ROLES, Component, PositionPolicy, window_sides
-from lightkv.core.errors import ConfigError, check_known, nearest
+from lightkv.core.errors import ConfigError, check_known, file_errors, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.modality import Share
 from lightkv.core.needs import Needs, Source, needs_from
@@ -174,15 +174,11 @@ class PipelineSpec(Strict):
         Raises:
             ConfigError: no file, not YAML, with the line, or as `parse`.
         """
+        remedy = "give the path of a YAML file, or the name of a preset"
+        bad = (OSError, ValueError)
         try:
-            data = yamls.read(path)
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                str(error),
-                field="pipeline file",
-                value=str(path),
-                remedy="give the path of a YAML file, or the name of a preset",
-            ) from error
+            with file_errors(ConfigError, "read it", "pipeline file", path, remedy, bad):
+                data = yamls.read(path)
         except yaml.YAMLError as error:
             raise _not_yaml(error, "pipeline file", str(path)) from error
         place = Path(os.path.realpath(path))

@@ -148,7 +148,16 @@ class RunReport:
 
     @property
     def gap(self) -> str | None:
-        """What is to be said of a retention that is more than 5 points from the one asked for.
+        """What is to be said of a retention that is more than 5 points from the one asked for."""
+        return self._gap(MOST_GAP)
+
+    @property
+    def shift(self) -> str | None:
+        """The same of one that is more than 1 point away; None where `gap` says it."""
+        return self._gap(LEAST_SHIFT) if self.gap is None else None
+
+    def _gap(self, least: float) -> str | None:
+        """What is to be said of a retention that is more than `least` from the one asked for.
 
         None where that one is a share of all cache entries: how many of them are vision tokens is
         then for the method to decide.
@@ -156,7 +165,7 @@ class RunReport:
         if self.counts_text or not any(sample.original for sample in self.samples):
             return None
         planned = self.planned_retentions or self.planned_retention
-        return gap_of(self.retention, self.retentions, planned, self.asked_retention)
+        return gap_of(self.retention, self.retentions, planned, self.asked_retention, least)
 
     @property
     def retentions(self) -> dict[str, float]:
@@ -480,6 +489,7 @@ def gap_of(
     by_modality: Mapping[str, float],
     planned: Share,
     asked: Share | None,
+    least: float | None = None,
 ) -> str | None:
     """`gap_text` of all tokens, or of the first modality that has something to say, with its name.
 
@@ -487,32 +497,39 @@ def gap_of(
         achieved, by_modality: mean over the layers of all tokens, and of those of each modality.
         planned: of the schedule, modality → its own where there are such.
         asked: of a recipe, likewise; None for explicit stages.
+        least: as of `gap_text`.
     """
+    least = MOST_GAP if least is None else least
     if not isinstance(planned, dict):
         assert not isinstance(asked, dict)
-        return gap_text(achieved, planned, asked)
+        return gap_text(achieved, planned, asked, least)
     for name, share in planned.items():
         wanted = asked[name] if isinstance(asked, dict) else None
-        gap = gap_text(by_modality.get(name, share), share, wanted)
+        gap = gap_text(by_modality.get(name, share), share, wanted, least)
         if gap is not None:
             return f"{name}: {gap}"
     return None
 
 
+LEAST_SHIFT = 0.01
+"""Share of the vision KV cache from which on a difference is explained beside the figure."""
 MOST_GAP = 0.05
-"""Share of the vision KV cache by which a run may differ from what was asked before it is said."""
+"""Share of the vision KV cache by which a run may differ from what was asked without a warning."""
 
 
-def gap_text(achieved: float, planned: float, asked: float | None) -> str | None:
+def gap_text(
+    achieved: float, planned: float, asked: float | None, least: float = MOST_GAP
+) -> str | None:
     """What a gap between asked and achieved retention is and why; None if it is small.
 
     Args:
         achieved: mean over the layers, of whole tokens.
         planned: of the schedule, before rounding.
         asked: of a recipe; None for explicit stages, which plan what they are asked for.
+        least: a gap that is not larger is small.
     """
     wanted = planned if asked is None else asked
-    if abs(achieved - wanted) <= MOST_GAP:
+    if abs(achieved - wanted) <= least:
         return None
     source = "planned" if asked is None else "asked for"
     if achieved > wanted:

@@ -118,8 +118,11 @@ class ServingPlan:
         # A vision token in the last place survives, so whether there is one is a part of the key.
         length = end + int(end < prompt)
         removed = self._removed.get((spans, end == prompt), lambda: self._lacking(sample, length))
-        piece = prompt if self.reads_text else min(prompt, end + 1)
-        return Entry(spans, sample, prompt, piece, removed)
+        return Entry(spans, sample, prompt, self.piece(sample, prompt), removed)
+
+    def piece(self, sample: SampleLayout, prompt: int) -> int:
+        """First tokens of a prompt that have to be computed in one step."""
+        return prompt if self.reads_text else min(prompt, int(sample.positions[-1]) + 2)
 
     def _lacking(self, sample: SampleLayout, length: int) -> tuple[int, ...]:
         """Tokens that each segment lacks of a prompt of `length`."""

@@ -13,6 +13,7 @@ import yaml
 from lightkv.core import yamls
 from lightkv.core.errors import ConfigError, LightKVWarning, check_known, check_least
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe, resolve_spec
+from lightkv.core.strict import read_number
 from lightkv.lab.errors import TaskError
 from lightkv.lab.grids.cells import seeded
 from lightkv.lab.search.candidates import candidates
@@ -163,9 +164,8 @@ def share(value: float | str, field: str, low: float, high: float, example: str)
     Raises:
         ConfigError: not a number, or outside.
     """
-    text = str(value).strip()
     try:
-        number = float(text[:-1]) / 100.0 if text.endswith("%") else float(text)
+        number = read_number(str(value))
     except ValueError:
         number = float("nan")
     if not low < number < high:
