@@ -150,13 +150,17 @@ def print_brief(
             if "scores" not in cell:
                 parts += ["did not run" if "error" in cell else "", ""]
                 continue
-            one, other = (by_scene(c["scores"], owner, scenes) for c in (cell, base))
-            mean, gap = np.nanmean(one, axis=1).mean(), np.nanmean(one - other, axis=1).mean()
+            one = by_scene(cell["scores"], owner, scenes)
             low, high = interval(one, np.zeros_like(one))
+            mean = np.nanmean(one, axis=1).mean()
             parts.append(f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+            if name == baseline or "scores" not in base:  # it may not reach this retention
+                parts.append("")
+                continue
+            other = by_scene(base["scores"], owner, scenes)
             low, high = interval(one, other)
-            same = name == baseline
-            parts.append("" if same else f"{100 * gap:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
+            gap = np.nanmean(one - other, axis=1).mean()
+            parts.append(f"{100 * gap:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]")
         print(f"| {name} | " + " | ".join(parts) + " |")
 
 

@@ -53,7 +53,7 @@ def test_the_script_at_toy_size(tmp_path):
     parts = {name: part["found"] for name, part in found["parts"].items() if "found" in part}
     assert list(found["parts"]) == only
     assert found["parts"]["flash"]["why"] == "needs CUDA"
-    assert parts["tests"]["groups"]["test_waits.py"]["passed"] == 4
+    assert parts["tests"]["groups"]["test_waits.py"]["passed"] == 5
     assert list(parts["tests"]["skips"]) == ["needs a CUDA device"]
     for name, limit in (("TestLlava_float32", 1e-5), ("TestLlava_bfloat16", 2**-6)):
         group = parts["contract"]["groups"][name]

@@ -74,7 +74,7 @@ def test_pictures_that_cannot_be_read(fails, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     assert "no such file" in fails("show", "--image", tmp_path / "none.png", *ASK)
     assert "not a picture" in fails("show", "--image", tmp_path / "text.png", *ASK)
-    assert "not a picture" in fails("show", "--image", tmp_path, *ASK)
+    assert "it is a folder" in fails("show", "--image", tmp_path, *ASK)
     assert "more pixels" in fails("show", "--image", bomb(tmp_path / "b.png", 50_000), *ASK)
 
 

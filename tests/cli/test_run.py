@@ -81,14 +81,14 @@ def test_single_values_of_the_pipeline(ok_json, fails, bundled, picture, monkeyp
     by_keys = ("--set", "matcher.metric=keys", "--set", "name=by keys")
     data = ok_json(*args, *by_keys)
     assert data["report"]["strategy"] == "by keys"
-    assert "default of the preset 'lightkv'" in data["remarks"][0]
+    assert any("default of the preset 'lightkv'" in remark for remark in data["remarks"])
     file = tmp_path / "mine.yaml"
     file.write_text("base: lightkv\nmatcher: {metric: keys}\n")
     same = ok_json(*args, "--pipeline", file)["report"]
     assert same["samples"] == data["report"]["samples"]
     data = ok_json(*args, "--set", "schedule.retention=0.4")
     assert data["report"]["asked_retention"] == 0.4
-    assert data["remarks"] == []
+    assert not any("default of" in remark for remark in data["remarks"])
     # Mistakes show before the model is loaded.
     monkeypatch.setattr("lightkv.checkpoints.load.load_model", None)
     assert "parameters are: metric" in fails(*args, "--set", "matcher.metrc=keys")

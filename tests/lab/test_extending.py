@@ -126,8 +126,8 @@ def test_what_is_done_is_not_given_up_for_a_rule(path, ran):
         ({"base": "tome"}, 'base: name was "lightkv" and is "tome"'),
         ({"dtype": "bfloat16"}, 'dtype: was "auto" and is "bfloat16"'),
         (
-            {"axes": {"guidance": {"prompt": {}, "uniform": {"scorer": "key-norm"}}}},
-            'axes, guidance, uniform: scorer was "uniform" and is "key-norm"',
+            {"axes": {"guidance": {"prompt": {}, "uniform": {"scorer": "size"}}}},
+            'axes, guidance, uniform: scorer was "uniform" and is "size"',
         ),
     ],
     ids=["task", "base", "dtype", "label"],

@@ -306,4 +306,4 @@ def test_retentions_out_of_reach_are_left_out(subject):
     assert any("out of reach" in remark for remark in found.remarks)
     assert all(trial.retention >= 0.17 for trial in found.trials)
     with pytest.raises(ConfigError, match="reaches no retention"):
-        tune(subject, COUNTS, range=(0.01, 0.05), samples=8)
+        tune(subject, COUNTS, max_drop=0.9, range=(0.01, 0.05), samples=24)

@@ -24,20 +24,15 @@ class TestLaterStages(StrategySuite):
     }
 
 
-class TestLeanFirstStage(StrategySuite):
-    """Centres that are far apart, and no guidance."""
+class TestLean(StrategySuite):
+    """Centres that are far apart, at first without guidance."""
 
-    preset = {
-        "partitioner": {"name": "windows", "frames": 1, "population": 128, "clamp": True},
-        "scorer": "uniform",
-        "matcher": {"name": "farthest-first", "join": True},
-        "aggregator": "weighted-mean",
-    }
+    preset = "lightkv-lean"
     temporal = True
 
 
-class TestLeanLaterStages(StrategySuite):
-    """The same, weighted by the prompt's attention, over frames."""
+class TestLeanInSmallWindows(StrategySuite):
+    """So small that pictures of the suite have several."""
 
     preset = {
         "partitioner": {"name": "windows", "frames": 8, "population": 16, "clamp": True},
