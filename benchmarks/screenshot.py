@@ -1,11 +1,15 @@
-"""A screenshot of a page that lightkv wrote, with headless Chromium, for the documentation.
+"""A screenshot of a page that lightkv wrote or serves, with headless Chromium, for the documentation.
 
     python benchmarks/screenshot.py report.html --out docs/images/report.png [--width 1400]
         [--until cells] [--rows 8] [--limit 400] [--dark]
+    lightkv play --port 7860 &
+    python benchmarks/screenshot.py http://127.0.0.1:7860/ --press go --wait run --width 1300
+        --out docs/images/playground.png
 
-Needs chromium, chromedriver and selenium. `--until ID` ends the picture after the element with that id
-(the whole page by default), `--rows` hides all but the first rows of the table. The picture is stored
-with the most colours that keep it below `--limit` KB.
+Needs chromium, chromedriver and selenium. `--press ID` presses a button when the page is ready, and
+`--wait NAME` waits until the body has `data-NAME`. `--until ID` ends the picture after the element with
+that id (the whole page by default), `--rows` hides all but the first rows of the table. The picture is
+stored with the most colours that keep it below `--limit` KB.
 """
 
 from __future__ import annotations
@@ -31,25 +35,27 @@ return end.getBoundingClientRect().bottom + window.scrollY + (arguments[0] ? 24 
 
 def main() -> None:
     options = parse(sys.argv[1:])
-    picture = shoot(options.page, options.width, options.until, options.rows, options.dark)
+    picture = shoot(options)
     size = save(picture, options.out, 1024 * options.limit)
     print(f"wrote {options.out}: {size // 1024} KB")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("page", type=Path)
+    parser.add_argument("page", help="a file, or an address")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--width", type=int, default=1400)
     parser.add_argument("--until", help="id of the last element in the picture")
     parser.add_argument("--rows", type=int, help="of the table")
+    parser.add_argument("--press", help="id of a button")
+    parser.add_argument("--wait", help="for data-NAME of the body")
     parser.add_argument("--limit", type=int, default=400, help="KB")
     parser.add_argument("--dark", action="store_true")
     return parser.parse_args(arguments)
 
 
-def shoot(page: Path, width: int, until: str | None, rows: int | None, dark: bool) -> Any:
-    """The page as a Pillow image."""
+def shoot(options: argparse.Namespace) -> Any:
+    """The page as a Pillow image; `options` as `parse` gives them."""
     from PIL import Image
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -57,16 +63,22 @@ def shoot(page: Path, width: int, until: str | None, rows: int | None, dark: boo
         sys.exit("chromium and chromedriver are not on the path")
     with (
         tempfile.TemporaryDirectory() as profile,
-        chromium(Path(profile), width, height=1000) as driver,
+        chromium(Path(profile), options.width, height=1000) as driver,
     ):
-        if dark:
+        if options.dark:
             feature = {"name": "prefers-color-scheme", "value": "dark"}
             driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        driver.get(page.resolve().as_uri())
+        served = options.page.startswith("http://")
+        driver.get(options.page if served else Path(options.page).resolve().as_uri())
         ready = "return document.body.dataset.ready === '1'"
         WebDriverWait(driver, 30).until(lambda made: made.execute_script(ready))
-        height = int(driver.execute_script(CUT, until, rows))
-        shown = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        if options.press:
+            driver.find_element("id", options.press).click()
+        if options.wait:
+            there = "return document.body.dataset[arguments[0]] !== undefined"
+            WebDriverWait(driver, 120).until(lambda made: made.execute_script(there, options.wait))
+        height = int(driver.execute_script(CUT, options.until, options.rows))
+        shown = {"x": 0, "y": 0, "width": options.width, "height": height, "scale": 1}
         asked = {"captureBeyondViewport": True, "clip": shown}
         found = driver.execute_cdp_cmd("Page.captureScreenshot", asked)
     return Image.open(io.BytesIO(base64.b64decode(found["data"]))).convert("RGB")

@@ -11,7 +11,7 @@ from lightkv.play.asked import LONGEST_QUESTION, MOST_NEW_TOKENS
 from lightkv.play.offers import SCENES, UNCOMPRESSED
 from lightkv.play.uploads import BYTES
 
-FIRST = ("lightkv-plus", "fastv")
+FIRST = ("lightkv-lean", "fastv")
 """What is chosen when the page opens: one that merges by the question, one that drops."""
 
 POLICY = f"{policy()}; connect-src 'self'; base-uri 'none'; form-action 'none'"

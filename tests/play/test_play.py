@@ -29,7 +29,7 @@ from lightkv.play.page import page
 NEEDS = "needs the extra `play`: pip install 'lightkv[play]'"
 TestClient = pytest.importorskip("fastapi.testclient", reason=NEEDS).TestClient
 pytest.importorskip("uvicorn", reason=NEEDS)
-NAMES = ["lightkv-plus", "fastv"]
+NAMES = ["lightkv-lean", "fastv"]
 
 
 def encoded(picture: Image.Image, form: str = "PNG") -> str:

@@ -72,7 +72,7 @@ def test_from_a_scene_to_figures_and_from_mistakes_to_a_line(address, tmp_path):
         )
         driver.find_element("id", "go").click()
         ran(1)
-        assert texts("#figures thead th") == ["uncompressed", "lightkv-plus", "fastv"]
+        assert texts("#figures thead th") == ["uncompressed", "lightkv-lean", "fastv"]
         answers = texts("td.answer")
         assert len(answers) == 3
         assert all(text.endswith("right") or "right is: " in text for text in answers)
