@@ -13,8 +13,11 @@ import torch
 from lightkv.core.contracts import Matcher, MatchInput
 from lightkv.core.pipeline.pipeline import PipelineSpec, Recipe
 from lightkv.strategies.components.magnitude import unit_runs
-from lightkv.strategies.components.selection import first_largest, kept_only, rounded_keep, rows
+from lightkv.strategies.components.selection import kept_only, rounded_keep, rows
 from lightkv.strategies.components.similarity import EXCLUDED, SIMILARITY_ELEMENTS
+
+TAKEN = -1.0
+"""Distance of what is chosen: less than any other, so that it is not chosen again."""
 
 
 class FarthestFirst(Matcher):
@@ -42,42 +45,64 @@ class FarthestFirst(Matcher):
         return max(kept, min(1, population)) if self.join else kept
 
     def match(self, inputs: MatchInput) -> torch.Tensor:
-        features, keep = unit_runs(inputs.tokens.detach()), inputs.keep
-        groups, population, _ = features.shape
-        chosen = torch.full((groups, keep), 0, dtype=torch.long, device=features.device)
-        farness = nearest_other(features)
-        taken = torch.zeros_like(farness, dtype=torch.bool)
-        nearest = torch.zeros_like(farness, dtype=torch.long)
-        for number in range(keep):
-            token = first_largest(farness.masked_fill(taken, -torch.inf))
-            chosen[:, number] = token
-            taken = taken.scatter(1, token[:, None], True)
-            distance = 1.0 - _cosine(rows(features, token[:, None]), features)[:, 0]
-            nearer = (distance < farness) | (number == 0)
-            nearest = torch.where(nearer, token[:, None], nearest)
-            farness = torch.where(nearer, distance, farness)
-        if self.join:
-            return nearest.scatter(1, chosen, chosen)
-        return kept_only(chosen, population)
+        features = unit_runs(inputs.tokens.detach())
+        chosen = farthest_first(features, inputs.keep)
+        if self.join and inputs.keep:
+            return most_like(features, chosen).scatter(1, chosen, chosen)
+        return kept_only(chosen, features.shape[1])
+
+
+def farthest_first(features: torch.Tensor, keep: int) -> torch.Tensor:
+    """`[G, keep]` tokens of `[G, n, D]`, all of length 1, in the order of the choice."""
+    groups, population, _ = features.shape
+    # Where all distances fit, a round is three operations: rounds follow one another, and each waits.
+    fits = groups * population**2 <= SIMILARITY_ELEMENTS
+    whole = _apart(features, features) if fits else None
+    farness, chosen = nearest_other(features), []
+    for number in range(keep):
+        # `max` over a dimension gives the first of equals.
+        token = farness.max(dim=1, keepdim=True).indices
+        chosen.append(token)
+        if whole is None:
+            distance = _apart(rows(features, token), features)
+        else:
+            distance = whole.gather(1, token[:, :, None].expand(-1, -1, population))
+        distance = distance[:, 0].scatter(1, token, TAKEN)
+        farness = distance if number == 0 else torch.minimum(farness, distance)
+    none = torch.zeros((groups, 0), dtype=torch.long, device=features.device)
+    return torch.cat([none, *chosen], dim=1)
+
+
+def most_like(features: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """`[G, n]` which of `chosen` `[G, k]` each of `[G, n, D]` is most like, the first of equals."""
+    kept = rows(features, chosen)
+    found = [
+        _apart(features[:, run], kept).min(dim=2).indices
+        for run in _runs(features.shape[0] * chosen.shape[1], features.shape[1])
+    ]
+    return chosen.gather(1, torch.cat(found, dim=1))
 
 
 def nearest_other(features: torch.Tensor) -> torch.Tensor:
     """`[G, n]` distance of each token of `[G, n, D]`, all of length 1, to the nearest other one."""
     groups, population, _ = features.shape
-    step = max(1, SIMILARITY_ELEMENTS // max(1, groups * population))
     places = torch.arange(population, device=features.device)
-    parts = []
-    for first in range(0, population, step):
-        run = slice(first, first + step)
-        near = _cosine(features[:, run], features)
+    parts = [features.new_zeros(groups, 0)]
+    for run in _runs(groups * population, population):
         itself = (places[run, None] == places[None]).float()
-        parts.append((near - EXCLUDED * itself).amax(dim=-1))
-    return 1.0 - torch.cat(parts, dim=1)
+        parts.append((_apart(features[:, run], features) + EXCLUDED * itself).amin(dim=-1))
+    return torch.cat(parts, dim=1)
 
 
-def _cosine(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """`[G, a, b]` of `[G, a, D]` and `[G, b, D]`, all of length 1."""
-    return torch.matmul(left, right.transpose(1, 2))
+def _runs(width: int, count: int) -> list[slice]:
+    """Runs of `count` rows of `width` numbers each, so that no run has too many numbers."""
+    step = max(1, SIMILARITY_ELEMENTS // max(1, width))
+    return [slice(first, first + step) for first in range(0, count, step)]
+
+
+def _apart(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """`[G, a, b]` cosine distances of `[G, a, D]` and `[G, b, D]`, all of length 1."""
+    return 1.0 - torch.matmul(left, right.transpose(1, 2))
 
 
 PRESET = PipelineSpec(
