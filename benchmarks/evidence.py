@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence_page import effects, guidance, presets, searches, tokens
-from kept import Kept, read
+from kept import Kept, read, short
 from report import fill
 from study import HERE, KEPT, ORDER
 
@@ -94,7 +94,7 @@ class Evidence:
         state = "done" if ended == total else f"{ended} of {total}"
         if kept.count("failed"):
             state += f", {kept.count('failed')} failed"
-        if kept.head["grid"] != _plain(HERE / f"{each}.yaml"):
+        if kept.head["grid"] != short(_plain(HERE / f"{each}.yaml")):
             state += "; the grid or a preset has changed since"
         hours = sum(cell["seconds"] or 0.0 for cell in kept.cells) / 3600
         where = "; ".join(kept.head["machines"]) or "–"

@@ -66,7 +66,7 @@ def keep(results: Path, target: Path) -> bool:
         if "search" in grid:
             data: Row = {"of": "search", "study": grid["search"], **head}
             data["found"] = plain(findings(store))
-            text = json.dumps(_short(data), indent=1, ensure_ascii=False, allow_nan=False)
+            text = json.dumps(short(data), indent=1, ensure_ascii=False, allow_nan=False)
         else:
             tables = {name: _rows(store, name) for name in TABLES}
             head |= _shared(tables["cells"])
@@ -109,12 +109,12 @@ def _shared(cells: Sequence[Row]) -> Row:
 
 def _lines(head: Row, tables: dict[str, list[Row]]) -> str:
     """JSON with a line for each key of the head and for each row."""
-    parts = [f"{_json(key)}: {_json(value)}" for key, value in _short(head).items()]
+    parts = [f"{_json(key)}: {_json(value)}" for key, value in short(head).items()]
     for name, found in tables.items():
         gone = (*LEFT_OUT[name], *FROM_CELLS)
         columns = [key for key in (found[0] if found else {}) if key not in gone]
         columns = [key for key in columns if not key.startswith("measured_")]
-        lines = ",\n".join(_json(_short([row[key] for key in columns])) for row in found)
+        lines = ",\n".join(_json(short([row[key] for key in columns])) for row in found)
         parts.append(f'{_json(name)}: {{"columns": {_json(columns)}, "rows": [\n{lines}\n]}}')
     return "{\n" + ",\n".join(parts) + "\n}"
 
@@ -123,12 +123,12 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
 
 
-def _short(value: Any) -> Any:
+def short(value: Any) -> Any:
     """Numbers with six digits; bounds that are infinite, which JSON cannot say, are null."""
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _short(each) for key, each in value.items()}
+        return {key: short(each) for key, each in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_short(each) for each in value]
+        return [short(each) for each in value]
     return value
