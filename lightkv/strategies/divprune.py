@@ -58,7 +58,8 @@ def farthest_first(features: torch.Tensor, keep: int) -> torch.Tensor:
     # Where all distances fit, a round is three operations: rounds follow one another, and each waits.
     fits = groups * population**2 <= SIMILARITY_ELEMENTS
     whole = _apart(features, features) if fits else None
-    farness, chosen = nearest_other(features), []
+    farness = nearest_other(features) if whole is None else _to_others(whole, slice(population))
+    chosen = []
     for number in range(keep):
         # `max` over a dimension gives the first of equals.
         token = farness.max(dim=1, keepdim=True).indices
@@ -86,12 +87,17 @@ def most_like(features: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 def nearest_other(features: torch.Tensor) -> torch.Tensor:
     """`[G, n]` distance of each token of `[G, n, D]`, all of length 1, to the nearest other one."""
     groups, population, _ = features.shape
-    places = torch.arange(population, device=features.device)
     parts = [features.new_zeros(groups, 0)]
     for run in _runs(groups * population, population):
-        itself = (places[run, None] == places[None]).float()
-        parts.append((_apart(features[:, run], features) + EXCLUDED * itself).amin(dim=-1))
+        parts.append(_to_others(_apart(features[:, run], features), run))
     return torch.cat(parts, dim=1)
+
+
+def _to_others(distance: torch.Tensor, run: slice) -> torch.Tensor:
+    """`[G, a]` least of the distances `[G, a, n]` of the tokens of a run to all others."""
+    places = torch.arange(distance.shape[2], device=distance.device)
+    itself = (places[run, None] == places[None]).float()
+    return (distance + EXCLUDED * itself).amin(dim=-1)
 
 
 def _runs(width: int, count: int) -> list[slice]:

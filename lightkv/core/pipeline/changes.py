@@ -79,7 +79,7 @@ def _with_parameters(
 
     def merged(roles: Mapping[str, Any]) -> dict[str, Any]:
         own = roles.get(role)
-        if name is None or name_of(own) != name:
+        if name_of(own) != name:
             return dict(roles)
         full = own if isinstance(own, Mapping) else {"name": own}
         return {**roles, role: {**full, **parameters}}
