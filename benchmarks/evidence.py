@@ -153,7 +153,12 @@ class Evidence:
         for kept in self.some("schedules"):
             parts += ["**LightKV at three ratios**, against the uncompressed model:"]
             parts += [effects.by_label(kept, "ratio")]
-        return _joined(*parts, self.waits(*names, "schedules"))
+        chosen = "ratios_scenes", "ratios_video"
+        found = self.some(*chosen)
+        if found:
+            parts += ["**What the default was chosen on**, scans that training saw, against ½:"]
+            parts += [effects.effects(found, "ratio")]
+        return _joined(*parts, self.waits(*names, "schedules", *chosen))
 
     def positions(self) -> str:
         """Positions of tokens that stand for several."""

@@ -54,6 +54,8 @@ ORDER = (
     "grids/positions_video",
     "grids/tokens_clips",
     "grids/schedules",
+    "grids/ratios_scenes",
+    "grids/ratios_video",
 )
 """Folder and name of each grid and search, the most important first."""
 SECONDS = {"demo": 0.24e-3, "demo-video": 0.31e-3}

@@ -129,7 +129,6 @@ def test_no_layer(bad):
 def test_no_share(bad):
     for source in (
         lambda: Pipeline.build("fastv", LAYERS, schedule=[{"after_layer": 2, "ratio": bad}]),
-        lambda: Pipeline.build("tome", LAYERS, schedule={"ratio": bad}),
         lambda: Pipeline.build("tome", LAYERS, schedule={"retention": bad}),
         lambda: Pipeline.build("pyramiddrop", LAYERS, schedule={"depths": [0.1, bad]}),
         lambda: Recipe(retention=bad),
@@ -145,6 +144,8 @@ def test_no_share(bad):
     if bad is not None:
         with pytest.raises(ConfigError, match="retention"):
             Pipeline.build("tome", LAYERS, retention=bad)
+        with pytest.raises(ConfigError, match="ratio"):
+            Pipeline.build("tome", LAYERS, schedule={"ratio": bad})
 
 
 @pytest.mark.parametrize(

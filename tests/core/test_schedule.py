@@ -90,6 +90,18 @@ def test_a_recipe_adds_stages_until_the_target_is_met(num_layers, retention):
     assert abs(schedule.retention(num_layers) - retention) <= 0.005
 
 
+@given(num_layers=st.integers(2, 48), retention=st.floats(0.02, 0.99))
+def test_without_a_ratio_stages_are_gentle_where_that_reaches(num_layers, retention):
+    def solved(ratio):
+        try:
+            return Recipe(retention=retention, ratio=ratio).schedule(num_layers)
+        except ConfigError as error:
+            return str(error)
+
+    gentle, half = solved(0.4), solved(0.5)
+    assert solved(None) == (half if isinstance(gentle, str) else gentle)
+
+
 def test_published_operating_point():
     schedule = Schedule(
         [

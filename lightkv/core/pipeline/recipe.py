@@ -17,7 +17,13 @@ from lightkv.core.stage.cache_entries import Scope
 from lightkv.core.strict import Strict
 
 DEFAULT_RETENTION = 0.55
-DEFAULT_RATIO = 0.5
+DEFAULT_RATIOS = (0.4, 0.5)
+"""What stages remove in a recipe that does not say, the first of them that reaches the retention.
+
+Half of a window at a stage, as LightKV publishes it, makes the most divergent token merge too, and
+that is what costs most (docs/evidence.md). But only half reaches the smallest retentions of shallow
+models.
+"""
 
 
 class Recipe(Strict):
@@ -27,12 +33,13 @@ class Recipe(Strict):
         retention: wanted mean over all layers of the share of vision tokens in the cache; or modality →
             that of its tokens (`{image: 0.5, audio: 0.7}`). Those that are not named are left alone.
         windows: one entry for each stage; the last is repeated where more stages are needed.
-        ratio: removed share of each stage.
+        ratio: removed share of each stage; the first of `DEFAULT_RATIOS` that reaches `retention` if
+            None.
         after_layer: a single stage after this many layers, with its ratio solved, instead.
         depths: stages after these shares of the depth instead, such as (0.25, 0.5, 0.75). What they
             keep is then solved to meet `retention`. A first one of 0 stands before the decoder.
         ratios: with `depths`, the removed share of each stage that solving starts from; `ratio`
-            for all if None.
+            for all if None (0.5 if that is None too).
         solve: with `depths`, what meets `retention`. `power`: what the stages keep is raised to one
             common power. `first`: what the first stage keeps is solved, and the others keep their
             ratios, so that few tokens do not become none in late layers; where these alone remove
@@ -45,7 +52,7 @@ class Recipe(Strict):
 
     retention: Share = DEFAULT_RETENTION
     windows: tuple[WindowSpec, ...] = (None, None, None)
-    ratio: float = DEFAULT_RATIO
+    ratio: float | None = None
     after_layer: int | None = None
     depths: tuple[float, ...] | None = None
     ratios: tuple[float, ...] | None = None
@@ -70,6 +77,18 @@ class Recipe(Strict):
     def searches_layers(self) -> bool:
         """Whether the layers are looked for, instead of given by the recipe."""
         return self.site == "layers" and self.after_layer is None and self.depths is None
+
+    @property
+    def tried_ratios(self) -> tuple[float, ...]:
+        """Removed shares of each stage where layers are looked for: the first that reaches is taken."""
+        return DEFAULT_RATIOS if self.ratio is None else (self.ratio,)
+
+    @property
+    def starting_ratios(self) -> tuple[float, ...]:
+        """Removed shares of the stages at `depths` that solving starts from."""
+        if self.ratios is not None:
+            return self.ratios
+        return (DEFAULT_RATIOS[-1] if self.ratio is None else self.ratio,) * len(self.depths or ())
 
     @property
     def before_decoder(self) -> bool:
@@ -157,7 +176,7 @@ class Recipe(Strict):
         if self.after_layer is not None:
             return Schedule.single(num_layers, self.retention, self.after_layer, window)
         if self.depths is not None:
-            ratios = self.ratios or (self.ratio,) * len(self.depths)
+            ratios = self.starting_ratios
             return Schedule.at_depths(
                 num_layers,
                 self.retention,
@@ -167,6 +186,18 @@ class Recipe(Strict):
                 allowed=allowed,
                 solve=self.solve,
             )
+        for ratio in self.tried_ratios[:-1]:
+            try:
+                return self._searched(num_layers, ratio, allowed, surcharge)
+            except ConfigError:  # out of reach: a harder one may reach it
+                continue
+        return self._searched(num_layers, self.tried_ratios[-1], allowed, surcharge)
+
+    def _searched(
+        self, num_layers: int, ratio: float, allowed: Sequence[int], surcharge: Surcharge | None
+    ) -> Schedule:
+        """Stages of one ratio after the layers that suit, as many as the retention takes."""
+        assert not isinstance(self.retention, dict)
         # A model that leaves fewer places than there are windows gets the first of these.
         windows = list(self.windows[: len(allowed)] or self.windows)
         while True:
@@ -175,7 +206,7 @@ class Recipe(Strict):
                     num_layers,
                     self.retention,
                     windows,
-                    self.ratio,
+                    ratio,
                     surcharge=surcharge,
                     allowed=allowed,
                 )

@@ -47,7 +47,8 @@ def check_recipe(recipe: Recipe) -> None:
     Raises:
         ConfigError: with the key.
     """
-    check_solver_arguments(list(recipe.windows), recipe.ratio)
+    for ratio in recipe.tried_ratios:
+        check_solver_arguments(list(recipe.windows), ratio)
     for windows in recipe.windows:
         wrong = wrong_windows(windows)
         if wrong is not None:
@@ -59,5 +60,4 @@ def check_recipe(recipe: Recipe) -> None:
             value=recipe.after_layer,
         )
     if recipe.depths is not None:
-        ratios = recipe.ratios or (recipe.ratio,) * len(recipe.depths)
-        check_depths(recipe.depths, ratios)
+        check_depths(recipe.depths, recipe.starting_ratios)

@@ -96,7 +96,7 @@ def usual(recipe: Recipe) -> list[dict[str, Any]]:
     if recipe.depths is not None:
         depths = recipe.depths
         return [{"depths": [round(f * depth, 4) for depth in depths]} for f in DEPTHS]
-    return [{"ratio": round(factor * recipe.ratio, 4)} for factor in GENTLER]
+    return [{"ratio": round(factor * recipe.tried_ratios[0], 4)} for factor in GENTLER]
 
 
 def read_change(asked: Mapping[str, Any] | str) -> dict[str, Any]:
