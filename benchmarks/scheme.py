@@ -65,5 +65,9 @@ def save(figure: Any, path: Path) -> int:
     # matplotlib makes the first <defs> for the sheet of its own.
     data = text.getvalue().replace("<defs>", f"{style}\n<defs>", 1)
     data = re.sub(r"[ \t]+$", "", data, flags=re.M)
+    # A hundredth of a point is enough; matplotlib writes six digits, which makes files larger.
+    data = re.sub(
+        r' (?:d|x|y)="[^"]+"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), data
+    )
     path.write_text(data, encoding="utf-8")
     return len(data.encode())

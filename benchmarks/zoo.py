@@ -2,22 +2,20 @@
 
     python benchmarks/zoo.py --out zoo.json [--scenes 1000] [--retention 0.55 0.35 0.2]
         [--strategies lightkv,fastv] [--variants variants.yaml] [--baseline lightkv] [--table]
-        [--brief] [--csv cells.csv]
+        [--brief]
 
 Each cell (strategy × retention) is one entry of the JSON file, with the schedule that ran, the
 achieved retention and the score of every question; cells that are there already are not run again.
 `--variants` adds pipelines from a YAML file, name → pipeline. `--table` only prints what is there:
 accuracy with its 95 % Wilson interval, and the difference to the baseline with a 95 % interval by
 paired bootstrap over scenes (the mean over the kinds of question, 10,000 resamples, seed 0); `--brief`
-one line for each strategy with all retentions. `--csv` writes the cells with the columns and the bounds
-of `lightkv export`, for programs that read both.
+one line for each strategy with all retentions.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,6 @@ from lightkv.demo import compare
 from lightkv.demo.asking import answer, batches
 from lightkv.demo.model import load
 from lightkv.demo.scenes import KINDS, held_out_scenes, score
-from lightkv.lab.reporting.exporting import csv_text
-from lightkv.lab.stats import estimates
 
 SEED = 2026
 RESAMPLES = 10_000
@@ -164,25 +160,6 @@ def print_brief(
         print(f"| {name} | " + " | ".join(parts) + " |")
 
 
-def flat(
-    cells: dict[str, Any], owner: dict[str, np.ndarray[Any, Any]], scenes: int
-) -> Iterator[dict[str, Any]]:
-    """Cells as rows of `lightkv export`: means over all questions, bounds by bootstrap over scenes."""
-    task = json.dumps({"name": "scenes", "scenes": scenes, "seed": SEED})
-    clusters = np.concatenate([owner[kind] for kind in KINDS])
-    for key, cell in cells.items():
-        name, _, retention = key.partition("@")
-        row = {"name": key, "factor_method": name, "status": "skipped", "model": "demo"}
-        row |= {"task": task, "wanted_retention": retention, "samples": "", "mean": ""}
-        row |= {"mean_low": "", "mean_high": "", "retention": ""}
-        if "scores" in cell:
-            scores = np.concatenate([cell["scores"][kind] for kind in KINDS])
-            [mean] = estimates(scores[:, None], np.ones((1, 1)), clusters)
-            row |= {"status": "done", "samples": len(scores), "retention": cell["achieved"]}
-            row |= {"mean": mean.value, "mean_low": mean.low, "mean_high": mean.high}
-        yield {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()}
-
-
 def save(path: Path, data: dict[str, Any]) -> None:
     """Write beside and rename, so that a stop in the middle loses nothing."""
     beside = path.with_suffix(".tmp")
@@ -201,7 +178,6 @@ def main() -> None:
     parser.add_argument("--baseline", default="lightkv")
     parser.add_argument("--table", action="store_true", help="print only, run nothing")
     parser.add_argument("--brief", action="store_true", help="one line for each strategy")
-    parser.add_argument("--csv", type=Path, help="write the cells there as rows")
     options = parser.parse_args()
     scenes = held_out_scenes(options.scenes, SEED)
     data = json.loads(options.out.read_text()) if options.out.exists() else {"cells": {}}
@@ -232,9 +208,6 @@ def main() -> None:
                 share = cells[key].get("scores", {})
                 mean = np.mean([np.mean(s) for s in share.values()]) if share else np.nan
                 print(f"{key}: {100 * mean:.1f} {cells[key].get('error', '')}", flush=True)
-    if options.csv:
-        options.csv.write_text(csv_text(list(flat(cells, owners(scenes), options.scenes))))
-        return
     show = print_brief if options.brief else print_table
     show(cells, options.baseline, owners(scenes), options.scenes)
 

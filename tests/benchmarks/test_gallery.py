@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,7 +13,6 @@ from PIL import Image
 from synthetic_study import study, write
 
 from lightkv.checkpoints.bundled import FOLDERS, VIDEO
-from lightkv.lab import export
 from lightkv.lab.pictures import Picture, ShownRun, ShownStage, ShownView
 
 ROOT = Path(__file__).parents[2]
@@ -54,43 +54,92 @@ def test_the_clip_is_shown_as_soon_as_there_is_a_model_for_it():
     )
 
 
-def test_cells_of_an_export_are_drawn(gallery, tmp_path):
-    source = tmp_path / "presets_small.csv"
-    stored = write(tmp_path / "small.sqlite", *study(clusters=4, retentions=(0.5, 0.2), axes=SMALL))
-    export(stored, source)
-    found = gallery.Curves.read(source)
-    assert set(found.methods) <= set(SMALL["method"])
-    assert all((np.diff(points[:, 0]) > 0).all() for points in found.methods.values())
-    assert all((points[:, 2] <= points[:, 1]).all() for points in found.methods.values())
-    assert 0 < found.vanilla <= 100
+@pytest.fixture
+def source(gallery, tmp_path):
+    """A grid of three strategies at two retentions, as `study.py` keeps it."""
+    from kept import keep
+
+    made = study(clusters=4, retentions=(0.5, 0.2), axes=SMALL, unfinished=[("pending", "")])
+    target = tmp_path / "presets_small.json"
+    assert keep(write(tmp_path / "small.sqlite", *made), target)
+    return target
+
+
+def test_what_is_kept_is_drawn(gallery, source, tmp_path):
+    found = gallery.Quality.read(source)
+    assert set(found.names) == set(SMALL["method"])
+    assert found.title == "4 scenes"
+    rows = {row["name"]: row for row in found.cells.kept.cells}
+    for name in SMALL["method"]:
+        points = found.points(name)
+        assert (np.diff(points[:, 0]) > 0).all()
+        own = [rows[f"method={name} retention={wanted}"] for wanted in ("0.2", "0.5")]
+        own = [row for row in own if row["status"] == "done"]
+        keys = ("retention", "mean", "mean_low", "mean_high")
+        expected = [[row[key] * (1 if key == "retention" else 100) for key in keys] for row in own]
+        np.testing.assert_allclose(points, expected)
+    assert len(found.points("visionzip")) == 1  # the other is pending
     for _ in range(2):
         drawn = dict(gallery.draw(["curves", "presets"], [source], tmp_path))
-        assert [path.name for path in drawn] == ["curves-small.svg", "presets-small.svg"]
+        assert [path.name for path in drawn] == ["curves.svg", "presets-small.svg"]
         texts = [path.read_bytes() for path in drawn]
         assert list(drawn.values()) == [len(text) for text in texts]
-    gallery.curves(tmp_path / "again.svg", found)
-    assert (tmp_path / "again.svg").read_bytes() == texts[0]
+    both = gallery.curves(tmp_path / "two.svg", [found, found])
+    assert both > len(texts[0])  # a panel for each
+
+
+def test_strategies_with_the_same_figures_share_a_plot(gallery, source):
+    data = json.loads(source.read_text())
+    cells = data["cells"]
+    method = cells["columns"].index("factor_method")
+    again = [row for row in cells["rows"] if row[method] == "fastv"]
+    for name in ("framefusion", "evs"):
+        cells["rows"] += [[name if field == "fastv" else field for field in row] for row in again]
+    source.write_text(json.dumps(data))
+    groups = gallery.Quality.read(source).alike
+    assert ["fastv", "framefusion"] in groups
+    assert ["evs"] in groups  # acts at another place
+    assert sorted(map(len, groups)) == [1, 1, 1, 2]
+
+
+def test_a_grid_of_the_study_without_answers_waits(gallery, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "KEPT", tmp_path)
+    text = source.read_text()
+    (tmp_path / "presets_clips.json").write_text(text)
+    (tmp_path / "presets_pairs.json").write_text(text.replace('"done"', '"pending"'))
+    found = gallery.of_study(gallery.CURVES_OF)
+    assert [path.name for path in found] == ["presets_clips.json"]
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
+        (lambda text: "name,model\n1,2\n", "not a text that"),
         (lambda text: text.replace("factor_method", "factor_other"), "axis `method`"),
-        (
-            lambda text: text.replace('""scenes"": 1000', '""scenes"": 9', 1),
-            "several models or tasks",
-        ),
-        (
-            lambda text: text.replace("vanilla,vanilla,done", "vanilla,vanilla,failed"),
-            "uncompressed",
-        ),
+        (lambda text: text.replace('"done"', '"pending"'), "no finished cells"),
+        (lambda text: text.replace('"fastv"', '"lightkv"'), "several axes, models or tasks"),
+        (lambda text: text.replace('"vanilla"', '"other"'), "uncompressed"),
     ],
 )
-def test_other_cells_are_refused(gallery, tmp_path, change, told):
-    text = (ROOT / "benchmarks" / "results" / "presets_scenes.csv").read_text(encoding="utf-8")
-    (tmp_path / "cells.csv").write_text(change(text), encoding="utf-8")
+def test_other_files_are_refused(gallery, source, change, told):
+    source.write_text(change(source.read_text()))
     with pytest.raises(SystemExit, match=told):
-        gallery.Curves.read(tmp_path / "cells.csv")
+        gallery.Quality.read(source)
+
+
+def test_the_page_says_what_the_curves_show(gallery):
+    from gallery_plots import LEADING
+
+    section = PAGE.partition("## Retention against quality")[2].partition("## ")[0]
+    shown = set()
+    for path in gallery.of_study(gallery.CURVES_OF):
+        found = gallery.Quality.read(path)
+        for name in set(LEADING) & set(found.names):
+            rows = [row for row in found.points(name) if abs(row[0] - 0.2) < 0.02]
+            shown |= {f"{value:.1f}" for _, *values in rows for value in values}
+    told = re.findall(r"(?<!\d)\d+\.\d(?!\d)", re.sub(r"\b0\.2\b", "", section))
+    assert len(told) > 20
+    assert not set(told) - shown, "docs/gallery.md has figures that its curves do not have"
 
 
 def frames(count: int) -> list[ShownView]:
@@ -120,10 +169,3 @@ def test_places_are_counted_under_two_prompts(gallery):
     [view] = frames(1)
     panel = gallery.difference(view, stage([0, 0, 2, 3]), stage([0, 1, 1, -1]))
     assert panel.note == "1 both, 2 only A, 1 only B"
-
-
-def test_names_at_the_ends_of_lines_do_not_touch(gallery):
-    found = gallery.apart([20.0, 22.0, 21.0, 80.0], 5.0)
-    assert np.diff(np.sort(found)).min() > 4.9
-    assert np.argsort(found).tolist() == [0, 2, 1, 3]
-    assert found[3] == 80.0
