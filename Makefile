@@ -27,7 +27,7 @@ VLLM := $(VLLM_VENV)/.installed
 .DEFAULT_GOAL := help
 .PHONY: demo test families lint format compat compat-pinned newest browser docs ray train release-check lmms-eval vllm clean help
 
-demo: $(BASE)  ## compare vanilla and five strategies on the bundled model
+demo: $(BASE)  ## compare vanilla and six strategies on the bundled model
 	@$(BIN)/lightkv demo $(ARGS)
 
 # Tests start many processes. Each would compile lightkv anew in an environment that keeps no bytecode.

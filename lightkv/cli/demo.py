@@ -155,7 +155,7 @@ def _table(rows: Sequence[Row], width: int) -> Table:
     heads = ["strategy", *kinds, "retention", "vision\nKV", "prefill\nFLOPs", "TTFT"]
     lines = [[row.strategy, *_cells(row, vanilla)] for row in rows]
     if width < WIDE:
-        names = [line[0].replace("-", "-\n") for line in lines]
+        names = [line[0].replace("-", "-\n").replace(" ", "\n") for line in lines]
         heads = [head.replace("→\n", "→").replace("\n", " ") for head in heads]
         columns = zip(*(line[1:] for line in lines), strict=True)
         lines = [[head, *column] for head, column in zip(heads[1:], columns, strict=True)]
@@ -196,6 +196,8 @@ def _count(number: int, noun: str) -> str:
 
 def explanation(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     """What the table shows, in words that follow from its figures."""
+    from lightkv.demo.compare import GENTLE
+
     vanilla, others = rows[0], [row for row in rows[1:] if row.error is None]
     halves = [(a.high - a.low) / 2 for row in rows for a in row.accuracy.values()]
     questions, scenes, threads = (
@@ -212,6 +214,11 @@ def explanation(rows: Sequence[Row], facts: dict[str, Any]) -> str:
         "differ in length; every other × is the share of vanilla's. Schedules are set so that "
         f"the achieved retention comes as near to {facts['retention']:g} as whole tokens allow."
     ]
+    if any(row.strategy == GENTLE["name"] for row in rows):
+        parts.append(
+            f"{GENTLE['name']} removes 0.4 of the tokens at a stage where lightkv removes half "
+            '(schedule={"ratio": 0.4}).'
+        )
     if others:
         best = max(others, key=lambda row: row.mean_accuracy)
         worst = min(others, key=lambda row: row.mean_accuracy)

@@ -21,16 +21,25 @@ FEW = ("--samples", 2, "--batch-size", 2)
 
 def test_table_has_all_strategies(ok, bundled):
     text = ok("demo", "--samples", 1)
-    for name in ("vanilla", *comparing.STRATEGIES):
-        assert name in text
     words = " ".join(text.split())
+    for source in ("vanilla", *comparing.STRATEGIES):
+        assert (source if isinstance(source, str) else source["name"]) in words
+    assert "lightkv ρ=0.4 removes 0.4 of the tokens at a stage where lightkv removes half" in words
     assert "Measured just now" in words
     assert "about 1 scene that" in words
 
 
 def test_table_turns_where_the_terminal_is_narrow():
     accuracy = {kind: Accuracy.of([1.0, 0.0]) for kind in KINDS}
-    names = ("vanilla", "lightkv", "lightkv-plus", "lightkv-lean", "fastv", "random")
+    names = (
+        "vanilla",
+        "lightkv",
+        "lightkv ρ=0.4",
+        "lightkv-plus",
+        "lightkv-lean",
+        "fastv",
+        "random",
+    )
     rows = [Row(name, None, [], dict(accuracy), 0.5, 1e6, 1e9, 1.5, 0.5, 4) for name in names]
     for width in (80, 120):
         out = Console(width=width, file=io.StringIO())
@@ -85,7 +94,7 @@ def test_strategies_reach_equal_retention(bundled, retention):
     model, processor = load()
     names = comparing.STRATEGIES
     rows = compare(names, retention, held_out_scenes(1), model, processor, kinds=("exists",))
-    assert [row.error for row in rows] == [None] * 6
+    assert [row.error for row in rows] == [None] * 7
     for row in rows[1:]:
         assert row.retention == pytest.approx(retention, abs=0.006)
 
