@@ -7,7 +7,8 @@ again, in text only. Every turn goes on with the cache that the turn before left
 picture is compressed on top of a cache whose layers differ in length already. Printed: the transcript
 of the first chat, uncompressed and compressed, the tokens in each layer's cache, and how many answers
 were right over all chats. The model was trained on single pictures and single questions, so the
-uncompressed model itself is not at its best here; the comparison is with it.
+uncompressed model itself is not at its best here; the comparison is with it. Strategies are those that
+a second turn allows: none of their stages stands before the first layer.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from typing import Any
 import torch
 
 import lightkv
+from lightkv.core.pipeline.pipeline import PipelineSource, resolve_spec
+from lightkv.demo.compare import GENTLE
 from lightkv.demo.model import load
 from lightkv.demo.scenes import Question, Scene, held_out_scenes, prompt
 
 KINDS = ("color_to_digit", "digit_to_color")
+STRATEGIES: tuple[PipelineSource, ...] = ("lightkv", GENTLE, "lightkv-plus")
 Turn = tuple[Scene | None, Question]
 
 
@@ -66,11 +70,13 @@ def talk(model: Any, processor: Any, turns: list[Turn]) -> tuple[list[str], list
     return answers, [layer.get_seq_length() for layer in cache.layers]
 
 
-def compressed(model: Any, retention: float | None) -> AbstractContextManager[object]:
+def compressed(
+    model: Any, strategy: PipelineSource | None, retention: float
+) -> AbstractContextManager[object]:
     """A session, or nothing."""
-    if retention is None:
+    if strategy is None:
         return nullcontext()
-    return lightkv.compress(model, "lightkv", retention=retention)
+    return lightkv.compress(model, resolve_spec(strategy), retention=retention)
 
 
 def show(turns: list[Turn], answers: list[str], lengths: list[int]) -> None:
@@ -92,23 +98,25 @@ def main() -> None:
     options = parser.parse_args()
     model, processor = load()
     found: dict[str, list[float]] = {}
-    for name, retention in (("uncompressed", None), ("lightkv", options.retention)):
+    for strategy in (None, *STRATEGIES):
+        name = "uncompressed" if strategy is None else resolve_spec(strategy).name
         right = torch.zeros(3)
-        with compressed(model, retention):
+        with compressed(model, strategy, options.retention):
             for number, turns in enumerate(chats(options.chats)):
                 answers, lengths = talk(model, processor, turns)
                 right += torch.tensor(
                     [a == q.answer for a, (_, q) in zip(answers, turns, strict=True)]
                 )
                 if number == 0:
-                    print(name if retention is None else f"{name}, retention {retention}")
+                    print(name if strategy is None else f"{name}, retention {options.retention}")
                     show(turns, answers, lengths)
         found[name] = (right / options.chats).tolist()
     print(f"\nright answers in turns 1, 2, 3 of {options.chats} chats")
     for name, shares in found.items():
         print(f"  {name:<13}" + "".join(f"{100 * share:7.1f} %" for share in shares))
     if options.json:
-        options.json.write_text(json.dumps({"chats": options.chats, "right": found}, indent=1))
+        facts = {"chats": options.chats, "retention": options.retention, "right": found}
+        options.json.write_text(json.dumps(facts, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":
