@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageSequence
 
-from lightkv.checkpoints.pictures import open_image, rgb
+from lightkv.checkpoints.pictures import SUFFIXES, open_image, rgb
 from lightkv.core.errors import ConfigError
 
 Frames = npt.NDArray[np.uint8]
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-"""Of the files of a folder that are frames."""
 REMEDY = (
     "give a folder of frames in the order of their names, or an animated GIF, PNG or WebP; "
     "of a film: ffmpeg -i film.mp4 -vf fps=2 frames/%04d.png"

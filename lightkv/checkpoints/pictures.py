@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from PIL import Image, ImageOps
 
 from lightkv.core.errors import ConfigError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Of the files of a folder that are pictures."""
 REMEDY = "save it as a PNG of 8 or 16 bits, scaled as it should be seen"
 """For pictures that `unusable` refuses."""
 
@@ -45,24 +50,48 @@ def open_image(path: Path, field: str = "--image") -> Image.Image:
     """A picture in RGB, upright; `field` is the option that named it.
 
     Raises:
+        ConfigError: as `opened`.
+    """
+    with opened(path, field) as picture:
+        return rgb(picture)
+
+
+@contextmanager
+def opened(path: Path, field: str, megapixels: float | None = None) -> Iterator[Image.Image]:
+    """A picture of which the header is read; errors of whoever reads the pixels are told as well.
+
+    Args:
+        path: of the file.
+        field: what the user gave the path as.
+        megapixels: a limit that the user may raise; Pillow's own if None.
+
+    Raises:
         ConfigError: no such file, not a picture, pixels that have no white, or so many of them that it
             may be an attack.
     """
     try:
-        with Image.open(path) as picture:
-            what = unusable(picture)
-            if what is not None:
-                raise ConfigError(what, field=field, value=str(path), remedy=REMEDY)
-            return rgb(picture)
+        with warnings.catch_warnings():
+            if megapixels is not None:  # which is checked below
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                width, height = picture.size
+                if megapixels is not None and width * height > megapixels * 1e6:
+                    raise Image.DecompressionBombError(f"{width} x {height} pixels")
+                what = unusable(picture)
+                if what is not None:
+                    raise ConfigError(what, field=field, value=str(path), remedy=REMEDY)
+                yield picture
     except Image.DecompressionBombError as error:
-        raise ConfigError(
-            f"the picture has more pixels than are opened ({2 * (Image.MAX_IMAGE_PIXELS or 0):,})",
-            field=field,
-            value=str(path),
-            remedy="make it smaller; models see a few million pixels at most",
-        ) from error
+        what = (
+            f"the picture has more pixels than are opened ({2 * (Image.MAX_IMAGE_PIXELS or 0):,})"
+        )
+        remedy = "make it smaller; models see a few million pixels at most"
+        if megapixels is not None:
+            what = f"the picture is larger than {megapixels:g} megapixels ({error})"
+            remedy = "make it smaller, or raise megapixels: if memory allows"
+        raise ConfigError(what, field=field, value=str(path), remedy=remedy) from error
     except (OSError, ValueError, SyntaxError) as error:
-        what, remedy = "not a picture that Pillow can read", "give a PNG or JPEG file"
+        what, remedy = f"not a picture that Pillow can read ({error})", "give a PNG or JPEG file"
         if isinstance(error, FileNotFoundError):
             what = "there is no such file"
         elif path.is_dir():

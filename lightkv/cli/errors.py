@@ -70,8 +70,15 @@ class OneLineErrors(TyperGroup):
                 code = fail(error.format_message())  # type: ignore[attr-defined]
             except typer.Abort:
                 code = INTERRUPTED
-            except LightKVError as error:  # anything else is a bug and keeps its traceback
+            except LightKVError as error:
                 code = fail(str(error))
+            except Exception as error:
+                from lightkv.checkpoints.library_errors import import_problem
+
+                told = import_problem(error)
+                if told is None:  # a bug keeps its traceback
+                    raise
+                code = fail(str(told))
         if standalone_mode:
             sys.exit(code)
         return code

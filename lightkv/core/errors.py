@@ -107,6 +107,16 @@ def file_errors(
         ) from error
 
 
+def first_of(error: BaseException) -> BaseException:
+    """The error that an error began with: below all that it was raised from, or while it was handled."""
+    while True:
+        hidden = error.__suppress_context__
+        below = error.__cause__ or (None if hidden else error.__context__)
+        if below is None:
+            return error
+        error = below
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`"did you mean 'tome'? "` or nothing, in capitals or not; for the remedy of unknown names."""
     if len(name) > LONGEST_NAME:

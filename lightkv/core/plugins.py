@@ -15,7 +15,7 @@ import pluggy
 
 from lightkv.core import hookspecs
 from lightkv.core.contracts import ROLES, Component, check_component
-from lightkv.core.errors import ConfigError, PluginError, UnknownNameError, nearest
+from lightkv.core.errors import ConfigError, PluginError, UnknownNameError, first_of, nearest
 from lightkv.core.hookspecs import ModelFamily, Preset
 from lightkv.core.strict import check_plain
 
@@ -77,9 +77,11 @@ class Registry:
         try:
             plugin = entry.load()
         except Exception as error:  # noqa: BLE001 - a stranger's import may raise anything
+            first = first_of(error)  # transformers names it only there
+            below = "" if first is error else f", after {type(first).__name__}: {first}"
             self._fail(
                 f"plugin {entry.name!r} of package {_package(entry)!r} cannot be imported "
-                f"({type(error).__name__}: {error})",
+                f"({type(error).__name__}: {error}{below})",
                 entry.value,
                 "fix or uninstall the package; the other plugins are loaded",
                 _package(entry),

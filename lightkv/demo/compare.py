@@ -18,6 +18,7 @@ from lightkv.checkpoints.equalise import equalised
 from lightkv.core.cost.counting import ViewSize, count_savings, prompt_layout
 from lightkv.core.errors import ConfigError, UnknownNameError
 from lightkv.core.pipeline.pipeline import PipelineSource, PipelineSpec, Recipe, resolve_spec
+from lightkv.core.pipeline.solver import check_one_share
 from lightkv.core.run.report import RunReport
 from lightkv.core.run.session import Session, prepare
 from lightkv.demo.asking import Sample, answer, batches
@@ -161,13 +162,7 @@ def compare(
     Raises:
         ConfigError: a retention outside (0, 1], an unknown strategy, no questions.
     """
-    if not 0.0 < retention <= 1.0:
-        raise ConfigError(
-            "retention is a share of the vision KV cache",
-            field="retention",
-            value=retention,
-            remedy="use a number above 0 and at most 1, such as 0.55",
-        )
+    check_one_share(retention, "retention")
     work = [batch for kind in kinds for batch in batches(samples, kind, batch_size)]
     if not work:
         raise ConfigError("there are no questions to ask", field="samples", value=len(samples))

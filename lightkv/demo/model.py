@@ -26,17 +26,27 @@ def load(
         dtype: of the weights; float32 by default.
 
     Raises:
-        ModelError: no bundled model has the name, or this lightkv was built without it.
+        ModelError: no bundled model has the name, this lightkv was built without it, or transformers
+            needs a package that cannot be imported.
     """
     import torch
-    from transformers import AutoModelForImageTextToText
 
+    from lightkv.checkpoints.library_errors import import_problem
     from lightkv.checkpoints.processors import read_processor
 
     check_known(ModelError, "no bundled model has this name", "name", name, NAMES)
     path = checkpoint_path(NAMES[name])
-    model = AutoModelForImageTextToText.from_pretrained(
-        path, dtype=dtype or torch.float32, local_files_only=True
-    )
+    try:
+        from transformers import AutoModelForImageTextToText
+
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype or torch.float32, local_files_only=True
+        )
+        processor = read_processor(path)
+    except Exception as error:  # a package that does not fit may raise anything
+        told = import_problem(error, "name", name)
+        if told is None:
+            raise
+        raise told from error
     model.train(False)
-    return model, read_processor(path)
+    return model, processor

@@ -86,7 +86,7 @@ def scipy_stats() -> Any:
     """
     try:
         from scipy import stats
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError(
             "statistics need scipy, which is not installed",
             field="lab",

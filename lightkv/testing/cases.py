@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -193,15 +194,23 @@ class Chain:
 
     @classmethod
     def run(
-        cls, stages: Sequence[Stage], hidden: torch.Tensor, layout: VisionLayout, *, run: int = 0
+        cls,
+        stages: Sequence[Stage],
+        hidden: torch.Tensor,
+        layout: VisionLayout,
+        *,
+        run: int = 0,
+        vision: VisionView | None = None,
+        around: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Chain:
         """All stages; each sees query and key made from the hidden states that reach it.
 
-        Stages that read the vision encoder see one made from the tokens of the beginning. The decoder
-        is as deep as there are stages, and one layer more, with a stage after each layer.
+        Stages that read the vision encoder see `vision`, or one made from the tokens of the beginning.
+        The decoder is as deep as there are stages, and one layer more, with a stage after each layer.
+        Only the stages themselves run inside `around`.
         """
         steps: list[Step] = []
-        size, vision = None, SyntheticVision(hidden, layout)
+        size, vision = None, vision or SyntheticVision(hidden, layout)
         for number, stage in enumerate(stages):
             query, key = attention(hidden)
             context = StageContext(
@@ -212,16 +221,17 @@ class Chain:
                 ratio=most_removed(stage.ratio),
             )
             try:
-                result = compress_stage(
-                    hidden,
-                    layout,
-                    stage,
-                    query=query,
-                    key=key,
-                    size=size,
-                    vision=vision,
-                    context=context,
-                )
+                with around():
+                    result = compress_stage(
+                        hidden,
+                        layout,
+                        stage,
+                        query=query,
+                        key=key,
+                        size=size,
+                        vision=vision,
+                        context=context,
+                    )
             except Exception as error:
                 error.add_note(f"Stage {number} of the chain (from 0) has {described(stage)}.")
                 raise

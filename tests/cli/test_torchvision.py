@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -67,29 +68,90 @@ def test_clips_name_what_to_install(folder):
     assert version("torch") in caught.value.remedy
 
 
-def test_a_torchvision_that_does_not_fit_is_named(folder, picture, tmp_path):
-    """Nothing is said against the checkpoint, and the error of the import is passed on."""
+NO_OPERATOR = "RuntimeError('no operator torchvision::nms')"
+NO_SYMBOL = "ImportError('undefined symbol: _ZN3c10')"
+
+
+def with_torchvision(
+    tmp_path: Path, raised: str, *command: object
+) -> subprocess.CompletedProcess[str]:
+    """A Python process with a torchvision 0.1.0 whose import raises something."""
     there = tmp_path / "torchvision"
     there.mkdir()
-    (there / "__init__.py").write_text("raise RuntimeError('no operator torchvision::nms')\n")
+    (there / "__init__.py").write_text(f"raise {raised}\n")
     facts = tmp_path / "torchvision-0.1.0.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: torchvision\nVersion: 0.1.0\n")
-    paths = os.pathsep.join([str(tmp_path), *sys.path])
-    command = [sys.executable, "-m", "lightkv", "run", "--model", folder, "--image", picture, *ASK]
-    done = subprocess.run(
-        [*map(str, command)],
-        env={**os.environ, "PYTHONPATH": paths},
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("raised", [NO_OPERATOR, NO_SYMBOL])
+@pytest.mark.parametrize("command", ["run", "demo", "models"])
+def test_a_torchvision_that_does_not_fit_is_named(folder, picture, tmp_path, command, raised):
+    """Nothing is said against the checkpoint, and the error of the import is passed on."""
+    given = ("--model", folder, "--image", picture, *ASK) if command == "run" else ()
+    done = with_torchvision(tmp_path, raised, "-m", "lightkv", command, *given)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
-    assert "no operator torchvision::nms" in line
+    assert "torchvision cannot be imported" in line
+    assert raised.split("'")[1] in line
     assert "pip install torchvision" in line
+    assert f"torch {version('torch')}" in line
     assert "in place of 0.1.0" in line
     assert "vision-language" not in line
+
+
+def test_it_is_named_in_python_too(tmp_path):
+    asked = "from lightkv.demo import load\nload()"
+    done = with_torchvision(tmp_path, NO_OPERATOR, "-c", asked)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("lightkv.core.errors.ModelError: ")
+    assert "torchvision cannot be imported" in last
+    assert "in place of 0.1.0" in last
+
+
+def imported(name: str) -> BaseException:
+    """What an import raises, as a loader of checkpoints catches it."""
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # noqa: BLE001 - any kind is what is asked for
+        return error
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("kind", ["RuntimeError", "ValueError", "AttributeError", "OSError"])
+def test_whatever_a_package_raises_it_is_named(tmp_path, monkeypatch, kind):
+    """By the innermost module that was being imported, not the one that wanted it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    inner = f"inner_{kind.lower()}"
+    (tmp_path / f"outer_{kind.lower()}.py").write_text(f"import {inner}.part\n")
+    (tmp_path / inner).mkdir()
+    (tmp_path / inner / "__init__.py").write_text("")
+    (tmp_path / inner / "part.py").write_text(
+        f"def check():\n    raise {kind}('size changed. See the manual')\n\n\ncheck()\n"
+    )
+    told = import_problem(imported(f"outer_{kind.lower()}"))
+    assert isinstance(told, ModelError)
+    assert str(told) == f"{inner} cannot be imported (size changed). install {inner}."
+
+
+def test_a_package_that_is_there_is_told_by_the_name_it_is_installed_under():
+    gone = ImportError("cannot import name 'gone' from 'PIL.Image'", name="PIL.Image")
+    told = str(import_problem(gone))
+    assert "PIL cannot be imported (cannot import name 'gone'" in told
+    assert f"another version of pillow than {version('pillow')}" in told
+
+
+def test_what_is_wrong_in_lightkv_itself_keeps_its_traceback():
+    wrong = imported("lightkv.core.nonsense")
+    assert isinstance(wrong, ImportError)
+    assert import_problem(wrong) is None
 
 
 def test_other_packages_and_other_errors():

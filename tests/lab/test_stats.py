@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scores import by_kind
 
+from lightkv.checkpoints.library_errors import import_problem
 from lightkv.core.errors import ConfigError
 from lightkv.lab.outcomes import Outcome
 from lightkv.lab.stats import (
@@ -250,3 +251,14 @@ def test_mean_and_kinds():
     assert 0 <= low <= mean <= high <= 1
     assert {kind: len(found) for kind, found in by_kind(cell).items()} == {"a": 2, "b": 2}
     assert mean_interval(cell) == mean_interval(cell)
+
+
+def test_a_scipy_that_is_there_and_broken_is_not_called_missing(tmp_path, monkeypatch):
+    """Its own error comes through, and a command tells it with the package's name."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "scipy.py").write_text("raise ImportError('built for NumPy 1')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="built for NumPy 1") as caught:
+        scipy_stats()
+    assert "scipy cannot be imported (built for NumPy 1)" in str(import_problem(caught.value))

@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightkv import Stage, VisionLayout
 from lightkv.core.attention import QueryKeyView
-from lightkv.core.contracts import StageContext
 from lightkv.core.errors import ConfigError
 from lightkv.core.numerics import exact
 from lightkv.core.pipeline.pipeline import Pipeline, PipelineSpec, resolve_spec
@@ -20,11 +19,10 @@ from lightkv.core.plugins import registry
 from lightkv.core.prompt import prompt_index
 from lightkv.core.run.engine import Engine
 from lightkv.functional import compress_stage
-from lightkv.testing import Case, cases
+from lightkv.testing import Case, Chain, cases
 from lightkv.testing.cases import (
     SampleShape,
     SyntheticVision,
-    attention,
     stages_of,
     takes_windows,
 )
@@ -103,25 +101,9 @@ class Exact(SyntheticVision):
 
 def run(stages, case, around=nullcontext):
     """The stages one after the other, with queries and keys made in plain surroundings."""
-    hidden, layout, size, results = case.hidden(), case.layout(), None, []
-    vision = Exact(hidden, layout)
-    for number, stage in enumerate(stages):
-        query, key = attention(hidden)
-        context = StageContext(number + 1, number, 0, len(stages) + 1, stage.ratio)
-        with around():
-            result = compress_stage(
-                hidden,
-                layout,
-                stage,
-                query=query,
-                key=key,
-                size=size,
-                vision=vision,
-                context=context,
-            )
-        results.append(result)
-        hidden, layout, size = result.hidden_states, result.layout, result.size
-    return results
+    hidden, layout = case.hidden(), case.layout()
+    chain = Chain.run(stages, hidden, layout, vision=Exact(hidden, layout), around=around)
+    return [step.result for step in chain.steps]
 
 
 VARIANTS = [

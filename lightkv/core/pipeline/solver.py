@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lightkv.core.errors import ConfigError
+from lightkv.core.errors import ConfigError, LightKVError
 from lightkv.core.modality import check_named
 from lightkv.core.strict import is_number
 
@@ -27,18 +27,19 @@ def check_retention(retention: object) -> None:
     check_named(retention, "retention")
     if isinstance(retention, Mapping):
         for name, share in retention.items():
-            _check_share(share, f"retention.{name}")
+            check_one_share(share, f"retention.{name}")
     else:
-        _check_share(retention, "retention")
+        check_one_share(retention, "retention")
 
 
-def _check_share(retention: object, field: str) -> None:
+def check_one_share(retention: object, field: str, kind: type[LightKVError] = ConfigError) -> None:
+    """Refuse what is no share of the KV cache for all tokens, with an error of the given kind."""
     if not is_number(retention) or not 0.0 < retention <= 1.0:
-        raise ConfigError(
+        raise kind(
             "retention is a share of the vision KV cache",
             field=field,
             value=retention,
-            remedy="use a number above 0 and at most 1, such as 0.55",
+            remedy="use a number above 0 and at most 1, such as 0.55 for 55 %",
         )
 
 

@@ -60,7 +60,7 @@ def optuna_library() -> Any:
     """
     try:
         import optuna
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError(
             "a search needs optuna, which is not installed",
             field="search",

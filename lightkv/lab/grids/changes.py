@@ -11,8 +11,9 @@ from lightkv.core.errors import check_known
 from lightkv.core.pipeline import changes
 from lightkv.core.pipeline.changes import PIPELINE_KEYS
 from lightkv.core.pipeline.pipeline import resolve_spec
+from lightkv.core.pipeline.solver import check_one_share
 from lightkv.core.set_values import named
-from lightkv.core.strict import LEAST_SEED, MOST_SEED, is_number
+from lightkv.core.strict import LEAST_SEED, MOST_SEED
 from lightkv.lab.errors import GridError
 
 CHANGES = ("base", *PIPELINE_KEYS, "retention", "model", "task", "seed")
@@ -60,7 +61,7 @@ def _check_values(where: str, change: Mapping[str, Any]) -> None:
     if "seed" in change:
         check_seed(f"{where}, seed", change["seed"])
     if change.get("retention") is not None:
-        check_retention(f"{where}, retention", change["retention"])
+        check_one_share(change["retention"], f"{where}, retention", GridError)
     kinds: dict[str, tuple[Any, str]] = {
         **dict.fromkeys(ROLES, (str | Mapping | None, "a component is a name or a mapping")),
         "model": (str, "a model is a text"),
@@ -79,17 +80,6 @@ def _check_values(where: str, change: Mapping[str, Any]) -> None:
                     value=inner,
                     remedy="put it in quotes: YAML reads on and off as truth values",
                 )
-
-
-def check_retention(where: str, retention: Any) -> None:
-    """Refuse what is no share of the cache for any method, before it skips all of its cells."""
-    if not is_number(retention) or not 0.0 < retention <= 1.0:
-        raise GridError(
-            "a retention is a number above 0 and at most 1",
-            field=where,
-            value=retention,
-            remedy="write 0.55 for 55 %",
-        )
 
 
 def check_seed(where: str, seed: Any) -> None:

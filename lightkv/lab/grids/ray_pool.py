@@ -173,7 +173,7 @@ def _short(error: Exception) -> str:
 def _ray() -> Any:
     try:
         import ray
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError(
             "Ray is not installed",
             field="--ray",

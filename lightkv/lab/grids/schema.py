@@ -25,13 +25,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from lightkv.core.errors import check_known
+from lightkv.core.pipeline.solver import check_one_share
 from lightkv.core.strict import Plain, Seed
 from lightkv.lab.errors import GridError
 from lightkv.lab.grids.changes import (
     CHANGES,
     base_data,
     check_change,
-    check_retention,
     label_text,
     written_out,
 )
@@ -131,7 +131,7 @@ class Grid(Study):
             if values is not None and not values:
                 raise _empty_product(key)
         for retention in self.retention or ():
-            check_retention("retention", retention)
+            check_one_share(retention, "retention", GridError)
         for axis, labels in self.axes.items():
             if axis in RESERVED:
                 raise GridError(

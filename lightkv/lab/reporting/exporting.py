@@ -70,7 +70,7 @@ def frame(results: Results | Sequence[Results], what: What = "cells") -> Any:
     """
     try:
         import pandas
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ConfigError(
             "pandas is not installed",
             field="frame",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from lightkv.core.errors import file_errors
+from lightkv.core.errors import ConfigError, file_errors
 from lightkv.lab.digests import content_digest
 from lightkv.lab.errors import TaskError
 from lightkv.lab.outcomes import Outcome, Sample, has_surrogates
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from lightkv.lab.subject import Subject
 
 METADATA = "metadata.jsonl"
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MEGAPIXELS = 64
 SHOWN = 200
 """Characters of a path in an error."""
@@ -170,7 +168,9 @@ class Files(Task):
                 f"the folder has no {METADATA}, so nobody knows what to ask",
                 f"give one with lines like {FORM}, or set question: to ask about every picture",
             )
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        from lightkv.checkpoints.pictures import SUFFIXES
+
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         for file in files[: self.limit]:
             if has_surrogates(file.name):
                 raise self._error(f"the name {file.name!r} is not UTF-8", "rename the picture")
@@ -227,34 +227,12 @@ def open_picture(path: Path, megapixels: float = MEGAPIXELS) -> Any:
 
 
 def _opened(path: Path, megapixels: float, where: str, use: Any) -> Any:
-    from PIL import Image
-
-    from lightkv.checkpoints.pictures import REMEDY, unusable
+    from lightkv.checkpoints.pictures import opened
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below
-            with Image.open(path) as picture:
-                width, height = picture.size
-                if width * height > megapixels * 1e6:
-                    raise Image.DecompressionBombError(f"{width} x {height} pixels")
-                what = unusable(picture)
-                if what is not None:
-                    raise TaskError(
-                        f"{where}: {what}", field="image", value=str(path), remedy=REMEDY
-                    )
-                return use(picture)
-    except Image.DecompressionBombError as error:
+        with opened(path, "image", megapixels) as picture:
+            return use(picture)
+    except ConfigError as error:
         raise TaskError(
-            f"{where}: the picture is larger than {megapixels:g} megapixels ({error})",
-            field="image",
-            value=str(path),
-            remedy="make it smaller, or raise megapixels: if memory allows",
-        ) from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise TaskError(
-            f"{where}: not a picture that Pillow can read ({error})",
-            field="image",
-            value=str(path),
-            remedy="give a PNG or JPEG file",
+            f"{where}: {error.message}", field=error.field, value=error.value, remedy=error.remedy
         ) from error
