@@ -138,3 +138,21 @@ def test_sizes_in_the_logits_and_a_look_ahead_are_refused():
     """The look ahead knows no sizes, so it would rank by attention that no layer computes."""
     with pytest.raises(ConfigError, match="proportional"):
         Pipeline.build("pyramiddrop", 32, proportional=True)
+
+
+def test_a_mapping_as_schedule_changes_the_recipe_as_a_file_with_a_base_does():
+    gentle = {"ratio": 0.4}
+    recipe = Recipe(windows=(4, 2, 1), ratio=0.4, retention=0.35)
+    built = Pipeline.build("lightkv", 12, retention=0.35, schedule=gentle)
+    assert built.schedule == Pipeline.build("lightkv", 12, schedule=recipe).schedule
+    based = PipelineSpec.parse({"base": "lightkv", "schedule": {**gentle, "retention": 0.35}})
+    assert based.schedule == recipe
+    # What excludes what is there must be taken away, and a recipe takes its place altogether.
+    with pytest.raises(ConfigError, match="null takes away"):
+        Pipeline.build("fastv", 12, schedule={"depths": [0.25, 0.5]})
+    moved = {"after_layer": None, "depths": [0.25, 0.5]}
+    recipe = Recipe(depths=(0.25, 0.5), windows=(None,))
+    assert (
+        Pipeline.build("fastv", 12, schedule=moved).schedule
+        == Pipeline.build("fastv", 12, schedule=recipe).schedule
+    )

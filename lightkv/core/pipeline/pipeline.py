@@ -251,6 +251,9 @@ class PipelineSpec(Strict):
     def updated(self, **changes: Unpack[Changes]) -> PipelineSpec:
         """A copy with another retention, roles or schedule; see `lightkv.compress` for the keywords.
 
+        A schedule that is a mapping changes keys of the recipe that is there, as it does in a file with
+        a base and in a grid; a `Recipe` takes its place.
+
         Raises:
             ConfigError: unknown keys; a retention for a schedule of explicit stages.
         """
@@ -263,6 +266,9 @@ class PipelineSpec(Strict):
                     value=value,
                     remedy=f"{nearest(key, data)}There are: {', '.join(data)}",
                 )
+            there = data[key]
+            if key == "schedule" and isinstance(value, Mapping) and isinstance(there, dict):
+                value = {**there, **value}
             data[key] = _plain(value)
         if retention is not None:
             if not isinstance(data["schedule"], dict):

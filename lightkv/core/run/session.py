@@ -222,7 +222,8 @@ def compress(
         aggregator: what a survivor becomes.
         positions: what rotary position it carries.
         proportional: add log(size) of merged tokens to the attention logits of their keys.
-        schedule: the stages, or the recipe that is solved for them.
+        schedule: the stages, or the recipe that is solved for them. A mapping changes keys of the recipe
+            that is there, such as `{"ratio": 0.4}`; None as a value takes one away.
         name, source: what reports call the pipeline, and where it comes from.
         adapter: serves the model, itself or by name; found by the model's class if None.
         layout: vision spans, for inputs that the adapter cannot read.
