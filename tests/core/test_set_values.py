@@ -142,7 +142,7 @@ def test_names_that_are_not_given_stand_there_by_default(tmp_path):
     path.write_text("retention: 0.5")
     assert Grid.read(path, {"task.scenes": 3}).task["scenes"]["scenes"] == 3
     changed = Grid.read(path, {"base.schedule.windows": [2]})
-    assert changed.base["schedule"] == {"retention": 0.55, "windows": [2]}
+    assert changed.base["schedule"] == {"retention": 0.55, "windows": [2], "ratio": 0.5}
     assert {**changed.base, "schedule": 0} == {**Grid.read(path).base, "schedule": 0}
     with pytest.raises(GridError, match="Did you mean 'matcher'"):
         Grid.read(path, {"base.matchr.metric": "keys"})

@@ -30,4 +30,4 @@ def lightkv_components(register):
 def lightkv_presets(register):
     mean = {"name": "weighted-mean", "weights": "size"}
     parts = {"partitioner": "windows", "matcher": "outliers", "aggregator": mean}
-    register(PipelineSpec(name="outliers", **parts, schedule=Recipe(windows=(4, 2, 1))))
+    register(PipelineSpec(name="outliers", **parts, schedule=Recipe(windows=(4, 2, 1), ratio=0.5)))
