@@ -19,10 +19,7 @@ def changed(pipeline: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str,
     """
     result = dict(pipeline)
     if "schedule" in change:  # first, so that parameters reach the overrides that it brings
-        old, new = result.get("schedule"), change["schedule"]
-        if isinstance(new, Mapping) and isinstance(old, Mapping):
-            new = {**old, **new}
-        result["schedule"] = new
+        result["schedule"] = changed_schedule(result.get("schedule"), change["schedule"])
     for key in (*ROLES, "proportional"):
         if key not in change:
             continue
@@ -31,6 +28,12 @@ def changed(pipeline: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str,
         else:
             result[key] = change[key]
     return result
+
+
+def changed_schedule(old: Any, new: Any) -> Any:
+    """A recipe with other keys where both are mappings; else the new schedule in place of the old."""
+    both = isinstance(new, Mapping) and isinstance(old, Mapping)
+    return {**old, **new} if both else new
 
 
 def is_partial(component: Any) -> bool:

@@ -19,7 +19,7 @@ from lightkv.core.errors import ConfigError, check_known, file_errors, nearest
 from lightkv.core.layout import VisionLayout
 from lightkv.core.modality import Share
 from lightkv.core.needs import Needs, Source, needs_from
-from lightkv.core.pipeline.changes import PIPELINE_KEYS, changed
+from lightkv.core.pipeline.changes import PIPELINE_KEYS, changed, changed_schedule
 from lightkv.core.pipeline.placed import PlacedStage
 from lightkv.core.pipeline.places import Places
 from lightkv.core.pipeline.recipe import Recipe
@@ -266,9 +266,8 @@ class PipelineSpec(Strict):
                     value=value,
                     remedy=f"{nearest(key, data)}There are: {', '.join(data)}",
                 )
-            there = data[key]
-            if key == "schedule" and isinstance(value, Mapping) and isinstance(there, dict):
-                value = {**there, **value}
+            if key == "schedule":
+                value = changed_schedule(data[key], value)
             data[key] = _plain(value)
         if retention is not None:
             if not isinstance(data["schedule"], dict):
